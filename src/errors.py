@@ -1,0 +1,35 @@
+"""The one kind of error that a person, not the program, has to mend."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class InputError(ValueError):
+    """Bad input: the message is one line that says what, where and the cure.
+
+    Raised anywhere, caught only at the top of a script, which prints the line and exits with code 2.
+    """
+
+
+def nearest(name: str, choices: Iterable[str]) -> list[str]:
+    """Return the choices, those most like `name` first."""
+    choices = [str(choice) for choice in choices]
+    lowered = {choice.lower(): choice for choice in reversed(choices)}
+    close = [lowered[match] for match in get_close_matches(name.lower(), lowered, n=3, cutoff=0.6)]
+    return close + [choice for choice in choices if choice not in close]
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """Return `did you mean 'x'? choices: ...`, or only the choices where none is near."""
+    choices = [str(choice) for choice in choices]
+    lowered = [choice.lower() for choice in choices]
+    near = get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
+    hint = f"did you mean '{choices[lowered.index(near[0])]}'? " if near else ""
+    return f"{hint}choices: {listed(nearest(name, choices), 12)}"
+
+
+def listed(items: Iterable[object], limit: int = 10) -> str:
+    """Join `items` with commas; past `limit` say how many more there are."""
+    items = [str(item) for item in items]
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + more

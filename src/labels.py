@@ -1,0 +1,115 @@
+"""The label space: which labels there are, of which kind, in which order."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from src.errors import InputError, did_you_mean, listed
+
+MISSING = -1  # class index of a kind that a photo has no label for
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The ordered label names of each kind.
+
+    Every array whose last axis is "labels" follows `names`: the labels of the first kind, then of the second, ...
+    Fixed from the training split and saved in the checkpoint, so that labels are joined by name, never by position.
+
+    Args:
+        kinds: `{kind: (label, ...)}` in order. A kind is a Python identifier.
+
+    Raises:
+        InputError: for a label that stands in two kinds or twice in one, an empty label, a kind without labels or
+            with a name that is no identifier, a label with `${` (it would be read as an interpolation) or one with
+            `;` (which separates labels in tables).
+    """
+
+    kinds: Mapping[str, tuple[str, ...]]
+
+    def __post_init__(self):
+        object.__setattr__(self, "kinds", {kind: tuple(labels) for kind, labels in self.kinds.items()})
+        if not self.kinds:
+            raise InputError("no labels at all: the training photos carry none")
+        seen: dict[str, str] = {}
+        for kind, labels in self.kinds.items():
+            if not kind.isidentifier():
+                raise InputError(f"'{kind}' cannot name a kind of labels: use letters, digits and _")
+            if not labels:
+                raise InputError(f"kind '{kind}' has no labels: the training photos carry none of it")
+            for label in labels:
+                if not label or "${" in label or ";" in label or "\n" in label:
+                    raise InputError(f"label '{label}' of kind '{kind}': empty, or with '${{', ';' or a line break")
+                if label in seen:
+                    raise InputError(f"label '{label}' stands twice ({seen[label]}, {kind}): names must be unique")
+                seen[label] = kind
+
+    @classmethod
+    def from_labels(cls, labels: Mapping[str, Iterable[str]]) -> "LabelSpace":
+        """Build the space from the labels of training photos: unique and sorted within each kind."""
+        return cls({kind: tuple(sorted(set(names))) for kind, names in labels.items()})
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """All labels, kind by kind."""
+        return tuple(label for labels in self.kinds.values() for label in labels)
+
+    @cached_property
+    def slices(self) -> dict[str, slice]:
+        """Where each kind lies on the label axis."""
+        bounds, start = {}, 0
+        for kind, labels in self.kinds.items():
+            bounds[kind] = slice(start, start + len(labels))
+            start += len(labels)
+        return bounds
+
+    @cached_property
+    def _position(self) -> dict[str, int]:
+        return {label: i for i, label in enumerate(self.names)}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def as_dict(self) -> dict[str, list[str]]:
+        """Return `{kind: [labels]}`, the content of `classes.json` and of a checkpoint."""
+        return {kind: list(labels) for kind, labels in self.kinds.items()}
+
+    def position(self, label: str) -> int:
+        """Return where `label` stands on the label axis; an unknown label is an `InputError` with the nearest one."""
+        if label not in self._position:
+            raise InputError(f"unknown label '{label}': {did_you_mean(label, self.names)}")
+        return self._position[label]
+
+    def encode(self, labels: Mapping[str, Iterable[str]]) -> np.ndarray:
+        """Return the multi-hot vector of one photo's labels, float32 of shape `[labels]`."""
+        hot = np.zeros(len(self), np.float32)
+        for names in labels.values():
+            for name in names:
+                hot[self.position(name)] = 1
+        return hot
+
+    def encode_classes(self, labels: Mapping[str, Sequence[str]]) -> np.ndarray:
+        """Return one class index per kind, int64 of shape `[kinds]`; `MISSING` where a kind has no label.
+
+        Raises:
+            InputError: if a kind has several labels, or an unknown one.
+        """
+        classes = np.full(len(self.kinds), MISSING, np.int64)
+        for i, (kind, known) in enumerate(self.kinds.items()):
+            names = tuple(labels.get(kind, ()))
+            if len(names) > 1:
+                raise InputError(f"several labels of kind '{kind}' on one photo: {listed(names)}")
+            if names:
+                if names[0] not in known:
+                    raise InputError(f"unknown {kind} '{names[0]}': {did_you_mean(names[0], known)}")
+                classes[i] = known.index(names[0])
+        return classes
+
+    def decode(self, hot: np.ndarray) -> dict[str, list[str]]:
+        """Return the labels of each kind that a boolean vector of shape `[labels]` names."""
+        return {
+            kind: [label for label, on in zip(labels, hot[self.slices[kind]], strict=True) if on]
+            for kind, labels in self.kinds.items()
+        }
