@@ -41,9 +41,13 @@ class LabelSpace:
                 raise InputError(f"kind '{kind}' has no labels: the training photos carry none of it")
             for label in labels:
                 if not label or "${" in label or ";" in label or "\n" in label:
-                    raise InputError(f"label '{label}' of kind '{kind}': empty, or with '${{', ';' or a line break")
+                    raise InputError(
+                        f"label '{label}' of kind '{kind}': empty, or with '${{', ';' or a line break"
+                    )
                 if label in seen:
-                    raise InputError(f"label '{label}' stands twice ({seen[label]}, {kind}): names must be unique")
+                    raise InputError(
+                        f"label '{label}' stands twice ({seen[label]}, {kind}): names must be unique"
+                    )
                 seen[label] = kind
 
     @classmethod

@@ -1,0 +1,15 @@
+from src.callbacks.checkpoint import AtomicCheckpointIO, BestCheckpoint, StopEarly
+from src.callbacks.figures import TensorBoardFigures
+from src.callbacks.history import History
+from src.callbacks.quiet import quiet_lightning
+from src.callbacks.thresholds import TuneThresholds
+
+__all__ = [
+    "AtomicCheckpointIO",
+    "BestCheckpoint",
+    "History",
+    "StopEarly",
+    "TensorBoardFigures",
+    "TuneThresholds",
+    "quiet_lightning",
+]

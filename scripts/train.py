@@ -1,0 +1,56 @@
+"""Train a classifier: `python scripts/train.py data.root=photos/`; `--help` lists everything."""
+
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from omegaconf import DictConfig
+
+from src import config
+
+
+@config.command("train")
+def main(cfg: DictConfig) -> float:
+    """Train, evaluate, report; return `val/f1` of the best checkpoint."""
+    config.refuse_sweep_without_multirun()
+    import lightning as L
+
+    from src.analysis.results import begin_run, finish_run, resume_point
+    from src.callbacks import AtomicCheckpointIO, quiet_lightning
+    from src.demo.at_hand import draw_when_missing
+    from src.models import init_from
+
+    quiet_lightning()
+    resuming = bool(cfg.resume)
+    cfg = config.resumed(cfg) if resuming else cfg
+    config.check_targets(cfg)
+    draw_when_missing(cfg.data.get("root"))
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+
+    datamodule = config.build(cfg.data)
+    datamodule.setup()
+    model = config.build(
+        cfg.model, labels=datamodule.labels.as_dict(), class_weights=datamodule.class_weights()
+    )
+    if model.init_from:
+        init_from(model, model.init_from, [record.digest for record in datamodule.splits["test"]])
+
+    run = Path(cfg.output_dir)
+    ckpt, step = resume_point(run, datamodule) if resuming else (None, None)
+    begin_run(run, model, datamodule)
+    trainer = config.build(
+        cfg.trainer,
+        callbacks=[config.build(callback) for callback in cfg.callbacks.values() if callback],
+        logger=config.build(cfg.logger, purge_step=step),
+        plugins=[AtomicCheckpointIO()],
+    )
+    begun = time.perf_counter()
+    trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt, weights_only=True)
+    return finish_run(cfg, trainer, model, datamodule, time.perf_counter() - begun)
+
+
+if __name__ == "__main__":
+    sys.argv = config.continue_in_place(config.demo_when_no_photos(sys.argv))
+    main()

@@ -1,0 +1,203 @@
+"""What a run leaves behind: tables before the fit, figures, predictions and the report after it."""
+
+import json
+import logging
+import math
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from omegaconf import DictConfig, OmegaConf
+
+from src.analysis.figures import class_distribution_figure, loss_curve_figure, save
+from src.analysis.report import write_report
+from src.analysis.run_folder import read_run, write_whole
+from src.callbacks.checkpoint import epochs_done
+from src.callbacks.figures import confusion_of
+from src.config import REPOSITORY
+from src.datamodules import PhotoDataModule
+from src.datamodules.statistics import label_table
+from src.decisions.predictions import PredictionWriter
+from src.errors import InputError
+from src.inference import Photo, Predictor
+from src.models import PhotoClassifier
+from src.models.checkpoint import read_checkpoint
+
+log = logging.getLogger(__name__)
+PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow")
+
+
+def begin_run(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule) -> None:
+    """Log the tables, write the split and the classes, and give the model its provenance."""
+    datamodule.log_tables()
+    datamodule.write_metadata(run)
+    write_json(run / "classes.json", datamodule.labels.as_dict())
+    (run / ".hydra").mkdir(exist_ok=True)
+    (run / ".hydra" / "data_root.txt").write_text(f"{datamodule.root.absolute()}\n", encoding="utf-8")
+    model.provenance = {
+        "versions": versions(),
+        "git": git_commit(),
+        "split_hash": datamodule.split_hash,
+        "data_hash": datamodule.data_hash,
+        "train_digests": sorted(record.digest for record in datamodule.splits["train"]),
+    }
+
+
+def resume_point(run: Path, datamodule: PhotoDataModule) -> tuple[str, int]:
+    """Return the checkpoint to continue from and its step; refuse photos or labels that have changed since."""
+    last = run / "checkpoints" / "last.ckpt"
+    if not last.is_file():
+        raise InputError(f"resume={run}: it holds no checkpoints/last.ckpt; start a new run instead")
+    content = read_checkpoint(last)
+    for name in ("split_hash", "data_hash"):
+        if content["provenance"].get(name) != getattr(datamodule, name):
+            raise InputError(
+                f"resume={run}: the photos or labels have changed since ({name} differs), so it cannot go on as it "
+                f"was; start a new run with model.init_from='{run}' data.split_file='{run}'"
+            )
+    return str(last), int(content["global_step"])
+
+
+def finish_run(
+    cfg: DictConfig, trainer: L.Trainer, model: PhotoClassifier, datamodule: PhotoDataModule, seconds: float
+) -> float:
+    """Evaluate best.ckpt and write everything else of the run's folder.
+
+    Returns:
+        `val/f1` of best.ckpt, the score of a sweep.
+
+    Raises:
+        InputError: if no epoch had a finite validation loss.
+    """
+    run = Path(cfg.output_dir)
+    score = trainer.checkpoint_callback.best_model_score
+    if score is None or not math.isfinite(score):
+        raise InputError(f"no epoch had a finite validation loss: lower model.lr (now {cfg.model.lr})")
+    best = run / "checkpoints" / "best.ckpt"
+    begun = time.perf_counter()
+    has_test = bool(datamodule.splits["test"])
+    losses = {}
+    for split, evaluate in (("val", trainer.validate), ("test", trainer.test))[: 1 + has_test]:
+        (logged,) = evaluate(model, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)
+        losses[split] = logged[f"{split}/loss"]
+    metrics: dict[str, Any] = {
+        split: {"loss": losses.get(split), **model.figures.get(split, {})} for split in losses
+    }
+    metrics.setdefault("test", {})
+    predicting = time.perf_counter()
+    write_predictions(run, datamodule)
+    durations = {"fit": seconds, "evaluate": predicting - begun, "predict": time.perf_counter() - predicting}
+    metrics["run"] = run_facts(cfg, model, datamodule, best, trainer, durations)
+    write_json(run / "metrics.json", metrics)
+    if cfg.task == "multilabel":
+        values = zip(model.labels.names, model.thresholds.tolist(), strict=True)
+        write_json(run / "thresholds.json", {name: round(value, 6) for name, value in values})
+    write_figures(run, model, datamodule, "test" if has_test else "val")
+    log_hyperparameters(trainer, cfg, metrics)
+    write_report(run, datamodule.root)
+    say(run, metrics)
+    return float(metrics["val"]["f1_macro"])
+
+
+def run_facts(
+    cfg: DictConfig,
+    model: PhotoClassifier,
+    datamodule: PhotoDataModule,
+    best: Path,
+    trainer: L.Trainer,
+    durations: Mapping[str, float],
+) -> dict[str, Any]:
+    """Return the `run` block of `metrics.json`."""
+    content = read_checkpoint(best)
+    return {
+        "task": cfg.task,
+        "backbone": cfg.model.backbone,
+        "seed": cfg.seed,
+        "epochs": trainer.current_epoch,
+        "best_epoch": epochs_done(content) - 1,
+        "best_score": model.figures["val"]["f1_macro"],
+        "num_params": sum(p.numel() for p in model.parameters()),
+        "data_hash": datamodule.data_hash,
+        "split_hash": datamodule.split_hash,
+        "unreadable": len(datamodule.unreadable),
+        "versions": versions(),
+        "git": git_commit(),
+        "durations": {name: round(seconds, 2) for name, seconds in durations.items()},
+    }
+
+
+def write_predictions(run: Path, datamodule: PhotoDataModule) -> None:
+    """Write the test split's predictions with the same `Predictor` that `predict.py` uses."""
+    predictor = Predictor.load(run, num_workers=datamodule.num_workers)
+    records = sorted(datamodule.splits["test"], key=lambda record: record.path)
+    photos = [Photo(record.id, record.path, datamodule.root / record.path) for record in records]
+    with PredictionWriter(run / "predictions.csv", predictor.columns()) as writer:
+        for rows in predictor.rows(photos):
+            writer.write(rows)
+
+
+def write_figures(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule, split: str) -> None:
+    """Write the run's three PNG files."""
+    save(confusion_of(model, *model.scored[split]), run / "confusion_matrix.png")
+    table = label_table(datamodule.splits, datamodule.labels).set_index("label")
+    save(class_distribution_figure(table[["kind", "train", "val", "test"]]), run / "class_distribution.png")
+    folder = read_run(run)
+    save(loss_curve_figure(folder.history, folder.metrics["run"]["best_epoch"]), run / "loss_curve.png")
+
+
+def log_hyperparameters(trainer: L.Trainer, cfg: DictConfig, metrics: Mapping[str, Any]) -> None:
+    """Fill TensorBoard's HParams tab: what was set, and the best score."""
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    chosen = {
+        f"model.{key}": plain["model"][key]
+        for key in ("backbone", "freeze_backbone", "optimizer", "lr", "schedule")
+    }
+    chosen |= {"seed": cfg.seed, "batch_size": cfg.data.batch_size, "image_size": str(cfg.preprocess.image_size),
+               "max_epochs": cfg.trainer.max_epochs}  # fmt: skip
+    for logger in trainer.loggers:
+        logger.log_hyperparams(chosen, {"best_score": metrics["run"]["best_score"]})
+        logger.finalize("success")
+
+
+def say(run: Path, metrics: Mapping[str, Any]) -> None:
+    """Print the figures of the run and where its files lie."""
+    for split in ("val", "test"):
+        figures = metrics[split]
+        if not figures:
+            continue
+        values = {name: value for name, value in figures.items() if isinstance(value, float)}
+        for kind, part in figures.items():
+            if isinstance(part, dict) and "accuracy" in part:
+                values[f"{kind} accuracy"] = part["accuracy"]
+        print(
+            f"{split:4}  "
+            + "  ".join(f"{name} {value:.4f}" for name, value in values.items() if value is not None)
+        )
+    print(f"run   {run}")
+    print(f"read  {run / 'report.html'}")
+    print(f"next  python scripts/predict.py ckpt='{run}' images=PHOTOS output=predictions.csv")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write readable JSON, whole or not at all; NaN is refused."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    write_whole(path, (text + "\n").encode())
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that figures can depend on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def git_commit() -> str | None:
+    """Return the commit of this code, with `-dirty` where files have changed; None outside a repository."""
+    command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

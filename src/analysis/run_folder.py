@@ -1,0 +1,232 @@
+"""A run's folder read back as plain data; what is missing is empty, what is broken is an `InputError`."""
+
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from src.errors import InputError
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """What one training left behind.
+
+    Attributes:
+        path: the folder.
+        metrics: `metrics.json`.
+        predictions: `predictions.csv`, all text.
+        classes: `classes.json`, or `{}`.
+        thresholds: `thresholds.json`, or `{}`.
+        splits: the split's tables that exist, `{"train": ...}`, all text.
+        history: `history.csv`, or an empty table.
+        config: `.hydra/config.yaml`, or an empty configuration.
+    """
+
+    path: Path
+    metrics: dict
+    predictions: pd.DataFrame
+    classes: dict[str, list[str]] = field(default_factory=dict)
+    thresholds: dict[str, float] = field(default_factory=dict)
+    splits: dict[str, pd.DataFrame] = field(default_factory=dict)
+    history: pd.DataFrame = field(default_factory=pd.DataFrame)
+    config: object = None
+
+    @cached_property
+    def facts(self) -> dict:
+        """What `metrics.json` says of the run itself."""
+        return self.metrics.get("run") or {}
+
+    @cached_property
+    def task(self) -> str:
+        """The task: as recorded, else as the columns of the predictions tell."""
+        columns = set(self.predictions.columns)
+        recorded = self.facts.get("task") or self.setting("task", "model.task")
+        if recorded:
+            return str(recorded)
+        if "label" in columns:
+            return "multiclass"
+        return "dual_head" if "average_confidence" in columns else "multilabel"
+
+    @cached_property
+    def kinds(self) -> list[str]:
+        """The kinds of labels, in order."""
+        if self.classes:
+            return list(self.classes)
+        columns = [
+            c.removesuffix("_confidence") for c in self.predictions.columns if c.endswith("_confidence")
+        ]
+        columns = [c for c in columns if not c.startswith(("avg_", "overall_")) and c != "average"]
+        if self.task == "multilabel":
+            return [c.removesuffix("s") for c in columns]
+        return columns or ["label"]
+
+    def setting(self, *names: str) -> object:
+        """Return the first of the dotted `names` that the configuration has, or None."""
+        for name in names:
+            try:
+                value = OmegaConf.select(self.config, name) if self.config is not None else None
+            except OmegaConfBaseException:  # an interpolation that only resolves inside the run
+                continue
+            if value is not None:
+                return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        return None
+
+    @cached_property
+    def data_root(self) -> Path | None:
+        """Where the photos were: as the run noted down, else as its configuration says."""
+        noted = self.path / ".hydra" / "data_root.txt"
+        said = noted.read_text(encoding="utf-8").strip() if noted.is_file() else ""
+        said = said or self.setting("data.images", "data.root")
+        return Path(str(said)) if said else None
+
+    def has_setting(self, name: str) -> bool:
+        """Tell whether the configuration has `name`, be it null."""
+        *parents, last = name.split(".")
+        node = self.setting(".".join(parents)) if parents else self.config
+        return node is not None and last in node
+
+    def labels(self, row: dict[str, str], kind: str) -> list[str]:
+        """Return the labels of one kind in a row of a split's table, those of the label space only."""
+        text = row.get(kind, "")
+        names = [name.strip() for name in text.split(";")] if self.task == "multilabel" else [text]
+        known = self.classes.get(kind)
+        return [name for name in dict.fromkeys(names) if name and (known is None or name in known)]
+
+
+def read_run(path: Path) -> RunFolder:
+    """Read the folder of a run.
+
+    Raises:
+        InputError: if the folder, `metrics.json` or `predictions.csv` is missing, or a file cannot be read.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(
+            f"run={path}: no such folder; give the folder of a run, such as outputs/multilabel/<date_time>"
+        )
+    for name in ("metrics.json", "predictions.csv"):
+        if not (path / name).is_file():
+            raise InputError(f"{path / name} is missing: a report needs it; a training that ended writes it")
+    tables = {split: _table(path / f"{split}_metadata.csv") for split in SPLITS}
+    history = _table(path / "history.csv")
+    return RunFolder(
+        path=path,
+        metrics=_json(path / "metrics.json"),
+        predictions=_table(path / "predictions.csv", needs=("ID",)),
+        classes=_json(path / "classes.json"),
+        thresholds=_json(path / "thresholds.json"),
+        splits={split: table for split, table in tables.items() if table is not None},
+        history=pd.DataFrame() if history is None else history.apply(pd.to_numeric, errors="coerce"),
+        config=_config(path / ".hydra" / "config.yaml"),
+    )
+
+
+def run_date(run: RunFolder) -> str:
+    """Return when the run was, from its facts or its folder's name; empty where neither says."""
+    recorded = run.facts.get("date") or run.facts.get("started")
+    if recorded:
+        return str(recorded)
+    found = re.search(
+        r"(\d{4}-\d\d-\d\d)(?:[_T ](\d\d)[-:.](\d\d))?", "/".join(run.path.resolve().parts[-2:])
+    )
+    return "" if found is None else found[1] + (f" {found[2]}:{found[3]}" if found[2] else "")
+
+
+def label_counts(run: RunFolder) -> pd.DataFrame:
+    """Count the photos of each label: indexed by label, a column per split that exists, and `kind`.
+
+    The table that `figures.class_distribution_figure` draws.
+    """
+    found = {split: _counted(run, rows) for split, rows in run.splits.items()}
+    names = {}
+    for kind in run.kinds:
+        seen = sorted({label for counts in found.values() for k, label in counts if k == kind})
+        names |= dict.fromkeys(run.classes.get(kind, seen), kind)
+    data = {
+        split: [counts.get((kind, name), 0) for name, kind in names.items()]
+        for split, counts in found.items()
+    }
+    return (
+        pd.DataFrame({**data, "kind": list(names.values())}, index=list(names)) if found else pd.DataFrame()
+    )
+
+
+def _counted(run: RunFolder, rows: pd.DataFrame) -> dict[tuple[str, str], int]:
+    """Count one split's photos of each `(kind, label)`."""
+    counts: dict[tuple[str, str], int] = {}
+    for row in rows.to_dict("records"):
+        for kind in run.kinds:
+            for label in run.labels(row, kind):
+                counts[kind, label] = counts.get((kind, label), 0) + 1
+    return counts
+
+
+def crossing_groups(run: RunFolder) -> list[str]:
+    """Return the groups that have photos in more than one split, sorted."""
+    groups = [set(rows["group"]) - {""} for rows in run.splits.values() if "group" in rows]
+    seen, crossing = set(), set()
+    for names in groups:
+        crossing |= names & seen
+        seen |= names
+    return sorted(crossing)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: beside it first, then in its place."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        beside.write_bytes(content)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _json(path: Path) -> dict:
+    """Read an object; a file that is not there is an empty one."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected an object {{...}}, found {type(content).__name__}")
+    return content
+
+
+def _table(path: Path, needs: tuple[str, ...] = ()) -> pd.DataFrame | None:
+    """Read a table as text (label `None`, ID `007` stay what they are); None where there is no file."""
+    if not path.is_file():
+        return None
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except pd.errors.EmptyDataError:
+        table = pd.DataFrame()
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: cannot be read as a table ({error})") from error
+    for column in needs:
+        if column not in table:
+            raise InputError(f"{path}: no column '{column}'")
+    return table
+
+
+def _config(path: Path) -> object:
+    """Read the configuration as it was composed."""
+    if not path.is_file():
+        return OmegaConf.create({})
+    try:
+        return OmegaConf.load(path)
+    except (OmegaConfBaseException, yaml.YAMLError, OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as YAML ({str(error).splitlines()[0]})") from error

@@ -1,0 +1,115 @@
+"""Checkpoints that are always whole, under names that can be typed: `best.ckpt` and `last.ckpt`."""
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+from src.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes to a temporary file in the same folder, syncs it, then renames it.
+
+    A full disk or a kill leaves the previous file under the final name, never half of a new one.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write `checkpoint` to `path`; raise `InputError` where the disk refuses it."""
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except (OSError, RuntimeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            held = "the previous one stays" if path.exists() else "there is none yet"
+            raise InputError(f"{path} could not be written ({reason}); {held}") from error
+        finally:
+            if temporary.exists():
+                temporary.unlink()
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps `best.ckpt` (by `monitor`) and `last.ckpt`, the latter from before the first step on.
+
+    So a run that is killed at any point resumes from the end of its last whole epoch, or from its start. A run
+    folder that has been moved or renamed keeps its best score.
+
+    Args:
+        dirpath: the folder.
+        monitor: the logged figure to minimise or maximise.
+        mode: `min` or `max`.
+    """
+
+    def __init__(self, dirpath: str, monitor: str = "val/loss", mode: str = "min"):
+        super().__init__(
+            dirpath=dirpath,
+            filename="best",
+            monitor=monitor,
+            mode=mode,
+            save_last=True,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+        )
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the state before the first step, unless the fit continues one."""
+        super().on_train_start(trainer, pl_module)
+        if trainer.ckpt_path is None:
+            trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the best score, with paths in today's folder."""
+        best = str(Path(self.dirpath) / "best.ckpt")
+        kept = {best: score for score in state_dict["best_k_models"].values()}
+        paths = {
+            "dirpath": self.dirpath,
+            "best_model_path": best if kept else "",
+            "kth_best_model_path": best if kept else "",
+            "last_model_path": str(Path(self.dirpath) / "last.ckpt"),
+            "best_k_models": kept,
+        }
+        super().load_state_dict({**state_dict, **paths})
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Say how to go on after Ctrl-C."""
+        if isinstance(exception, KeyboardInterrupt):
+            run = Path(self.dirpath).parent
+            log.warning(
+                "Interrupted; %s/last.ckpt holds the last whole epoch. Continue with: "
+                "python scripts/train.py resume='%s'",
+                self.dirpath,
+                run,
+            )
+
+
+class StopEarly(EarlyStopping):
+    """Early stopping that a resumed run remembers: one that had stopped does not train another epoch."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop at once where the resumed fit had already ended."""
+        if self.wait_count >= self.patience:
+            log.info("Early stopping had ended this run: nothing left to train")
+            trainer.should_stop = True
+
+
+def epochs_done(checkpoint: Mapping[str, Any]) -> int:
+    """Return how many whole epochs a checkpoint's fit has behind it."""
+    return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])

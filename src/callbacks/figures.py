@@ -1,0 +1,93 @@
+"""Figures of a fit in TensorBoard: distribution, confusion, F1 per label, sample photos."""
+
+import lightning as L
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from src.analysis import figures as fig
+from src.datamodules.statistics import label_table
+from src.decisions.predictions import decide
+from src.labels import MISSING, LabelSpace
+
+
+class TensorBoardFigures(L.Callback):
+    """Draws the validation split after each epoch, the class distribution at the start.
+
+    Args:
+        every: epochs between drawings; the distribution is drawn once.
+        samples: photos in the sample grid.
+    """
+
+    def __init__(self, every: int = 1, samples: int = 12):
+        self.every, self.samples = every, samples
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw how many photos each label has in each split."""
+        table = label_table(trainer.datamodule.splits, pl_module.labels).set_index("label")
+        self._show(
+            trainer,
+            "class_distribution",
+            fig.class_distribution_figure(table[["kind", "train", "val", "test"]]),
+        )
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw the figures of this epoch's validation."""
+        fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
+        if not fitting or trainer.current_epoch % self.every or not trainer.is_global_zero:
+            return
+        scores, targets = pl_module.scored["val"]
+        self._show(trainer, "val/confusion", confusion_of(pl_module, scores, targets))
+        figures = pl_module.figures["val"]
+        kinds = [figures] if "per_class" in figures else [figures[kind] for kind in pl_module.labels.kinds]
+        per_class = {label: values for part in kinds for label, values in part["per_class"].items()}
+        self._show(trainer, "val/f1_per_label", fig.label_f1_figure(per_class))
+        self._show(trainer, "val/samples", self._sample_grid(trainer, pl_module, scores, targets))
+
+    def _sample_grid(
+        self, trainer: L.Trainer, module: L.LightningModule, scores: torch.Tensor, targets: torch.Tensor
+    ) -> Figure:
+        dataset = trainer.datamodule.dataset("val")
+        chosen = np.linspace(0, len(dataset) - 1, min(self.samples, len(dataset))).round().astype(int)
+        photos = np.stack([dataset[0, int(i)]["image"].permute(1, 2, 0).numpy() for i in chosen])
+        thresholds = module.thresholds.cpu().numpy() if hasattr(module, "thresholds") else None
+        truth, predicted = [], []
+        for i in chosen:
+            named = decide(module.task, module.labels, scores[i].numpy(), thresholds)
+            predicted.append(", ".join(name for names in named.values() for name in names) or "nothing")
+            truth.append(", ".join(true_names(module.labels, targets[i].numpy())) or "nothing")
+        right = [a == b for a, b in zip(truth, predicted, strict=True)]
+        return fig.sample_grid_figure(photos, truth, predicted, right)
+
+    def _show(self, trainer: L.Trainer, name: str, figure: Figure) -> None:
+        for logger in trainer.loggers:
+            if hasattr(logger.experiment, "add_figure"):
+                logger.experiment.add_figure(name, figure, global_step=trainer.global_step)
+
+
+def true_names(labels: LabelSpace, target: np.ndarray) -> list[str]:
+    """Return the labels that a target names: class indices of the kinds, or a multi-hot vector."""
+    if target.dtype.kind == "f":
+        return [name for name, on in zip(labels.names, target, strict=True) if on]
+    pairs = zip(labels.kinds.values(), target, strict=True)
+    return [names[index] for names, index in pairs if index != MISSING]
+
+
+def confusion_of(module: L.LightningModule, scores: torch.Tensor, targets: torch.Tensor) -> Figure:
+    """Return the confusion matrix of each head, or the outcomes of each label."""
+    labels = module.labels
+    if module.task == "multilabel":
+        decided = (scores >= module.thresholds.cpu()).numpy()
+        truth = targets.numpy() > 0
+        outcomes = [decided & truth, ~decided & truth, decided & ~truth, ~decided & ~truth]
+        counts = np.stack([outcome.sum(0) for outcome in outcomes], 1)
+        return fig.label_outcomes_figure(
+            {name: tuple(int(n) for n in counts[i]) for i, name in enumerate(labels.names)}
+        )
+    matrices = {}
+    for k, (kind, names) in enumerate(labels.kinds.items()):
+        known = targets[:, k] != MISSING
+        predicted = scores[known][:, labels.slices[kind]].argmax(1)
+        flat = targets[known, k] * len(names) + predicted
+        matrices[kind] = torch.bincount(flat, minlength=len(names) ** 2).reshape(len(names), -1).numpy()
+    return fig.confusion_matrix_figure(matrices, labels.as_dict())

@@ -1,0 +1,48 @@
+"""One clean line per message: Lightning's own log handler and its adverts taken out."""
+
+import logging
+import warnings
+
+
+class NoAdverts(logging.Filter):
+    """Drops Lightning's tips for its own products, and its notes on an accelerator that is not there."""
+
+    PHRASES = (
+        "💡",
+        "litlogger",
+        "litmodels",
+        "GPU available",
+        "TPU available",
+        "HPU available",
+        "Loaded model weights",
+    )
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record may pass."""
+        message = record.getMessage()
+        return not any(phrase in message for phrase in self.PHRASES)
+
+
+def quiet_lightning() -> None:
+    """Let Lightning's messages pass through the script's own handlers once, without adverts."""
+    for name in (
+        "lightning",
+        "lightning.pytorch",
+        "lightning.fabric",
+        "lightning.pytorch.utilities.rank_zero",
+    ):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        if not any(isinstance(f, NoAdverts) for f in logger.filters):
+            logger.addFilter(NoAdverts())
+        logger.propagate = True
+    for phrase in (
+        ".*does not have many workers.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*The number of training batches.*is smaller than the logging interval.*",
+        ".*`isinstance.treespec, LeafSpec.` is deprecated.*",
+        ".*pin_memory.*",
+        ".*You are using `torch.load`.*",
+        ".*lr_scheduler.step.*before.*optimizer.step.*",
+    ):
+        warnings.filterwarnings("ignore", message=phrase)

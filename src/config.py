@@ -1,0 +1,330 @@
+"""Configuration: the root schemas, the check of every target, the one call of `instantiate`, the top of each script."""
+
+import functools
+import inspect
+import logging
+import os
+import sys
+import traceback
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from src.errors import InputError, did_you_mean
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+CONF = REPOSITORY / "conf"
+RESERVED = {"_target_", "_convert_", "_recursive_", "_partial_", "_args_"}
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainConfig:
+    """Root keys of `conf/train.yaml`; an unknown key or a value of another type is refused when composing."""
+
+    task: str = "???"
+    seed: int = 42
+    resume: str | None = None
+    output_dir: str = "???"
+    preprocess: Any = field(default_factory=dict)
+    data: Any = None
+    model: Any = None
+    callbacks: Any = None
+    logger: Any = None
+    trainer: Any = None
+
+
+@dataclass
+class PredictConfig:
+    """Root keys of `conf/predict.yaml`."""
+
+    images: str | None = None
+    ckpt: str | None = None
+    output: str | None = None
+    root: str | None = None
+    threshold: Any = None
+    probabilities: bool = False
+    batch_size: int = 16
+    num_workers: int | None = None
+    device: str = "auto"
+    output_dir: str = "???"
+
+
+@dataclass
+class DemoConfig:
+    """Root keys of `conf/make_demo_data.yaml`."""
+
+    output: str = "data/demo"
+    count: int = 600
+    width: int = 640
+    height: int = 480
+    seed: int = 7
+    missing: float = 0.0
+    wrong: float = 0.0
+    output_dir: str = "???"
+
+
+for _name, _schema in {"train": TrainConfig, "predict": PredictConfig, "make_demo_data": DemoConfig}.items():
+    ConfigStore.instance().store(name=f"{_name}_schema", node=_schema)
+
+
+def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Callable[[], None]]:
+    """Turn a task function into a script's `main`, configured by `conf/<name>.yaml`.
+
+    Bad input becomes one line on stderr and exit code 2; a sweep with a failed job ends with exit code 1 after its
+    last job; any other exception keeps its traceback.
+    """
+
+    def decorate(task: Callable[[DictConfig], float | None]) -> Callable[[], None]:
+        failed: list[Exception] = []
+
+        @functools.wraps(task)
+        def guarded(cfg: DictConfig) -> float | None:
+            try:
+                return task(cfg)
+            except InputError as error:
+                if HydraConfig.get().mode == RunMode.MULTIRUN:
+                    failed.append(error)
+                    raise
+                log.error("error: %s", error)
+                raise SystemExit(2) from None
+            except Exception as error:
+                failed.append(error)
+                raise
+
+        @functools.wraps(task)
+        def main() -> None:
+            full = os.environ.setdefault("HYDRA_FULL_ERROR", "1") == "1"
+            multirun = any(arg in ("-m", "--multirun") for arg in sys.argv[1:])
+            try:
+                hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(guarded)()
+            except (HydraException, OmegaConfBaseException) as error:
+                if failed and not multirun:
+                    raise
+                _leave(1 if failed else 2, _failures(failed) if failed else explain(error))
+            except Exception as error:
+                if not (multirun and failed):
+                    raise
+                for other in failed:
+                    if not isinstance(other, InputError) and full:
+                        traceback.print_exception(other)
+                _leave(1, _failures(failed) if failed else str(error))
+
+        return main
+
+    return decorate
+
+
+def _failures(failed: list[Exception]) -> str:
+    reasons = "; ".join(dict.fromkeys(f"{type(e).__name__}: {e}".splitlines()[0] for e in failed))
+    return f"{len(failed)} job(s) of the sweep failed (leaderboard.csv names them): {reasons}"
+
+
+def _leave(code: int, message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def explain(error: Exception) -> str:
+    """Return one line for an error that Hydra or OmegaConf met while composing: what, where, the nearest choice."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        if error.options:
+            return f"no '{choice}' in {group or 'conf'}: {did_you_mean(choice, error.options)}"
+        return f"no config group or file '{error.missing_cfg_file}' in {CONF.name}/"
+    inner: BaseException | None = error
+    while inner is not None:
+        key, parent = getattr(inner, "key", None), getattr(inner, "parent_node", None)
+        unknown = "not in" in str(inner)
+        if isinstance(inner, OmegaConfBaseException) and unknown and key and isinstance(parent, DictConfig):
+            return (
+                f"unknown key '{inner.full_key or key}': {did_you_mean(str(key), [str(k) for k in parent])}"
+            )
+        if isinstance(inner, OmegaConfBaseException) and getattr(inner, "full_key", None):
+            return f"{inner.full_key}: {_first_line(inner)}"
+        inner = inner.__cause__
+    if "Could not find match for config group" in str(error) or "Could not override" in str(error):
+        name = str(error).split("'")[1]
+        groups = sorted({p.parent.relative_to(CONF).as_posix() for p in CONF.rglob("*.yaml")} - {"."})
+        roots = [f.name for f in fields(TrainConfig)]
+        return f"cannot set '{name}': {did_you_mean(name.split('.')[0].split('@')[0], [*groups, *roots])}"
+    return _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def check_targets(cfg: Any, where: str = "") -> None:
+    """Check every node with a `_target_` against the target's signature: names and plain types of its arguments.
+
+    Raises:
+        InputError: for a target that cannot be imported, an argument that it does not take (with the nearest one
+            that it takes), or a value of another type than the signature's.
+    """
+    if isinstance(cfg, DictConfig | ListConfig):
+        cfg = OmegaConf.to_container(cfg, resolve=True)
+    if isinstance(cfg, list):
+        for i, item in enumerate(cfg):
+            check_targets(item, f"{where}[{i}]")
+    if not isinstance(cfg, dict):
+        return
+    if "_target_" in cfg:
+        _check_target(cfg, where)
+    for key, value in cfg.items():
+        check_targets(value, f"{where}.{key}" if where else str(key))
+
+
+def _check_target(node: dict, where: str) -> None:
+    try:
+        target = hydra.utils.get_object(node["_target_"])
+    except Exception as error:
+        raise InputError(
+            f"{where}._target_: cannot import '{node['_target_']}' ({_first_line(error)})"
+        ) from error
+    hints, closed = _arguments(target)
+    for key, value in node.items():
+        if key in RESERVED:
+            continue
+        if key not in hints and closed:
+            raise InputError(f"unknown key '{where}.{key}': {did_you_mean(key, hints)}")
+        if key in hints and not _fits(value, hints[key]):
+            wanted = getattr(hints[key], "__name__", str(hints[key]).replace("typing.", ""))
+            raise InputError(f"{where}.{key}: {value!r} is not of type {wanted}")
+
+
+def _arguments(target: Any) -> tuple[dict[str, Any], bool]:
+    """Return the arguments a target takes with their type hints, and whether it takes no others.
+
+    A class that hands `**kwargs` on to its parent takes the parent's arguments too.
+    """
+    functions = (
+        [vars(c)["__init__"] for c in target.__mro__ if "__init__" in vars(c)]
+        if inspect.isclass(target)
+        else [target]
+    )
+    found: dict[str, Any] = {}
+    for function in functions:
+        parameters = inspect.signature(function).parameters
+        try:
+            hints = typing.get_type_hints(inspect.unwrap(function))
+        except (NameError, TypeError):
+            hints = {}
+        kinds = {p.kind for p in parameters.values()}
+        named = [
+            n
+            for n, p in parameters.items()
+            if n != "self" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+        ]
+        found = {name: hints.get(name, Any) for name in named} | found
+        if inspect.Parameter.VAR_KEYWORD not in kinds:
+            return found, True
+    return found, False
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value can be what a type hint asks for; hints that say nothing about plain values pass."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, arg) for arg in args)
+    if origin is typing.Literal:
+        return value in args
+    if hint is type(None) or value is None:
+        return value is None and hint in (type(None), Any)
+    if hint in (int, float):
+        return isinstance(value, int | float if hint is float else int) and not isinstance(value, bool)
+    if hint in (str, bool):
+        return isinstance(value, hint)
+    container = origin or hint
+    if not inspect.isclass(container) or (isinstance(value, dict) and "_target_" in value):
+        return True
+    if issubclass(container, Mapping):
+        return isinstance(value, dict) and all(_fits(v, args[1]) for v in value.values() if args)
+    if issubclass(container, Sequence):
+        return isinstance(value, list) and all(_fits(v, args[0]) for v in value if args)
+    return True
+
+
+def build(node: DictConfig | dict, **extra: Any) -> Any:
+    """Instantiate a config node; the only place that does.
+
+    Values reach the target as plain Python ones, so that a module's hyperparameters are primitives. An `InputError`
+    that the target raises comes out as it is.
+    """
+    try:
+        return hydra.utils.instantiate(node, _convert_="all", **extra)
+    except InstantiationException as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, InputError):
+                raise cause from None
+            cause = cause.__cause__
+        raise
+
+
+def demo_when_no_photos(argv: list[str]) -> list[str]:
+    """Return `argv` with `experiment=demo` added where nothing says which photos to train on."""
+    says = ("data.root=", "data.csv=", "experiment=", "resume=", "+experiment=")
+    asks = {"--help", "-h", "--hydra-help", "--version", "--info"} & set(argv)
+    if asks or any(arg.lstrip("+").startswith(says) for arg in argv[1:]):
+        return argv
+    print("no photos named (data.root= or data.csv=): the demo set with experiment=demo", file=sys.stderr)
+    return [*argv, "experiment=demo"]
+
+
+def continue_in_place(argv: list[str]) -> list[str]:
+    """Return `argv` so that `resume=RUN` works in the folder RUN and leaves its saved config alone."""
+    runs = [arg.removeprefix("resume=") for arg in argv[1:] if arg.startswith("resume=")]
+    if not runs or runs[0] in ("", "null"):
+        return argv
+    run = Path(runs[0].strip("'\"")).absolute()
+    if not (run / ".hydra" / "config.yaml").is_file():
+        _leave(2, f"resume={runs[0]}: not a run folder (no .hydra/config.yaml in it)")
+    quoted = "'" + str(run).replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return [*argv, f"hydra.run.dir={quoted}", "hydra.output_subdir=null"]
+
+
+RESUMABLE = ("trainer.max_epochs", "data.root", "data.csv", "data.images")
+
+
+def resumed(cfg: DictConfig) -> DictConfig:
+    """Return the config that `resume=RUN` continues with: the saved one, with more epochs or moved photos at most.
+
+    Raises:
+        InputError: if the command line changes anything else.
+    """
+    run = Path(cfg.output_dir)
+    saved = OmegaConf.load(run / ".hydra" / "config.yaml")
+    for override in HydraConfig.get().overrides.task:
+        key = override.lstrip("+~").partition("=")[0]
+        if key == "resume":
+            continue
+        if key not in RESUMABLE:
+            raise InputError(
+                f"resume= continues with the saved config: '{key}' cannot change (only {', '.join(RESUMABLE)})"
+            )
+        OmegaConf.update(saved, key, OmegaConf.select(cfg, key))
+    saved.output_dir = str(run)
+    saved.resume = str(run)
+    return saved
+
+
+def refuse_sweep_without_multirun() -> None:
+    """Refuse `sweep=NAME` in a single run, where Hydra would ignore the search space silently."""
+    choices = HydraConfig.get().runtime.choices
+    if choices.get("sweep") and HydraConfig.get().mode == RunMode.RUN:
+        raise InputError(
+            f"sweep={choices['sweep']} needs -m: python scripts/train.py -m sweep={choices['sweep']} ..."
+        )

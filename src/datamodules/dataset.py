@@ -1,0 +1,101 @@
+"""Photos as batches: `{"image": uint8 [B,3,H,W], "target": ..., "index": [B]}`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from src.datamodules.records import Record
+from src.datamodules.transforms import EvalTransform, TrainTransform
+from src.errors import InputError
+from src.images import Preprocess, UnreadableImage
+from src.labels import LabelSpace
+from src.seeds import mixed_seed
+
+
+class PhotoDataset(Dataset):
+    """The photos of one split.
+
+    An item is asked for by (epoch, index), so that its augmented view depends on nothing else.
+
+    Args:
+        records: the split.
+        root: the folder that the records' paths start from.
+        labels: the label space.
+        multilabel: targets are multi-hot float32 `[labels]`; else class indices int64 `[kinds]`, -1 where missing.
+        preprocess: opens and resizes.
+        transform: what happens to the resized image.
+        seed: of the augmentation.
+    """
+
+    def __init__(
+        self,
+        records: list[Record],
+        root: Path,
+        labels: LabelSpace,
+        multilabel: bool,
+        preprocess: Preprocess,
+        transform: TrainTransform | EvalTransform,
+        seed: int,
+    ):
+        self.paths = [record.path for record in records]
+        self.root, self.preprocess, self.transform, self.seed = root, preprocess, transform, seed
+        encode = labels.encode if multilabel else labels.encode_classes
+        self.targets = torch.from_numpy(np.stack([encode(record.labels) for record in records]))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor | int]:
+        epoch, index = key
+        try:
+            pixels = self.preprocess(self.root / self.paths[index])
+        except UnreadableImage as error:
+            raise InputError(f"{self.root / self.paths[index]} cannot be read any more: {error}") from error
+        image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+        image = self.transform(image, self.seed, epoch, index)
+        return {"image": image, "target": self.targets[index], "index": index}
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Yields (epoch, index); the order is a pure function of (seed, epoch).
+
+    Lightning calls `set_epoch` before each epoch, also before the first one after a resume.
+    """
+
+    def __init__(self, size: int, seed: int, shuffle: bool):
+        self.size, self.seed, self.shuffle, self.epoch = size, seed, shuffle, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = torch.arange(self.size)
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch))
+            order = torch.randperm(self.size, generator=generator)
+        return ((self.epoch, int(index)) for index in order)
+
+
+def make_loader(
+    dataset: PhotoDataset, batch_size: int, num_workers: int, seed: int, train: bool
+) -> DataLoader:
+    """Return the loader of a split; in training shuffled, and without a last batch of one photo.
+
+    A batch of one has no variance for BatchNorm to normalise by where the feature map is a single pixel.
+    """
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=EpochSampler(len(dataset), seed, shuffle=train),
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        drop_last=train and len(dataset) > batch_size and len(dataset) % batch_size == 1,
+    )

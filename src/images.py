@@ -1,0 +1,397 @@
+"""The one door for pixels: open, limits, EXIF, modes, scaled decode, resize.
+
+Training, evaluation, prediction and a service read photos here and nowhere else, so that all of them see the
+same pixels. Pillow and NumPy only.
+
+Pillow's decoders are called by class after a look at the first bytes. `Image.open` would put a limit and
+warnings of its own around the size of a photo, both global to the process.
+"""
+
+import io
+import os
+import stat
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import ExifTags, Image, ImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from src.errors import InputError, did_you_mean
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".heic", ".heif"})
+MAX_BYTES = 100 * 2**20
+MAX_PIXELS = 50_000_000
+MAX_JPEG_PIXELS = 200_000_000  # in the header, whatever the scale it is decoded at
+OVERSAMPLING = 2  # a scaled JPEG decode keeps this many times the pixels that a resize needs, along each axis
+LETTERBOX_GRAY = 114
+RESIZES = ("squash", "letterbox", "crop")
+
+_ACCEPTED = "JPEG, PNG, WebP, BMP, TIFF"
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+_REFUSED = {
+    b"GIF8": "GIF",
+    b"%PDF": "PDF",
+    b"PK\x03\x04": "ZIP archive",
+    b"\x00\x00\x00\x0cjP  ": "JPEG 2000",
+}
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+_TRUNCATED = ("truncated", "end of file", "requires a buffer", "insufficient", "too small", "chunk b''")
+
+# Pillow warns of odd metadata without naming the photo; what matters in it is read with care below.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
+
+
+class UnreadableImage(InputError):
+    """A photo that cannot be read; the message is a short reason without the path, which the caller knows."""
+
+
+class _Tiff(TiffImageFile):
+    """TIFF without Pillow's own pixel limit and its own turning by the EXIF tag."""
+
+    def load_prepare(self) -> None:
+        if self._im is None:
+            self.im = Image.core.new(self.mode, self._tile_size)
+        super().load_prepare()
+
+    def load_end(self) -> None:
+        self._size = self.im.size
+
+
+def open_image(
+    source: str | Path | bytes | BinaryIO,
+    min_size: tuple[int, int] | None = None,
+    max_bytes: int = MAX_BYTES,
+    max_pixels: int = MAX_PIXELS,
+) -> Image.Image:
+    """Open a photo as upright RGB, or say in a few words why that is not possible.
+
+    The format is told by the first bytes, never by the name: JPEG, PNG, WebP, BMP, TIFF, and HEIF where the
+    extra `heic` is installed. The first frame of several is taken, transparent pixels lie on white, 16-bit
+    gray is scaled to 8 bit, and the photo is turned by its EXIF orientation (malformed EXIF counts as none).
+
+    Args:
+        source: A path, the bytes of a file, or a binary file object (read from its start, left open).
+        min_size: `(height, width)` in pixels, upright, that the photo will be resized to. A larger JPEG is
+            then decoded at 1/2, 1/4 or 1/8 of its size, with at least `OVERSAMPLING` times as many pixels
+            along each axis. None decodes in full.
+        max_bytes: Size of the file, in bytes, checked before it is read.
+        max_pixels: Width times height, checked before pixels are decoded. A JPEG counts at the scale it is
+            decoded at, yet never above `MAX_JPEG_PIXELS` in its header; a progressive one counts in full,
+            because its decoder holds the coefficients of the full size at any scale.
+
+    Returns:
+        An RGB image without metadata, so that nobody can turn it a second time.
+
+    Raises:
+        UnreadableImage: for everything that keeps the photo from being read in full: no such file, too large,
+            not an accepted format, truncated, broken. A part of a photo is never returned.
+    """
+    with _stream(source, max_bytes) as stream:
+        name, reader = _reader(stream.read(64))
+        stream.seek(0)
+        try:
+            with reader(stream) as image:
+                return _decode(image, name, min_size, max_pixels)
+        except UnreadableImage:
+            raise
+        except Exception as error:  # decoders raise nearly every type there is on hostile bytes
+            raise UnreadableImage(_reason(name, error)) from error
+
+
+def check_image(path: str | Path) -> str | None:
+    """Return why a photo cannot be read, or None. All its data is decoded, a JPEG's at the smallest scale."""
+    try:
+        open_image(path, min_size=(64, 64))
+    except UnreadableImage as error:
+        return str(error)
+    return None
+
+
+@contextmanager
+def _stream(source: str | Path | bytes | BinaryIO, max_bytes: int) -> Iterator[BinaryIO]:
+    """Give a seekable stream of at most `max_bytes`, closed afterwards unless it is the caller's."""
+    if isinstance(source, str | os.PathLike):
+        file, size = _open_file(source)
+    else:
+        if not isinstance(source, bytes | bytearray | memoryview):
+            if source.seekable():
+                source.seek(0)
+            source = source.read(max_bytes + 1)
+        file, size = io.BytesIO(source), len(source)
+    with file:
+        if not size:
+            raise UnreadableImage("empty file")
+        if size > max_bytes:
+            raise UnreadableImage(f"{size:,} bytes or more exceed the limit of {max_bytes:,} bytes")
+        yield file
+
+
+def _open_file(path: str | os.PathLike) -> tuple[BinaryIO, int]:
+    """Open a regular file: a pipe would block, a device would never end."""
+    try:
+        status = os.stat(path)
+        file = open(path, "rb") if stat.S_ISREG(status.st_mode) else None  # noqa: SIM115, closed by _stream
+    except (FileNotFoundError, NotADirectoryError):
+        raise UnreadableImage("no such file") from None
+    except PermissionError:
+        raise UnreadableImage("permission denied") from None
+    except OSError as error:
+        raise UnreadableImage(f"cannot open the file ({error.strerror})") from None
+    except ValueError:  # a name that the system cannot hold
+        raise UnreadableImage("no such file") from None
+    if file is None:
+        raise UnreadableImage("a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file")
+    return file, status.st_size
+
+
+def _reader(head: bytes) -> tuple[str, Callable[[BinaryIO], ImageFile.ImageFile]]:
+    """Return the format's name and its decoder, from the first bytes of a file."""
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG", JpegImageFile  # also the first photo of an MPO file
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG", PngImageFile
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "WebP", WebPImageFile
+    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return "TIFF", _Tiff
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
+        return "HEIC", _heif_reader()
+    if head.startswith(b"BM") and not _is_text(head):
+        return "BMP", BmpImageFile
+    raise UnreadableImage(_refusal(head))
+
+
+def _heif_reader() -> Callable[[BinaryIO], ImageFile.ImageFile]:
+    """Return pillow-heif's decoder, imported when the first HEIC photo comes."""
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError:
+        raise UnreadableImage("HEIC photo: install the extra `heic` (pip install corbel[heic])") from None
+    return HeifImageFile
+
+
+def _is_text(head: bytes) -> bool:
+    """Tell whether bytes look like text: no control characters but white space."""
+    return all(byte >= 32 or byte in b"\t\n\r\f" for byte in head)
+
+
+def _refusal(head: bytes) -> str:
+    """Name what the bytes are, where it is neither an accepted format nor broken."""
+    for signature, name in _REFUSED.items():
+        if head.startswith(signature):
+            return f"{name}, none of {_ACCEPTED}"
+    if head[4:8] == b"ftyp":
+        name = "AVIF" if head[8:12] in (b"avif", b"avis") else "video or other media"
+        return f"{name}, none of {_ACCEPTED}"
+    if _is_text(head):
+        return "not an image (text?)"
+    return f"not an image, or none of {_ACCEPTED}"
+
+
+def _reason(name: str, error: Exception) -> str:
+    """Put a decoder's exception into a few words."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        return "not enough memory to decode it"
+    if isinstance(error, EOFError) or any(sign in text.lower() for sign in _TRUNCATED):
+        return "truncated"
+    return f"broken {name} ({text[:80]})" if text else f"broken {name}"
+
+
+def _decode(
+    image: ImageFile.ImageFile, name: str, min_size: tuple[int, int] | None, max_pixels: int
+) -> Image.Image:
+    """Decode what a reader has opened, within the limits, to upright RGB."""
+    header = image.size
+    if name == "JPEG":
+        _limit(header, header, MAX_JPEG_PIXELS)
+        if "progressive" in image.info:
+            _limit(header, header, max_pixels)
+    early = name in ("JPEG", "TIFF")  # TIFF forgets the tag in decoding, PNG may hold it behind the pixels
+    orientation = _orientation(image) if early else 1
+    if name == "JPEG" and min_size is not None:
+        height, width = (OVERSAMPLING * side for side in min_size)
+        image.draft("RGB", (height, width) if orientation >= 5 else (width, height))
+    _limit(image.size, header, max_pixels)
+    if name == "PNG":
+        _scale_png_transparency(image)
+    image.load()
+    orientation = orientation if early else _orientation(image)
+    rgb = _to_rgb(image)
+    rgb = rgb.transpose(_TURNS[orientation]) if orientation > 1 else rgb.copy()
+    rgb.info.clear()
+    return rgb
+
+
+def _limit(decoded: tuple[int, int], header: tuple[int, int], limit: int) -> None:
+    """Refuse `decoded` pixels above `limit`, naming the size in the header."""
+    if decoded[0] * decoded[1] > limit:
+        raise UnreadableImage(f"{header[0]} x {header[1]} px exceed the limit of {limit / 1e6:g} MP")
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8; 1 where there is none or it makes no sense."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # malformed metadata says nothing about the pixels
+        return 1
+    return value if isinstance(value, int) and value in _TURNS else 1
+
+
+def _scale_png_transparency(image: Image.Image) -> None:
+    """Bring a transparent gray or colour of 2, 4 or 16 bits to the 8 bits that Pillow unpacks samples to."""
+    key, raw = image.info.get("transparency"), image.tile[0][3] if image.tile else ""
+    if isinstance(key, int) and raw in ("L;2", "L;4"):
+        image.info["transparency"] = key * {"L;2": 85, "L;4": 17}[raw]
+    elif isinstance(key, tuple) and raw == "RGB;16B":
+        image.info["transparency"] = tuple(value >> 8 for value in key)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any mode to RGB; transparent pixels on white."""
+    if image.mode.startswith("I"):
+        return _gray_to_8_bit(image).convert("RGB")
+    if image.mode == "F":
+        raise UnreadableImage("32-bit float samples, which have no range to scale to 8 bit")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image.getchannel("A"))
+        return white
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _gray_to_8_bit(image: Image.Image) -> Image.Image:
+    """Scale 16-bit gray to mode L, `round(v / 257)`; Pillow's `convert` would clip at 255: all white."""
+    samples = np.asarray(image)
+    if image.mode == "I" and (samples.min() < 0 or samples.max() > 65535):
+        raise UnreadableImage("32-bit gray samples beyond 0 to 65535, which have no range to scale to 8 bit")
+    gray = samples.astype(np.uint32)
+    gray += 128
+    gray //= 257
+    gray = gray.astype(np.uint8)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        gray[samples == transparent] = 255
+    return Image.fromarray(gray)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """From a photo to the pixels that a model takes; saved in its checkpoint, one for training and serving.
+
+    Resizing is Pillow's bilinear filter in one step; it is antialiased, it averages over all pixels that fall
+    into one. After a scaled decode, a sharper filter or a `reducing_gap` gains nothing.
+
+    Args:
+        image_size: Side in pixels of a square, or `(height, width)`.
+        resize: `squash` fits the whole photo without regard to its aspect ratio; `letterbox` fits it within,
+            centred on gray 114; `crop` fits the short side and cuts the long one, centred.
+        mean: Of red, green and blue, for values between 0 and 1. Only carried here: the model normalises.
+        std: Standard deviations, likewise. The defaults are ImageNet's.
+
+    Raises:
+        InputError: for sizes below 1, an unknown `resize`, or `mean` and `std` that are not three numbers.
+    """
+
+    image_size: int | tuple[int, int] = 224
+    resize: str = "squash"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self):
+        object.__setattr__(self, "image_size", _sides(self.image_size))
+        if self.resize not in RESIZES:
+            raise InputError(f"preprocess.resize '{self.resize}': {did_you_mean(str(self.resize), RESIZES)}")
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, _three_numbers(name, getattr(self, name)))
+        if min(self.std) <= 0:
+            raise InputError(f"preprocess.std {list(self.std)}: must be above 0, pixels are divided by it")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """`(height, width)` in pixels."""
+        return (self.image_size,) * 2 if isinstance(self.image_size, int) else self.image_size
+
+    def __call__(self, source: str | Path | bytes | BinaryIO) -> np.ndarray:
+        """Open a photo and resize it; uint8 of shape `[height, width, 3]`, or `UnreadableImage`."""
+        return self.resize_image(open_image(source, min_size=self.size))
+
+    def resize_image(self, image: Image.Image) -> np.ndarray:
+        """Resize what `open_image(..., min_size=self.size)` gave to uint8 `[height, width, 3]`."""
+        height, width = self.size
+        if self.resize == "letterbox":
+            image = self._letterbox(image)
+        else:
+            box = self._crop_box(image) if self.resize == "crop" else None
+            image = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
+        return np.array(image)
+
+    def _letterbox(self, image: Image.Image) -> Image.Image:
+        """Fit the whole image within, centred on gray."""
+        height, width = self.size
+        scale = min(height / image.height, width / image.width)
+        inner = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        canvas = Image.new("RGB", (width, height), (LETTERBOX_GRAY,) * 3)
+        corner = ((width - inner[0]) // 2, (height - inner[1]) // 2)
+        canvas.paste(image.resize(inner, Image.Resampling.BILINEAR), corner)
+        return canvas
+
+    def _crop_box(self, image: Image.Image) -> tuple[float, float, float, float]:
+        """Return the centred part of `image` that has the aspect ratio asked for, in its pixels."""
+        height, width = self.size
+        scale = max(height / image.height, width / image.width)
+        w, h = min(width / scale, image.width), min(height / scale, image.height)
+        left, top = (image.width - w) / 2, (image.height - h) / 2
+        return left, top, left + w, top + h
+
+    def as_dict(self) -> dict[str, object]:
+        """Return ints, floats, strings and lists only: what a checkpoint may hold."""
+        return {name: list(x) if isinstance(x, tuple) else x for name, x in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, object]) -> "Preprocess":
+        """Rebuild from `as_dict`; an unknown key is an `InputError`."""
+        known = [field.name for field in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise InputError(f"unknown key preprocess.{key}: {did_you_mean(str(key), known)}")
+        return cls(**values)
+
+
+def _sides(size: object) -> int | tuple[int, int]:
+    """Check an image size; any sequence of two becomes a tuple."""
+    sides = (size,) if isinstance(size, Integral) else tuple(size) if np.iterable(size) else ()
+    whole = all(isinstance(side, Integral) and not isinstance(side, bool) and side > 0 for side in sides)
+    if isinstance(size, str) or len(sides) not in (1, 2) or not whole:
+        raise InputError(f"preprocess.image_size {size}: needs one side or [height, width], in whole pixels")
+    return int(size) if isinstance(size, Integral) else (int(sides[0]), int(sides[-1]))
+
+
+def _three_numbers(name: str, values: object) -> tuple[float, float, float]:
+    """Check a value per colour channel; any sequence becomes a tuple of floats."""
+    numbers = tuple(values) if np.iterable(values) and not isinstance(values, str) else ()
+    finite = all(isinstance(value, Real) and np.isfinite(value) for value in numbers)
+    if len(numbers) != 3 or not finite:
+        raise InputError(f"preprocess.{name} {values}: needs three numbers (red, green, blue)")
+    return tuple(float(value) for value in numbers)

@@ -1,0 +1,215 @@
+"""The LightningModule that both classifiers share: backbone, one linear head per kind, one step for three loops."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from src.errors import InputError, did_you_mean
+from src.labels import LabelSpace
+from src.models.backbones import build_backbone
+from src.models.metrics import Collected
+from src.seeds import mixed_seed
+
+log = logging.getLogger(__name__)
+SCHEMA = 1
+
+
+class PhotoClassifier(L.LightningModule, ABC):
+    """A classifier of photos, built from primitives alone.
+
+    Args:
+        task: `dual_head`, `multiclass` or `multilabel`.
+        labels: `{kind: [labels]}`.
+        preprocess: arguments of `images.Preprocess`; mean and standard deviation (of values in 0..1) are applied
+            here, resizing before.
+        class_weights: `{kind: [weights]}` of the loss, or null.
+        backbone: a key of `backbones.BACKBONES`.
+        weights: see `build_backbone`; no hyperparameter, so that loading a checkpoint never downloads.
+        init_from: a checkpoint to start from, kept for `checkpoint.init_from`; no hyperparameter either.
+        freeze_backbone: train the heads only; the backbone stays in eval mode, its BatchNorm statistics untouched.
+        optimizer: `adam` or `adamw` (weight decay 0.01).
+        lr: learning rate.
+        schedule: `constant`, or `cosine` (down to zero over the run, after a linear warm-up over its first twentieth).
+        seed: of the dropout masks.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        labels: Mapping[str, list[str]],
+        preprocess: Mapping[str, Any],
+        class_weights: Mapping[str, list[float]] | None = None,
+        backbone: str = "resnet18",
+        weights: str | None = None,
+        init_from: str | None = None,
+        freeze_backbone: bool = False,
+        optimizer: str = "adam",
+        lr: float = 5e-4,
+        schedule: str = "constant",
+        seed: int = 42,
+    ):
+        super().__init__()
+        for name, value, choices in (
+            ("optimizer", optimizer, ("adam", "adamw")),
+            ("schedule", schedule, ("constant", "cosine")),
+        ):
+            if value not in choices:
+                raise InputError(f"model.{name}={value}: {did_you_mean(value, choices)}")
+        if not lr > 0:
+            raise InputError(f"model.lr={lr}: needs a number above 0")
+        self.save_hyperparameters(
+            {
+                "task": task,
+                "labels": {kind: list(names) for kind, names in labels.items()},
+                "preprocess": dict(preprocess),
+                "class_weights": class_weights,
+                "backbone": backbone,
+                "freeze_backbone": freeze_backbone,
+                "optimizer": optimizer,
+                "lr": lr,
+                "schedule": schedule,
+                "seed": seed,
+            },
+            logger=False,
+        )
+        self.labels = LabelSpace(labels)
+        self.init_from = init_from
+        self.provenance: dict[str, Any] = {}
+        self.backbone, features = build_backbone(backbone, weights)
+        self.backbone.requires_grad_(not freeze_backbone)
+        for kind, names in self.labels.kinds.items():
+            self.add_module(f"head_{kind}", nn.Linear(features, len(names)))
+        for name in ("mean", "std"):
+            values = torch.tensor(preprocess[name], dtype=torch.float32).view(1, 3, 1, 1)
+            self.register_buffer(name, values, persistent=False)
+        for kind, values in (class_weights or {}).items():
+            self.register_buffer(
+                f"weight_{kind}", torch.tensor(values, dtype=torch.float32), persistent=False
+            )
+        self.collected = {split: Collected() for split in ("train", "val", "test")}
+        self.figures: dict[str, dict[str, Any]] = {}
+        self.scored: dict[str, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def task(self) -> str:
+        """The task's name, the key of the registry that rebuilds this module."""
+        return self.hparams["task"]
+
+    def weight_of(self, kind: str) -> Tensor | None:
+        """Return the loss weights of a kind, or None."""
+        return getattr(self, f"weight_{kind}", None)
+
+    def features(self, image: Tensor) -> Tensor:
+        """Return features `[B, F]` of a uint8 batch `[B, 3, H, W]`, normalised here."""
+        image = (image.to(self.mean.dtype) / 255 - self.mean) / self.std
+        frozen = self.hparams["freeze_backbone"]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            return self.backbone(image)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Return logits `{kind: [B, labels of the kind]}` of a uint8 batch `[B, 3, H, W]`."""
+        features = self.features(image)
+        return {kind: self.get_submodule(f"head_{kind}")(features) for kind in self.labels.kinds}
+
+    @abstractmethod
+    def probabilities(self, logits: Mapping[str, Tensor]) -> Tensor:
+        """Return the scores `[B, labels]` of logits by kind, in the order of `labels.names`."""
+
+    @abstractmethod
+    def loss(self, logits: Mapping[str, Tensor], target: Tensor) -> Tensor:
+        """Return the mean loss of a batch."""
+
+    @abstractmethod
+    def evaluate(self, scores: Tensor, target: Tensor) -> dict[str, Any]:
+        """Return the figures of a whole split, in the shape of `metrics.json`."""
+
+    @abstractmethod
+    def accuracy_of(self, figures: Mapping[str, Any]) -> dict[str, float | None]:
+        """Return the figures that are logged beside loss and F1: `{name: value}`."""
+
+    def train(self, mode: bool = True) -> "PhotoClassifier":
+        """Set training mode; a frozen backbone stays in eval mode."""
+        super().train(mode)
+        if self.hparams["freeze_backbone"]:
+            self.backbone.eval()
+        return self
+
+    def _step(self, batch: Mapping[str, Tensor], split: str) -> Tensor:
+        logits = self(batch["image"])
+        loss = self.loss(logits, batch["target"])
+        scores = self.probabilities(logits).detach()
+        self.collected[split].update(scores, batch["target"], batch["index"])
+        self.log(
+            f"{split}/loss",
+            loss,
+            on_step=False,
+            on_epoch=True,
+            batch_size=len(scores),
+            prog_bar=split != "test",
+            sync_dist=True,
+        )
+        return loss
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        """Return the loss of a batch."""
+        return self._step(batch, "train")
+
+    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        """Collect the scores of a batch."""
+        self._step(batch, "val")
+
+    def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        """Collect the scores of a batch."""
+        self._step(batch, "test")
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Make dropout a function of (seed, step), so that a resumed run draws the same masks."""
+        torch.manual_seed(mixed_seed(self.hparams["seed"], self.global_step))
+
+    def _finish(self, split: str) -> None:
+        self.scored[split] = self.collected[split].compute()
+        self.collected[split].reset()
+        figures = self.evaluate(*self.scored[split])
+        self.figures[split] = figures
+        self.log(f"{split}/f1", figures["f1_macro"] or 0.0, prog_bar=split == "val")
+        for name, value in self.accuracy_of(figures).items():
+            self.log(f"{split}/{name}", value or 0.0)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the figures of validation, for which thresholds have been tuned by then, and of the epoch before it.
+
+        Those of training are as seen through augmentation while learning.
+        """
+        self._finish("val")
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self._finish("train")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test split's figures."""
+        self._finish("test")
+
+    def configure_optimizers(self) -> Any:
+        """Return Adam(W) over what is trained, with the schedule stepped per batch."""
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        lr = self.hparams["lr"]
+        adamw = self.hparams["optimizer"] == "adamw"
+        optimizer = torch.optim.AdamW(parameters, lr) if adamw else torch.optim.Adam(parameters, lr)
+        if self.hparams["schedule"] == "constant":
+            return optimizer
+        steps = max(2, int(self.trainer.estimated_stepping_batches))
+        warm = max(1, steps // 20)
+        warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=warm)
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps - warm)
+        scheduler = torch.optim.lr_scheduler.SequentialLR(optimizer, [warmup, cosine], [warm])
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what makes the file describe itself."""
+        checkpoint["schema"] = SCHEMA
+        checkpoint["task"] = self.task
+        checkpoint["provenance"] = self.provenance

@@ -1,0 +1,145 @@
+"""Checkpoints: find, load, rebuild, and start a model from another one's rows."""
+
+import logging
+import pickle
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from src.errors import InputError, did_you_mean, listed
+from src.models.base import SCHEMA, PhotoClassifier
+from src.models.classifiers import DualHeadClassifier, MultiLabelClassifier
+
+log = logging.getLogger(__name__)
+REGISTRY: dict[str, type[PhotoClassifier]] = {
+    "dual_head": DualHeadClassifier,
+    "multiclass": DualHeadClassifier,
+    "multilabel": MultiLabelClassifier,
+}
+
+
+def find_checkpoint(ckpt: str | None, outputs: Path = Path("outputs")) -> Path:
+    """Return the checkpoint that `ckpt` means: a file, a run folder's best, or the newest training run's."""
+    if ckpt:
+        path = Path(ckpt).expanduser()
+        for candidate in (path, path / "checkpoints" / "best.ckpt", path / "best.ckpt"):
+            if candidate.is_file():
+                return candidate
+        if path.is_dir():
+            raise InputError(
+                f"ckpt={ckpt}: a folder without checkpoints/best.ckpt, so not a finished training run"
+            )
+        raise InputError(f"ckpt={ckpt}: no such file or run folder")
+    found = [p for task in REGISTRY for p in (outputs / task).glob("**/checkpoints/best.ckpt")]
+    if not found:
+        raise InputError(
+            f"no training run below {outputs}/: train one, or name a checkpoint with ckpt=RUN_OR_FILE"
+        )
+    newest = max(found, key=lambda p: (p.stat().st_mtime, p.as_posix()))
+    log.info("ckpt= not given: the newest training run, %s", newest.parent.parent)
+    return newest
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return the content of a checkpoint of ours, read without running any code in it.
+
+    Raises:
+        InputError: for a file that is no checkpoint, holds pickled code, or comes from a newer version.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path}: not a checkpoint of Corbel: it holds pickled objects that could run code, which is refused"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:100]
+        raise InputError(f"{path}: not a checkpoint, or damaged ({reason})") from error
+    if not isinstance(content, dict) or not {"task", "hyper_parameters", "state_dict"} <= content.keys():
+        raise InputError(
+            f"{path}: not a checkpoint of Corbel (no task, hyper_parameters and state_dict in it)"
+        )
+    if content.get("schema", 0) > SCHEMA:
+        raise InputError(
+            f"{path}: written by a newer Corbel (schema {content['schema']}, here {SCHEMA}): upgrade"
+        )
+    if content["task"] not in REGISTRY:
+        raise InputError(
+            f"{path}: task '{content['task']}' is not known here: {did_you_mean(content['task'], REGISTRY)}"
+        )
+    return content
+
+
+def load_model(path: str | Path) -> PhotoClassifier:
+    """Rebuild the module of a checkpoint, on the CPU and in eval mode, without a download, and load it strictly."""
+    path = Path(path)
+    content = read_checkpoint(path)
+    try:
+        model = REGISTRY[content["task"]](**content["hyper_parameters"])
+        model.load_state_dict(content["state_dict"], strict=True)
+    except (TypeError, RuntimeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: does not fit the model that it describes ({reason})") from error
+    model.provenance = content.get("provenance", {})
+    return model.eval()
+
+
+def init_from(model: PhotoClassifier, path: str | Path, test_digests: Iterable[str] = ()) -> dict[str, Any]:
+    """Start `model` from a checkpoint: the backbone whole, the heads' rows by label name.
+
+    Args:
+        model: changed in place.
+        path: a checkpoint file or a run folder.
+        test_digests: contents of today's test photos; a warning says how many the checkpoint was trained on.
+
+    Returns:
+        what was taken: `{backbone: bool, taken: [labels], new: [labels], dropped: [labels], leaked: count}`.
+
+    Raises:
+        InputError: if the checkpoint's backbone is another one.
+    """
+    content = read_checkpoint(find_checkpoint(str(path)))
+    theirs, ours = content["hyper_parameters"], model.hparams
+    if theirs["backbone"] != ours["backbone"]:
+        raise InputError(
+            f"model.init_from={path}: its backbone is {theirs['backbone']}, this model's {ours['backbone']}"
+        )
+    state, own = content["state_dict"], model.state_dict()
+    own.update({name: state[name] for name in own if name.startswith("backbone.")})
+    rows = {label: (kind, i) for kind, names in theirs["labels"].items() for i, label in enumerate(names)}
+    threshold_row = {label: i for i, label in enumerate(rows)}
+    taken, new = [], []
+    for kind, names in model.labels.kinds.items():
+        for i, label in enumerate(names):
+            if label not in rows:
+                new.append(label)
+                continue
+            their_kind, row = rows[label]
+            for part in ("weight", "bias"):
+                own[f"head_{kind}.{part}"][i] = state[f"head_{their_kind}.{part}"][row]
+            if "thresholds" in own and "thresholds" in state:
+                own["thresholds"][model.labels.position(label)] = state["thresholds"][threshold_row[label]]
+            taken.append(label)
+    model.load_state_dict(own, strict=True)
+    dropped = [label for label in rows if label not in model.labels.names]
+    log.info(
+        "Started from %s: backbone, heads of %d labels (%s); new: %s; not used: %s",
+        path,
+        len(taken),
+        listed(taken, 30),
+        listed(new, 30) or "none",
+        listed(dropped, 30) or "none",
+    )
+    leaked = len(set(test_digests) & set(content.get("provenance", {}).get("train_digests", ())))
+    if leaked:
+        log.warning(
+            "LEAK: %d of today's test photos were in the training split of %s: the test figures are too good; "
+            "use that run's split with data.split_file=",
+            leaked,
+            path,
+        )
+    return {"taken": taken, "new": new, "dropped": dropped, "leaked": leaked}

@@ -1,0 +1,143 @@
+"""The figures of a split, always over the whole split, in the shape of `metrics.json`."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.functional import classification as F
+from torchmetrics.utilities import dim_zero_cat
+
+from src.labels import MISSING, LabelSpace
+
+
+class Collected(Metric):
+    """Keeps scores, targets and photo indices of a split; `compute` gathers them from all processes."""
+
+    full_state_update = False
+
+    def __init__(self):
+        super().__init__()
+        for name in ("scores", "targets", "indices"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def update(self, scores: Tensor, targets: Tensor, indices: Tensor) -> None:
+        """Add a batch: scores `[B, labels]`, targets `[B, ...]`, indices `[B]`."""
+        self.scores.append(scores.detach().float())
+        self.targets.append(targets.detach())
+        self.indices.append(indices.detach())
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """Return scores and targets in the order of the photos, each photo once, on the CPU."""
+        indices = dim_zero_cat(self.indices).cpu()
+        order = torch.unique(indices, return_inverse=True)[1]
+        first = torch.full((int(order.max()) + 1,), len(order)).scatter_reduce(
+            0, order, torch.arange(len(order)), reduce="amin"
+        )
+        return dim_zero_cat(self.scores).cpu()[first], dim_zero_cat(self.targets).cpu()[first]
+
+
+def number(value: Tensor | float) -> float | None:
+    """Return a plain float, or None for NaN, which JSON has no word for."""
+    value = float(value)
+    return None if value != value else value
+
+
+def multilabel_figures(
+    scores: Tensor, targets: Tensor, thresholds: Tensor, labels: LabelSpace
+) -> dict[str, Any]:
+    """Return the figures of sigmoid scores `[N, L]` against multi-hot targets `[N, L]`.
+
+    A label without positives counts as F1 0 where nothing is undefined otherwise (`zero_division=0`) in the F1
+    means, and is left out of `map`, as average precision is not defined for it.
+    """
+    targets = targets.int()
+    decided = (scores >= thresholds.to(scores.dtype)).int()
+    half = (scores >= 0.5).int()
+    count = len(labels)
+    each = {"num_labels": count, "average": None, "zero_division": 0}
+    f1 = F.multilabel_f1_score(decided, targets, **each)
+    precision = F.multilabel_precision(decided, targets, **each)
+    recall = F.multilabel_recall(decided, targets, **each)
+    support = targets.sum(0)
+    ap = torch.full((count,), torch.nan)
+    held = support > 0
+    if held.any():
+        kept = int(held.sum())
+        ap[held] = F.multilabel_average_precision(
+            scores[:, held], targets[:, held], num_labels=kept, average=None
+        ).reshape(-1)
+    f1s = {
+        f"f1_{how}": number(
+            F.multilabel_f1_score(decided, targets, num_labels=count, average=how, zero_division=0)
+        )
+        for how in ("micro", "macro", "weighted")
+    }
+    return {
+        "hamming_loss": number((decided != targets).float().mean()),
+        "exact_match": number((decided == targets).all(1).float().mean()),
+        **f1s,
+        "f1_macro_at_0.5": number(
+            F.multilabel_f1_score(half, targets, num_labels=count, average="macro", zero_division=0)
+        ),
+        "map": number(ap[held].mean() if held.any() else torch.nan),
+        "per_class": {
+            name: {
+                "f1": number(f1[i]),
+                "precision": number(precision[i]),
+                "recall": number(recall[i]),
+                "ap": number(ap[i]),
+                "support": int(support[i]),
+                "threshold": number(thresholds[i]),
+            }
+            for i, name in enumerate(labels.names)
+        },
+    }
+
+
+def heads_figures(scores: Tensor, targets: Tensor, labels: LabelSpace) -> dict[str, Any]:
+    """Return the figures of softmax scores `[N, L]`, kind by kind, against class indices `[N, kinds]`.
+
+    A photo without a label of a kind (-1) is left out of that kind's figures, and out of `exact_match`. A class
+    that neither occurs nor is predicted is left out of the F1 means; `f1_macro` is the mean over kinds.
+    """
+    figures: dict[str, Any] = {}
+    right = torch.ones(len(targets), dtype=torch.bool)
+    for k, (kind, names) in enumerate(labels.kinds.items()):
+        part, truth = scores[:, labels.slices[kind]], targets[:, k]
+        known = truth != MISSING
+        predicted = part.argmax(1)
+        right &= predicted == truth
+        figures[kind] = _head_figures(predicted[known], truth[known], names)
+    complete = (targets != MISSING).all(1)
+    macros = [figures[kind]["f1_macro"] for kind in labels.kinds if figures[kind]["f1_macro"] is not None]
+    return {
+        "exact_match": number(right[complete].float().mean()) if complete.any() else None,
+        "f1_macro": sum(macros) / len(macros) if macros else None,
+        **figures,
+    }
+
+
+def _head_figures(predicted: Tensor, truth: Tensor, names: tuple[str, ...]) -> dict[str, Any]:
+    if not len(truth):
+        return {"accuracy": None, "f1_macro": None, "f1_weighted": None, "per_class": {}}
+    count = len(names)
+    arguments = {"num_classes": count, "zero_division": 0}
+    f1 = F.multiclass_f1_score(predicted, truth, average=None, **arguments)
+    precision = F.multiclass_precision(predicted, truth, average=None, **arguments)
+    recall = F.multiclass_recall(predicted, truth, average=None, **arguments)
+    support = torch.bincount(truth, minlength=count)
+    return {
+        "accuracy": number((predicted == truth).float().mean()),
+        "f1_macro": number(F.multiclass_f1_score(predicted, truth, average="macro", **arguments)),
+        "f1_weighted": number(F.multiclass_f1_score(predicted, truth, average="weighted", **arguments)),
+        "per_class": {
+            name: {
+                "f1": number(f1[i]),
+                "precision": number(precision[i]),
+                "recall": number(recall[i]),
+                "support": int(support[i]),
+            }
+            for i, name in enumerate(names)
+        },
+    }

@@ -1,0 +1,433 @@
+import json
+import re
+import shlex
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from matplotlib import colors
+from PIL import Image
+
+from src.analysis import figures
+from src.analysis.markup import VOID
+from src.analysis.report import write_report
+from src.analysis.run_folder import crossing_groups, label_counts, read_run
+from src.analysis.worst_errors import compared, thumbnail
+from src.errors import InputError
+
+EVIL = "<script>alert('x')</script>"
+HEADS = {"component": ["Bolt", EVIL], "defect": ["Crack", "Intact", "None"]}
+LABELS = {"component": ["Bolt", "Beam: upper", EVIL], "defect": ["Crack", "Rust", "Spalling"]}
+
+
+class Page(HTMLParser):
+    """Reads a page: every tag that opens closes, in order; gathers text and attributes."""
+
+    def __init__(self, source: str):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.words = [], [], [], []
+        self.feed(source)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, *attr) for attr in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-1:]}"
+        self.open.pop()
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.words.append(data.strip())
+
+    @property
+    def text(self):
+        return " ".join(word for word in self.words if word)
+
+
+def photo(path, size=(60, 40), colour=(200, 30, 30)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+
+
+def write_run(path, metrics, tables, classes, config="data:\n  root: somewhere/Bridge <North>\n"):
+    path.mkdir(parents=True)
+    (path / "metrics.json").write_text(json.dumps(metrics))
+    (path / "classes.json").write_text(json.dumps(classes))
+    for name, rows in tables.items():
+        pd.DataFrame(rows).to_csv(path / f"{name}.csv", index=False)
+    (path / ".hydra").mkdir()
+    (path / ".hydra" / "config.yaml").write_text(config)
+    history = pd.DataFrame({"epoch": [0, 1], "train_loss": [1.0, 0.5], "val_loss": [1.1, 0.7]})
+    history.to_csv(path / "history.csv", index=False)
+    photo(path / "loss_curve.png")
+
+
+def scores(labels, **more):
+    one = {"f1": 0.5, "precision": 0.25, "recall": 0.75, "ap": 0.125, "support": 9, "threshold": 0.35}
+    return {"f1_macro": 0.678, "per_class": {label: dict(one) for label in labels}, **more}
+
+
+FACTS = {
+    "seed": 42,
+    "epochs": 3,
+    "best_epoch": 1,
+    "num_params": 11186772,
+    "durations": {"fit": 754.2, "test": 3.5},
+    "versions": {"torch": "2.15.0"},
+    "data_hash": "abc123",
+}
+
+
+@pytest.fixture
+def heads(tmp_path):
+    """Four test photos in dual_head: one right, two wrong, one that is wrong where nobody labelled it."""
+    rows = [
+        ("a", "a.png", "g1", "Bolt", "Crack"),
+        ("b", "b.png", "g2", "Bolt", "Intact"),
+        ("c" + EVIL, "gone.png", "g3", EVIL, "None"),
+        ("d", "d.png", "g4", "", "Crack"),
+        ("e", "e.png", "g5", "Bolt", "Crack"),
+    ]
+    split = [dict(zip(("ID", "path", "group", *HEADS), row, strict=True)) for row in rows]
+    said = [
+        ("a", "Bolt", "0.9900", "Crack", "0.9800", "a.png", "ok", ""),  # right
+        ("b", EVIL, "0.6000", "Crack", "0.7100", "b.png", "ok", ""),  # both wrong, 0.71
+        ("c" + EVIL, EVIL, "0.9900", "Intact", "0.9500", "gone.png", "ok", ""),  # defect wrong, 0.95
+        ("d", "Bolt", "0.9999", "Crack", "0.5000", "d.png", "ok", ""),  # component not labelled: right
+        ("e", "", "", "", "", "e.png", "error", "truncated"),
+    ]
+    columns = [
+        "ID",
+        "component",
+        "component_confidence",
+        "defect",
+        "defect_confidence",
+        "path",
+        "status",
+        "error",
+    ]
+    kinds = {kind: {"accuracy": 0.9, **scores(labels)} for kind, labels in HEADS.items()}
+    metrics = {"test": {"exact_match": 0.5, "f1_macro": 0.678, "loss": None, **kinds}, "val": {}}
+    tables = {
+        "predictions": [dict(zip(columns, row, strict=True)) for row in said],
+        "train_metadata": [{**split[0], "ID": "t"}],
+        "test_metadata": split,
+    }
+    run = tmp_path / "outputs" / "dual_head" / "2025-03-14_09-26-53"
+    write_run(run, {**metrics, "run": {**FACTS, "task": "dual_head"}}, tables, HEADS)
+    photo(tmp_path / "photos" / "b.png")
+    return run, tmp_path / "photos"
+
+
+@pytest.fixture
+def multilabel(tmp_path):
+    """Four test photos: right, two wrong labels, three wrong labels, one wrong label."""
+    rows = [
+        ("p1", "p1.png", "g1", "Bolt", "Crack"),
+        ("p2", "p2.png", "g2", "Bolt", "Rust"),
+        ("p3", "p3.png", "g3", "Bolt;Beam: upper", ""),
+        ("p4", "p4.png", "g4", EVIL, ""),
+        ("p5", "p5.png", "g5", "Bolt", ""),
+    ]
+    split = [dict(zip(("ID", "path", "group", *LABELS), row, strict=True)) for row in rows]
+    said = [
+        ("p1", "Bolt", "Crack", "Bolt:0.9", "Crack:0.8"),
+        ("p2", "Bolt;Beam: upper", "", "Bolt:0.9;Beam: upper:0.6100", ""),  # 2 wrong, at most 0.61
+        ("p3", "", "Rust", "", "Rust:0.7"),  # 3 wrong
+        ("p4", EVIL, "Crack", f"{EVIL}:0.9", "Crack:0.99"),  # 1 wrong
+        ("p5", "Beam: upper", "", "Beam: upper:0.95", ""),  # 2 wrong, 0.95
+    ]
+    columns = ("ID", "components", "defects", "components_confidence", "defects_confidence")
+    names = [label for labels in LABELS.values() for label in labels]
+    test = scores(names, map=0.77, exact_match=0.2, **{"f1_macro_at_0.5": 0.6})
+    test["per_class"]["Spalling"] = {"f1": None, "ap": None, "support": 0, "threshold": 0.5}
+    tables = {
+        "predictions": [
+            {**dict(zip(columns, r, strict=True)), "path": f"{r[0]}.png", "status": "ok"} for r in said
+        ],
+        "train_metadata": [
+            {"ID": f"t{i}", "path": "x", "group": f"g{i}", "component": "Bolt"} for i in range(2, 8)
+        ],
+        "val_metadata": [{"ID": "v", "path": "v.png", "group": "gv", "component": "Bolt", "defect": "Rust"}],
+        "test_metadata": split,
+    }
+    val = scores(names, map=0.8, f1_macro=0.7)
+    run = tmp_path / "outputs" / "multilabel" / "2025-03-14_09-26-53"
+    write_run(run, {"val": val, "test": test, "run": {**FACTS, "task": "multilabel"}}, tables, LABELS)
+    for name in ("p2", "p3", "p5"):
+        photo(tmp_path / "photos" / f"{name}.png", (900, 600))
+    return run, tmp_path / "photos"
+
+
+@pytest.fixture(params=["heads", "multilabel"])
+def either(request):
+    return request.getfixturevalue(request.param)
+
+
+def read(path) -> Page:
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def test_report_is_well_formed_self_contained_and_escaped(either):
+    run, photos = either
+    path = write_report(run, photos)
+    assert path == run / "report.html"
+    source = path.read_text(encoding="utf-8")
+    page = Page(source)
+    assert "script" not in page.tags and "link" not in page.tags
+    assert not re.search(r"https?://|url\(|@import", source)
+    sources = [value for _, name, value in page.attributes if name in ("src", "href")]
+    assert sources and all(value.startswith("data:image/") for value in sources)
+    assert not [name for _, name, _ in page.attributes if name.startswith("on")]
+    assert EVIL in page.text and EVIL not in source
+    assert "Bridge <North>" in page.text
+    assert "2025-03-14 09:26" in page.text
+    assert "0.678" in page.text and "test macro F1" in page.text
+    assert "12 min 34 s" in page.text and "11,186,772" in page.text and "torch 2.15.0" in page.text
+    first = path.read_bytes()
+    assert write_report(run, photos).read_bytes() == first
+    assert sorted(p.name for p in run.iterdir() if p.name.startswith(".")) == [
+        ".hydra"
+    ]  # no half-written file left
+
+
+def test_heads_rank_the_surest_mistake_first(heads):
+    run, photos = heads
+    mistakes, count = compared(read_run(run))
+    assert count == 4  # the unreadable photo is not compared
+    assert [(m.photo, m.wrong, m.confidence) for m in mistakes] == [("c" + EVIL, 1, 0.95), ("b", 2, 0.71)]
+    text = read(write_report(run, photos)).text
+    assert "2 of 4 test photos have a wrong label" in text
+    assert text.index("cannot be read now") < text.index("defect: true Intact")  # gone.png comes before b.png
+    assert "e e.png truncated" in text  # listed as unreadable
+    assert "defect: true None" in text  # a label of that name is a label, not a missing value
+
+
+def test_multilabel_ranks_by_wrong_labels_then_confidence(multilabel):
+    mistakes, count = compared(read_run(multilabel[0]))
+    assert count == 5
+    assert [m.photo for m in mistakes] == ["p3", "p5", "p2", "p4"]
+    assert [m.wrong for m in mistakes] == [3, 2, 2, 1]
+    text = read(write_report(*multilabel)).text.replace("\u00a0", " ")
+    assert "component: true Bolt (missed) , Beam: upper (missed) defect: said Rust 0.70 ✗" in text
+    assert mistakes[2].said["component"] == {"Bolt": 0.9, "Beam: upper": 0.61}  # a colon within a label
+
+
+def test_a_missed_label_counts_with_its_probability(multilabel):
+    run, _ = multilabel
+    path = run / "predictions.csv"
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table["p:Rust"] = ["0.5", "0.01", "0.7", "0.1", "0.1"]  # p2 misses Rust, and surely so
+    table.to_csv(path, index=False)
+    mistakes, _ = compared(read_run(run))
+    assert [m.photo for m in mistakes] == ["p3", "p2", "p5", "p4"]
+    assert mistakes[1].confidence == pytest.approx(0.99)
+
+
+def test_labels_without_photos_and_crossing_groups_are_said(multilabel):
+    run, photos = multilabel
+    folder = read_run(run)
+    counts = label_counts(folder)
+    assert counts.loc["Bolt"].to_dict() == {"train": 6, "val": 1, "test": 4, "kind": "component"}
+    assert counts.loc["Spalling", ["train", "val", "test"]].tolist() == [0, 0, 0]
+    assert crossing_groups(folder) == ["g2", "g3", "g4", "g5"]
+    text = read(write_report(run, photos)).text
+    assert "no test photo: Spalling." in text
+    assert "cannot be evaluated: validation and test without it" in text
+    assert "Groups in several splits, so the scores are too good: g2, g3, g4, g5." in text
+    assert "4 (80.0%)" in text
+    assert "macro F1 with every threshold at 0.5" in text and "-0.022" in text  # test minus validation
+
+
+def test_thumbnails_are_small_and_stay_within_the_root(multilabel, tmp_path):
+    _, photos = multilabel
+    content, reason = thumbnail(photos, "p2.png")
+    assert reason == "" and content[:2] == b"\xff\xd8"
+    (tmp_path / "t.jpg").write_bytes(content)
+    with Image.open(tmp_path / "t.jpg") as small:
+        assert max(small.size) == 220
+    photo(tmp_path / "secret.png")
+    for path in ("../secret.png", str(tmp_path / "secret.png"), ""):
+        assert thumbnail(photos, path)[0] is None
+    (photos / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
+    assert thumbnail(photos, "broken.png")[0] is None
+    assert thumbnail(None, "p2.png") == (None, "the photos are not at hand")
+
+
+def test_multiclass_reads_its_own_columns_and_finds_its_photos(tmp_path):
+    said = [("a", "Crack", "0.6"), ("b", "Crack", "0.9"), ("c", "Intact", "0.99")]
+    tables = {
+        "predictions": [
+            {"ID": i, "label": x, "confidence": p, "path": f"{i}.png", "status": "ok"} for i, x, p in said
+        ],
+        "test_metadata": [{"ID": i, "path": f"{i}.png", "group": i, "label": "Intact"} for i in "abc"],
+    }
+    metrics = {"test": {"label": {"accuracy": 0.333, **scores(["Crack", "Intact"])}}, "run": {}}
+    write_run(tmp_path / "run", metrics, tables, {"label": ["Crack", "Intact"]}, config="{}")
+    photo(tmp_path / "bridges" / "photos" / "b.png")
+    (tmp_path / "run" / ".hydra" / "data_root.txt").write_text(f"{tmp_path / 'bridges' / 'photos'}\n")
+    assert [m.photo for m in compared(read_run(tmp_path / "run"))[0]] == ["b", "a"]
+    page = read(write_report(tmp_path / "run"))  # the photos are where the run noted them down
+    assert "said Crack 0.90 ✗ true Intact" in page.text.replace("\u00a0", " ")
+    assert "test accuracy" in page.text and "bridges/photos" in page.words
+    assert (
+        sum(value.startswith("data:image/jpeg") for tag, name, value in page.attributes if name == "src") == 1
+    )
+
+
+def test_sections_vanish_with_their_files(heads):
+    run, _ = heads
+    titles = ["What was trained on what", "The split", "Scores", "Each label", "Figures", "Worst errors"]
+    page = read(write_report(run))
+    assert all(title in page.words for title in titles)
+    assert "the photos are not at hand" in page.text
+    for name in ("loss_curve.png", "test_metadata.csv", "train_metadata.csv", "classes.json", "history.csv"):
+        (run / name).unlink()
+    (run / ".hydra" / "config.yaml").unlink()
+    page = read(write_report(run))
+    shown = [title for title in titles if title in page.words]
+    assert shown == ["What was trained on what", "Scores", "Each label"]
+    assert "img" not in page.tags and "Photos that could not be read" in page.words
+
+
+def test_bare_metrics_still_make_a_page(tmp_path):
+    (tmp_path / "metrics.json").write_text('{"run": null}')
+    (tmp_path / "predictions.csv").write_text("ID,label,confidence,path,status,error\n")
+    page = read(write_report(tmp_path))
+    assert "multiclass" in page.text and "Scores" not in page.words
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "predictions.csv"])
+def test_missing_and_broken_files_are_named(heads, name):
+    run, _ = heads
+    (run / name).write_text("{" if name.endswith("json") else "")
+    with pytest.raises(InputError, match=name):
+        write_report(run)
+    (run / name).unlink()
+    with pytest.raises(InputError, match=rf"{name} is missing"):
+        write_report(run)
+    with pytest.raises(InputError, match="no such folder"):
+        write_report(run / "nowhere")
+
+
+def test_predict_command_survives_odd_folder_names(tmp_path):
+    run = tmp_path / "it's, a=run"
+    write_run(
+        run, {"val": {}, "run": {}}, {"predictions": [{"ID": "a", "label": "x", "confidence": "0.5"}]}, {}
+    )
+    text = read(write_report(run)).text
+    command = re.search(r"python scripts/predict.py (.*) images=", text)[1]
+    override = OverridesParser.create().parse_overrides(shlex.split(command))[0]
+    assert override.key_or_group == "ckpt" and str(override.value()) == str(run.resolve())
+
+
+def texts(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def ticks(axes, side):
+    return [label.get_text() for label in getattr(axes, f"get_{side}ticklabels")()]
+
+
+def test_confusion_matrix_has_a_panel_per_kind_with_counts():
+    matrices = {"component": np.array([[8, 2], [0, 5]]), "defect": np.zeros((3, 3), int)}
+    figure = figures.confusion_matrix_figure(matrices, {"component": ["A", "B $x$"], "defect": list("cde")})
+    first, second = figure.axes
+    assert texts(first) == ["8", "2", "·", "5"]
+    assert ticks(first, "y") == ["A  (10)", "B $x$  (5)"] and ticks(first, "x") == ["A", "B $x$"]
+    assert first.get_title(loc="left") == "component: 86.7% right"
+    shown = np.asarray(first.images[0].get_array())
+    assert shown[0, 0] == pytest.approx(figures.BLUES(0.8)) and shown[1, 1] == pytest.approx(
+        figures.BLUES(1.0)
+    )
+    assert second.get_title(loc="left") == "defect: no photos"
+
+
+def test_label_outcomes_shows_four_counts_per_label():
+    axes = figures.label_outcomes_figure({"A": (3, 1, 4, 12), "B": (0, 0, 0, 20)}).axes[0]
+    assert texts(axes) == ["3", "1", "4", "12", "·", "·", "·", "20"]
+    assert ticks(axes, "y") == ["A  (4)", "B  (0)"]
+    assert np.asarray(axes.images[0].get_array())[0, 0] == pytest.approx(figures.BLUES(0.75))
+
+
+def test_loss_curve_marks_the_best_epoch_and_leaves_out_what_was_not_logged():
+    history = pd.DataFrame(
+        {
+            "epoch": [0, 1, 2],
+            "train_loss": [3, 2, 1],
+            "val_loss": [3, 1, 2],
+            "val_f1": [0.1, None, 0.4],
+            "train_f1": np.nan,
+        }
+    )
+    left, right = figures.loss_curve_figure(history).axes
+    lines = {line.get_label(): line for line in left.lines}
+    assert list(lines["val"].get_ydata()) == [3, 1, 2]
+    assert list(lines["best epoch (1)"].get_xdata()) == [1, 1]
+    assert [line.get_label() for line in right.lines] == ["val F1", "best epoch (1)"]
+    assert list(right.lines[0].get_xdata()) == [0, 2]
+    marked = figures.loss_curve_figure(history, best_epoch=2).axes[0]
+    assert "best epoch (2)" in [line.get_label() for line in marked.lines]
+    empty = figures.loss_curve_figure(pd.DataFrame(columns=["epoch", "val_loss"]))
+    assert texts(empty.axes[0]) == ["nothing logged"]
+
+
+def test_class_distribution_groups_by_kind_commonest_first():
+    counts = pd.DataFrame(
+        {"train": [1, 50, 3], "val": [0, 5, 1], "test": [2, 6, 0], "kind": ["defect", "component", "defect"]},
+        index=["Rust", "Bolt", "Crack"],
+    )
+    defect, component = figures.class_distribution_figure(counts).axes
+    assert ticks(defect, "y") == ["Crack", "Rust"] and ticks(component, "y") == ["Bolt"]
+    assert texts(component) == ["50 · 5 · 6"]
+    widths = [[bar.get_width() for bar in bars] for bars in defect.containers]
+    assert widths == [[3, 1], [1, 0], [0, 2]]
+    assert figures.class_distribution_figure(counts.iloc[:0]).axes == []
+
+
+def test_label_f1_sorts_pales_and_says_what_is_not_evaluated():
+    rows = {
+        "few": {"f1": 0.9, "support": 2},
+        "best": {"f1": 0.95, "support": 1200},
+        "none": {"f1": None, "support": 0},
+    }
+    axes = figures.label_f1_figure({**rows, "zero": {"f1": 0.0, "support": 9}}).axes[0]
+    assert ticks(axes, "y") == ["best", "few", "zero", "none"]
+    assert texts(axes) == ["0.95   n = 1,200", "0.90   n = 2", "0.00   n = 9", "not evaluated: no photo"]
+    assert [bar.get_width() for bar in axes.patches] == [0.95, 0.9, 0.0]
+    assert axes.patches[0].get_facecolor() != axes.patches[1].get_facecolor()
+
+
+def test_sample_grid_frames_right_and_wrong():
+    images = np.zeros((5, 8, 8, 3), np.uint8)
+    said = ["A", "B", "C", "", "x" * 80]
+    figure = figures.sample_grid_figure(
+        images, ["A", "C;D", "C", "E", "F"], said, [True, False, True, False, False]
+    )
+    panels = [axes for axes in figure.axes if axes.images]
+    assert len(panels) == 5
+    frames = [colors.to_hex(axes.spines["top"].get_edgecolor()) for axes in panels[:2]]
+    assert frames == [figures.GREEN, figures.RED]
+    assert panels[0].get_title(loc="left") == "✓ A" and panels[0].get_xlabel() == ""
+    assert panels[1].get_title(loc="left") == "✗ B" and panels[1].get_xlabel() == "true: C; D"
+    assert panels[3].get_title(loc="left") == "✗ nothing"
+    assert figures.sample_grid_figure(images[:0], [], [], []).axes  # nothing to show is no error
+
+
+def test_saved_pictures_are_the_same_bytes_without_metadata(tmp_path):
+    labels = {"k": [f"A rather long label, number {i} $\\frac$" for i in range(6)]}
+    for name in ("one", "two"):
+        figure = figures.confusion_matrix_figure({"k": np.eye(6, dtype=int)}, labels)
+        figures.save(figure, tmp_path / "new" / f"{name}.png")
+    one, two = ((tmp_path / "new" / f"{name}.png").read_bytes() for name in ("one", "two"))
+    assert one == two
+    with Image.open(tmp_path / "new" / "one.png") as picture:
+        assert not {"Software", "Creation Time", "date"} & set(picture.info)
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["one.png", "two.png"]

@@ -1,0 +1,597 @@
+import io
+import os
+import random
+import struct
+import subprocess
+import sys
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile, JpegImagePlugin
+
+from src.errors import InputError
+from src.images import EXTENSIONS, Preprocess, UnreadableImage, check_image, open_image
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")  # as src.images does
+ROOT = Path(__file__).resolve().parents[1]
+RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
+CORNERS = (RED, GREEN, BLUE, YELLOW)  # top left, top right, bottom left, bottom right, as a person sees them
+# Which of these lies at each corner of the stored pixels, by EXIF orientation.
+STORED = {1: "0123", 2: "1032", 3: "3210", 4: "2301", 5: "0213", 6: "1302", 7: "3120", 8: "2031"}
+LOSSLESS = {
+    "JPEG": {"quality": 100, "subsampling": 0},
+    "PNG": {},
+    "WEBP": {"lossless": True},
+    "TIFF": {},
+    "BMP": {},
+}
+
+
+def encode(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def four_corners(width, height, colours):
+    image = Image.new("RGB", (width, height))
+    for i, colour in enumerate(colours):
+        x, y = (i % 2) * width // 2, (i // 2) * height // 2
+        image.paste(colour, (x, y, x + width // 2, y + height // 2))
+    return image
+
+
+def corners(image):
+    w, h = image.size
+    return [image.getpixel(at) for at in ((2, 2), (w - 3, 2), (2, h - 3), (w - 3, h - 3))]
+
+
+def near(left, right, tolerance):
+    return np.abs(np.asarray(left, int) - np.asarray(right, int)).max() <= tolerance
+
+
+def scenery(width, height, seed=0):
+    """A smooth image with some detail, as a photo has."""
+    noise = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def png(width, height, depth, colour, rows, *chunks):
+    """A PNG by hand: filtered rows, and (name, data) of chunks before them."""
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    body = b"".join(chunk(*pair) for pair in chunks)
+    pixels = chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body + pixels
+
+
+def jpeg_of_size(width, height, **options):
+    """A JPEG whose header claims another size than its data have."""
+    data = bytearray(encode(Image.new("RGB", (16, 16)), "JPEG", **options))
+    at = max(data.find(b"\xff\xc0"), data.find(b"\xff\xc2")) + 5
+    data[at : at + 4] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+def reason(source, **options):
+    with pytest.raises(UnreadableImage) as caught:
+        open_image(source, **options)
+    return str(caught.value)
+
+
+# Orientation
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("min_size", [None, (8, 8)])
+def test_every_orientation_is_seen_upright(kind, orientation, min_size):
+    width, height = (64, 32) if orientation < 5 else (32, 64)
+    stored = four_corners(width, height, [CORNERS[int(i)] for i in STORED[orientation]])
+    exif = Image.Exif()
+    exif[274] = orientation
+    image = open_image(encode(stored, kind, exif=exif, **LOSSLESS[kind]), min_size=min_size)
+    scale = 2 if kind == "JPEG" and min_size else 1
+    assert image.size == (64 // scale, 32 // scale)
+    assert near(corners(image), CORNERS, 3 if kind == "JPEG" else 0)
+    assert type(image) is Image.Image and not image.getexif() and not image.info
+
+
+def test_the_table_of_orientations_is_the_standards():
+    # Orientation 6: the stored first row is the seen right side, the first column the seen top.
+    stored = STORED[6]
+    assert stored[0] + stored[1] == "13" and stored[0] + stored[2] == "10"
+    # Orientation 8: the first row is the seen left side, the first column the seen bottom.
+    stored = STORED[8]
+    assert stored[0] + stored[1] == "20" and stored[0] + stored[2] == "23"
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "jpeg"])
+def test_compressed_tiffs_are_turned_once(compression, tmp_path):
+    stored = four_corners(32, 64, [CORNERS[int(i)] for i in STORED[6]])
+    exif = Image.Exif()
+    exif[274] = 6
+    data = encode(stored, "TIFF", exif=exif, compression=compression)
+    path = tmp_path / "a.tif"
+    path.write_bytes(data)
+    for source in (data, path):
+        image = open_image(source)
+        assert image.size == (64, 32) and near(corners(image), CORNERS, 3 if compression == "jpeg" else 0)
+
+
+def test_exif_behind_the_pixels_of_a_png_counts():
+    stored = four_corners(32, 64, [CORNERS[int(i)] for i in STORED[6]])
+    exif = Image.Exif()
+    exif[274] = 6
+    data = encode(stored, exif=exif)
+    start = data.index(b"eXIf") - 4
+    length = struct.unpack(">I", data[start : start + 4])[0] + 12
+    end = data.index(b"IEND") - 4
+    moved = data[:start] + data[start + length : end] + data[start : start + length] + data[end:]
+    assert corners(open_image(moved)) == list(CORNERS)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"Exif\0\0",
+        b"Exif\0\0garbage and more",
+        b"Exif\0\0II*\0\xff\xff\xff\x7f",
+        b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\0",
+    ],
+)
+def test_malformed_exif_does_not_spoil_a_picture(kind, exif):
+    image = four_corners(64, 32, CORNERS)
+    assert near(corners(open_image(encode(image, kind, exif=exif, **LOSSLESS[kind]))), CORNERS, 3)
+
+
+@pytest.mark.parametrize("value", [0, 9, 77, 65535])
+def test_orientations_that_do_not_exist_count_as_upright(value):
+    exif = Image.Exif()
+    exif[274] = value
+    assert corners(open_image(encode(four_corners(64, 32, CORNERS), exif=exif))) == list(CORNERS)
+
+
+# Modes
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA"])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "BMP"])
+def test_modes_become_rgb(mode, kind):
+    if (kind, mode) in {("BMP", "LA"), ("BMP", "RGBA")}:
+        pytest.skip("not in this format")
+    image = four_corners(32, 32, ((0, 0, 0), (255, 255, 255), (255, 255, 255), (0, 0, 0))).convert(mode)
+    opened = open_image(encode(image, kind, **LOSSLESS[kind]))
+    assert opened.mode == "RGB" and corners(opened) == [(0,) * 3, (255,) * 3, (255,) * 3, (0,) * 3]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_gray_is_scaled_to_8_bit(kind):
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    gray = np.asarray(open_image(encode(Image.fromarray(values), kind)))
+    assert (gray == np.rint(values / 257).astype(np.uint8)[..., None]).all()
+
+
+def test_16_bit_big_endian_tiff():
+    values = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
+    image = Image.frombytes("I;16B", (32, 32), values.astype(">u2").tobytes())
+    assert (np.asarray(open_image(encode(image, "TIFF")))[..., 0] == np.rint(values / 257)).all()
+
+
+def test_32_bit_gray():
+    values = np.array([[0, 65535], [257, 32896]], np.int32)
+    gray = np.asarray(open_image(encode(Image.fromarray(values), "TIFF")))[..., 0]
+    assert gray.tolist() == [[0, 255], [1, 128]]
+    for beyond in (65536, -1):
+        values[0, 0] = beyond
+        assert "beyond 0 to 65535" in reason(encode(Image.fromarray(values), "TIFF"))
+    assert "float" in reason(encode(Image.fromarray(values.astype(np.float32)), "TIFF"))
+
+
+def test_16_bit_colour_keeps_the_high_byte():
+    pixels = struct.pack(">6H", 0xFFFF, 0, 0x8000, 0x0100, 0x7FFF, 0xFF00)
+    assert np.asarray(open_image(png(2, 1, 16, 2, b"\0" + pixels))).tolist() == [
+        [[255, 0, 128], [1, 127, 255]]
+    ]
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("CMYK", "JPEG"), ("CMYK", "TIFF"), ("YCbCr", "TIFF")])
+def test_cmyk_and_ycbcr(mode, kind):
+    image = four_corners(32, 32, CORNERS).convert(mode)
+    assert near(corners(open_image(encode(image, kind))), CORNERS, 4)
+
+
+def test_lab():
+    white = Image.new("LAB", (32, 32), (255, 128, 128))
+    assert near(corners(open_image(encode(white, "TIFF"))), (255,) * 3, 2)
+
+
+def test_alpha_lies_on_white():
+    image = Image.new("RGBA", (4, 1), (255, 0, 0, 255))
+    for x, pixel in enumerate([(255, 0, 0, 255), (255, 0, 0, 0), (0, 0, 0, 128), (0, 0, 0, 0)]):
+        image.putpixel((x, 0), pixel)
+    expected = [[RED, (255,) * 3, (127,) * 3, (255,) * 3]]
+    for kind, options in (("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True, "exact": True})):
+        assert near(np.asarray(open_image(encode(image, kind, **options))), expected, 1)
+    gray = Image.merge("LA", (Image.new("L", (2, 1), 0), Image.fromarray(np.array([[255, 0]], np.uint8))))
+    assert np.asarray(open_image(encode(gray)))[0, :, 0].tolist() == [0, 255]
+
+
+def test_palettes():
+    image = Image.new("P", (2, 1), 0)
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putpixel((1, 0), 1)
+    assert np.asarray(open_image(encode(image))).tolist() == [[list(RED), list(BLUE)]]
+    assert np.asarray(open_image(encode(image, transparency=1))).tolist() == [[list(RED), [255] * 3]]
+    half = np.asarray(open_image(encode(image, transparency=bytes([255, 0]))))
+    assert half.tolist() == [[list(RED), [255] * 3]]
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour", "rows", "key", "expected"),
+    [
+        (1, 0, b"\0\x40", b"\0\0", [255, 255]),
+        (1, 0, b"\0\x40", b"\0\1", [0, 255]),
+        (2, 0, b"\0\x10", b"\0\1", [0, 255]),
+        (2, 0, b"\0\x20", b"\0\1", [0, 170]),
+        (4, 0, b"\0\x12", b"\0\2", [17, 255]),
+        (8, 0, b"\0\x05\x07", b"\0\7", [5, 255]),
+        (16, 0, b"\0\x05\x05\x07\x07", b"\7\7", [5, 255]),
+        (8, 2, b"\0\5\5\5\7\7\7", b"\0\7" * 3, [5, 255]),
+        (16, 2, b"\0" + b"\5\0" * 3 + b"\7\1" * 3, b"\7\1" * 3, [5, 255]),
+    ],
+)
+def test_one_transparent_colour_of_a_png_lies_on_white(depth, colour, rows, key, expected):
+    image = np.asarray(open_image(png(2, 1, depth, colour, rows, (b"tRNS", key))))
+    assert image[0].tolist() == [[value] * 3 for value in expected]
+
+
+# Several frames
+
+
+def test_the_first_of_several_frames(tmp_path):
+    first, second = four_corners(64, 32, CORNERS), Image.new("RGB", (64, 32), "white")
+    for kind in ("TIFF", "WEBP", "PNG", "MPO"):
+        options = LOSSLESS["JPEG"] if kind == "MPO" else LOSSLESS[kind]
+        data = encode(first, kind, save_all=True, append_images=[second], **options)
+        path = tmp_path / f"frames.{kind}"
+        path.write_bytes(data)
+        for source in (data, path):
+            assert near(corners(open_image(source)), CORNERS, 3 if kind == "MPO" else 0), kind
+
+
+# What is refused
+
+
+def test_text_named_jpg(tmp_path):
+    path = tmp_path / "photo.jpg"
+    for text in (
+        b"version https://git-lfs\n",
+        "<html>Br\u00fccke</html>".encode(),
+        b"BMW, 7 photos of it",
+        b"x",
+    ):
+        path.write_bytes(text)
+        assert reason(path) == "not an image (text?)"
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "empty file"),
+        (encode(Image.new("P", (4, 4)), "GIF"), "GIF, none of JPEG, PNG, WebP, BMP, TIFF"),
+        (b"%PDF-1.7\n\xe2", "PDF, none of"),
+        (b"\0\0\0\x20ftypisom\0\0\2\0isom", "video or other media, none of"),
+        (b"\0\0\0\x20ftypavif\0\0\0\0avif", "AVIF, none of"),
+        (bytes(100), "not an image, or none of"),
+        (b"\xff\xd8\xff", "broken JPEG"),
+        (b"\xff\xd8\xff\xe0garbage, garbage", "truncated"),
+        (b"BM" + bytes(60), "broken BMP"),
+    ],
+)
+def test_other_bytes_are_named(tmp_path, data, words):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(data)
+    assert reason(path).startswith(words) and reason(data).startswith(words)
+    assert check_image(path).startswith(words)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "progressive", "PNG", "WEBP", "TIFF", "LZW", "BMP"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_truncated_files_always_raise(kind, share):
+    options = {"progressive": {"progressive": True}, "LZW": {"compression": "tiff_lzw"}}.get(kind, {})
+    kind = {"progressive": "JPEG", "LZW": "TIFF"}.get(kind, kind)
+    data = encode(scenery(200, 150), kind, **options)
+    cut = data[: int(len(data) * share)]
+    words = reason(cut)
+    if kind in ("JPEG", "PNG", "BMP"):
+        assert words == "truncated"
+    assert reason(cut, min_size=(16, 16)) == words
+
+
+def test_paths_that_are_no_photos(tmp_path, monkeypatch):
+    assert reason(tmp_path / "nowhere.jpg") == "no such file"
+    assert reason(tmp_path) == "a folder"
+    assert reason("a\0b.jpg") == reason("\ud800.jpg") == "no such file"
+    path = tmp_path / "a.png"
+    path.write_bytes(encode(Image.new("L", (4, 4))))
+    assert reason(path / "b.png") == "no such file"
+    assert reason(tmp_path / ("x" * 300)) == "cannot open the file (File name too long)"
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.jpg")
+        assert reason(tmp_path / "pipe.jpg") == "not a regular file"
+
+    def refuse(*args):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    assert reason(path) == "permission denied"
+
+
+def test_messages_hold_no_path(tmp_path):
+    path = tmp_path / "secret.jpg"
+    for data in (b"", b"text", encode(scenery(64, 64), "JPEG")[:300], b"II*\0" + bytes(40)):
+        path.write_bytes(data)
+        assert "secret" not in reason(path) and len(reason(path)) < 120 and "\n" not in reason(path)
+
+
+def test_the_byte_limit(tmp_path):
+    data = encode(scenery(64, 64))
+    path = tmp_path / "a.png"
+    path.write_bytes(data)
+    for source in (path, data, io.BytesIO(data)):
+        assert open_image(source, max_bytes=len(data)).size == (64, 64)
+        assert f"exceed the limit of {len(data) - 1:,} bytes" in reason(source, max_bytes=len(data) - 1)
+
+
+def test_bombs_do_not_explode():
+    one_bit = png(9000, 9000, 1, 0, bytes(9000 * 1126))
+    assert len(one_bit) < 15_000
+    huge = png(40000, 40000, 8, 2, b"")
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        assert reason(one_bit) == "9000 x 9000 px exceed the limit of 50 MP"
+        assert reason(huge) == "40000 x 40000 px exceed the limit of 50 MP"
+        assert reason(png(13000, 13000, 1, 0, b"")) == "13000 x 13000 px exceed the limit of 50 MP"
+        tiff = encode(Image.new("1", (12000, 9000)), "TIFF", compression="group4")
+        assert reason(tiff) == "12000 x 9000 px exceed the limit of 50 MP"
+    assert not heard
+
+
+def test_the_pixel_limit_of_jpeg_counts_what_is_decoded():
+    assert reason(jpeg_of_size(10000, 6000)) == "10000 x 6000 px exceed the limit of 50 MP"
+    assert reason(jpeg_of_size(10000, 6000), min_size=(4000, 4000)).endswith("exceed the limit of 50 MP")
+    assert (
+        reason(jpeg_of_size(15000, 14000), min_size=(9, 9)) == "15000 x 14000 px exceed the limit of 200 MP"
+    )
+    progressive = jpeg_of_size(10000, 6000, progressive=True)
+    assert reason(progressive, min_size=(9, 9)) == "10000 x 6000 px exceed the limit of 50 MP"
+
+
+def test_a_jpeg_of_60_megapixels_opens_at_a_smaller_scale():
+    data = encode(Image.new("L", (10000, 6000), 90), "JPEG")
+    image = open_image(data, min_size=(224, 224))
+    assert image.size == (1250, 750) and near(image.getpixel((600, 300)), (90,) * 3, 1)
+
+
+def test_memory_that_is_not_there(monkeypatch):
+    def fail(self):
+        raise MemoryError
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
+    assert reason(encode(Image.new("L", (4, 4)))) == "not enough memory to decode it"
+
+
+def test_mutants_raise_nothing_else():
+    pick = random.Random(0)
+    image = scenery(48, 40)
+    exif = Image.Exif()
+    exif[274], exif[271] = 6, "Maker"
+    seeds = [encode(image, kind, exif=exif, **LOSSLESS[kind]) for kind in ("JPEG", "PNG", "WEBP", "TIFF")]
+    seeds += [encode(image, "BMP"), encode(image, "JPEG", progressive=True, exif=exif)]
+    seeds += [encode(image, "TIFF", compression="tiff_lzw"), encode(image.quantize(9), transparency=3)]
+    opened = 0
+    for data in seeds:
+        for _ in range(60):
+            mutant = bytearray(data)
+            for _ in range(pick.choice((1, 2, 8, 40))):
+                where = pick.randrange(4, len(mutant) if pick.random() < 0.4 else min(200, len(mutant)))
+                mutant[where] = pick.randrange(256)
+            if pick.random() < 0.2:
+                del mutant[pick.randrange(8, len(mutant)) :]
+            try:
+                result = open_image(bytes(mutant), min_size=pick.choice((None, (8, 8))), max_pixels=10**6)
+            except UnreadableImage as error:
+                assert 3 < len(str(error)) < 120 and "\n" not in str(error)
+            else:
+                assert result.mode == "RGB"
+                opened += 1
+    assert opened > 50
+
+
+# Sources
+
+
+def test_sources(tmp_path):
+    image = scenery(30, 20)
+    data = encode(image)
+    path = tmp_path / "Br\u00fccke 7 \u6a4b.weird.JPG"  # a PNG, whatever it is called
+    path.write_bytes(data)
+    stream = io.BytesIO(data)
+    stream.read(9)
+    for source in (path, str(path), data, bytearray(data), stream):
+        assert np.array_equal(np.asarray(open_image(source)), np.asarray(image))
+    assert not stream.closed
+    assert check_image(path) is None and check_image(tmp_path / "none.png") == "no such file"
+
+
+def test_a_stream_that_cannot_seek():
+    class Pipe(io.RawIOBase):
+        def __init__(self, data):
+            self.inner = io.BytesIO(data)
+
+        def readable(self):
+            return True
+
+        def readinto(self, buffer):
+            return self.inner.readinto(buffer)
+
+    assert open_image(io.BufferedReader(Pipe(encode(scenery(30, 20), "JPEG")))).size == (30, 20)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_files_are_closed(tmp_path):
+    for kind in ("JPEG", "PNG", "WEBP", "TIFF", "BMP"):
+        data = encode(scenery(64, 64), kind, **LOSSLESS[kind])
+        (tmp_path / f"good.{kind}").write_bytes(data)
+        (tmp_path / f"bad.{kind}").write_bytes(data[: len(data) // 2])
+    before = len(os.listdir("/proc/self/fd"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        for path in tmp_path.iterdir():
+            assert (check_image(path) is None) == path.name.startswith("good")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_extensions():
+    assert {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".heic", ".heif"} == EXTENSIONS
+
+
+def test_no_torch():
+    code = (
+        "import sys, src.images, src.decisions.predictions; print([m for m in sys.modules if m == 'torch'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+
+
+# HEIC
+
+
+def heic():
+    pillow_heif = pytest.importorskip("pillow_heif")
+    buffer = io.BytesIO()
+    pillow_heif.from_pillow(four_corners(64, 32, CORNERS)).save(buffer, quality=-1, chroma=444)
+    return buffer.getvalue()
+
+
+def test_heic_with_the_extra():
+    data = heic()
+    assert near(corners(open_image(data)), CORNERS, 6)
+    assert reason(data, max_pixels=1000) == "64 x 32 px exceed the limit of 0.001 MP"
+    reason(data[: len(data) // 2])
+
+
+def test_heic_without_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    data = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+    assert reason(data) == "HEIC photo: install the extra `heic` (pip install corbel[heic])"
+
+
+# Scaled decoding
+
+
+@pytest.mark.parametrize(
+    ("min_size", "scale"),
+    [(None, 1), ((400, 400), 1), ((224, 224), 2), ((150, 200), 4), ((80, 80), 8), ((8, 8), 8), ((1, 500), 1)],
+)
+def test_jpeg_is_decoded_at_a_smaller_scale(monkeypatch, min_size, scale):
+    seen = []
+    original = JpegImagePlugin.JpegImageFile.draft
+    monkeypatch.setattr(
+        JpegImagePlugin.JpegImageFile, "draft", lambda self, *a: seen.append(a) or original(self, *a)
+    )
+    image = open_image(encode(Image.new("RGB", (1600, 1280)), "JPEG"), min_size=min_size)
+    assert image.size == (1600 // scale, 1280 // scale) and bool(seen) == (min_size is not None)
+    if min_size:
+        assert scale == 1 or (image.height >= 2 * min_size[0] and image.width >= 2 * min_size[1])
+
+
+def test_scaled_decode_knows_that_the_photo_will_be_turned():
+    exif = Image.Exif()
+    exif[274] = 6
+    data = encode(Image.new("RGB", (1600, 400)), "JPEG", exif=exif)  # seen as 400 wide, 1600 high
+    assert open_image(data, min_size=(400, 100)).size == (200, 800)
+    assert open_image(data, min_size=(100, 400)).size == (400, 1600)
+
+
+def test_scaled_decode_differs_little_from_a_full_one():
+    data = encode(scenery(1600, 1200), "JPEG", quality=90)
+    preprocess = Preprocess(image_size=160)
+    full = preprocess.resize_image(open_image(data)).astype(int)
+    assert np.abs(preprocess(data) - full).mean() < 1
+
+
+# Preprocess
+
+
+@pytest.mark.parametrize("resize", ["squash", "letterbox", "crop"])
+@pytest.mark.parametrize("size", [32, (24, 40), (40, 24)])
+def test_preprocess_gives_the_size_asked_for(resize, size):
+    preprocess = Preprocess(size, resize)
+    for width, height in ((64, 48), (48, 64), (7, 5), (1, 300), (300, 1)):
+        pixels = preprocess(encode(Image.new("RGB", (width, height), RED)))
+        assert pixels.shape == (*preprocess.size, 3) and pixels.dtype == np.uint8
+        assert pixels.flags.writeable and pixels.flags.c_contiguous
+        red = (pixels == RED).all(axis=2)
+        assert red.any() and (red | (pixels == 114).all(axis=2)).all()
+        assert red.all() or resize == "letterbox"
+
+
+def test_squash_is_pillows_bilinear():
+    image = scenery(90, 70)
+    expected = np.asarray(image.resize((32, 24), Image.Resampling.BILINEAR))
+    assert np.array_equal(Preprocess((24, 32))(encode(image)), expected)
+
+
+def test_letterbox_pads_evenly_with_gray():
+    pixels = Preprocess(32, "letterbox")(encode(Image.new("RGB", (64, 32), RED)))
+    assert (pixels[8:24] == RED).all() and (pixels[:8] == 114).all() and (pixels[24:] == 114).all()
+
+
+@pytest.mark.parametrize("size", [(96, 64), (64, 96)])
+def test_crop_is_a_resize_of_the_short_side_and_its_centre(size):
+    image = scenery(*size)
+    resized = image.resize((size[0] // 4, size[1] // 4), Image.Resampling.BILINEAR)
+    left, top = (resized.width - 16) // 2, (resized.height - 16) // 2
+    expected = np.asarray(resized.crop((left, top, left + 16, top + 16)))
+    assert near(Preprocess(16, "crop")(encode(image)), expected, 1)
+
+
+def test_preprocess_is_primitives_and_back():
+    for preprocess in (Preprocess(), Preprocess([24, 40], "crop", [0, 0, 0], np.ones(3))):
+        values = preprocess.as_dict()
+        assert Preprocess.from_dict(values) == preprocess and hash(preprocess)
+        assert all(type(x) in (int, float, str, list) for x in values.values())
+        assert all(type(x) in (int, float) for x in [*values["mean"], *values["std"]])
+    assert Preprocess([24, 40]).as_dict()["image_size"] == [24, 40] and Preprocess(np.int64(9)).size == (9, 9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"resize": "squach"}, "did you mean 'squash'"),
+        ({"image_size": 0}, "image_size 0"),
+        ({"image_size": "224"}, "image_size 224"),
+        ({"image_size": True}, "image_size True"),
+        ({"image_size": 224.0}, "image_size"),
+        ({"image_size": (1, 2, 3)}, "image_size"),
+        ({"image_size": None}, "image_size"),
+        ({"mean": (0.5, 0.5)}, "mean"),
+        ({"mean": "abc"}, "mean"),
+        ({"mean": 0.5}, "mean"),
+        ({"std": (1, 1, float("nan"))}, "std"),
+        ({"std": (1, 1, 0)}, "above 0"),
+        ({"imagesize": 7}, "did you mean 'image_size'"),
+    ],
+)
+def test_preprocess_refuses(arguments, words):
+    with pytest.raises(InputError, match=words):
+        Preprocess.from_dict(arguments)

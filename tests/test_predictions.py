@@ -1,0 +1,298 @@
+import csv
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from src.decisions.predictions import PredictionWriter, columns, decide, row
+from src.errors import InputError
+from src.labels import LabelSpace
+
+ROOT = Path(__file__).resolve().parents[1]
+TWO = LabelSpace(
+    {"component": ("Bolt", "Channel Bracket"), "defect": ("Corrosion-Heavy", "Drummy", "Missing")}
+)
+ONE = LabelSpace({"label": ("Bolt_Missing", "Bracket_Intact")})
+HALVES = np.full(5, 0.5, np.float32)
+
+
+def scores(*values):
+    return np.array(values, np.float32)
+
+
+def test_columns_multilabel():
+    assert columns("multilabel", TWO) == [
+        "ID",
+        "components",
+        "defects",
+        "components_confidence",
+        "defects_confidence",
+        "avg_component_confidence",
+        "avg_defect_confidence",
+        "overall_avg_confidence",
+        "path",
+        "status",
+        "error",
+    ]
+
+
+def test_columns_dual_head_and_multiclass():
+    assert columns("dual_head", TWO) == [
+        "ID",
+        "component",
+        "component_confidence",
+        "defect",
+        "defect_confidence",
+        "average_confidence",
+        "prediction",
+        "path",
+        "status",
+        "error",
+    ]
+    assert columns("multiclass", ONE, probabilities=True) == [
+        "ID",
+        "label",
+        "confidence",
+        "path",
+        "status",
+        "error",
+        "p:Bolt_Missing",
+        "p:Bracket_Intact",
+    ]
+
+
+def test_columns_of_other_kinds():
+    space = LabelSpace({"material": ("Steel",), "part": ("Bolt",), "fault": ("Crack",)})
+    assert columns("multilabel", space)[:11] == [
+        "ID",
+        "materials",
+        "parts",
+        "faults",
+        "materials_confidence",
+        "parts_confidence",
+        "faults_confidence",
+        "avg_material_confidence",
+        "avg_part_confidence",
+        "avg_fault_confidence",
+        "overall_avg_confidence",
+    ]
+
+
+def test_columns_refuse_what_cannot_be_a_table():
+    with pytest.raises(InputError, match="did you mean 'multilabel'"):
+        columns("multi_label", TWO)
+    with pytest.raises(InputError, match="use dual_head"):
+        columns("multiclass", TWO)
+    with pytest.raises(InputError, match="'path'"):
+        columns("dual_head", LabelSpace({"path": ("a",), "defect": ("b",)}))
+
+
+def test_decide():
+    s = scores(0.5, 0.49999, 0.2, 0.7, 0.7)
+    assert decide("multilabel", TWO, s, HALVES) == {"component": ["Bolt"], "defect": ["Drummy", "Missing"]}
+    assert decide("multilabel", TWO, s, np.ones(5)) == {"component": [], "defect": []}
+    assert decide("dual_head", TWO, s) == {"component": ["Bolt"], "defect": ["Drummy"]}
+    assert decide("multiclass", ONE, scores(0.4, 0.6)) == {"label": ["Bracket_Intact"]}
+    for wrong in (scores(0.5), scores(0.5, 0.5, 0.5, 0.5, 0.5)[None]):
+        with pytest.raises(ValueError, match="scores"):
+            decide("dual_head", TWO, wrong)
+    with pytest.raises(ValueError, match="threshold"):
+        decide("multilabel", TWO, s)
+
+
+def test_row_multilabel():
+    s = scores(0.91239, 0.6, 0.2, 0.77777, 0.55556)
+    assert row("multilabel", TWO, "7", "a/7.jpg", s, HALVES) == {
+        "ID": "7",
+        "components": "Bolt;Channel Bracket",
+        "defects": "Drummy;Missing",
+        "components_confidence": "Bolt:0.9124;Channel Bracket:0.6000",
+        "defects_confidence": "Drummy:0.7778;Missing:0.5556",
+        "avg_component_confidence": "0.7562",
+        "avg_defect_confidence": "0.6667",
+        "overall_avg_confidence": "0.7114",
+        "path": "a/7.jpg",
+        "status": "ok",
+        "error": "",
+    }
+
+
+def test_averages_of_nothing_are_empty_and_left_out():
+    values = row("multilabel", TWO, "7", "7.jpg", scores(0.8, 0.1, 0, 0, 0), HALVES)
+    assert values["defects"] == values["defects_confidence"] == values["avg_defect_confidence"] == ""
+    assert values["avg_component_confidence"] == values["overall_avg_confidence"] == "0.8000"
+    values = row("multilabel", TWO, "7", "7.jpg", scores(0, 0, 0, 0, 0), HALVES)
+    assert values["status"] == "ok" and values["overall_avg_confidence"] == ""
+    assert {name for name, value in values.items() if value} == {"ID", "path", "status"}
+
+
+def test_the_overall_average_comes_from_unrounded_values():
+    space = LabelSpace({"a": ("A",), "b": ("B",), "c": ("C",)})
+    values = row("multilabel", space, "7", "7.jpg", scores(0.50004, 0.50004, 0.50009), HALVES[:3])
+    assert [values[f"avg_{kind}_confidence"] for kind in "abc"] == ["0.5000", "0.5000", "0.5001"]
+    assert values["overall_avg_confidence"] == "0.5001"  # of the rounded ones it would be 0.5000
+
+
+def test_row_dual_head():
+    s = scores(0.1, 0.9, 0.0441, 0.8004, 0.1555)
+    assert row("dual_head", TWO, "x/y", "x/y.JPG", s) == {
+        "ID": "x/y",
+        "component": "Channel Bracket",
+        "component_confidence": "0.9000",
+        "defect": "Drummy",
+        "defect_confidence": "0.8004",
+        "average_confidence": "0.8502",
+        "prediction": "Channel Bracket_Drummy_0.85",
+        "path": "x/y.JPG",
+        "status": "ok",
+        "error": "",
+    }
+
+
+def test_row_multiclass_with_probabilities():
+    assert row("multiclass", ONE, "1", "1.png", scores(0.3, 0.7), probabilities=True) == {
+        "ID": "1",
+        "label": "Bracket_Intact",
+        "confidence": "0.7000",
+        "path": "1.png",
+        "status": "ok",
+        "error": "",
+        "p:Bolt_Missing": "0.300000",
+        "p:Bracket_Intact": "0.700000",
+    }
+
+
+@pytest.mark.parametrize("task", ["multilabel", "dual_head"])
+def test_row_of_an_unreadable_photo(task):
+    values = row(task, TWO, "7", "7.jpg", None, None, error="truncated\nat byte 7", probabilities=True)
+    assert list(values) == columns(task, TWO, True)
+    assert {name: value for name, value in values.items() if value} == {
+        "ID": "7",
+        "path": "7.jpg",
+        "status": "error",
+        "error": "truncated at byte 7",
+    }
+    assert row(task, TWO, "7", "7.jpg", HALVES, HALVES, error="truncated")["status"] == "error"
+    with pytest.raises(ValueError, match="neither"):
+        row(task, TWO, "7", "7.jpg", None)
+
+
+def test_scores_that_are_no_numbers_are_an_error_row():
+    values = row("dual_head", TWO, "7", "7.jpg", scores(np.nan, 1, 0, 1, 0))
+    assert (values["status"], values["component"], values["error"]) == (
+        "error",
+        "",
+        "the model's scores are not finite",
+    )
+
+
+def test_values_follow_the_columns():
+    for task, space in (("multilabel", TWO), ("dual_head", TWO), ("multiclass", ONE)):
+        n = len(space)
+        values = row(task, space, "1", "1.png", np.full(n, 0.5), np.full(n, 0.5), probabilities=True)
+        assert list(values) == columns(task, space, True)
+        assert all(isinstance(value, str) for value in values.values())
+
+
+def test_a_label_with_a_colon_is_kept():
+    space = LabelSpace({"defect": ("ISO 4628: Ri 3",)})
+    text = row("multilabel", space, "1", "1.png", scores(0.75), scores(0.5))["defects_confidence"]
+    assert text == "ISO 4628: Ri 3:0.7500" and text.rpartition(":")[::2] == ("ISO 4628: Ri 3", "0.7500")
+
+
+def test_the_file_byte_by_byte(tmp_path):
+    path = tmp_path / "new folder" / "predictions.csv"
+    with PredictionWriter(path, columns("multiclass", ONE)) as writer:
+        writer.write([row("multiclass", ONE, "a", "a, b.jpg", scores(0.3, 0.7))])
+        assert path.read_bytes().count(b"\n") == 2  # there as soon as written
+        writer.write([row("multiclass", ONE, "=1", "Brücke \udcff.jpg", None, error='not "an" image')])
+        assert writer.rows == 2
+    assert path.read_bytes().decode() == (
+        "ID,label,confidence,path,status,error\n"
+        'a,Bracket_Intact,0.7000,"a, b.jpg",ok,\n'
+        '=1,,,Brücke \\udcff.jpg,error,"not ""an"" image"\n'
+    )
+
+
+def test_an_old_file_is_replaced_and_no_rows_leave_a_header(tmp_path):
+    path = tmp_path / "predictions.csv"
+    path.write_text("old\n" * 100)
+    with PredictionWriter(path, ["ID", "path"]) as writer:
+        writer.write([])
+    assert path.read_text() == "ID,path\n"
+
+
+def test_a_row_without_a_column_is_refused(tmp_path):
+    with pytest.raises(KeyError), PredictionWriter(tmp_path / "p.csv", ["ID", "path"]) as writer:
+        writer.write([{"ID": "1"}])
+    assert (tmp_path / "p.csv").read_text() == "ID,path\n"
+
+
+def test_a_file_that_cannot_be_opened(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "file" / "p.csv"):
+        with pytest.raises(InputError, match=r"cannot write .*: \w"), PredictionWriter(path, ["ID"]):
+            pass
+
+
+class FullDisk:
+    """A raw file with room for so many bytes, which writes what still fits, as a file system does."""
+
+    def __init__(self, file, room, code=errno.ENOSPC):
+        self.file, self.room, self.code = file, room, code
+        self.fileno, self.close = file.fileno, file.close
+
+    def write(self, data):
+        if not self.room:
+            raise OSError(self.code, "No space left on device")
+        written = self.file.write(data[: self.room])
+        self.room -= written
+        return written
+
+
+@pytest.mark.parametrize("room", range(0, 60, 7))
+def test_a_full_disk_leaves_whole_rows(tmp_path, room):
+    path = tmp_path / "p.csv"
+    with pytest.raises(InputError) as caught, PredictionWriter(path, ["ID", "text"]) as writer:
+        writer._file = FullDisk(writer._file, room)
+        writer.write({"ID": str(i), "text": "two\nlines"} for i in range(100))
+    kept = room // len('0,"two\nlines"\n')
+    assert str(caught.value) == f"disk full (No space left on device): {kept} rows kept in {path}"
+    with open(path, newline="") as file:
+        table = list(csv.reader(file))
+    assert table == [["ID", "text"], *([str(i), "two\nlines"] for i in range(kept))]
+
+
+def test_other_faults_are_told_as_they_are(tmp_path):
+    writer = PredictionWriter(tmp_path / "p.csv", ["ID"])
+    with pytest.raises(InputError, match=r"^cannot write \(No space"), writer:
+        writer._file = FullDisk(writer._file, 0, errno.EIO)
+        writer.write([{"ID": "1"}])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_device():
+    with pytest.raises(InputError, match=r"disk full \(No space left on device\): 0 rows kept in /dev/full"):
+        PredictionWriter("/dev/full", ["ID"]).__enter__()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on file sizes")
+def test_a_limit_on_file_sizes(tmp_path):
+    code = (
+        "import resource, sys\n"
+        "from src.decisions.predictions import PredictionWriter\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try:\n"
+        "    with PredictionWriter(sys.argv[1], ['ID', 'path']) as writer:\n"
+        "        writer.write({'ID': f'{i:04}', 'path': 'x' * 30} for i in range(1000))\n"
+        "except ValueError as error:\n"
+        "    print(error)\n"
+    )
+    path = tmp_path / "p.csv"
+    done = subprocess.run([sys.executable, "-c", code, path], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == f"disk full (File too large): 27 rows kept in {path}\n", done.stderr
+    lines = path.read_text().splitlines()
+    assert lines == ["ID,path", *(f"{i:04},{'x' * 30}" for i in range(27))]

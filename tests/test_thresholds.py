@@ -1,0 +1,156 @@
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score, precision_recall_curve
+
+from src.decisions.thresholds import GRID, METHODS, apply_thresholds, tune_thresholds
+from src.errors import InputError
+
+
+def f1(scores, targets, threshold):
+    """F1 as an exact fraction, counted photo by photo."""
+    yes = [score >= threshold for score in scores]
+    both = sum(1 for y, t in zip(yes, targets, strict=True) if y and t)
+    return Fraction(2 * both, sum(yes) + int(sum(targets))) if sum(yes) + sum(targets) else Fraction(0)
+
+
+def brute_force(scores, targets, candidates):
+    """The rule of `tune_thresholds` in its slowest words."""
+    best = max(f1(scores, targets, t) for t in candidates)
+    winners = [float(t) for t in candidates if f1(scores, targets, t) == best]
+    near = min(abs(t - 0.5) for t in winners)
+    return max(t for t in winners if abs(t - 0.5) == near)
+
+
+def column(*values):
+    return np.array(values, np.float32)[:, None]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("levels", [2, 5, 100, None])
+def test_equals_brute_force(method, levels):
+    rng = np.random.default_rng(levels or 7)
+    for _ in range(25):
+        rows = int(rng.integers(2, 40))
+        scores = rng.random((rows, 4)) if levels is None else rng.integers(0, levels + 1, (rows, 4)) / levels
+        scores = scores.astype(np.float32)
+        targets = (rng.random(scores.shape) < 0.2 + 0.5 * scores).astype(np.int64)
+        tuned = tune_thresholds(scores, targets, method)
+        assert tuned.dtype == np.float32
+        for label in range(4):
+            s, t = scores[:, label], targets[:, label]
+            candidates = GRID if method == "grid" else np.unique(s)
+            expected = brute_force(s, t, candidates) if 0 < t.sum() < rows else 0.5
+            assert tuned[label] == expected
+
+
+def test_reaches_the_best_f1_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    scores = rng.random((5000, 8)).astype(np.float32)
+    targets = rng.random(scores.shape) < scores * np.linspace(0.02, 0.9, 8)
+    tuned = tune_thresholds(scores, targets)
+    decisions = apply_thresholds(scores, tuned)
+    for label in range(8):
+        precision, recall, thresholds = precision_recall_curve(targets[:, label], scores[:, label])
+        best = (2 * precision * recall / np.maximum(precision + recall, 1e-12)).max()
+        assert f1_score(targets[:, label], decisions[:, label]) == pytest.approx(best, abs=1e-12)
+        assert tuned[label] in thresholds
+
+
+def test_negative_scores_and_both_zeros_sort_like_floats():
+    scores = column(-3, -0.0, 0.0, -1.5, 2, 1e-40, -np.inf, np.inf)
+    targets = column(0, 1, 1, 0, 1, 1, 0, 1)
+    tuned = tune_thresholds(scores, targets)
+    assert (
+        tuned[0] == 0
+        and apply_thresholds(scores, tuned)[:, 0].tolist() == targets[:, 0].astype(bool).tolist()
+    )
+
+
+def test_equality_at_the_threshold_is_a_yes():
+    scores = column(0.1, 0.3, 0.3, 0.9)
+    tuned = tune_thresholds(scores, column(0, 1, 1, 1))
+    assert tuned[0] == np.float32(0.3)
+    assert apply_thresholds(scores, tuned)[:, 0].tolist() == [False, True, True, True]
+
+
+def test_equal_scores_are_decided_together():
+    # Cutting between the two 0.6 would be perfect and cannot be done.
+    assert tune_thresholds(column(0.6, 0.6, 0.2), column(1, 0, 0))[0] == np.float32(0.6)
+
+
+def test_ties_in_f1_go_to_the_nearest_to_a_half_then_to_the_higher():
+    # At 0.9: 1 of 1 right, 1 of 2 found. At 0.4: 2 of 4 right, 2 of 2 found. Both F1 = 2/3.
+    scores, targets = column(0.9, 0.7, 0.6, 0.4, 0.1), column(1, 0, 0, 1, 0)
+    assert tune_thresholds(scores, targets)[0] == np.float32(0.4)
+    scores = column(0.75, 0.7, 0.6, 0.25, 0.1)
+    assert tune_thresholds(scores, targets)[0] == 0.75
+    assert tune_thresholds(column(0.99, 0.01), column(1, 0), "grid")[0] == 0.5
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_labels_that_say_nothing_get_a_half(method):
+    scores = np.array([[0.1, 0.2, 0.3], [0.9, 0.8, 0.7]], np.float32)
+    tuned = tune_thresholds(scores, np.array([[0, 1, 0], [0, 1, 1]]), method)
+    assert tuned[:2].tolist() == [0.5, 0.5] and tuned[2] > 0.3
+    assert tune_thresholds(np.empty((0, 3)), np.empty((0, 3)), method).tolist() == [0.5] * 3
+    assert tune_thresholds(np.empty((4, 0)), np.empty((4, 0)), method).shape == (0,)
+
+
+def test_clamp():
+    scores, targets = np.array([[0.95, 0.8, 0.3], [0.1, 0.2, 0.1]]), np.array([[1, 1, 1], [0, 0, 0]])
+    assert tune_thresholds(scores, targets).tolist() == np.float32([0.95, 0.8, 0.3]).tolist()
+    clamped = tune_thresholds(scores, targets, clamp_above=0.8)
+    assert clamped.tolist() == np.float32([0.5, 0.8, 0.3]).tolist()  # 0.8 is not above 0.8
+    assert tune_thresholds(scores, targets, clamp_above=0.8, clamp_to=0.6)[0] == np.float32(0.6)
+
+
+def test_float64_scores_count_as_the_float32_they_come_from():
+    scores = column(0.1, 0.7, 0.3)
+    targets = column(0, 1, 0)
+    assert tune_thresholds(scores.astype(np.float64), targets) == tune_thresholds(scores, targets)
+    tuned = [float(t) for t in tune_thresholds(scores, targets)]  # through JSON
+    assert apply_thresholds(scores.astype(np.float64), tuned)[:, 0].tolist() == [False, True, False]
+    assert apply_thresholds(np.float64([0.7]), np.float32([0.7])).all()
+    assert apply_thresholds(np.float32([0.7]), np.float64([0.7])).all()
+
+
+def test_the_grid_never_says_yes_to_everything():
+    assert len(GRID) == 40 and GRID[0] == np.float32(0.025) and GRID[-1] == 1 and 0.5 in GRID
+    assert tune_thresholds(column(0, 0, 0.01, 0.02), column(1, 1, 1, 0), "grid")[0] > 0
+
+
+def test_input_is_not_changed():
+    scores, targets = np.random.default_rng(1).random((9, 2), np.float32), np.ones((9, 2))
+    targets[::2] = 0
+    before = scores.copy(), targets.copy()
+    tune_thresholds(scores, targets, clamp_above=0.1)
+    assert (scores == before[0]).all() and (targets == before[1]).all()
+
+
+def test_bad_input():
+    ones = np.ones((2, 2))
+    with pytest.raises(InputError, match="did you mean 'pr_curve'"):
+        tune_thresholds(ones, ones, "pr-curve")
+    for scores, targets in [
+        (ones, np.ones((2, 3))),
+        (ones, np.ones(2)),
+        (np.ones(2), np.ones(2)),
+        (ones * np.nan, ones),
+        (ones, ones * 0.5),
+        (ones, ones * 2),
+        (ones, ones * np.nan),
+    ]:
+        with pytest.raises(ValueError) as caught:
+            tune_thresholds(scores, targets)
+        assert not isinstance(caught.value, InputError)
+    for scores, thresholds in [(ones, [0.5]), (ones, 0.5), (ones, [[0.5, 0.5]]), (np.float32(1), [0.5])]:
+        with pytest.raises(ValueError):
+            apply_thresholds(scores, thresholds)
+
+
+def test_apply_takes_one_photo_or_many():
+    assert apply_thresholds([0.5, 0.4], [0.5, 0.5]).tolist() == [True, False]
+    assert apply_thresholds(np.zeros((0, 2)), [0.5, 0.5]).shape == (0, 2)
+    assert apply_thresholds(np.zeros((3, 4, 2)), [0.0, 0.5]).sum() == 12
