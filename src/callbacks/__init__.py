@@ -1,6 +1,7 @@
 from src.callbacks.checkpoint import AtomicCheckpointIO, BestCheckpoint, StopEarly
 from src.callbacks.figures import TensorBoardFigures
 from src.callbacks.history import History
+from src.callbacks.progress import Progress
 from src.callbacks.quiet import quiet_lightning
 from src.callbacks.thresholds import TuneThresholds
 
@@ -8,6 +9,7 @@ __all__ = [
     "AtomicCheckpointIO",
     "BestCheckpoint",
     "History",
+    "Progress",
     "StopEarly",
     "TensorBoardFigures",
     "TuneThresholds",

@@ -1,4 +1,4 @@
-"""The demo set: photos of a tunnel's fixtures with a real team's statistics, and the truth about every label."""
+"""The demo set: photos of a tunnel's fixtures with a real team's statistics, and known truth."""
 
 from src.demo.make import make_demo
 from src.demo.plan import COMPONENTS, DEFECTS, HEALTHY, Photo, plan_demo

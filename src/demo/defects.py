@@ -8,7 +8,6 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageChops
 
-from src.demo.fixtures import disc, rect
 from src.demo.scene import Colour, Scene, noisy
 from src.demo.texture import sample
 from src.demo.wall import CHALKS, blob

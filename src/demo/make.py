@@ -8,7 +8,15 @@ from pathlib import Path
 from src.demo.plan import HEALTHY, plan_demo
 from src.demo.render import encode_photo
 from src.demo.tables import (
-    TABLE, TABLE_COLUMNS, TRUTH, TRUTH_COLUMNS, Entry, table_rows, truth_row, write_csv, write_down
+    TABLE,
+    TABLE_COLUMNS,
+    TRUTH,
+    TRUTH_COLUMNS,
+    Entry,
+    table_rows,
+    truth_row,
+    write_csv,
+    write_down,
 )  # fmt: skip
 from src.errors import InputError
 
@@ -41,8 +49,8 @@ def make_demo(
         progress: called with photos done and `count` after each photo.
 
     Returns:
-        `root, count, assets, healthy, duplicates, twins, rotated, planted`, and `components` and `defects` with
-        the number of photos of each label.
+        `root, count, assets, healthy, duplicates, twins, rotated, planted`, and how many photos show each of
+        the `components` and `defects`.
 
     Raises:
         InputError: an argument is out of range, or `root` holds other files.

@@ -1,7 +1,7 @@
 """What the demo set holds, before a pixel is drawn: assets, photos, labels, sizes, duplicates.
 
-The shares are those of a real team's 911 labelled photos. Photos are taken from one endless stream of assets that
-depends on the seed only, so photo 17 is the same whether 100 or 10,000 photos are asked for.
+The shares are those of a real team's 911 labelled photos. Photos are taken from one endless stream of assets
+that depends on the seed only, so photo 17 is the same whether 100 or 10,000 photos are asked for.
 """
 
 from dataclasses import dataclass, replace

@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from src.demo.defects import DRAW, STATES
-from src.demo.fixtures import FIXTURES, Pen, Style
+from src.demo.fixtures import FIXTURES
+from src.demo.parts import Pen, Style
 from src.demo.plan import Photo, plan_demo, rng_for
 from src.demo.scene import Light, Scene, View
 from src.demo.texture import add_noise, sample

@@ -1,6 +1,6 @@
 """A wall seen through a phone: colours and heights that are drawn on, then lit into a photo.
 
-Things are drawn in wall units: the main fixture sits at (0, 0) and reaches about 1 to each side; v points down.
+Things are drawn in wall units: the main fixture sits at (0, 0) and reaches about 1 to each side; v is down.
 A view maps wall units to pixels, with tilt and a little perspective. Heights are pixels towards the viewer;
 light and shadow follow from them, so a bolt looks like a bolt from every side.
 """
@@ -234,7 +234,8 @@ class Scene:
             dx, dy = (round(reach * 0.16 * self.view.scale / step * part * 1.5) for part in light.direction)
             if abs(dx) >= columns - 1 or abs(dy) >= rows - 1:
                 continue
-            moved = np.roll(coarse, (-dy, -dx), (0, 1))
+            moved = np.pad(coarse, ((max(-dy, 0), max(dy, 0)), (max(-dx, 0), max(dx, 0))), "edge")
+            moved = moved[max(dy, 0) :, max(dx, 0) :][:rows, :columns]
             np.maximum(depth, moved - coarse - 0.55 * lift, out=depth)
         deep = np.clip(depth / (0.05 * self.view.scale), 0, 1)
         cast = Image.fromarray((deep * 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(1.6))

@@ -33,7 +33,7 @@ def to_byte(noise: np.ndarray, spread: float = 42.0) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def concrete() -> Image.Image:
-    """Return the concrete bank, an RGB image of 2 x 2 tiles: R its tone, G its relief with pores, B clouds."""
+    """Return the concrete bank, an RGB image of 2 x 2 tiles: R tone, G relief with pores, B clouds."""
     tone = 0.75 * spectral(TILE, 1.0, 11, low=6) + 0.55 * spectral(TILE, 0.3, 12, low=90, high=420)
     pores = spectral(TILE, 1.6, 14, low=38, high=330)
     holes = np.clip((pores - 2.15) / 0.5, 0, 1)  # the little holes that air leaves at the formwork

@@ -1,12 +1,12 @@
 """The tunnel's lining and what is on it anyway: formwork lines, damp, stains, cables, chalk and paint.
 
-Nothing here is a defect. The same browns, oranges, whites and darks that the defects have turn up on any photo,
-so colour alone does not tell what is wrong.
+Nothing here is a defect. The browns, oranges, whites and darks of the defects turn up on any photo, so
+colour alone does not tell what is wrong.
 """
 
 import numpy as np
 
-from src.demo.fixtures import disc, rect, ring
+from src.demo.parts import disc, rect, ring
 from src.demo.scene import Colour, Scene, View, noisy
 from src.demo.texture import sample
 
@@ -144,7 +144,7 @@ def number(scene: Scene, rng: np.random.Generator) -> None:
     spin = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]) * size
     shapes = []
     for i, digit in enumerate(str(rng.integers(10, 1000))):
-        shapes += [(np.array(stroke) + (1.5 * i - 2, -1)) @ spin + (u, v) for stroke in _DIGITS[digit]]
+        shapes += [(np.add(stroke, (1.5 * i - 2, -1))) @ spin + (u, v) for stroke in _DIGITS[digit]]
     _strokes(scene, rng, shapes, CHALKS[rng.integers(len(CHALKS))], 0.035, 0.85)
 
 

@@ -81,6 +81,7 @@ class PhotoClassifier(L.LightningModule, ABC):
         self.init_from = init_from
         self.provenance: dict[str, Any] = {}
         self.backbone, features = build_backbone(backbone, weights)
+        self.backbone.to(memory_format=torch.channels_last)
         self.backbone.requires_grad_(not freeze_backbone)
         for kind, names in self.labels.kinds.items():
             self.add_module(f"head_{kind}", nn.Linear(features, len(names)))
@@ -106,6 +107,7 @@ class PhotoClassifier(L.LightningModule, ABC):
 
     def features(self, image: Tensor) -> Tensor:
         """Return features `[B, F]` of a uint8 batch `[B, 3, H, W]`, normalised here."""
+        image = image.contiguous(memory_format=torch.channels_last)
         image = (image.to(self.mean.dtype) / 255 - self.mean) / self.std
         frozen = self.hparams["freeze_backbone"]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):

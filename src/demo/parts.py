@@ -1,0 +1,180 @@
+"""What fixtures are put together from: shapes, bolts, and the pen that draws them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from src.demo.scene import Colour, Scene
+
+STEEL: tuple[Colour, ...] = (
+    (158, 162, 165),
+    (128, 132, 136),
+    (176, 176, 170),
+    (108, 112, 118),
+    (146, 140, 130),
+)
+PAINT: tuple[Colour, ...] = (  # the last four are the colours of rust
+    (64, 98, 146), (78, 120, 92), (190, 160, 70), (150, 152, 156),
+    (106, 58, 38), (150, 84, 46), (196, 132, 72), (82, 50, 36),
+)  # fmt: skip
+RUBBER: Colour = (38, 38, 42)
+HOLE: Colour = (20, 18, 17)
+
+
+@dataclass
+class Style:
+    """What differs from one fixture of a kind to the next.
+
+    Attributes:
+        rng: draws the rest.
+        colour: of the body.
+        bolt: colour of bolts and nuts.
+        state: of the bolts: `ok`, `missing` or `loose`.
+    """
+
+    rng: np.random.Generator
+    colour: Colour
+    bolt: Colour
+    state: str = "ok"
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, state: str = "ok", coat: str = "any") -> "Style":
+        """Draw a style; `coat` is `any`, `paint` (bright: it can come off) or `pale` (no colour of rust)."""
+        steel, paint = STEEL[rng.integers(len(STEEL))], PAINT[rng.integers(len(PAINT))]
+        bright = PAINT[rng.integers(3)]
+        coated = coat == "paint" or rng.random() < 0.5
+        colour = {"any": paint, "paint": bright, "pale": (*STEEL, *PAINT[:2])[rng.integers(7)]}[coat]
+        colour = colour if coated else steel
+        bolt = colour if coated and rng.random() < 0.5 else STEEL[rng.integers(3)]
+        return cls(rng, shade(colour, rng.uniform(0.88, 1.1)), bolt, state)
+
+    def near(self, value: float, share: float = 0.1) -> float:
+        """Return `value`, give or take a share of it."""
+        return float(value * (1 + self.rng.uniform(-share, share)))
+
+
+@dataclass
+class Pen:
+    """Draws in a fixture's own units onto a scene.
+
+    Attributes:
+        scene: to draw on.
+        at: where the fixture's (0, 0) lies, wall units.
+        scale: wall units per unit of the fixture.
+        angle: of the fixture, radians.
+        main: whether it is the main fixture, which carries the defect.
+    """
+
+    scene: Scene
+    at: tuple[float, float] = (0.0, 0.0)
+    scale: float = 1.0
+    angle: float = 0.0
+    main: bool = True
+
+    def place(self, points: object) -> np.ndarray:
+        """Return wall units, [n, 2], of points in the fixture's units."""
+        cos, sin = np.cos(self.angle) * self.scale, np.sin(self.angle) * self.scale
+        turned = np.asarray(points, float) @ np.array([[cos, sin], [-sin, cos]])
+        return turned + np.array(self.at)
+
+    def solid(self, points: object, colour: Colour, level: float, **options) -> None:
+        """Draw a body; see `Scene.solid`."""
+        for name in ("width", "bevel"):
+            if name in options:
+                options[name] *= self.scale
+        holes = [self.place(hole) for hole in options.pop("holes", ())]
+        self.scene.solid(
+            self.place(points), colour, level * self.scale, main=self.main, holes=holes, **options
+        )
+
+    def pocket(self, points: object, colour: Colour, level: float, bevel: float = 0.02) -> None:
+        """Draw a hole in the concrete."""
+        self.solid(points, colour, level, metal=False, bevel=bevel)
+
+    def bolt(self, u: float, v: float, r: float, style: Style, base: float = 0.0, key: bool = True) -> None:
+        """Draw a hexagonal bolt of radius `r` with its washer on a body of height `base`.
+
+        `key` bolts are those that a defect of the bolts befalls.
+        """
+        state = style.state if key else "ok"
+        turn = style.rng.uniform(0, 1.05)
+        metal, dark = style.bolt, shade(style.bolt, 0.45)
+        if state == "missing":
+            self.solid(disc(u, v, 1.42 * r), shade(metal, 0.8), base + 0.02, bevel=0.01)
+            self.pocket(disc(u, v, 0.84 * r), HOLE, base - 0.5, bevel=0.05 * r)
+            self.pocket(disc(u, v, 0.74 * r), (9, 8, 8), base - 0.6, bevel=0.0)
+            return
+        if state == "loose":
+            self._loose_bolt(u, v, r, style, base)
+            return
+        self.solid(disc(u, v, 1.42 * r), shade(metal, 0.9), base + 0.07 * r, gloss=70)
+        self.solid(hexagon(u, v, r, turn), metal, base + 0.6 * r, bevel=0.10 * r, gloss=110)
+        self.solid(ring(u, v, 0.80 * r), shade(metal, 1.08), base + 0.68 * r, width=0.03 * r, bevel=0.05 * r)
+        self.solid(disc(u, v, 0.42 * r), shade(metal, 0.86), base + 0.95 * r, bevel=0.08 * r, gloss=90)
+        self.solid(disc(u, v, 0.20 * r), dark, base + 0.93 * r, bevel=0.05 * r)
+
+    def _loose_bolt(self, u: float, v: float, r: float, style: Style, base: float) -> None:
+        """Draw a bolt that has backed out: empty seat, bare thread, nut hanging askew."""
+        metal = style.bolt
+        way = style.rng.choice((-1, 1)) * style.rng.uniform(0.35, 0.9)
+        du, dv = 1.75 * r * np.sin(way), 1.75 * r * np.cos(way)
+        self.solid(disc(u, v, 1.42 * r), shade(metal, 0.8), base + 0.03, bevel=0.01)
+        self.pocket(disc(u, v, 0.78 * r), HOLE, base - 0.3, bevel=0.04 * r)
+        self.solid(
+            [(u, v), (u + du, v + dv)], shade(metal, 0.75), base + 0.8 * r, width=0.72 * r, bevel=0.18 * r
+        )
+        side = np.array([np.cos(way), -np.sin(way)]) * 0.36 * r
+        for share in np.linspace(0.12, 0.62, 6):
+            middle = np.array([u + du * share, v + dv * share])
+            self.solid(
+                [middle - side, middle + side], shade(metal, 0.3), base + 0.72 * r, width=0.09 * r, bevel=0
+            )
+        squashed = hexagon(0, 0, 1.02 * r, style.rng.uniform(0, 1)) * (1.0, 0.72)
+        turn = np.array([[np.cos(way), -np.sin(way)], [np.sin(way), np.cos(way)]])
+        self.solid(
+            squashed @ turn + (u + du, v + dv), shade(metal, 1.04), base + 1.6 * r, bevel=0.12 * r, gloss=110
+        )
+        self.solid(
+            disc(u + 1.1 * du, v + 1.1 * dv, 0.34 * r), shade(metal, 0.6), base + 1.75 * r, bevel=0.06 * r
+        )
+
+
+def shade(colour: Colour, factor: float) -> Colour:
+    """Return a colour made lighter or darker."""
+    return tuple(int(min(255, max(0, value * factor))) for value in colour)
+
+
+def rect(u0: float, v0: float, u1: float, v1: float) -> np.ndarray:
+    """Return a rectangle."""
+    return np.array([(u0, v0), (u1, v0), (u1, v1), (u0, v1)])
+
+
+def disc(u: float, v: float, r: float, corners: int = 36) -> np.ndarray:
+    """Return a circle."""
+    angle = np.linspace(0, 2 * np.pi, corners, endpoint=False)
+    return np.column_stack([u + r * np.cos(angle), v + r * np.sin(angle)])
+
+
+def ring(u: float, v: float, r: float) -> np.ndarray:
+    """Return a closed path around a circle."""
+    points = disc(u, v, r)
+    return np.vstack([points, points[:2]])
+
+
+def hexagon(u: float, v: float, r: float, turn: float = 0.0) -> np.ndarray:
+    """Return a hexagon."""
+    angle = turn + np.arange(6) * np.pi / 3
+    return np.column_stack([u + r * np.cos(angle), v + r * np.sin(angle)])
+
+
+def slot(u: float, v: float, half: float, r: float) -> np.ndarray:
+    """Return an upright slot: a rectangle with round ends."""
+    arc = np.linspace(0, np.pi, 10)
+    top = np.column_stack([u + r * np.cos(arc), v - half - r * np.sin(arc)])
+    bottom = np.column_stack([u - r * np.cos(arc), v + half + r * np.sin(arc)])
+    return np.vstack([top, bottom])
+
+
+def turned(angle: float) -> np.ndarray:
+    """Return the matrix that turns row vectors."""
+    return np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
