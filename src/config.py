@@ -16,7 +16,12 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.errors import (
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -146,6 +151,10 @@ def explain(error: Exception) -> str:
         if error.options:
             return f"no '{choice}' in {group or 'conf'}: {did_you_mean(choice, error.options)}"
         return f"no config group or file '{error.missing_cfg_file}' in {CONF.name}/"
+    if isinstance(error, OverrideParseException):
+        return (
+            f"cannot read '{error.override}': a value with special characters needs quotes, \"KEY='VALUE'\""
+        )
     inner: BaseException | None = error
     while inner is not None:
         key, parent = getattr(inner, "key", None), getattr(inner, "parent_node", None)

@@ -33,7 +33,7 @@ class Leaderboard(Callback):
             }
         )
         self.rows.sort(key=lambda row: (-float(row["score"] or -math.inf), row["job"]))
-        folder = Path(job_return.hydra_cfg.hydra.sweep.dir)
+        folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / "leaderboard.csv", "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(self.rows[0]), lineterminator="\n")

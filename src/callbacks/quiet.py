@@ -15,6 +15,11 @@ class NoAdverts(logging.Filter):
         "TPU available",
         "HPU available",
         "Loaded model weights",
+        "Restoring states",
+        "Restored all states",
+        "weights_only",
+        "stopped: `max_epochs",
+        "LOCAL_RANK",
     )
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -25,17 +30,12 @@ class NoAdverts(logging.Filter):
 
 def quiet_lightning() -> None:
     """Let Lightning's messages pass through the script's own handlers once, without adverts."""
-    for name in (
-        "lightning",
-        "lightning.pytorch",
-        "lightning.fabric",
-        "lightning.pytorch.utilities.rank_zero",
-    ):
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        if not any(isinstance(f, NoAdverts) for f in logger.filters):
-            logger.addFilter(NoAdverts())
-        logger.propagate = True
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
+    for handler in logging.getLogger().handlers:
+        if not any(isinstance(known, NoAdverts) for known in handler.filters):
+            handler.addFilter(NoAdverts())
     for phrase in (
         ".*does not have many workers.*",
         ".*Checkpoint directory .* exists and is not empty.*",

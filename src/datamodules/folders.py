@@ -1,17 +1,17 @@
 """Photos in folders: one folder per `Component_Defect` pair or per class, or a tree that is split already."""
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from src.datamodules.photos import PhotoDataModule
-from src.datamodules.records import Record, Source, find_photos, ids_from_paths
+from src.datamodules.records import Record, Source, find_photos, ids_from_paths, tidy
+from src.datamodules.splits import SPLIT_NAMES
 from src.errors import InputError, listed, nearest
 
 log = logging.getLogger(__name__)
-SPLIT_FOLDERS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
-                 "test": "test", "testing": "test"}  # fmt: skip
 
 
 def parse_pair(
@@ -23,34 +23,18 @@ def parse_pair(
     count, joined by any of `_`, `-`, space or `separator`; without one the name is cut at its last `separator`.
     With only one of the two vocabularies, the rest of the name is the other label.
     """
-    joints = {separator, "_", "-", " "}
-
-    def cut(rest: str, at_start: bool) -> str | None:
-        for joint in sorted(joints, key=len, reverse=True):
-            if at_start and rest.startswith(joint):
-                return rest[len(joint) :].strip()
-            if not at_start and rest.endswith(joint):
-                return rest[: -len(joint)].strip()
-        return None
-
-    name = name.strip()
     components, defects = list(components), list(defects)
-    for component in sorted(components, key=len, reverse=True):
-        if name.startswith(component):
-            rest = cut(name[len(component) :].lstrip(), at_start=True)
-            if rest and (not defects or rest in defects):
-                return component, rest
-    if components:
-        return None
-    for defect in sorted(defects, key=len, reverse=True):
-        if name.endswith(defect):
-            rest = cut(name[: -len(defect)].rstrip(), at_start=False)
-            if rest:
-                return rest, defect
-    if defects:
-        return None
-    component, _, defect = name.rpartition(separator)
-    return (component.strip(), defect.strip()) if component.strip() and defect.strip() else None
+    if not components and not defects:
+        component, _, defect = (part.strip() for part in name.rpartition(separator))
+        return (component, defect) if component and defect else None
+
+    def longest_first(known: list[str]) -> str:
+        return "|".join(re.escape(label) for label in sorted(known, key=len, reverse=True)) or r"\S.*?"
+
+    joint = rf"(?:\s*(?:{re.escape(separator)}|[_-])\s*|\s+)"
+    pattern = rf"({longest_first(components)}){joint}({longest_first(defects)})"
+    match = re.fullmatch(pattern, name.strip())
+    return (match[1], match[2]) if match else None
 
 
 def read_folders(
@@ -68,47 +52,71 @@ def read_folders(
     Raises:
         InputError: no such folder, no photo, no folder that parses, or (`strict`) one that does not.
     """
+    paths = _photos(root)
+    split_of = _split_folders(paths)
+    known_defects = [*vocabulary["defect"], *healthy] if vocabulary["defect"] else []
+    labels_of: dict[str, dict[str, tuple[str, ...]] | None] = {}
+    records, given = [], {}
+    outside: list[str] = []
+    unparsed: Counter[str] = Counter()
+    for path, id_ in zip(paths, ids_from_paths(paths), strict=True):
+        *folders, _ = path.split("/")
+        split = split_of.get(folders[0]) if folders else None
+        folders = folders[1:] if split else folders
+        if not folders or (split_of and not split):
+            outside.append(path)
+            continue
+        name = tidy(folders[0])
+        if name not in labels_of:
+            if task == "multiclass":
+                labels_of[name] = {"label": (name,)}
+            else:
+                pair = parse_pair(name, separator, vocabulary["component"], known_defects)
+                labels_of[name] = pair and {"component": pair[:1], "defect": pair[1:]}
+        if labels_of[name] is None:
+            unparsed[name] += 1
+            continue
+        records.append(Record(id_, path, labels_of[name]))
+        if split:
+            given[id_] = split
+    _report(root, records, outside, unparsed, strict, separator)
+    if empty := _empty_folders(root, split_of, set(labels_of)):
+        log.warning("Folders without a photo: %s", listed(empty, 30))
+    return Source(root, records, given=given if split_of else None)
+
+
+def _photos(root: Path) -> list[str]:
     if not root.is_dir():
-        near = (
-            nearest(root.name, [p.name for p in root.parent.iterdir() if p.is_dir()])
-            if root.parent.is_dir()
-            else []
-        )
-        hint = f"; folders beside it: {listed(near, 5)}" if near else ""
+        beside = [p.name for p in root.parent.iterdir() if p.is_dir()] if root.parent.is_dir() else []
+        hint = f"; folders beside it: {listed(nearest(root.name, sorted(beside)), 5)}" if beside else ""
         raise InputError(f"data.root={root}: no such folder{hint}")
     paths = find_photos(root)
     if not paths:
         raise InputError(f"data.root={root}: no photo in it (jpg, jpeg, png, bmp, tif, tiff, webp)")
+    return paths
+
+
+def _split_folders(paths: list[str]) -> dict[str, str]:
+    """Return `{top folder: split}` of a tree that is split already, else nothing.
+
+    A tree is split where its top folders hold a `train` and either another split or nothing else, so that a class
+    named `train` among others stays a class.
+    """
     tops = {path.partition("/")[0] for path in paths if "/" in path}
-    split_of = {top: SPLIT_FOLDERS[top.lower()] for top in tops if top.lower() in SPLIT_FOLDERS}
-    presplit = "train" in split_of.values() and len(split_of) > 1
-    known_defects = [*vocabulary["defect"], *healthy] if vocabulary["defect"] else []
-    records, given = [], {}
-    outside, unparsed = 0, Counter()
-    for path, id_ in zip(paths, ids_from_paths(paths), strict=True):
-        parts = path.split("/")
-        split = split_of.get(parts[0]) if presplit else None
-        folder = parts[1 if split else 0]
-        if len(parts) < (3 if split else 2) or (presplit and not split):
-            outside += 1
-            continue
-        if task == "multiclass":
-            labels = {"label": (folder,)}
-        else:
-            pair = parse_pair(folder, separator, vocabulary["component"], known_defects)
-            if pair is None:
-                unparsed[folder] += 1
-                continue
-            labels = {"component": (pair[0],), "defect": (pair[1],)}
-        records.append(Record(id_, path, labels))
-        if split:
-            given[id_] = split
-    _report(root, records, outside, unparsed, strict, separator)
-    return Source(root, records, given=given if presplit else None)
+    split_of = {top: SPLIT_NAMES[top.lower()] for top in tops if top.lower() in SPLIT_NAMES}
+    is_split = "train" in split_of.values() and (len(split_of) > 1 or len(tops) == 1)
+    return split_of if is_split else {}
+
+
+def _empty_folders(root: Path, split_of: Mapping[str, str], used: set[str]) -> list[str]:
+    """Return the label folders, relative to `root`, that hold no photo: classes that somebody meant to have."""
+    tops = [root / top for top in sorted(split_of)] or [root]
+    folders = [p for top in tops for p in sorted(top.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+    return [p.relative_to(root).as_posix() for p in folders if tidy(p.name) not in used]
 
 
 def _report(
-    root: Path, records: list[Record], outside: int, unparsed: Counter, strict: bool, separator: str
+    root: Path, records: list[Record], outside: list[str], unparsed: Counter, strict: bool, separator: str
 ) -> None:
     shown = listed((f"'{name}' ({count} photos)" for name, count in sorted(unparsed.items())), 30)
     if unparsed and (strict or not records):
@@ -122,7 +130,7 @@ def _report(
             "Left out %d folders that do not parse as Component%sDefect: %s", len(unparsed), separator, shown
         )
     if outside:
-        log.warning("Left out %d photos that lie in no label's folder", outside)
+        log.warning("Left out %d photos that lie in no label's folder: %s", len(outside), listed(outside, 5))
     if not records:
         raise InputError(f"data.root={root}: its photos lie in no folder that names a label")
 
@@ -132,31 +140,21 @@ class FolderDataModule(PhotoDataModule):
 
     Args:
         root: the folder that holds the label folders.
-        separator: what stands between component and defect in a folder's name.
-        components: known components, or null; with `defects` it parses names that the separator cannot.
-        defects: known defects, or null.
+        separator: what stands between component and defect in a folder's name; known components and defects parse
+            names that it cannot.
         strict: whether a folder that does not parse is an error.
         **common: see `PhotoDataModule`.
     """
 
-    def __init__(
-        self,
-        root: str | None,
-        separator: str = "_",
-        components: list[str] | None = None,
-        defects: list[str] | None = None,
-        strict: bool = False,
-        **common,
-    ):
+    def __init__(self, root: str | None, separator: str = "_", strict: bool = False, **common):
         super().__init__(**common)
         if not root:
             raise InputError(
                 "data.root is not set: name the folder that holds the label folders, data.root=photos/"
             )
-        self.root = root
-        self.separator = separator
-        self.vocabulary = {"component": components or [], "defect": defects or []}
-        self.strict = strict
+        if not separator:
+            raise InputError("data.separator is empty: name what stands between component and defect")
+        self.root, self.separator, self.strict = root, separator, strict
 
     def read(self) -> Source:
         """Read the folders; see `read_folders`."""

@@ -4,11 +4,14 @@ import hashlib
 import logging
 import os
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
 
 from src.errors import InputError, did_you_mean, listed
 from src.images import EXTENSIONS, UnreadableImage, open_image
@@ -37,24 +40,66 @@ class Record:
 
 @dataclass
 class Source:
-    """What a reader found: the records, where their photos lie, and the splits that the user gave, if any."""
+    """What a reader found.
+
+    Attributes:
+        root: the folder that the records' paths start from.
+        records: the labelled photos.
+        rows: of a table, the ID of each row, empty for a row without a photo.
+        columns: of a table, `{column: cells}`, as long as `rows`.
+        given: `{ID: split}` of a split that the user gave.
+    """
 
     root: Path
     records: list[Record]
-    columns: dict[str, dict[str, str]] = field(default_factory=dict)  # column -> {ID: value}, for groups
-    given: dict[str, str] | None = None  # ID -> train, val or test
+    rows: Sequence[str] = ()
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    given: dict[str, str] | None = None
+
+
+def tidy(name: str) -> str:
+    """Return a label's name without outer spaces, and with composed letters: macOS names files decomposed."""
+    return unicodedata.normalize("NFC", name.strip())
 
 
 def find_photos(root: Path) -> list[str]:
-    """Return the POSIX paths below `root` of all files with a photo's extension, sorted; hidden ones are left out."""
+    """Return the POSIX paths below `root` of all files with a photo's extension, sorted; hidden ones are left out.
+
+    Linked folders are searched too, each folder once.
+
+    Raises:
+        InputError: for a folder that cannot be listed, or a file name that is not UTF-8.
+    """
     found = []
-    for folder, subfolders, files in os.walk(root):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith((".", "__MACOSX")))
+    seen = {os.path.realpath(root)}
+    for folder, subfolders, files in os.walk(root, onerror=_unlisted, followlinks=True):
+        subfolders[:] = [
+            name
+            for name in sorted(subfolders)
+            if not name.startswith((".", "__MACOSX")) and _is_new(os.path.join(folder, name), seen)
+        ]
         relative = Path(folder).relative_to(root)
         for name in files:
             if Path(name).suffix.lower() in EXTENSIONS and not name.startswith("."):
                 found.append((relative / name).as_posix())
+    for path in found:
+        if not path.isascii() and any("\ud800" <= letter <= "\udfff" for letter in path):
+            raise InputError(f"{root}: the file name {ascii(path)} is not UTF-8: rename it")
     return sorted(found)
+
+
+def _unlisted(error: OSError) -> None:
+    raise InputError(f"{error.filename}: cannot list this folder ({error.strerror})") from error
+
+
+def _is_new(folder: str, seen: set[str]) -> bool:
+    """Whether a folder has not been met under another name; `seen` takes it in."""
+    real = os.path.realpath(folder)
+    if real in seen:
+        log.warning("Left out the folder %s: it is a link to one that is read anyway", folder)
+        return False
+    seen.add(real)
+    return True
 
 
 def ids_from_paths(paths: Iterable[str]) -> list[str]:
@@ -65,8 +110,16 @@ def ids_from_paths(paths: Iterable[str]) -> list[str]:
     return [stem if count[stem] == 1 else path for stem, path in zip(stems, paths, strict=True)]
 
 
-def inspect_photos(root: Path, paths: list[str], say_from: int = 2000) -> tuple[list[str], dict[str, str]]:
+def inspect_photos(
+    root: Path, paths: list[str], size: tuple[int, int] = (32, 32), say_from: int = 2000
+) -> tuple[list[str], dict[str, str]]:
     """Read every photo once: its content's digest, and the reason where it cannot be decoded.
+
+    Args:
+        root: the folder that the paths start from.
+        paths: the photos.
+        size: `(height, width)` in pixels that they will be resized to; the limits of `open_image` depend on it.
+        say_from: number of photos from which on the log says that this takes a while.
 
     Returns:
         the digests (16 hex digits) in the order of `paths`, and `{path: reason}` of the unreadable ones.
@@ -82,7 +135,7 @@ def inspect_photos(root: Path, paths: list[str], say_from: int = 2000) -> tuple[
         except OSError as error:
             return "", error.strerror or "cannot be read"
         try:
-            open_image(content, min_size=(32, 32)).close()
+            open_image(content, min_size=size).close()
         except UnreadableImage as error:
             return "", str(error)
         return hashlib.blake2b(content, digest_size=8).hexdigest(), ""
@@ -93,11 +146,14 @@ def inspect_photos(root: Path, paths: list[str], say_from: int = 2000) -> tuple[
     return [digest for digest, _ in results], reasons
 
 
-def drop_unreadable(source: Source, skip: bool) -> tuple[Source, dict[str, str]]:
+def drop_unreadable(
+    source: Source, skip: bool, size: tuple[int, int] = (32, 32)
+) -> tuple[Source, dict[str, str]]:
     """Read all photos; stop with the list of unreadable ones, or leave them out and report them."""
-    digests, reasons = inspect_photos(source.root, [record.path for record in source.records])
+    digests, reasons = inspect_photos(source.root, [record.path for record in source.records], size)
     if reasons:
-        lines = listed((f"{path} ({reason})" for path, reason in reasons.items()), 20)
+        shown = [f"{path} ({reason})" for path, reason in reasons.items()]
+        lines = listed(shown, 20) if skip else listed(shown, len(shown))
         if not skip:
             raise InputError(
                 f"{len(reasons)} of {len(digests)} photos cannot be read: {lines}; "
@@ -114,39 +170,108 @@ def drop_unreadable(source: Source, skip: bool) -> tuple[Source, dict[str, str]]
     return replace(source, records=kept), reasons
 
 
+def join_groups(groups: Sequence[str], others: Sequence[str]) -> np.ndarray:
+    """Return a number per item, the same for items that are linked by equal `groups` or by equal, non-empty `others`.
+
+    Numbers from 0, in the order of the first item; shape `[items]`.
+    """
+    parent: dict[str, str] = {}
+
+    def find(node: str) -> str:
+        root = node
+        while parent.setdefault(root, root) != root:
+            root = parent[root]
+        while parent[node] != root:
+            parent[node], node = root, parent[node]
+        return root
+
+    for group, other in zip(groups, others, strict=True):
+        if other:
+            parent[find(f"o{other}")] = find(f"g{group}")
+    roots = [find(f"g{group}") for group in groups]
+    number = {root: i for i, root in enumerate(dict.fromkeys(roots))}
+    return np.array([number[root] for root in roots], np.int64)
+
+
 def assign_groups(source: Source, group: str | None) -> list[Record]:
     """Give each record its group.
 
     Args:
+        source: the records, and the columns of their table.
         group: a column of the table, or a regular expression searched in the file name, whose first non-empty
             capture is the group; where it does not match, and for None, the group is the ID.
     """
     if not group:
         return [replace(record, group=record.id) for record in source.records]
     if group in source.columns:
-        column = source.columns[group]
-        return [replace(record, group=column.get(record.id) or record.id) for record in source.records]
-    try:
-        pattern = re.compile(group)
-    except re.error as error:
-        raise InputError(f"data.group='{group}': not a regular expression ({error})") from error
-    if not pattern.groups:
-        columns = f"; {did_you_mean(group, source.columns)}" if source.columns else ""
-        raise InputError(
-            f"data.group='{group}': neither a column nor a regular expression with a capture, as ^(A\\d+)_{columns}"
-        )
-    matches = [pattern.search(Path(record.path).name) for record in source.records]
-    captures = [next((c for c in match.groups() if c), "") if match else "" for match in matches]
-    if not any(captures):
-        names = listed((Path(record.path).name for record in source.records), 3)
-        raise InputError(f"data.group='{group}' matches no file name, for example {names}")
-    if missed := captures.count(""):
+        found = _groups_of_column(source, group)
+        where = f"column '{group}' names a group for"
+    else:
+        found = _groups_of_names(source, group)
+        where = "data.group matches the file names of"
+    if missed := sum(not found.get(record.id) for record in source.records):
+        count = len(source.records)
+        log.warning("%s %d of %d photos; the others are groups of their own", where, count - missed, count)
+    return [replace(record, group=found.get(record.id) or record.id) for record in source.records]
+
+
+def _groups_of_column(source: Source, column: str) -> dict[str, str]:
+    """Return `{ID: group}`; groups that share a photo, through several rows of one ID, are one."""
+    cells = (value.strip() for value in source.columns[column])
+    rows = [
+        (id_, value)
+        for id_, value in zip(source.rows, cells, strict=True)
+        if id_ and value.lower() not in ("", "nan")
+    ]
+    if not rows:
+        raise InputError(f"data.group={column}: this column is empty for every photo")
+    ids, values = zip(*rows, strict=True)
+    names: dict[int, dict[str, None]] = defaultdict(dict)
+    numbers = join_groups(values, ids).tolist()
+    for number, value in zip(numbers, values, strict=True):
+        names[number][value] = None
+    if joined := [list(several) for several in names.values() if len(several) > 1]:
         log.warning(
-            "data.group matches %d of %d file names; the others are groups of their own",
-            len(captures) - missed,
-            len(captures),
+            "Photos with several values in column '%s' join their groups into one: %s",
+            column,
+            listed((" + ".join(several) for several in joined), 5),
         )
-    return [replace(r, group=capture or r.id) for r, capture in zip(source.records, captures, strict=True)]
+    return {id_: next(iter(names[number])) for id_, number in zip(ids, numbers, strict=True)}
+
+
+def _groups_of_names(source: Source, expression: str) -> dict[str, str]:
+    """Return `{ID: first non-empty capture}`, an empty one where nothing is captured."""
+    try:
+        pattern = re.compile(expression)
+    except re.error as error:
+        raise InputError(f"data.group='{expression}': not a regular expression ({error})") from error
+    if not pattern.groups:
+        columns = f"; {did_you_mean(expression, source.columns)}" if source.columns else ""
+        raise InputError(
+            f"data.group='{expression}': neither a column nor a regular expression with a capture, "
+            f"as ^(A\\d+)_{columns}"
+        )
+    matches = {record.id: pattern.search(Path(record.path).name) for record in source.records}
+    found = {id_: next(filter(None, match.groups()), "") if match else "" for id_, match in matches.items()}
+    if not any(found.values()):
+        names = listed((Path(record.path).name for record in source.records[:3]), 3)
+        raise InputError(f"data.group='{expression}' matches no file name, for example {names}")
+    return found
+
+
+def report_copies(records: list[Record]) -> None:
+    """Log how many photos are byte-identical to another one, and warn where the copies' labels differ."""
+    copies: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        copies[record.digest].append(record)
+    copies = {digest: same for digest, same in copies.items() if digest and len(same) > 1}
+    if copies:
+        extra = sum(len(same) - 1 for same in copies.values())
+        log.info("%d photos are byte-identical copies of others; copies stay in one split", extra)
+    differing = [same for same in copies.values() if any(r.labels != same[0].labels for r in same)]
+    if differing:
+        shown = listed((" = ".join(r.path for r in same) for same in differing), 3)
+        log.warning("%d photos have byte-identical copies with other labels: %s", len(differing), shown)
 
 
 def one_label_per_kind(records: list[Record], multiple: str) -> list[Record]:

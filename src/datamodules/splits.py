@@ -7,49 +7,34 @@ from pathlib import Path
 
 import numpy as np
 
-from src.datamodules.records import Record
+from src.datamodules.delimited import pick_column, read_csv
+from src.datamodules.records import ID_COLUMNS, Record, join_groups
 from src.errors import InputError, did_you_mean, listed
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
-SIZE_WEIGHT = 0.5  # what keeping the split's size counts against keeping one label's share
-
-
-def join_groups(groups: Sequence[str], digests: Sequence[str]) -> np.ndarray:
-    """Return a group number per photo, shape `[photos]`: photos of one group, or byte-identical, share it."""
-    parent: dict[str, str] = {}
-
-    def find(node: str) -> str:
-        root = node
-        while parent.setdefault(root, root) != root:
-            root = parent[root]
-        while parent[node] != root:
-            parent[node], node = root, parent[node]
-        return root
-
-    for group, digest in zip(groups, digests, strict=True):
-        if digest:
-            parent[find(f"d{digest}")] = find(f"g{group}")
-    roots = [find(f"g{group}") for group in groups]
-    number = {root: i for i, root in enumerate(dict.fromkeys(roots))}
-    return np.array([number[root] for root in roots], np.int64)
+SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
+               "test": "test", "testing": "test"}  # fmt: skip
+SIZE_WEIGHT = 2.0  # what keeping the split's size counts against keeping one label's share
+FEW_GROUPS, PASSES = 20_000, 3  # up to so many groups the split is refined in so many passes
 
 
 def split_groups(
     targets: np.ndarray, groups: np.ndarray, shares: Sequence[float], seed: int, required: int = 0
 ) -> np.ndarray:
-    """Assign whole groups to splits so that every label keeps the asked shares.
+    """Assign whole groups to splits so that the photos and every label keep the asked shares.
 
-    Iterative stratification (Sechidis et al., 2011, On the stratification of multi-label data) on groups: the
-    groups of the rarest label first, each to the split that still lacks most of its labels. Afterwards a label that
-    at least as many groups carry as there are splits gets one group in each.
+    Greedy stratification of multi-label data as in Sechidis et al. (2011, On the stratification of multi-label
+    data), on groups and with a quadratic cost: groups come one by one, large ones first, and each goes where the sum of
+    squared deviations from the shares, relative to the asked share, grows least. Where groups are few, further
+    passes take each group out and place it again. At last labels with too few photos for that are seen to.
 
     Args:
         targets: `[photos, labels]`, which labels each photo carries.
-        groups: `[photos]`, group numbers from 0.
+        groups: `[photos]`, group numbers from 0, none left out.
         shares: the share of photos that each split should get; they are scaled to sum to 1.
-        seed: breaks ties.
-        required: the split that gets the first group of every label.
+        seed: of the order among groups of about the same size.
+        required: the split that no label is absent from.
 
     Returns:
         the split's index per photo, `[photos]`.
@@ -58,56 +43,73 @@ def split_groups(
     shares = np.asarray(shares, float) / np.sum(shares)
     count = int(groups.max()) + 1
     held = np.zeros((count, targets.shape[1] + 1))
-    np.add.at(held[:, :-1], groups, targets.astype(float))
-    held[:, -1] = np.bincount(groups, minlength=count)
-    total = np.maximum(held.sum(0), 1)
-    weighted = held / total
-    weighted[:, -1] *= SIZE_WEIGHT
-    carries = held[:, :-1] > 0
-    spread = carries.sum(0)
-    rarity = np.where(carries, spread, count + 1).min(1, initial=count + 1)
-    order = np.lexsort((rng.random(count), -held[:, -1], rarity))
-    lack = shares[:, None] * np.ones(held.shape[1])
-    lack[:, -1] *= SIZE_WEIGHT
-    assigned = np.empty(count, np.int64)
-    begun = np.zeros(targets.shape[1], bool)
-    for group in order:
-        new = carries[group] & ~begun
-        use = weighted[group] > 0
-        # each label's need counts by how much of it this group brings
-        gain = lack[:, use] @ weighted[group, use] / weighted[group, use].sum()
-        allowed = np.flatnonzero(shares > 0)
-        rare = new & (spread < len(allowed))
-        choice = required if rare.any() else allowed[np.argmax(gain[allowed])]
-        assigned[group] = choice
-        lack[choice] -= weighted[group]
-        begun |= carries[group]
-    _spread_rare(assigned, carries, held[:, -1], np.flatnonzero(shares > 0), required)
+    np.add.at(held, groups, np.column_stack([targets, np.ones(len(targets))]))
+    sizes = held[:, -1]
+    part = held / np.maximum(held.sum(0), 1)
+    part[:, -1] *= SIZE_WEIGHT**0.5
+    order = np.lexsort((rng.random(count), -np.ceil(np.log2(sizes)))).tolist()
+    passes = PASSES if count <= FEW_GROUPS else 1
+    assigned = _place(part, order, shares.tolist(), passes)
+    _spread_rare(assigned, held[:, :-1] > 0, sizes, np.flatnonzero(shares > 0).tolist(), required)
     return assigned[groups]
 
 
+def _place(part: np.ndarray, order: list[int], shares: list[float], passes: int) -> np.ndarray:
+    """Return the split of each group, `[groups]`; `part[g, l]` is the part of label l's photos that group g has.
+
+    Plain lists: a group has few labels, for which they are faster than arrays.
+    """
+    columns = [np.flatnonzero(row).tolist() for row in part]
+    values = [row[column].tolist() for row, column in zip(part, columns, strict=True)]
+    over = [[0.0] * part.shape[1] for _ in shares]  # what each split has beyond its share of what is placed
+    assigned = [-1] * len(part)
+
+    def move(group: int, split: int, sign: int) -> None:
+        for column, value in zip(columns[group], values[group], strict=True):
+            for other, share in zip(over, shares, strict=True):
+                other[column] -= sign * value * share
+            over[split][column] += sign * value
+
+    for _ in range(passes):
+        for group in order:
+            if assigned[group] >= 0:
+                move(group, assigned[group], -1)
+            own = list(zip(columns[group], values[group], strict=True))
+            square = sum([value * value for _, value in own])
+            lowest = float("inf")
+            for split, share in enumerate(shares):
+                if share > 0:
+                    linear = sum([value * over[split][column] for column, value in own])
+                    cost = (2 * linear + square * (1 - share)) / share
+                    if cost < lowest:
+                        assigned[group], lowest = split, cost
+            move(group, assigned[group], 1)
+    return np.array(assigned, np.int64)
+
+
 def _spread_rare(
-    assigned: np.ndarray, carries: np.ndarray, sizes: np.ndarray, splits: np.ndarray, required: int
+    assigned: np.ndarray, carries: np.ndarray, sizes: np.ndarray, splits: list[int], required: int
 ) -> None:
-    """Move small groups, in place, until labels with enough groups stand in every split (and all in `required`)."""
-    for label in np.argsort(carries.sum(0), kind="stable"):
+    """Move small groups, in place, until every label stands in `required`, and with enough groups in every split.
+
+    Only a move into `required` may take a label's last group away from another split.
+    """
+    counts = np.stack([carries[assigned == split].sum(0) for split in range(max(splits) + 1)])
+    spread = carries.sum(0)
+    wanted = [required, *(split for split in splits if split != required)]
+    for label in np.argsort(spread, kind="stable"):
         members = np.flatnonzero(carries[:, label])
-        wanted = splits if len(members) >= len(splits) else np.array([required])
-        for split in wanted if len(members) else []:
-            held = np.bincount(assigned[members], minlength=splits.max() + 1)
-            if held[split]:
+        for split in wanted if len(members) >= len(splits) else [required]:
+            if counts[split, label] or not len(members):
                 continue
-            donor = int(np.argmax(held))
-            candidates = members[assigned[members] == donor]
-            others = [
-                sum(
-                    ((assigned == donor) & carries[:, other]).sum() < 2
-                    for other in np.flatnonzero(carries[group])
-                )
-                for group in candidates
-            ]
-            best = candidates[np.lexsort((sizes[candidates], others))[0]]
-            assigned[best] = split
+            lost = (carries[members] & (counts[assigned[members]] == 1)).sum(1)
+            best = np.lexsort((sizes[members], lost))[0]
+            if lost[best] and split != required:
+                continue
+            group = members[best]
+            counts[assigned[group]] -= carries[group]
+            counts[split] += carries[group]
+            assigned[group] = split
 
 
 def split_records(

@@ -65,10 +65,10 @@ def corrosion_surface(scene: Scene, rng: np.random.Generator, strength: float) -
     """Draw a thin, light orange film in blotches; the metal below stays smooth."""
     box, metal, unit = _whole(scene), scene.fixture, scene.view.scale
     film = sample("cloud", scene.size, rng, unit / 260)
-    colour = mix((204, 138, 74), (176, 122, 84), rng.uniform(0, 1))
-    scene.stain(box, noisy(metal, film, 104, 50), colour, 0.85 * strength)
+    colour = mix((208, 134, 66), (160, 108, 74), rng.uniform(0, 1))
+    scene.stain(box, noisy(metal, film, 116, 24), colour, 0.9 * strength)
     specks = sample("mottle", scene.size, rng, unit / 170)
-    scene.stain(box, noisy(metal, specks, 150, 40), (186, 104, 48), 0.85 * strength)
+    scene.stain(box, noisy(metal, specks, 152, 30), (168, 88, 38), 0.9 * strength)
 
 
 def coating_failure(scene: Scene, rng: np.random.Generator, strength: float) -> None:

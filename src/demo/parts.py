@@ -7,16 +7,22 @@ import numpy as np
 from src.demo.scene import Colour, Scene
 
 STEEL: tuple[Colour, ...] = (
-    (158, 162, 165),
-    (128, 132, 136),
-    (176, 176, 170),
-    (108, 112, 118),
-    (146, 140, 130),
+    (172, 176, 180),
+    (150, 154, 158),
+    (196, 196, 190),
+    (138, 142, 150),
+    (168, 162, 150),
 )
-PAINT: tuple[Colour, ...] = (  # the last four are the colours of rust
-    (64, 98, 146), (78, 120, 92), (190, 160, 70), (150, 152, 156),
-    (106, 58, 38), (150, 84, 46), (196, 132, 72), (82, 50, 36),
-)  # fmt: skip
+PAINT: tuple[Colour, ...] = (  # the last three are the colours of rust
+    (78, 120, 178),
+    (94, 150, 112),
+    (214, 184, 84),
+    (178, 180, 184),
+    (124, 134, 148),
+    (148, 86, 56),
+    (112, 62, 42),
+    (208, 144, 82),
+)
 RUBBER: Colour = (38, 38, 42)
 HOLE: Colour = (20, 18, 17)
 
@@ -119,7 +125,7 @@ class Pen:
         way = style.rng.choice((-1, 1)) * style.rng.uniform(0.35, 0.9)
         du, dv = 1.75 * r * np.sin(way), 1.75 * r * np.cos(way)
         self.solid(disc(u, v, 1.42 * r), shade(metal, 0.8), base + 0.03, bevel=0.01)
-        self.pocket(disc(u, v, 0.78 * r), HOLE, base - 0.3, bevel=0.04 * r)
+        self.pocket(disc(u, v, 0.56 * r), HOLE, base - 0.3, bevel=0.04 * r)
         self.solid(
             [(u, v), (u + du, v + dv)], shade(metal, 0.75), base + 0.8 * r, width=0.72 * r, bevel=0.18 * r
         )

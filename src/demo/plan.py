@@ -45,6 +45,7 @@ SECOND_DEFECT_SHARE = 0.04
 EXIF_SHARE, NEAR_SHARE = 0.15, 0.02
 PHOTOS_PER_ASSET = (0.20, 0.25, 0.22, 0.16, 0.10, 0.07)  # 1 to 6
 TWINS_AFTER = (6, 12, 150)  # byte-identical copies follow the first asset past each of these photos
+RARE, RARE_PHOTOS = 3.0, 2  # a component under so many percent; most photos of one such asset
 MIN_ASSETS = 3  # of every label, so that training, validation and test can each have one
 SIDES = (64, 4000)
 MAX_PIXELS = 4000 * 3000
@@ -167,7 +168,7 @@ class _Stream:
         self.defect_seen = np.zeros(len(self.defect_names))
         self.given = _given_to(self.names, self.main_shares, self.defect_shares)
         self.twins = list(TWINS_AFTER)
-        rare = [(name, None) for name in self.names if COMPONENTS[name] < 3] * MIN_ASSETS
+        rare = [(name, None) for name in self.names if COMPONENTS[name] < RARE] * MIN_ASSETS
         rare += [(None, name) for name in ("Loose", "Coating Failure")] * MIN_ASSETS
         slots = 6 + np.sort(rng_for(seed, 10).permutation(95)[: len(rare)])
         order = rng_for(seed, 11).permutation(len(rare))
@@ -181,8 +182,9 @@ class _Stream:
         component, defect = self.reserved.get(asset, (None, None))
         if component or defect:
             share = self.main_shares[self.names.index(component)] if component else DEFECTS[defect] / 104
-            number = int(np.clip(round(600 * share / MIN_ASSETS), 1, 3))
+            number = int(np.clip(round(600 * share / MIN_ASSETS), 1, RARE_PHOTOS))
         main = self._component(rng, number, component, defect)
+        number = min(number, RARE_PHOTOS) if COMPONENTS[main] < RARE else number
         defect = defect or self._defect(rng, number, main)
         second = ""
         if rng.random() < SECOND_DEFECT_SHARE and defect != HEALTHY:

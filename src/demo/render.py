@@ -85,10 +85,10 @@ def _view(size: tuple[int, int], rng: np.random.Generator) -> View:
 def _light(rng: np.random.Generator, seed: int, asset: int) -> Light:
     """Draw lamp and camera; the lamp hangs on one side of an asset, the rest changes from view to view."""
     angle = rng_for(seed, 23, asset).uniform(-2.9, -0.25) + rng.uniform(-0.35, 0.35)
-    warm, tint = rng.uniform(-0.17, 0.2), rng.uniform(-0.04, 0.04)
+    warm, tint = rng.uniform(-0.16, 0.18), rng.uniform(-0.04, 0.04)
     return Light(
         direction=(0.85 * float(np.cos(angle)), 0.85 * float(np.sin(angle))),
-        exposure=rng.uniform(0.85, 1.38),
+        exposure=rng.uniform(1.0, 1.42),
         gains=(1 + warm, 1 + tint, 1 - warm),
         spot=(rng.uniform(0.3, 0.7), rng.uniform(0.3, 0.7)),
         falloff=rng.uniform(0.35, 1.05),

@@ -45,6 +45,8 @@ def contact_sheet(
             )
         sheet.paste(photo, (x, y))
         caption = f"{row['main_component']} · {row['main_defect']}"
+        while font.getlength(caption) > width - 4:
+            caption = caption[:-2].rstrip(" ·-") + "…"
         draw.text((x + 2, y + height + 3), caption, fill=(40, 40, 40), font=font)
     sheet.save(path)
     return [row["ID"] for row in chosen]

@@ -14,6 +14,8 @@ CHALKS: tuple[Colour, ...] = ((244, 242, 236), (238, 220, 96), (70, 128, 190), (
 PAINTS: tuple[Colour, ...] = ((222, 110, 44), (206, 60, 48), (228, 196, 62), (70, 120, 190), (226, 226, 220))
 CABLES: tuple[Colour, ...] = ((30, 30, 33), (96, 58, 36), (206, 98, 36), (112, 114, 116), (44, 52, 78))
 RUSTS: tuple[Colour, ...] = ((122, 66, 36), (158, 92, 48), (92, 52, 34), (184, 120, 66))
+RUST_OLD: tuple[Colour, ...] = ((86, 48, 30), (136, 74, 40), (36, 24, 19))
+RUST_FILM: tuple[Colour, ...] = ((178, 122, 74), (200, 130, 66), (166, 90, 42))
 _DIGITS = {  # strokes in a box of 1 x 2
     "0": [[(0.5, 0), (0, 0.6), (0, 1.4), (0.5, 2), (1, 1.4), (1, 0.6), (0.5, 0)]],
     "1": [[(0.2, 0.5), (0.6, 0), (0.6, 2)]],
@@ -30,13 +32,21 @@ _DIGITS = {  # strokes in a box of 1 x 2
 
 def build_wall(view: View, rng: np.random.Generator) -> Scene:
     """Return an asset's bare wall with its marks, seen from `view`."""
-    grey = rng.uniform(104, 190)
-    tint = rng.uniform(-1, 1, 2) * (0.13, 0.04)
+    grey = rng.uniform(92, 152)  # darker than most metal, as a tunnel's lining is
+    tint = rng.uniform(-1, 1, 2) * (0.10, 0.035)
     wall = tuple(int(grey * (1 + part)) for part in (tint[0], tint[1], -tint[0]))
     offset = tuple(float(value) for value in rng.uniform(0, 1, 2))
     scene = Scene(view, wall, offset, tone=rng.uniform(0.7, 1.3))
     formwork(scene, rng)
-    marks = ((damp, 0.45), (run_off, 0.4), (rust_spot, 0.6), (paint_mark, 0.36), (number, 0.4), (cable, 0.4))
+    marks = (
+        (iron, 0.45),
+        (damp, 0.45),
+        (run_off, 0.4),
+        (rust_spot, 0.5),
+        (paint_mark, 0.36),
+        (number, 0.4),
+        (cable, 0.4),
+    )
     for draw, chance in marks:
         own = np.random.default_rng(rng.integers(2**31))
         if own.random() < chance:
@@ -117,13 +127,31 @@ def rust_spot(scene: Scene, rng: np.random.Generator) -> None:
     """Draw rust-coloured dirt: a spot of rust from a nail or a tie, with its run-off."""
     for _ in range(rng.integers(1, 4)):
         u, v = aside(rng, 1.2, 1.9)
-        r, colour = rng.uniform(0.1, 0.42), RUSTS[rng.integers(len(RUSTS))]
+        r, colour = rng.uniform(0.1, 0.55), RUSTS[rng.integers(len(RUSTS))]
         for outline in (blob(rng, u, v, r), rect(u - 0.5 * r, v, u + 0.5 * r, v + rng.uniform(0.5, 1.5))):
             drawn = scene.mask(outline, blur=0.3 * r)
             if drawn:
                 box, mask = drawn
                 mask = noisy(mask, sample("mottle", mask.size, rng), 80, 80)
                 scene.stain(box, mask, colour, rng.uniform(0.55, 0.95))
+
+
+def iron(scene: Scene, rng: np.random.Generator) -> None:
+    """Draw where iron-bearing water has stained the concrete: rust's colours, without relief."""
+    old = rng.random() < 0.55
+    base, patch, light = RUST_OLD if old else RUST_FILM
+    for _ in range(rng.integers(1, 3)):
+        u, v = aside(rng, 1.2, 1.8)
+        r = rng.uniform(0.45, 1.0)
+        band = rng.random() < 0.4
+        outline = rect(u - 0.6 * r, -4, u + 0.6 * r, 4) if band else blob(rng, u, v, r)
+        drawn = scene.mask(outline, blur=0.12 * r)
+        if drawn:
+            box, mask = drawn
+            mask = noisy(mask, sample("cloud", mask.size, rng), 70, 60)
+            scene.stain(box, mask, base, rng.uniform(0.65, 0.95))
+            scene.stain(box, noisy(mask, sample("mottle", mask.size, rng), 120, 50), patch, 0.85)
+            scene.stain(box, noisy(mask, sample("mottle", mask.size, rng), 165, 40), light, 0.8)
 
 
 def paint_mark(scene: Scene, rng: np.random.Generator) -> None:

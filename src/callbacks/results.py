@@ -164,6 +164,11 @@ def log_hyperparameters(trainer: L.Trainer, cfg: DictConfig, metrics: Mapping[st
         logger.finalize("success")
 
 
+def shown(path: Path) -> Path:
+    """Return the path as one would type it here: relative where it lies below the working folder."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 def say(run: Path, metrics: Mapping[str, Any]) -> None:
     """Print the figures of the run and where its files lie."""
     for split in ("val", "test"):
@@ -178,6 +183,7 @@ def say(run: Path, metrics: Mapping[str, Any]) -> None:
             f"{split:4}  "
             + "  ".join(f"{name} {value:.4f}" for name, value in values.items() if value is not None)
         )
+    run = shown(run)
     print(f"run   {run}")
     print(f"read  {run / 'report.html'}")
     print(f"next  python scripts/predict.py ckpt='{run}' images=PHOTOS output=predictions.csv")

@@ -1,0 +1,108 @@
+"""Made data and the scripts, called in this process."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch import nn
+
+from src.models import backbones
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+COMPONENTS = {"Channel Bracket": (200, 60, 60), "Grout Hole": (60, 200, 60), "Radial Joint": (60, 60, 200)}
+DEFECTS = {"Leaks": 40, "Corrosion-Heavy": 210, "Intact": 125}
+FAST = (
+    "model.backbone=tiny",
+    "model.weights=null",
+    "model.freeze_backbone=false",
+    "model.lr=0.01",
+    "preprocess.image_size=16",
+    "data.num_workers=0",
+    "trainer.accelerator=cpu",
+    "callbacks.figures=null",
+)
+
+
+class Tiny(nn.Module):
+    """A backbone with BatchNorm and dropout that trains in milliseconds."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 12, 5, stride=2)
+        self.norm = nn.BatchNorm2d(12)
+        self.dropout = nn.Dropout(0.2)
+        self.fc = nn.Linear(12 * 9, 10)
+
+    def forward(self, image):
+        pooled = nn.functional.adaptive_avg_pool2d(self.norm(self.conv(image)).relu(), 3)
+        return self.fc(self.dropout(pooled.flatten(1)))
+
+
+def tiny(weights=None) -> Tiny:
+    return Tiny()
+
+
+def photo(path: Path, component: str, defect: str, seed: int, size=(48, 36)) -> None:
+    """Draw a photo whose left half tells the component and whose right half the defect."""
+    rng = np.random.default_rng(seed)
+    pixels = np.full((size[1], size[0], 3), DEFECTS.get(defect, 0), np.uint8)
+    pixels[:, : size[0] // 2] = COMPONENTS.get(component, (0, 0, 0))
+    noisy = np.clip(pixels + rng.normal(0, 12, pixels.shape), 0, 255).astype(np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(noisy).save(path)
+
+
+def make_folders(root: Path, each: int = 8) -> Path:
+    """Make `Component_Defect` folders; file names carry an asset, two photos each."""
+    for i, component in enumerate(COMPONENTS):
+        for j, defect in enumerate(DEFECTS):
+            for k in range(each):
+                name = f"A{100 * i + 10 * j + k // 2:03d}_{k}.jpg"
+                photo(root / f"{component}_{defect}" / name, component, defect, 1000 * i + 100 * j + k)
+    return root
+
+
+def make_table(root: Path, each: int = 8) -> Path:
+    """Make `image_data.csv` and `images/`: one or two rows per photo, as annotation exports have them."""
+    rows = ["ID,component,defect,asset"]
+    for i, component in enumerate(COMPONENTS):
+        for j, defect in enumerate(DEFECTS):
+            for k in range(each):
+                id_ = f"{i}{j}{k:03d}"
+                photo(root / "images" / f"{id_}.jpg", component, defect, 1000 * i + 100 * j + k)
+                rows.append(f"{id_},{component},nan,a{i}{j}{k // 2}")
+                rows.append(f"{id_},component,{defect},a{i}{j}{k // 2}")
+    (root / "image_data.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return root
+
+
+def load_script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"script_{name}", REPOSITORY / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_script(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str) -> int:
+    """Call a script as the command line would; return its exit code."""
+    monkeypatch.setitem(backbones.BACKBONES, "tiny", backbones.Entry(tiny, None, "fc"))
+    module = load_script(name)
+    argv = [f"scripts/{name}.py", *arguments]
+    try:
+        if name == "train":
+            argv = module.config.continue_in_place(module.config.demo_when_no_photos(argv))
+        monkeypatch.setattr(sys, "argv", argv)
+        module.main()
+    except SystemExit as leave:
+        return int(leave.code or 0)
+    return 0
+
+
+def only_run(root: Path) -> Path:
+    """Return the one run folder below `root/outputs`."""
+    (best,) = root.glob("outputs/*/*/checkpoints/best.ckpt")
+    return best.parent.parent

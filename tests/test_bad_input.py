@@ -1,0 +1,282 @@
+"""Each wrong input is one clear line and exit code 2."""
+
+import pickle
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.made import FAST, REPOSITORY, make_folders, make_table, only_run, run_script
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return make_folders(tmp_path_factory.mktemp("data") / "photos", each=4)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    return make_table(tmp_path_factory.mktemp("table") / "set", each=4)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, photos):
+    home = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(home)
+        assert run_script(monkeypatch, "train", f"data.root={photos}", *FAST, "trainer.max_epochs=1") == 0
+    return only_run(home)
+
+
+@pytest.fixture
+def refused(monkeypatch, tmp_path, capsys):
+    """Run a script that must refuse its input: returns the one line."""
+    monkeypatch.chdir(tmp_path)
+
+    def check(script, *arguments, code=2):
+        assert run_script(monkeypatch, script, *arguments) == code
+        said = capsys.readouterr()
+        lines = [line for line in said.err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1 and "Traceback" not in said.err, said.err
+        return lines[0]
+
+    return check
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["model=mltilabel"], "no 'mltilabel' in model: did you mean 'multilabel'"),
+        (["modle=multilabel"], "did you mean 'model'"),
+        (["trainer.max_epoch=3"], "trainer.max_epoch': did you mean 'max_epochs'"),
+        (["sed=3"], "did you mean 'seed'"),
+        (["seed=abc"], "seed"),
+        (["trainer.max_epochs=many"], "trainer.max_epochs: 'many' is not of type"),
+        (["data.batch_size=0.5"], "data.batch_size: 0.5 is not of type int"),
+        (["+trainer.max_epoch=3"], "did you mean 'max_epochs'"),
+        (["+data.batchsize=3"], "did you mean 'batch_size'"),
+        (["model.backbone=resnet81"], "did you mean 'resnet18'"),
+        (["preprocess.resize=sqash"], "did you mean 'squash'"),
+        (["sweep=lr"], "needs -m"),
+        (["data.group=^(A\\d+)_"], "needs quotes"),
+        (["data.group='A(*'"], "not a regular expression"),
+        (["data.group=asset"], "neither a column nor a regular expression with a capture"),
+        (["data.group='^(Q\\d+)_'"], "matches no file name"),
+        (["data.splits={train: 0.9, vall: 0.1}"], "did you mean 'val'"),
+        (["data.multiple=frist"], "did you mean 'first'"),
+        (["model.head_weights={defct: 2}"], "did you mean 'defect'"),
+        (["model.weights=nowhere.pth"], "no such file"),
+        (["model.init_from=nowhere"], "no such file or run folder"),
+    ],
+)
+def test_typos_and_wrong_values(refused, photos, arguments, words):
+    assert words in refused("train", f"data.root={photos}", *FAST, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "words"),
+    [
+        ("sed: 5\n", "did you mean 'seed'"),
+        ("trainer: {max_epoch: 3}\n", "did you mean 'max_epochs'"),
+        ("trainer: {max_epochs: abc}\n", "'abc' is not of type"),
+        ("seed: abc\n", "seed"),
+        ("callbacks: {checkpoint: {monitr: x}}\n", "did you mean 'monitor'"),
+    ],
+)
+def test_typos_inside_an_experiment_file(refused, photos, tmp_path, experiment, words):
+    folder = tmp_path / "mine" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "typo.yaml").write_text(f"# @package _global_\n{experiment}")
+    where = f"hydra.searchpath=[file://{tmp_path / 'mine'}]"
+    assert words in refused("train", "experiment=typo", f"data.root={photos}", *FAST, where)
+
+
+def test_folders(refused, tmp_path):
+    assert "no such folder" in refused("train", "data.root=phots", *FAST)
+    (tmp_path / "empty").mkdir()
+    assert "no photo in it" in refused("train", "data.root=empty", *FAST)
+    make_folders(tmp_path / "one", each=4)
+    for folder in (tmp_path / "one").iterdir():
+        if not folder.name.startswith("Grout Hole"):
+            shutil.rmtree(folder)
+    assert "only one component, 'Grout Hole'" in refused("train", "data.root=one", *FAST)
+    shutil.copytree(tmp_path / "one", tmp_path / "odd")
+    for folder in list((tmp_path / "odd").iterdir()):
+        folder.rename(folder.with_name(folder.name.replace("_", "")))
+    assert "3 folders do not parse" in refused("train", "data.root=odd", *FAST)
+
+
+def test_label_only_in_the_test_folder(refused, photos, tmp_path):
+    for split in ("train", "val", "test"):
+        shutil.copytree(photos, tmp_path / "tree" / split)
+    (tmp_path / "tree" / "test" / "Grout Hole_Leaks").rename(tmp_path / "tree" / "test" / "Grout Hole_Drummy")
+    line = refused("train", "data.root=tree", *FAST)
+    assert "'Drummy' (defect)" in line and "test/Grout Hole_Drummy" in line
+
+
+def test_unreadable_photos_are_all_listed_before_training(refused, photos, tmp_path, monkeypatch, capsys):
+    root = shutil.copytree(photos, tmp_path / "photos")
+    folder = root / "Grout Hole_Leaks"
+    (folder / "text.jpg").write_text("no picture")
+    (folder / "empty.jpg").touch()
+    whole = next(folder.glob("A*.jpg")).read_bytes()
+    (folder / "half.jpg").write_bytes(whole[: len(whole) // 2])
+    Image.new("1", (40_000, 40_000)).save(folder / "huge.png")
+    line = refused("train", f"data.root={root}", *FAST)
+    assert all(
+        name in line
+        for name in ("text.jpg", "empty.jpg", "half.jpg", "huge.png", "data.skip_unreadable=true")
+    )
+    assert not list(tmp_path.glob("outputs/*/*/checkpoints"))
+    skip = run_script(
+        monkeypatch, "train", f"data.root={root}", *FAST, "trainer.max_epochs=1", "data.skip_unreadable=true"
+    )
+    assert skip == 0 and "Left out 4 unreadable photos" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "words"),
+    [
+        (None, (), "no such file"),
+        ("", (), "the file is empty"),
+        ("ID,component,defect\n", (), "a header and no rows"),
+        ("id_no,part\n1,Bolt\n", (), "has no column 'ID': it has id_no, part"),
+        ("ID,componnt,defect\n00000,Bolt,Leaks\n", (), "has no column 'component': it has componnt"),
+        ("ID,component,defect\nnothing,Bolt,Leaks\n", (), "none of the 1 IDs"),
+        ("ID,component,defect\n00000,nan,defect\n", (), "no row carries a label"),
+        ("ID,component,defect\n00000,Bracket,Leeks\n", ("data.components=[Bracket]", "data.defects=[Leaks]"),
+         "did you mean 'Leaks'"),
+    ],
+)  # fmt: skip
+def test_tables(refused, table, tmp_path, content, arguments, words):
+    if content is not None:
+        (tmp_path / "labels.csv").write_text(content)
+    where = ("data.csv=labels.csv", f"data.images={table / 'images'}")
+    assert words in refused("train", "model=multilabel", *where, *FAST, *arguments)
+
+
+def test_several_labels_need_multilabel(refused, table, tmp_path):
+    (tmp_path / "labels.csv").write_text(
+        "ID,component,defect\n00000,Bolt,Leaks;Loose\n00001,Bolt,Loose\n00002,Nut,Loose\n"
+    )
+    line = refused("train", "data=table", "data.csv=labels.csv", f"data.images={table / 'images'}", *FAST)
+    assert "00000 (Leaks+Loose)" in line and "model=multilabel" in line
+
+
+class Bomb:
+    def __reduce__(self):
+        return print, ("code ran",)
+
+
+def test_checkpoints(refused, run, photos, tmp_path, capsys):
+    assert "no such file or run folder" in refused("predict", "ckpt=nowhere", f"images={photos}")
+    assert "no training run below outputs" in refused("predict", f"images={photos}")
+    (tmp_path / "text.ckpt").write_text("hello")
+    assert "not a checkpoint" in refused("predict", "ckpt=text.ckpt", f"images={photos}")
+    with open(tmp_path / "bomb.ckpt", "wb") as file:
+        pickle.dump(Bomb(), file)
+    torch.save({"task": "dual_head", "hyper_parameters": {}, "state_dict": Bomb()}, tmp_path / "code.ckpt")
+    for name in ("bomb", "code"):
+        assert "could run code" in refused("predict", f"ckpt={name}.ckpt", f"images={photos}")
+        assert "code ran" not in capsys.readouterr().out
+    torch.save({"weights": torch.zeros(1)}, tmp_path / "other.ckpt")
+    assert "not a checkpoint of Corbel" in refused("predict", "ckpt=other.ckpt", f"images={photos}")
+    content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    for change, words in (({"task": "segmentation"}, "task 'segmentation'"), ({"schema": 99}, "newer Corbel"),
+                          ({"task": "multilabel"}, "does not fit")):  # fmt: skip
+        torch.save({**content, **change}, tmp_path / "changed.ckpt")
+        assert words in refused("predict", "ckpt=changed.ckpt", f"images={photos}")
+
+
+def test_predict_arguments(refused, run, photos, tmp_path):
+    assert "images= is not set" in refused("predict", f"ckpt={run}")
+    assert "no such file or folder" in refused("predict", f"ckpt={run}", "images=nowhere")
+    (tmp_path / "notes.md").write_text("x")
+    assert "neither a photo" in refused("predict", f"ckpt={run}", "images=notes.md")
+    assert "threshold= is for multilabel" in refused(
+        "predict", f"ckpt={run}", f"images={photos}", "threshold=0.3"
+    )
+    assert "did you mean 'cuda'" in refused("predict", f"ckpt={run}", f"images={photos}", "device=cudda")
+    assert "did you mean 'output'" in refused("predict", f"ckpt={run}", f"images={photos}", "outptu=x.csv")
+    (tmp_path / "file").write_text("x")
+    assert "file" in refused(
+        "predict", f"ckpt={run}", f"images={photos}", "output=file/p.csv", "num_workers=0"
+    )
+
+
+def test_output_folder_not_writable(refused, photos, tmp_path):
+    (tmp_path / "outputs").write_text("a file stands where the folder should be")
+    assert "outputs" in refused("train", f"data.root={photos}", *FAST)
+
+
+def test_disk_full_while_predicting_keeps_whole_rows(run, photos, tmp_path):
+    for k in range(40):
+        shutil.copy(next(photos.rglob("*.jpg")), tmp_path / f"a photo with a rather long name {k:03d}.jpg")
+    code = f"""
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+sys.path.insert(0, {str(REPOSITORY)!r})
+import pytest
+from tests.made import run_script
+resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+with pytest.MonkeyPatch.context() as m:
+    sys.exit(run_script(m, "predict", "ckpt='{run}'", "images='{tmp_path}'", "output=p.csv", "num_workers=0",
+                        "batch_size=4", "hydra/job_logging=none", "hydra.output_subdir=null"))
+"""
+    import sys
+
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "rows kept in p.csv" in done.stderr and "Traceback" not in done.stderr
+    lines = (tmp_path / "p.csv").read_text().splitlines()
+    assert 5 < len(lines) < 41 and all(line.count(",") == lines[0].count(",") for line in lines)
+
+
+def test_unreadable_photos_become_rows_and_exit_code_1(run, photos, tmp_path, monkeypatch, capsys):
+    import pandas as pd
+
+    folder = tmp_path / "Photos é 2"
+    shutil.copytree(photos / "Grout Hole_Leaks", folder)
+    (folder / "bad.JPG").write_text("no picture")
+    Image.fromarray(np.zeros((20, 30), np.uint8)).save(folder / "gray.png")
+    monkeypatch.chdir(tmp_path)
+    code = run_script(
+        monkeypatch,
+        "predict",
+        f"ckpt={run}",
+        f"images='{folder}'",
+        "output=p.csv",
+        "probabilities=true",
+        "batch_size=2",
+    )
+    assert code == 1 and "1 unreadable" in capsys.readouterr().out
+    rows = pd.read_csv(tmp_path / "p.csv", dtype=str, keep_default_na=False)
+    assert rows["path"].is_monotonic_increasing and len(rows) == 6
+    bad = rows[rows["ID"] == "bad"].iloc[0]
+    assert bad["status"] == "error" and bad["error"] and bad["component"] == "" and bad["p:Leaks"] == ""
+    fine = rows[rows["status"] == "ok"]
+    sums = fine[[c for c in rows if c.startswith("p:")]].astype(float).sum(axis=1)
+    assert np.allclose(sums, 2, atol=1e-4)
+    assert fine["prediction"].str.match(r".+_.+_\d\.\d\d$").all()
+
+
+def test_the_python_api_agrees_with_the_csv(run, photos, tmp_path, monkeypatch):
+    import pandas as pd
+
+    from src.inference import Predictor
+    from src.models import backbones
+    from tests.made import tiny
+
+    monkeypatch.setitem(backbones.BACKBONES, "tiny", backbones.Entry(tiny, None, "fc"))
+    rows = pd.read_csv(run / "predictions.csv")
+    predictor = Predictor.load(run)
+    for row in rows.head(3).itertuples():
+        for source in (photos / row.path, (photos / row.path).read_bytes(), Image.open(photos / row.path)):
+            said = predictor.predict(source)
+            assert said.labels == {"component": [row.component], "defect": [row.defect]}
+            assert said.text.rpartition("_")[0] == f"{row.component}_{row.defect}"
+            assert said.confidence == pytest.approx(row.average_confidence, abs=0.02)
+            assert sum(said.probabilities["defect"].values()) == pytest.approx(1, abs=1e-5)

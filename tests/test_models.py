@@ -1,0 +1,200 @@
+"""Modules built from primitives: losses, freezing, weights files, partial loading."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as nnf
+
+from src.errors import InputError
+from src.labels import LabelSpace
+from src.models import DualHeadClassifier, MultiLabelClassifier, backbones
+from src.models.backbones import BACKBONES, build_backbone
+from src.models.metrics import heads_figures, multilabel_figures
+from tests.made import tiny
+
+LABELS = {"component": ["a", "b", "c"], "defect": ["x", "y"]}
+PREPROCESS = {"image_size": 16, "resize": "squash", "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+
+
+@pytest.fixture(autouse=True)
+def tiny_backbone(monkeypatch):
+    monkeypatch.setitem(backbones.BACKBONES, "tiny", backbones.Entry(tiny, None, "fc"))
+
+
+def dual(**options):
+    return DualHeadClassifier(
+        task="dual_head", labels=LABELS, preprocess=PREPROCESS, backbone="tiny", **options
+    )
+
+
+def multi(**options):
+    return MultiLabelClassifier(
+        task="multilabel", labels=LABELS, preprocess=PREPROCESS, backbone="tiny", **options
+    )
+
+
+def test_heads_loss_is_the_weighted_sum_and_leaves_missing_kinds_out():
+    weights = {"component": [1.0, 2.0, 3.0], "defect": [0.5, 4.0]}
+    model = dual(class_weights=weights, head_weights={"defect": 0.5})
+    torch.manual_seed(0)
+    logits = {"component": torch.randn(4, 3), "defect": torch.randn(4, 2)}
+    target = torch.tensor([[0, 1], [2, -1], [1, 0], [-1, -1]])
+    component = [
+        nnf.cross_entropy(logits["component"][i, None], target[i, None, 0])
+        * weights["component"][target[i, 0]]
+        for i in (0, 1, 2)
+    ]
+    defect = [
+        nnf.cross_entropy(logits["defect"][i, None], target[i, None, 1]) * weights["defect"][target[i, 1]]
+        for i in (0, 2)
+    ]
+    expected = sum(component) / 3 + 0.5 * sum(defect) / 2
+    assert torch.allclose(model.loss(logits, target), expected)
+    assert model.loss(logits, torch.full((4, 2), -1)) == 0
+
+
+def test_multilabel_loss_weights_positives():
+    model = multi(class_weights={"component": [1.0, 5.0, 1.0], "defect": [2.0, 1.0]})
+    logits = {"component": torch.zeros(1, 3), "defect": torch.zeros(1, 2)}
+    target = torch.tensor([[0.0, 1.0, 0.0, 1.0, 0.0]])
+    assert model.loss(logits, target) == pytest.approx(np.log(2) * (1 + 5 + 1 + 2 + 1) / 5)
+
+
+def test_normalisation_happens_inside_and_scores_are_probabilities():
+    image = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
+    model = dual().eval()
+    seen = []
+    model.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    scores = model.probabilities(model(image))
+    assert torch.allclose(seen[0], (image.float() / 255 - 0.5) / 0.25, atol=1e-6)
+    assert torch.allclose(scores[:, :3].sum(1), torch.ones(5)) and torch.allclose(
+        scores[:, 3:].sum(1), torch.ones(5)
+    )
+    other = multi().eval()
+    assert ((other.probabilities(other(image)) > 0) & (other.probabilities(other(image)) < 1)).all()
+
+
+def test_frozen_backbone_stays_bit_equal_and_in_eval_mode():
+    model = dual(freeze_backbone=True)
+    before = {name: tensor.clone() for name, tensor in model.backbone.state_dict().items()}
+    model.train()
+    assert not model.backbone.training and model.head_component.training
+    optimizer = model.configure_optimizers()
+    image = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model.loss(model(image), torch.tensor([[0, 1]] * 8)).backward()
+        optimizer.step()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.backbone.state_dict().items())
+    assert {id(p) for group in optimizer.param_groups for p in group["params"]} == {
+        id(p) for name, p in model.named_parameters() if name.startswith("head_")
+    }
+    thawed = dual()
+    thawed.train()
+    running = thawed.backbone.norm.running_mean.clone()
+    thawed(image)
+    assert not torch.equal(running, thawed.backbone.norm.running_mean)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "mobilenet_v3_large", "squeezenet1_1"])
+def test_every_backbone_loads_a_weights_file_of_the_whole_model_or_of_itself(name, tmp_path):
+    whole = BACKBONES[name].builder(weights=None)
+    torch.save(whole.state_dict(), tmp_path / "whole.pth")
+    backbone, features = build_backbone(name, str(tmp_path / "whole.pth"))
+    image = torch.rand(2, 3, 64, 64)
+    out = backbone.eval()(image)
+    assert out.shape == (2, features)
+    torch.save(backbone.state_dict(), tmp_path / "backbone.pth")
+    again, _ = build_backbone(name, str(tmp_path / "backbone.pth"))
+    assert torch.equal(again.eval()(image), out)
+    mine = whole.state_dict()
+    assert all(torch.equal(tensor, mine[key]) for key, tensor in backbone.state_dict().items())
+
+
+def test_weights_that_do_not_fit_are_reported_by_name(tmp_path):
+    state = tiny().state_dict()
+    state["conv.weight"] = torch.zeros(1)
+    state["stranger"] = torch.zeros(1)
+    del state["norm.weight"]
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(
+        InputError, match=r"missing: norm.weight; not in the model: stranger; other shape: conv.weight"
+    ):
+        build_backbone("tiny", str(tmp_path / "w.pth"))
+    (tmp_path / "text.pth").write_text("hello")
+    for bad, words in ((tmp_path / "none.pth", "no such file"), (tmp_path / "text.pth", "not a state dict")):
+        with pytest.raises(InputError, match=words):
+            build_backbone("tiny", str(bad))
+    with pytest.raises(InputError, match="did you mean 'resnet50'"):
+        build_backbone("resnet5O")
+
+
+def test_weights_that_cannot_be_downloaded_name_the_cure(monkeypatch):
+    import urllib.error
+
+    def offline(*args, **kwargs):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
+    with pytest.raises(InputError, match=r"no network.*model.weights=PATH.*model.weights=null"):
+        build_backbone("resnet18", "DEFAULT")
+
+
+def test_multilabel_figures_against_scikit_learn():
+    from sklearn import metrics as sk
+
+    rng = np.random.default_rng(1)
+    labels = LabelSpace(LABELS)
+    truth = rng.random((60, 5)) < [0.5, 0.1, 0.0, 0.3, 0.9]
+    scores = np.clip(truth * 0.4 + rng.random((60, 5)) * 0.6, 0, 1).astype(np.float32)
+    thresholds = np.array([0.5, 0.4, 0.5, 0.62, 0.3], np.float32)
+    scores[0, 0] = 0.5
+    figures = multilabel_figures(
+        torch.tensor(scores), torch.tensor(truth).float(), torch.tensor(thresholds), labels
+    )
+    decided = scores >= thresholds
+    assert decided[0, 0]
+    assert figures["hamming_loss"] == pytest.approx(sk.hamming_loss(truth, decided))
+    assert figures["exact_match"] == pytest.approx(sk.accuracy_score(truth, decided))
+    for how in ("micro", "macro", "weighted"):
+        assert figures[f"f1_{how}"] == pytest.approx(
+            sk.f1_score(truth, decided, average=how, zero_division=0), abs=1e-6
+        )
+    kept = [0, 1, 3, 4]
+    assert figures["map"] == pytest.approx(
+        sk.average_precision_score(truth[:, kept], scores[:, kept]), abs=1e-5
+    )
+    assert figures["per_class"]["c"]["ap"] is None and figures["per_class"]["c"]["support"] == 0
+    assert figures["per_class"]["x"]["threshold"] == pytest.approx(0.62)
+
+
+def test_heads_figures_by_hand():
+    labels = LabelSpace(LABELS)
+    scores = torch.tensor([[0.7, 0.2, 0.1, 0.6, 0.4], [0.1, 0.8, 0.1, 0.3, 0.7], [0.1, 0.8, 0.1, 0.9, 0.1]])
+    figures = heads_figures(scores, torch.tensor([[0, 0], [0, 1], [1, -1]]), labels)
+    assert figures["component"]["accuracy"] == pytest.approx(2 / 3)
+    assert figures["defect"]["accuracy"] == 1.0
+    assert figures["exact_match"] == pytest.approx(0.5)
+    assert figures["component"]["per_class"]["a"] == pytest.approx(
+        {"f1": 2 / 3, "precision": 1.0, "recall": 0.5, "support": 2}
+    )
+    assert figures["f1_macro"] == pytest.approx((figures["component"]["f1_macro"] + 1) / 2)
+    assert figures["component"]["f1_macro"] == pytest.approx((2 / 3 + 2 / 3) / 2)
+
+
+def test_thresholds_are_tuned_into_the_buffer_from_hand_made_rows():
+    from types import SimpleNamespace
+
+    from src.callbacks import TuneThresholds
+
+    model = multi()
+    trainer = SimpleNamespace(sanity_checking=False, state=SimpleNamespace(fn="fit"))
+    scores = torch.tensor([[0.9, 0.2, 0.1, 0.3, 0.1], [0.6, 0.4, 0.2, 0.2, 0.2], [0.3, 0.1, 0.3, 0.1, 0.3]])
+    targets = torch.tensor([[1, 0, 0, 1, 0], [1, 1, 0, 1, 0], [0, 0, 0, 0, 0]]).float()
+    model.collected["val"].update(scores, targets, torch.arange(3))
+    TuneThresholds().on_validation_epoch_end(trainer, model)
+    assert model.thresholds.tolist() == pytest.approx([0.6, 0.4, 0.5, 0.2, 0.5])
+    trainer.state.fn = "test"
+    model.thresholds.fill_(0.1)
+    TuneThresholds().on_validation_epoch_end(trainer, model)
+    assert model.thresholds.tolist() == pytest.approx([0.1] * 5)

@@ -1,0 +1,29 @@
+"""The notebook runs from top to bottom, in a folder of its own."""
+
+import os
+import shutil
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from src.config import REPOSITORY
+
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebook_runs(path, tmp_path, monkeypatch):
+    """It takes under a minute on two cores; the limit is there for a cell that hangs, not to time it."""
+    paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    copy = shutil.copy(path, tmp_path)
+    notebook = nbformat.read(copy, as_version=4)
+    NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+    ).execute()
+    run = next((tmp_path / "outputs" / "dual_head").iterdir())
+    assert (run / "report.html").is_file()
+    printed = [out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", [])]
+    assert any(text.startswith("predicted ") for text in printed)

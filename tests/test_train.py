@@ -1,0 +1,308 @@
+"""Whole runs through the command line, on made data."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from src.models import load_model
+from tests.made import FAST, make_folders, make_table, only_run, run_script
+
+GROUP = r"data.group='^(A\d+)_'"
+FILES = {
+    "classes.json", "metrics.json", "train_metadata.csv", "val_metadata.csv", "test_metadata.csv", "predictions.csv",
+    "history.csv", "confusion_matrix.png", "loss_curve.png", "class_distribution.png", "report.html", "train.log",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished dual-head run and a finished multi-label run: `{task: (folder, data)}`."""
+    runs = {}
+    for task, make in (("dual_head", make_folders), ("multilabel", make_table)):
+        home = tmp_path_factory.mktemp(task)
+        data = make(home / "my photos")
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.chdir(home)
+            code = run_script(
+                monkeypatch, "train", f"model={task}", f"data.root='{data}'", *FAST, "trainer.max_epochs=12",
+                "callbacks.early_stopping.patience=12", *([GROUP] if task == "dual_head" else ["data.group=asset"]),
+            )  # fmt: skip
+        assert code == 0
+        runs[task] = (only_run(home), data)
+    return runs
+
+
+@pytest.mark.parametrize("task", ["dual_head", "multilabel"])
+def test_run_folder_holds_what_the_contract_says(finished, task):
+    run, _ = finished[task]
+    names = {path.name for path in run.iterdir()}
+    assert names >= FILES | ({"thresholds.json"} if task == "multilabel" else set())
+    assert {"best.ckpt", "last.ckpt"} == {path.name for path in (run / "checkpoints").iterdir()}
+    assert (run / ".hydra" / "config.yaml").is_file() and list(run.glob("events.out.tfevents.*"))
+    history = pd.read_csv(run / "history.csv")
+    assert list(history.columns) == [
+        "epoch", "train_loss", "val_loss", "train_accuracy", "val_accuracy", "train_f1", "val_f1", "lr", "seconds",
+    ]  # fmt: skip
+    assert history["epoch"].tolist() == list(range(12)) and history.notna().all(None)
+    parts = [pd.read_csv(run / f"{split}_metadata.csv") for split in ("train", "val", "test")]
+    assert all(list(part.columns) == ["ID", "path", "group", "component", "defect"] for part in parts)
+    groups = [set(part["group"]) for part in parts]
+    assert not groups[0] & groups[1] and not groups[0] & groups[2] and not groups[1] & groups[2]
+    assert sum(len(part) for part in parts) == 72
+
+
+def test_dual_head_learns_and_its_metrics_follow_from_its_predictions(finished):
+    run, _ = finished["dual_head"]
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["test"]["component"]["accuracy"] >= 0.9
+    truth = pd.read_csv(run / "test_metadata.csv").set_index("ID")
+    said = pd.read_csv(run / "predictions.csv").set_index("ID").loc[truth.index]
+    right = pd.DataFrame({kind: truth[kind] == said[kind] for kind in ("component", "defect")})
+    for kind in right:
+        assert metrics["test"][kind]["accuracy"] == pytest.approx(right[kind].mean())
+    assert metrics["test"]["exact_match"] == pytest.approx(right.all(axis=1).mean())
+    means = [metrics["test"][kind]["f1_macro"] for kind in ("component", "defect")]
+    assert metrics["test"]["f1_macro"] == pytest.approx(np.mean(means))
+    facts = metrics["run"]
+    assert facts["epochs"] == 12 and facts["best_score"] == metrics["val"]["f1_macro"]
+    history = pd.read_csv(run / "history.csv")
+    assert facts["best_epoch"] == history["val_loss"].idxmin()
+    assert metrics["val"]["loss"] == pytest.approx(history["val_loss"].min(), abs=1e-5)
+    assert facts["num_params"] == sum(p.numel() for p in load(run).parameters())
+
+
+def test_multilabel_thresholds_are_the_best_checkpoints_own(finished):
+    run, _ = finished["multilabel"]
+    metrics = json.loads((run / "metrics.json").read_text())
+    thresholds = json.loads((run / "thresholds.json").read_text())
+    classes = json.loads((run / "classes.json").read_text())
+    assert classes == {
+        "component": ["Channel Bracket", "Grout Hole", "Radial Joint"],
+        "defect": ["Corrosion-Heavy", "Leaks"],
+    }
+    model = load(run)
+    assert list(thresholds) == [*classes["component"], *classes["defect"]]
+    assert np.allclose(list(thresholds.values()), model.thresholds.numpy(), atol=1e-6)
+    assert {name: row["threshold"] for name, row in metrics["test"]["per_class"].items()} == pytest.approx(
+        thresholds, abs=1e-6
+    )
+    assert metrics["test"]["map"] >= 0.9
+    assert metrics["val"]["f1_macro"] >= metrics["val"]["f1_macro_at_0.5"]
+
+
+def load(run):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        from src.models import backbones
+        from tests.made import tiny
+
+        monkeypatch.setitem(backbones.BACKBONES, "tiny", backbones.Entry(tiny, None, "fc"))
+        return load_model(run / "checkpoints" / "best.ckpt")
+
+
+@pytest.mark.parametrize("task", ["dual_head", "multilabel"])
+def test_predicting_the_test_split_gives_the_runs_own_bytes(finished, task, monkeypatch, tmp_path):
+    run, _ = finished[task]
+    monkeypatch.chdir(tmp_path)
+    code = run_script(
+        monkeypatch,
+        "predict",
+        f"ckpt={run}",
+        f"images='{run / 'test_metadata.csv'}'",
+        "output=p.csv",
+        "num_workers=0",
+    )
+    assert code == 0
+    assert (tmp_path / "p.csv").read_bytes() == (run / "predictions.csv").read_bytes()
+
+
+@pytest.mark.parametrize("task", ["dual_head", "multilabel"])
+def test_checkpoints_hold_primitives_and_describe_themselves(finished, task):
+    run, _ = finished[task]
+    for name in ("best", "last"):
+        content = torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        assert content["task"] == task and content["schema"] == 1
+        assert (
+            content["provenance"]["split_hash"]
+            == json.loads((run / "metrics.json").read_text())["run"]["split_hash"]
+        )
+        assert "weights" not in content["hyper_parameters"] and "init_from" not in content["hyper_parameters"]
+        plain = json.loads(json.dumps(content["hyper_parameters"]))
+        assert plain == content["hyper_parameters"]
+
+
+def test_the_same_command_twice_gives_the_same_bytes(finished, monkeypatch, tmp_path):
+    run, data = finished["dual_head"]
+    monkeypatch.chdir(tmp_path)
+    code = run_script(
+        monkeypatch, "train", "model=dual_head", f"data.root='{data}'", *FAST, "trainer.max_epochs=12",
+        "callbacks.early_stopping.patience=12", GROUP,
+    )  # fmt: skip
+    again = only_run(tmp_path)
+    assert code == 0
+    assert (again / "predictions.csv").read_bytes() == (run / "predictions.csv").read_bytes()
+    figures = [json.loads((folder / "metrics.json").read_text()) for folder in (run, again)]
+    for figure in figures:
+        del figure["run"]["durations"], figure["run"]["git"]
+    assert figures[0] == figures[1]
+
+
+class Killed(Exception):
+    """Stands for a kill: nothing of the run's own code handles it."""
+
+
+@pytest.mark.parametrize("step", [0, 3, 7, 8, 20])
+def test_a_killed_run_resumes_to_the_same_bits(finished, monkeypatch, tmp_path, step):
+    """Killed before the first epoch's end, at an epoch's last step, between epochs, mid-epoch."""
+    from src.models.base import PhotoClassifier
+
+    run, data = finished["dual_head"]
+    monkeypatch.chdir(tmp_path)
+    begin = PhotoClassifier.on_train_batch_start
+
+    def die(module, batch, batch_idx):
+        if module.global_step == step:
+            raise Killed
+        begin(module, batch, batch_idx)
+
+    arguments = (
+        "model=dual_head", f"data.root='{data}'", *FAST, "trainer.max_epochs=12", "callbacks.early_stopping.patience=12",
+        GROUP,
+    )  # fmt: skip
+    with monkeypatch.context() as deadly, pytest.raises(Killed):
+        deadly.setattr(PhotoClassifier, "on_train_batch_start", die)
+        run_script(deadly, "train", *arguments)
+    (last,) = tmp_path.glob("outputs/*/*/checkpoints/last.ckpt")
+    broken = last.parent.parent
+    moved = tmp_path / "moved run"
+    shutil.move(broken, moved)
+    with open(moved / "history.csv", "a", newline="") as file:
+        csv.writer(file).writerow([99, *[0] * 8])
+    config = (moved / ".hydra" / "config.yaml").read_bytes()
+
+    assert run_script(monkeypatch, "train", f"resume={moved}") == 0
+
+    theirs, ours = (torch.load(r / "checkpoints" / "last.ckpt", weights_only=True) for r in (run, moved))
+    assert theirs["global_step"] == ours["global_step"] and theirs["epoch"] == ours["epoch"]
+    for name, tensor in theirs["state_dict"].items():
+        assert torch.equal(tensor, ours["state_dict"][name]), name
+    assert (moved / "predictions.csv").read_bytes() == (run / "predictions.csv").read_bytes()
+    rows = [pd.read_csv(folder / "history.csv").drop(columns="seconds") for folder in (run, moved)]
+    pd.testing.assert_frame_equal(*rows)
+    assert (moved / ".hydra" / "config.yaml").read_bytes() == config
+
+
+def test_resume_refuses_other_settings_and_changed_photos(finished, monkeypatch, tmp_path, capsys):
+    run, data = finished["dual_head"]
+    copy = shutil.copytree(run, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    assert run_script(monkeypatch, "train", f"resume={copy}", "model.lr=0.1") == 2
+    assert "'model.lr' cannot change" in capsys.readouterr().err
+    other = shutil.copytree(data, tmp_path / "photos")
+    next(other.rglob("*.jpg")).unlink()
+    assert run_script(monkeypatch, "train", f"resume={copy}", f"data.root='{other}'") == 2
+    assert "have changed" in capsys.readouterr().err
+    assert run_script(monkeypatch, "train", "resume=nowhere") == 2
+
+
+def test_resume_trains_on_with_more_epochs(finished, monkeypatch, tmp_path):
+    run, _ = finished["dual_head"]
+    copy = shutil.copytree(run, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    assert run_script(monkeypatch, "train", f"resume={copy}", "trainer.max_epochs=14") == 0
+    assert pd.read_csv(copy / "history.csv")["epoch"].tolist() == list(range(14))
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_interrupt_leaves_last_ckpt_and_says_how_to_go_on(monkeypatch, tmp_path, capsys):
+    from src.models.base import PhotoClassifier
+
+    data = make_folders(tmp_path / "photos", each=4)
+    monkeypatch.chdir(tmp_path)
+
+    def interrupt(module, batch, batch_idx):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PhotoClassifier, "on_train_batch_start", interrupt)
+        code = run_script(patched, "train", f"data.root={data}", *FAST, "trainer.max_epochs=2")
+    assert code != 0
+    (last,) = tmp_path.glob("outputs/*/*/checkpoints/last.ckpt")
+    torch.load(last, weights_only=True)
+    assert f"resume='{last.parent.parent}'" in capsys.readouterr().err
+
+
+def test_a_sweep_ranks_its_jobs_and_survives_a_failed_one(monkeypatch, tmp_path, capsys):
+    data = make_folders(tmp_path / "photos", each=4)
+    monkeypatch.chdir(tmp_path)
+    code = run_script(
+        monkeypatch,
+        "train",
+        "-m",
+        f"data.root={data}",
+        *FAST,
+        "trainer.max_epochs=2",
+        "model.lr=0.01,-1,0.001",
+    )
+    assert code == 1
+    (board,) = tmp_path.glob("outputs/dual_head/*/leaderboard.csv")
+    rows = pd.read_csv(board)
+    assert rows["status"].tolist() == ["done", "done", "failed"]
+    assert (
+        rows["score"].dropna().is_monotonic_decreasing and "needs a number above 0" in rows["reason"].iloc[2]
+    )
+    for row in rows.itertuples():
+        if row.status == "done":
+            metrics = json.loads((board.parent / str(row.job) / "metrics.json").read_text())
+            assert row.score == pytest.approx(metrics["val"]["f1_macro"], abs=1e-6)
+    assert "1 job(s) of the sweep failed" in capsys.readouterr().err
+
+
+def test_init_from_keeps_rows_by_label_name_and_warns_of_leaks(finished, monkeypatch, tmp_path, capsys):
+    run, data = finished["multilabel"]
+    grown = tmp_path / "grown"
+    shutil.copytree(data, grown)
+    table = (grown / "image_data.csv").read_text().splitlines()
+    more = [
+        line.replace("Leaks", "Leaks;Drummy") if line.startswith(("01", "11")) else line for line in table
+    ]
+    (grown / "image_data.csv").write_text("\n".join(more) + "\n")
+    monkeypatch.chdir(tmp_path)
+    code = run_script(
+        monkeypatch, "train", "model=multilabel", f"data.root={grown}", *FAST, "data.group=asset", "seed=7",
+        f"model.init_from='{run}'", "trainer.max_epochs=1", "model.lr=1e-12",
+    )  # fmt: skip
+    assert code == 0
+    said = capsys.readouterr().err
+    assert "heads of 5 labels" in said and "new: Drummy" in said and "LEAK" in said
+    old, new = load(run), load(only_run(tmp_path))
+    for label in old.labels.names:
+        kind = "component" if label in old.labels.kinds["component"] else "defect"
+        rows = [m.get_submodule(f"head_{kind}").weight[m.labels.kinds[kind].index(label)] for m in (old, new)]
+        assert torch.allclose(*rows, atol=1e-6), label
+
+
+@pytest.mark.parametrize(
+    ("task", "source", "extra"),
+    [("multiclass", "folders", ()), ("multiclass", "table", ("data.columns={label: defect}",)),
+     ("dual_head", "table", ()), ("multilabel", "folders", ())],
+)  # fmt: skip
+def test_every_task_takes_either_source(monkeypatch, tmp_path, task, source, extra):
+    data = make_folders(tmp_path / "d", each=4) if source == "folders" else make_table(tmp_path / "d", each=4)
+    monkeypatch.chdir(tmp_path)
+    arguments = (
+        f"model={task}",
+        f"data={source}",
+        f"data.root={data}",
+        *FAST,
+        "trainer.max_epochs=1",
+        *extra,
+    )
+    assert run_script(monkeypatch, "train", *arguments) == 0
+    head = next(csv.reader(open(only_run(tmp_path) / "predictions.csv", newline="")))
+    first = {"multiclass": "label", "dual_head": "component", "multilabel": "components"}[task]
+    assert head[:2] == ["ID", first] and head[-3:] == ["path", "status", "error"]
