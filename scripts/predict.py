@@ -1,4 +1,4 @@
-"""Write predictions: `python scripts/predict.py ckpt=RUN_OR_CKPT images=DIR_OR_FILE_OR_CSV output=predictions.csv`."""
+"""Write predictions: `python scripts/predict.py ckpt=RUN images=PHOTOS output=predictions.csv`."""
 
 import sys
 from pathlib import Path

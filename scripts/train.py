@@ -17,8 +17,8 @@ def main(cfg: DictConfig) -> float:
     config.refuse_sweep_without_multirun()
     import lightning as L
 
-    from src.callbacks.results import begin_run, finish_run, resume_point
     from src.callbacks import AtomicCheckpointIO, quiet_lightning
+    from src.callbacks.results import begin_run, finish_run, resume_point
     from src.demo.at_hand import draw_when_missing
     from src.models import init_from
 

@@ -1,5 +1,6 @@
-"""Configuration: the root schemas, the check of every target, the one call of `instantiate`, the top of each script."""
+"""Configuration: root schemas, the check of every target, the one `instantiate`, the top of each script."""
 
+import errno
 import functools
 import inspect
 import logging
@@ -31,6 +32,7 @@ from src.errors import InputError, did_you_mean
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONF = REPOSITORY / "conf"
 RESERVED = {"_target_", "_convert_", "_recursive_", "_partial_", "_args_"}
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 log = logging.getLogger(__name__)
 
 
@@ -87,30 +89,32 @@ for _name, _schema in {"train": TrainConfig, "predict": PredictConfig, "make_dem
 def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Callable[[], None]]:
     """Turn a task function into a script's `main`, configured by `conf/<name>.yaml`.
 
-    Bad input becomes one line on stderr and exit code 2; a sweep with a failed job ends with exit code 1 after its
-    last job; any other exception keeps its traceback.
+    Bad input becomes one line on stderr and exit code 2; a sweep with a failed job ends with exit code 1
+    after its last job; any other exception keeps its traceback.
     """
 
     def decorate(task: Callable[[DictConfig], float | None]) -> Callable[[], None]:
         failed: list[Exception] = []
+        begun = False
 
         @functools.wraps(task)
         def guarded(cfg: DictConfig) -> float | None:
+            nonlocal begun
+            begun = True
             try:
                 return task(cfg)
-            except InputError as error:
-                if HydraConfig.get().mode == RunMode.MULTIRUN:
-                    failed.append(error)
-                    raise
-                log.error("error: %s", error)
-                raise SystemExit(2) from None
-            except Exception as error:
+            except Exception as caught:
+                error = _disk_refused(caught, cfg.output_dir) or caught
                 failed.append(error)
-                raise
+                if isinstance(error, InputError) and HydraConfig.get().mode == RunMode.RUN:
+                    log.error("error: %s", error)
+                    raise SystemExit(2) from None
+                raise error
 
         @functools.wraps(task)
         def main() -> None:
             full = os.environ.setdefault("HYDRA_FULL_ERROR", "1") == "1"
+            logging.raiseExceptions = False  # on a full disk the log's own traceback would bury the message
             # OpenMP threads that spin while they wait starve the processes that decode: 5 to 8 times slower
             # where all cores are busy. Read by torch when it is imported.
             os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -122,6 +126,8 @@ def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
                     raise
                 _leave(1 if failed else 2, _failures(failed) if failed else explain(error))
             except Exception as error:
+                if isinstance(error, OSError) and not begun:
+                    _leave(2, f"the output folder cannot be made: {error.filename}: {error.strerror}")
                 if not (multirun and failed):
                     raise
                 for other in failed:
@@ -132,6 +138,12 @@ def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
         return main
 
     return decorate
+
+
+def _disk_refused(error: Exception, folder: str) -> InputError | None:
+    if isinstance(error, OSError) and error.errno in DISK:
+        return InputError(f"{error.filename or folder}: {error.strerror}")
+    return None
 
 
 def _failures(failed: list[Exception]) -> str:
@@ -145,7 +157,7 @@ def _leave(code: int, message: str) -> None:
 
 
 def explain(error: Exception) -> str:
-    """Return one line for an error that Hydra or OmegaConf met while composing: what, where, the nearest choice."""
+    """Return one line for an error met while composing: what, where, the nearest choice."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         if error.options:
@@ -165,7 +177,7 @@ def explain(error: Exception) -> str:
             )
         if isinstance(inner, OmegaConfBaseException) and getattr(inner, "full_key", None):
             return f"{inner.full_key}: {_first_line(inner)}"
-        inner = inner.__cause__
+        inner = inner.__cause__ or inner.__context__
     if "Could not find match for config group" in str(error) or "Could not override" in str(error):
         name = str(error).split("'")[1]
         groups = sorted({p.parent.relative_to(CONF).as_posix() for p in CONF.rglob("*.yaml")} - {"."})
@@ -180,11 +192,11 @@ def _first_line(error: BaseException) -> str:
 
 
 def check_targets(cfg: Any, where: str = "") -> None:
-    """Check every node with a `_target_` against the target's signature: names and plain types of its arguments.
+    """Check every node with a `_target_` against its target: names and plain types of the arguments.
 
     Raises:
-        InputError: for a target that cannot be imported, an argument that it does not take (with the nearest one
-            that it takes), or a value of another type than the signature's.
+        InputError: for a target that cannot be imported, an argument that it does not take (with the
+            nearest one that it takes), or a value of another type than the signature's.
     """
     if isinstance(cfg, DictConfig | ListConfig):
         cfg = OmegaConf.to_container(cfg, resolve=True)
@@ -247,7 +259,7 @@ def _arguments(target: Any) -> tuple[dict[str, Any], bool]:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value can be what a type hint asks for; hints that say nothing about plain values pass."""
+    """Whether a plain value can be what a hint asks for; hints that say nothing of plain values pass."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, arg) for arg in args)
@@ -272,8 +284,8 @@ def _fits(value: Any, hint: Any) -> bool:
 def build(node: DictConfig | dict, **extra: Any) -> Any:
     """Instantiate a config node; the only place that does.
 
-    Values reach the target as plain Python ones, so that a module's hyperparameters are primitives. An `InputError`
-    that the target raises comes out as it is.
+    Values reach the target as plain Python ones, so that a module's hyperparameters are primitives. An
+    `InputError` that the target raises comes out as it is.
     """
     try:
         return hydra.utils.instantiate(node, _convert_="all", **extra)
@@ -312,7 +324,7 @@ RESUMABLE = ("trainer.max_epochs", "data.root", "data.csv", "data.images")
 
 
 def resumed(cfg: DictConfig) -> DictConfig:
-    """Return the config that `resume=RUN` continues with: the saved one, with more epochs or moved photos at most.
+    """Return the config that `resume=RUN` continues with: the saved one, but for epochs and where photos lie.
 
     Raises:
         InputError: if the command line changes anything else.
@@ -325,7 +337,7 @@ def resumed(cfg: DictConfig) -> DictConfig:
             continue
         if key not in RESUMABLE:
             raise InputError(
-                f"resume= continues with the saved config: '{key}' cannot change (only {', '.join(RESUMABLE)})"
+                f"resume= keeps the saved config: '{key}' cannot change (only {', '.join(RESUMABLE)})"
             )
         OmegaConf.update(saved, key, OmegaConf.select(cfg, key))
     saved.output_dir = str(run)

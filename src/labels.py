@@ -15,16 +15,17 @@ MISSING = -1  # class index of a kind that a photo has no label for
 class LabelSpace:
     """The ordered label names of each kind.
 
-    Every array whose last axis is "labels" follows `names`: the labels of the first kind, then of the second, ...
-    Fixed from the training split and saved in the checkpoint, so that labels are joined by name, never by position.
+    Every array whose last axis is "labels" follows `names`: the labels of the first kind, then of the
+    second, ... Fixed from the training split and saved in the checkpoint, so that labels are joined by
+    name, never by position.
 
     Args:
         kinds: `{kind: (label, ...)}` in order. A kind is a Python identifier.
 
     Raises:
-        InputError: for a label that stands in two kinds or twice in one, an empty label, a kind without labels or
-            with a name that is no identifier, a label with `${` (it would be read as an interpolation) or one with
-            `;` (which separates labels in tables).
+        InputError: for a label that stands in two kinds or twice in one, an empty label, a kind without
+            labels or with a name that is no identifier, a label with `${` (it would be read as an
+            interpolation) or one with `;` (which separates labels in tables).
     """
 
     kinds: Mapping[str, tuple[str, ...]]
@@ -81,7 +82,7 @@ class LabelSpace:
         return {kind: list(labels) for kind, labels in self.kinds.items()}
 
     def position(self, label: str) -> int:
-        """Return where `label` stands on the label axis; an unknown label is an `InputError` with the nearest one."""
+        """Return where `label` stands on the label axis; `InputError` with the nearest one if unknown."""
         if label not in self._position:
             raise InputError(f"unknown label '{label}': {did_you_mean(label, self.names)}")
         return self._position[label]

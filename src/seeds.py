@@ -1,4 +1,4 @@
-"""Seeds as pure functions of where a draw stands, so that a resumed run draws what an uninterrupted one would."""
+"""Seeds as pure functions of where a draw stands: a resumed run draws what an uninterrupted one would."""
 
 
 def mixed_seed(*parts: int) -> int:

@@ -13,10 +13,11 @@ from src.models import load_model
 from tests.made import FAST, make_folders, make_table, only_run, run_script
 
 GROUP = r"data.group='^(A\d+)_'"
-FILES = {
-    "classes.json", "metrics.json", "train_metadata.csv", "val_metadata.csv", "test_metadata.csv", "predictions.csv",
-    "history.csv", "confusion_matrix.png", "loss_curve.png", "class_distribution.png", "report.html", "train.log",
-}  # fmt: skip
+FILES = {f"{split}_metadata.csv" for split in ("train", "val", "test")}
+FILES |= {"classes.json", "metrics.json", "predictions.csv", "history.csv", "report.html", "train.log"}
+FILES |= {f"{name}.png" for name in ("confusion_matrix", "loss_curve", "class_distribution")}
+HISTORY = ["epoch", "train_loss", "val_loss", "train_accuracy", "val_accuracy", "train_f1", "val_f1", "lr"]
+TWELVE = ("trainer.max_epochs=12", "callbacks.early_stopping.patience=12")
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +29,10 @@ def finished(tmp_path_factory):
         data = make(home / "my photos")
         with pytest.MonkeyPatch.context() as monkeypatch:
             monkeypatch.chdir(home)
+            group = GROUP if task == "dual_head" else "data.group=asset"
             code = run_script(
-                monkeypatch, "train", f"model={task}", f"data.root='{data}'", *FAST, "trainer.max_epochs=12",
-                "callbacks.early_stopping.patience=12", *([GROUP] if task == "dual_head" else ["data.group=asset"]),
-            )  # fmt: skip
+                monkeypatch, "train", f"model={task}", f"data.root='{data}'", *FAST, *TWELVE, group
+            )
         assert code == 0
         runs[task] = (only_run(home), data)
     return runs
@@ -45,9 +46,7 @@ def test_run_folder_holds_what_the_contract_says(finished, task):
     assert {"best.ckpt", "last.ckpt"} == {path.name for path in (run / "checkpoints").iterdir()}
     assert (run / ".hydra" / "config.yaml").is_file() and list(run.glob("events.out.tfevents.*"))
     history = pd.read_csv(run / "history.csv")
-    assert list(history.columns) == [
-        "epoch", "train_loss", "val_loss", "train_accuracy", "val_accuracy", "train_f1", "val_f1", "lr", "seconds",
-    ]  # fmt: skip
+    assert list(history.columns) == [*HISTORY, "seconds"]
     assert history["epoch"].tolist() == list(range(12)) and history.notna().all(None)
     parts = [pd.read_csv(run / f"{split}_metadata.csv") for split in ("train", "val", "test")]
     assert all(list(part.columns) == ["ID", "path", "group", "component", "defect"] for part in parts)
@@ -138,10 +137,7 @@ def test_checkpoints_hold_primitives_and_describe_themselves(finished, task):
 def test_the_same_command_twice_gives_the_same_bytes(finished, monkeypatch, tmp_path):
     run, data = finished["dual_head"]
     monkeypatch.chdir(tmp_path)
-    code = run_script(
-        monkeypatch, "train", "model=dual_head", f"data.root='{data}'", *FAST, "trainer.max_epochs=12",
-        "callbacks.early_stopping.patience=12", GROUP,
-    )  # fmt: skip
+    code = run_script(monkeypatch, "train", "model=dual_head", f"data.root='{data}'", *FAST, *TWELVE, GROUP)
     again = only_run(tmp_path)
     assert code == 0
     assert (again / "predictions.csv").read_bytes() == (run / "predictions.csv").read_bytes()
@@ -169,10 +165,7 @@ def test_a_killed_run_resumes_to_the_same_bits(finished, monkeypatch, tmp_path, 
             raise Killed
         begin(module, batch, batch_idx)
 
-    arguments = (
-        "model=dual_head", f"data.root='{data}'", *FAST, "trainer.max_epochs=12", "callbacks.early_stopping.patience=12",
-        GROUP,
-    )  # fmt: skip
+    arguments = ("model=dual_head", f"data.root='{data}'", *FAST, *TWELVE, GROUP)
     with monkeypatch.context() as deadly, pytest.raises(Killed):
         deadly.setattr(PhotoClassifier, "on_train_batch_start", die)
         run_script(deadly, "train", *arguments)
@@ -303,6 +296,6 @@ def test_every_task_takes_either_source(monkeypatch, tmp_path, task, source, ext
         *extra,
     )
     assert run_script(monkeypatch, "train", *arguments) == 0
-    head = next(csv.reader(open(only_run(tmp_path) / "predictions.csv", newline="")))
+    head = list(pd.read_csv(only_run(tmp_path) / "predictions.csv").columns)
     first = {"multiclass": "label", "dual_head": "component", "multilabel": "components"}[task]
     assert head[:2] == ["ID", first] and head[-3:] == ["path", "status", "error"]

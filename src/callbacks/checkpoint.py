@@ -47,8 +47,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class BestCheckpoint(ModelCheckpoint):
     """Keeps `best.ckpt` (by `monitor`) and `last.ckpt`, the latter from before the first step on.
 
-    So a run that is killed at any point resumes from the end of its last whole epoch, or from its start. A run
-    folder that has been moved or renamed keeps its best score.
+    So a run that is killed at any point resumes from the end of its last whole epoch, or from its start. A
+    run folder that has been moved or renamed keeps its best score.
 
     Args:
         dirpath: the folder.
@@ -76,7 +76,8 @@ class BestCheckpoint(ModelCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best score, with paths in today's folder."""
         best = str(Path(self.dirpath) / "best.ckpt")
-        kept = {best: score for score in state_dict["best_k_models"].values()}
+        scores = list(state_dict["best_k_models"].values())
+        kept = {best: scores[-1]} if scores else {}
         paths = {
             "dirpath": self.dirpath,
             "best_model_path": best if kept else "",

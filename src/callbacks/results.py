@@ -49,7 +49,7 @@ def begin_run(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule) ->
 
 
 def resume_point(run: Path, datamodule: PhotoDataModule) -> tuple[str, int]:
-    """Return the checkpoint to continue from and its step; refuse photos or labels that have changed since."""
+    """Return the checkpoint to continue from and its step; refuse photos that have changed since."""
     last = run / "checkpoints" / "last.ckpt"
     if not last.is_file():
         raise InputError(f"resume={run}: it holds no checkpoints/last.ckpt; start a new run instead")
@@ -57,8 +57,8 @@ def resume_point(run: Path, datamodule: PhotoDataModule) -> tuple[str, int]:
     for name in ("split_hash", "data_hash"):
         if content["provenance"].get(name) != getattr(datamodule, name):
             raise InputError(
-                f"resume={run}: the photos or labels have changed since ({name} differs), so it cannot go on as it "
-                f"was; start a new run with model.init_from='{run}' data.split_file='{run}'"
+                f"resume={run}: the photos or labels have changed since ({name} differs), so it cannot go "
+                f"on as it was; start a new run with model.init_from='{run}' data.split_file='{run}'"
             )
     return str(last), int(content["global_step"])
 
@@ -157,8 +157,12 @@ def log_hyperparameters(trainer: L.Trainer, cfg: DictConfig, metrics: Mapping[st
         f"model.{key}": plain["model"][key]
         for key in ("backbone", "freeze_backbone", "optimizer", "lr", "schedule")
     }
-    chosen |= {"seed": cfg.seed, "batch_size": cfg.data.batch_size, "image_size": str(cfg.preprocess.image_size),
-               "max_epochs": cfg.trainer.max_epochs}  # fmt: skip
+    chosen |= {
+        "seed": cfg.seed,
+        "batch_size": cfg.data.batch_size,
+        "image_size": str(plain["preprocess"]["image_size"]),
+        "max_epochs": cfg.trainer.max_epochs,
+    }
     for logger in trainer.loggers:
         logger.log_hyperparams(chosen, {"best_score": metrics["run"]["best_score"]})
         logger.finalize("success")

@@ -9,8 +9,8 @@ from src.decisions.thresholds import tune_thresholds
 class TuneThresholds(L.Callback):
     """Writes the F1-optimal threshold of each label into the module's `thresholds` buffer.
 
-    Runs at each validation end of a fit on scores gathered from all processes; never on the test split, and not
-    when a finished checkpoint is validated again.
+    Runs at each validation end of a fit on scores gathered from all processes; never on the test split, and
+    not when a finished checkpoint is validated again.
 
     Args:
         method: `pr_curve` (exact) or `grid` (41 steps).

@@ -15,6 +15,16 @@ from src.labels import LabelSpace
 from src.seeds import mixed_seed
 
 
+class LostPhoto(InputError):
+    """A photo that could be read when the run began, and cannot any more.
+
+    A loader's worker hands an exception over as the text of its traceback; of that only the message is kept.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
+
+
 class PhotoDataset(Dataset):
     """The photos of one split.
 
@@ -43,7 +53,8 @@ class PhotoDataset(Dataset):
         self.paths = [record.path for record in records]
         self.root, self.preprocess, self.transform, self.seed = root, preprocess, transform, seed
         encode = labels.encode if multilabel else labels.encode_classes
-        self.targets = torch.from_numpy(np.stack([encode(record.labels) for record in records]))
+        targets = [encode(record.labels) for record in records]
+        self.targets = torch.from_numpy(np.stack(targets)) if targets else torch.empty(0)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -53,7 +64,7 @@ class PhotoDataset(Dataset):
         try:
             pixels = self.preprocess(self.root / self.paths[index])
         except UnreadableImage as error:
-            raise InputError(f"{self.root / self.paths[index]} cannot be read any more: {error}") from error
+            raise LostPhoto(f"{self.root / self.paths[index]} cannot be read any more: {error}") from error
         image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
         image = self.transform(image, self.seed, epoch, index)
         return {"image": image, "target": self.targets[index], "index": index}
@@ -97,5 +108,6 @@ def make_loader(
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator().manual_seed(seed),
         drop_last=train and len(dataset) > batch_size and len(dataset) % batch_size == 1,
     )

@@ -10,6 +10,7 @@ import pandas as pd
 from src.errors import InputError, listed, nearest
 
 log = logging.getLogger(__name__)
+ID_COLUMNS = ("ID", "file", "filename", "path", "image", "photo")
 DELIMITERS = (",", ";", "\t", "|")
 NO_DELIMITER = "\x1f"  # of a table with one column, whose cells may hold any of the above
 

@@ -1,10 +1,10 @@
 """The datamodule that folders and tables share: records -> splits -> label space -> loaders."""
 
 import csv
+import inspect
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import lightning as L
@@ -23,6 +23,13 @@ log = logging.getLogger(__name__)
 TASKS = ("dual_head", "multiclass", "multilabel")
 
 
+def _check_keys(where: str, given: Mapping, known: type | Sequence[str]) -> None:
+    known = list(inspect.signature(known).parameters) if isinstance(known, type) else known
+    for key in given:
+        if key not in known:
+            raise InputError(f"unknown key {where}.{key}: {did_you_mean(str(key), known)}")
+
+
 class PhotoDataModule(L.LightningDataModule):
     """Reads records once, splits them by group, and serves uint8 batches.
 
@@ -32,6 +39,9 @@ class PhotoDataModule(L.LightningDataModule):
         splits: `{train: share, val: share, test: share}`.
         group: a column, or a regular expression on the file name; null: every ID is a group.
         split_file: a run folder or a CSV `ID,split` whose split is used as it is.
+        components: known components, or null; folders' names are parsed with them, and labels of a table that stand
+            in the wrong column go to their kind; any other label is an error.
+        defects: known defects, or null, likewise.
         healthy: labels that mean "nothing wrong": a class for heads, all zeros of their kind for `multilabel`.
         multiple: for heads, what to do with several labels of a kind on one photo: `error`, `first`, `drop`.
         skip_unreadable: leave unreadable photos out instead of stopping.
@@ -51,6 +61,8 @@ class PhotoDataModule(L.LightningDataModule):
         splits: Mapping[str, float],
         group: str | None = None,
         split_file: str | None = None,
+        components: list[str] | None = None,
+        defects: list[str] | None = None,
         healthy: Sequence[str] = (),
         multiple: str = "error",
         skip_unreadable: bool = False,
@@ -67,16 +79,35 @@ class PhotoDataModule(L.LightningDataModule):
         ):
             if value not in choices:
                 raise InputError(f"{name}={value}: {did_you_mean(value, choices)}")
-        if batch_size < 1:
-            raise InputError(f"data.batch_size={batch_size}: needs at least 1")
+        for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers or 0, 0)):
+            if value < least:
+                raise InputError(f"data.{name}={value}: needs at least {least}")
+        _check_keys("preprocess", preprocess, Preprocess)
+        _check_keys("data.augment", augment or {}, TrainTransform)
+        _check_keys("data.class_weights", class_weights or {}, ("sqrt", "clip"))
         self.task, self.shares, self.group, self.split_file = task, dict(splits), group, split_file
-        self.healthy, self.multiple, self.skip_unreadable = list(healthy), multiple, skip_unreadable
+        self.healthy, self.multiple, self.skip_unreadable = (
+            list(map(rec.tidy, healthy)),
+            multiple,
+            skip_unreadable,
+        )
+        self.vocabulary = self._vocabulary(components or (), defects or ())
         self.preprocess = Preprocess(**preprocess)
         self.weighting = dict(class_weights) if class_weights is not None else None
         self.transform = TrainTransform(**augment) if augment else EvalTransform()
         self.batch_size, self.seed = batch_size, seed
         self.num_workers = min(4, os.cpu_count() or 1) if num_workers is None else num_workers
         self.splits: dict[str, list[rec.Record]] = {}
+
+    def _vocabulary(self, components: Iterable[str], defects: Iterable[str]) -> dict[str, list[str]]:
+        known = {"component": [rec.tidy(c) for c in components], "defect": [rec.tidy(d) for d in defects]}
+        if self.task == "multiclass" and (known["component"] or known["defect"]):
+            raise InputError(
+                "data.components and data.defects: model=multiclass has one kind, which takes neither"
+            )
+        if both := sorted(set(known["component"]) & set(known["defect"])):
+            raise InputError(f"both in data.components and in data.defects: {listed(both)}")
+        return known
 
     @property
     def multilabel(self) -> bool:
@@ -91,9 +122,10 @@ class PhotoDataModule(L.LightningDataModule):
         """Read, check and split the photos; later calls do nothing."""
         if self.splits:
             return
-        source, self.unreadable = rec.drop_unreadable(self.read(), self.skip_unreadable)
-        source = replace(source, records=sorted(source.records, key=lambda record: record.path))
+        source = self.read()
         self._check_ids(source.records)
+        source, self.unreadable = rec.drop_unreadable(source, self.skip_unreadable, self.preprocess.size)
+        rec.report_copies(source.records)
         records = rec.assign_groups(source, self.group)
         if self.multilabel:
             records = rec.without_healthy(records, self.healthy)
@@ -115,45 +147,45 @@ class PhotoDataModule(L.LightningDataModule):
             seen[record.id] = record.path
 
     def _frozen(self, records: list[rec.Record]) -> tuple[list[rec.Record], dict[str, str]]:
-        given = sp.read_split_file(Path(self.split_file).expanduser())
-        kept = [record for record in records if record.id in given]
+        """Return the records that the split file names, by ID or path, and `{ID: split}` of them."""
+        named = sp.read_split_file(Path(self.split_file).expanduser())
+        given = {r.id: named.get(r.id) or named.get(r.path) for r in records}
+        kept = [r for r in records if given[r.id]]
         if not kept:
             raise InputError(
-                f"data.split_file={self.split_file}: none of its {len(given)} IDs (as {listed(given, 3)}) is among "
+                f"data.split_file={self.split_file}: none of its {len(named)} IDs (as {listed(named, 3)}) is among "
                 f"the photos (as {listed((r.id for r in records), 3)})"
             )
-        if len(kept) < len(records):
-            left = [record.id for record in records if record.id not in given]
+        if left := [r.id for r in records if not given[r.id]]:
             log.warning(
                 "Left out %d photos that the split file does not name: %s", len(left), listed(left, 5)
             )
-        if gone := set(given) - {record.id for record in kept}:
+        if gone := set(named) - {r.id for r in kept} - {r.path for r in kept}:
             log.warning("%d IDs of the split file have no photo now: %s", len(gone), listed(sorted(gone), 5))
         return kept, given
 
     def _label_space(self) -> LabelSpace:
         """Fix the labels from the training split, and hold the other splits to them."""
-        kinds = list(dict.fromkeys(kind for record in self.splits["train"] for kind in record.labels))
-        found = {k: {n for r in self.splits["train"] for n in r.labels.get(k, ())} for k in kinds}
-        labels = LabelSpace.from_labels({kind: names for kind, names in found.items() if names})
+        train = self.splits["train"]
+        kinds = dict.fromkeys(kind for record in train for kind in record.labels)
+        found = {kind: {name for r in train for name in r.labels.get(kind, ())} for kind in kinds}
         for kind in [kind for kind, names in found.items() if not names]:
             log.warning("No training photo carries a label of kind '%s': the kind is left out", kind)
+        labels = LabelSpace.from_labels({kind: names for kind, names in found.items() if names})
         strangers: dict[str, list[str]] = {}
         for split in ("val", "test"):
             for record in self.splits[split]:
                 for kind, names in record.labels.items():
-                    for name in names:
-                        if name not in labels.kinds.get(kind, ()):
-                            strangers.setdefault(f"'{name}' ({kind})", []).append(f"{split}: {record.path}")
+                    for name in set(names) - found.get(kind, set()):
+                        strangers.setdefault(f"'{name}' ({kind})", []).append(f"{split}: {record.path}")
         if strangers:
-            shown = "; ".join(
-                f"{label} in {listed(where, 2)}" for label, where in list(strangers.items())[:10]
-            )
+            shown = "; ".join(f"{label} in {listed(where, 2)}" for label, where in sorted(strangers.items()))
             raise InputError(f"labels that no training photo carries: {shown}")
-        if not self.multilabel:
-            for kind, names in labels.kinds.items():
-                if len(names) < 2:
-                    raise InputError(f"only one {kind}, '{names[0]}': a classifier needs two or more")
+        for kind, names in labels.kinds.items():
+            if len(names) < 2 and not self.multilabel:
+                raise InputError(f"only one {kind}, '{names[0]}': a classifier needs two or more")
+        if all(set(labels.names) == set().union(*r.labels.values()) for r in train):
+            raise InputError(f"every training photo carries the same labels ({listed(labels.names)})")
         return labels
 
     def class_weights(self) -> dict[str, list[float]] | None:

@@ -84,7 +84,7 @@ def find_photos(root: Path) -> list[str]:
                 found.append((relative / name).as_posix())
     for path in found:
         if not path.isascii() and any("\ud800" <= letter <= "\udfff" for letter in path):
-            raise InputError(f"{root}: the file name {ascii(path)} is not UTF-8: rename it")
+            raise InputError(f"{root}: the file name {path!a} is not UTF-8: rename it")
     return sorted(found)
 
 
@@ -153,7 +153,7 @@ def drop_unreadable(
     digests, reasons = inspect_photos(source.root, [record.path for record in source.records], size)
     if reasons:
         shown = [f"{path} ({reason})" for path, reason in reasons.items()]
-        lines = listed(shown, 20) if skip else listed(shown, len(shown))
+        lines = listed(shown, 20) if skip else listed(shown, 200)
         if not skip:
             raise InputError(
                 f"{len(reasons)} of {len(digests)} photos cannot be read: {lines}; "

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from src.datamodules.delimited import pick_column, read_csv
-from src.datamodules.records import ID_COLUMNS, Record, join_groups
+from src.datamodules.delimited import ID_COLUMNS, pick_column, read_csv
+from src.datamodules.records import Record, join_groups
 from src.errors import InputError, did_you_mean, listed
 
 log = logging.getLogger(__name__)
@@ -113,48 +113,68 @@ def _spread_rare(
 
 
 def split_records(
-    records: list[Record], shares: Mapping[str, float], seed: int, given: Mapping[str, str] | None = None
+    records: Sequence[Record],
+    shares: Mapping[str, float],
+    seed: int,
+    given: Mapping[str, str] | None = None,
 ) -> dict[str, list[Record]]:
     """Split the records; a split that the user gave is kept, and only what it lacks is taken from its train part.
 
     Args:
-        records: with groups and digests.
+        records: with groups and digests; their order does not matter.
         shares: `{train: 0.7, val: 0.15, test: 0.15}`.
         seed: of the draw.
         given: `{ID: split}`.
 
     Returns:
-        `{train: records, val: records, test: records}`, each in the order of `records`.
+        `{train: records, val: records, test: records}`, each sorted by path.
+
+    Raises:
+        InputError: for shares that make no sense, or where no photo is left for train or val.
     """
-    unknown = [name for name in shares if name not in SPLITS]
-    if unknown:
-        raise InputError(f"data.splits: unknown split '{unknown[0]}': {did_you_mean(unknown[0], SPLITS)}")
-    weights = [float(shares.get(name, 0)) for name in SPLITS]
-    if min(weights) < 0 or weights[0] <= 0 or weights[1] <= 0:
-        raise InputError(f"data.splits={dict(shares)}: train and val need a share above 0, test 0 or more")
+    weights = _weights(shares)
+    records = sorted(records, key=lambda record: record.path)
+    if not records:
+        raise InputError("no photo is left to split")
     joined = join_groups([r.group for r in records], [r.digest for r in records])
-    names = sorted({(kind, label) for r in records for kind, labels in r.labels.items() for label in labels})
-    column = {name: i for i, name in enumerate(names)}
-    targets = np.zeros((len(records), len(names)), bool)
-    for row, record in enumerate(records):
-        for kind, labels in record.labels.items():
-            targets[row, [column[kind, label] for label in labels]] = True
+    targets = _targets(records)
     if given is None:
         chosen = np.array(SPLITS, object)[split_groups(targets, joined, weights, seed)]
     else:
         chosen = np.array([given[r.id] for r in records], object)
-        lacking = [name for name in SPLITS if name not in set(chosen) and shares.get(name, 0) > 0]
+        lacking = [name for name, w in zip(SPLITS, weights, strict=True) if w > 0 and name not in chosen]
         if lacking:
             chosen = _carve(chosen, targets, joined, lacking, weights, seed)
         report_crossing(records, joined, chosen)
     splits = {name: [r for r, split in zip(records, chosen, strict=True) if split == name] for name in SPLITS}
+    few = f"{len(records)} photos in {len(set(joined))} group(s) are too few"
     for name in ("train", "val"):
         if not splits[name]:
-            groups = len(set(joined))
-            raise InputError(
-                f"no photo is left for {name}: {len(records)} photos in {groups} group(s) are too few"
-            )
+            raise InputError(f"no photo is left for {name}: {few}")
+    if not splits["test"] and weights[2] > 0:
+        log.warning("No photo is left for test: %s", few)
     return splits
+
+
+def _weights(shares: Mapping[str, float]) -> list[float]:
+    """Return the shares in the order of `SPLITS`."""
+    for name in shares:
+        if name not in SPLITS:
+            raise InputError(f"data.splits: unknown split '{name}': {did_you_mean(name, SPLITS)}")
+    weights = [float(shares.get(name, 0)) for name in SPLITS]
+    if not np.isfinite(weights).all() or min(weights) < 0 or min(weights[:2]) <= 0:
+        raise InputError(f"data.splits={dict(shares)}: train and val need a share above 0, test 0 or more")
+    return weights
+
+
+def _targets(records: Sequence[Record]) -> np.ndarray:
+    """Return which labels each photo carries, bool `[photos, labels]`, the labels sorted."""
+    carried = [{(kind, name) for kind, names in r.labels.items() for name in names} for r in records]
+    column = {label: i for i, label in enumerate(sorted(set().union(*carried)))}
+    targets = np.zeros((len(records), len(column)), bool)
+    for row, labels in enumerate(carried):
+        targets[row, [column[label] for label in labels]] = True
+    return targets
 
 
 def _carve(
@@ -165,33 +185,33 @@ def _carve(
     weights: list[float],
     seed: int,
 ) -> np.ndarray:
+    """Return `chosen` with the splits that it lacks taken, by whole groups, from its train part."""
+    train = chosen == "train"
+    if not train.any():
+        raise InputError("the given split has no train photos")
     log.warning("The given split has no %s: taken from its train photos", " and no ".join(lacking))
     shares = [
         weight if name == "train" or name in lacking else 0.0
         for name, weight in zip(SPLITS, weights, strict=True)
     ]
-    train = chosen == "train"
-    if not train.any():
-        raise InputError("the given split has no train photos")
     _, numbers = np.unique(joined[train], return_inverse=True)
     chosen = chosen.copy()
     chosen[train] = np.array(SPLITS, object)[split_groups(targets[train], numbers, shares, seed)]
     return chosen
 
 
-def report_crossing(records: list[Record], joined: np.ndarray, chosen: np.ndarray) -> None:
+def report_crossing(records: Sequence[Record], joined: np.ndarray, chosen: np.ndarray) -> None:
     """Warn of groups, or byte-identical photos, that stand in several splits of a split that the user gave."""
-    seen: dict[int, set[str]] = {}
-    members: dict[int, list[str]] = {}
-    for record, number, split in zip(records, joined, chosen, strict=True):
-        seen.setdefault(number, set()).add(split)
-        members.setdefault(number, []).append(record.path)
-    crossing = [number for number, splits in seen.items() if len(splits) > 1]
+    members: dict[int, dict[str, list[str]]] = {}
+    for record, number, split in zip(records, joined.tolist(), chosen, strict=True):
+        members.setdefault(number, {}).setdefault(split, []).append(record.path)
+    crossing = [splits for splits in members.values() if len(splits) > 1]
     if crossing:
+        example = listed((f"{paths[0]} ({split})" for split, paths in crossing[0].items()), 3)
         log.warning(
             "LEAK: %d groups (or identical photos) of the given split stand in several splits, for example %s",
             len(crossing),
-            listed(members[crossing[0]], 4),
+            example,
         )
 
 
@@ -202,35 +222,37 @@ def split_hash(splits: Mapping[str, Iterable[Record]]) -> str:
 
 
 def data_hash(records: Iterable[Record]) -> str:
-    """Return 16 hex digits that stand for the photos' contents and labels."""
+    """Return 16 hex digits that stand for the photos' contents and labels, in whatever order they come."""
     lines = sorted(
-        f"{r.id}\t{r.path}\t{r.digest}\t{sorted((k, *v) for k, v in r.labels.items())}" for r in records
+        f"{r.id}\t{r.path}\t{r.digest}\t{sorted((k, *sorted(v)) for k, v in r.labels.items())}"
+        for r in records
     )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def read_split_file(path: Path) -> dict[str, str]:
-    """Return `{ID: split}` from a run folder's metadata, or from a CSV with the columns `ID,split`."""
-    from src.datamodules.table import pick_column, read_csv
+    """Return `{ID: split}` from a run folder's metadata, or from a CSV with the columns `ID,split`.
 
+    Raises:
+        InputError: no such file, no run folder, an unknown split's name, an ID in two splits.
+    """
+    key = "data.split_file"
     if path.is_dir():
-        given = {}
+        pairs = []
         for name in SPLITS:
             file = path / f"{name}_metadata.csv"
-            if file.is_file():
-                frame = read_csv(file, key="data.split_file")
-                given.update(dict.fromkeys(frame["ID"].tolist(), name))
-        if not given:
-            raise InputError(f"data.split_file={path}: no train_metadata.csv in this folder: not a run's")
-        return given
-    frame = read_csv(path, key="data.split_file")
-    ids = frame[pick_column(frame, "ID", (), path, "ID")].tolist()
-    names = [name.strip().lower() for name in frame[pick_column(frame, "split", (), path, "split")]]
-    for row, name in enumerate(names, 2):
-        if name not in SPLITS:
-            raise InputError(f"{path}, line {row}: unknown split '{name}': {did_you_mean(name, SPLITS)}")
-    given = dict(zip(ids, names, strict=True))
-    twice = [id_ for id_, name in zip(ids, names, strict=True) if given[id_] != name]
-    if twice:
-        raise InputError(f"{path}: IDs in two splits: {listed(twice)}")
+            if name != "test" or file.is_file():
+                frame = read_csv(file, key=key, allow_empty=True)
+                pairs += [(id_, name) for id_ in frame[pick_column(frame, "ID", (), file, "")].tolist()]
+    else:
+        frame = read_csv(path, key=key)
+        ids = [id_.strip() for id_ in frame[pick_column(frame, None, ID_COLUMNS, path, "")].tolist()]
+        names = [name.strip().lower() for name in frame[pick_column(frame, "split", (), path, "")].tolist()]
+        for row, name in enumerate(names, 1):
+            if name not in SPLIT_NAMES:
+                raise InputError(f"{path}, row {row}: unknown split '{name}': {did_you_mean(name, SPLITS)}")
+        pairs = [(id_, SPLIT_NAMES[name]) for id_, name in zip(ids, names, strict=True)]
+    given = dict(pairs)
+    if twice := dict.fromkeys(id_ for id_, name in pairs if given[id_] != name):
+        raise InputError(f"{key}={path}: IDs in two splits: {listed(twice)}")
     return given

@@ -28,11 +28,15 @@ def label_table(splits: Mapping[str, Sequence[Record]], labels: LabelSpace) -> p
 
 
 def pair_table(splits: Mapping[str, Sequence[Record]], labels: LabelSpace) -> pd.DataFrame:
-    """Return photos per combination of one label of each of the first two kinds, as `label_table` does."""
+    """Return photos per combination of one label of each of the first two kinds, as `label_table` does.
+
+    A photo without a label of a kind counts as `(none)` of it.
+    """
     first, second = list(labels.kinds)[:2]
+    none = ("(none)",)
     counts = {
         split: Counter(
-            (a, b) for r in records for a in r.labels.get(first, ()) for b in r.labels.get(second, ())
+            (a, b) for r in records for a in r.labels.get(first) or none for b in r.labels.get(second) or none
         )
         for split, records in splits.items()
     }

@@ -1,124 +1,65 @@
-"""Labels in a CSV: one or several rows per photo, several labels per cell."""
+"""A table of labels, one or more rows per photo, beside a folder of photos."""
 
-import csv
-import io
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Collection, Mapping
+from pathlib import Path, PurePosixPath
 
-import pandas as pd
-
+from src.datamodules.delimited import ID_COLUMNS, pick_column, read_csv
 from src.datamodules.photos import PhotoDataModule
-from src.datamodules.records import Record, Source, find_photos
-from src.errors import InputError, did_you_mean, listed, nearest
+from src.datamodules.records import Record, Source, find_photos, tidy
+from src.errors import InputError, did_you_mean, listed
 
 log = logging.getLogger(__name__)
-ID_COLUMNS = ("ID", "id", "Id", "file", "filename", "path", "image", "photo")
-PLACEHOLDERS = ("", "nan", "component", "defect", "label", "labels")
-DELIMITERS = (",", ";", "\t", "|")
-
-
-def read_csv(
-    path: Path, delimiter: str | None = None, encoding: str | None = None, key: str = "data.csv"
-) -> pd.DataFrame:
-    """Read a CSV of strings: UTF-8 with or without BOM, UTF-16 with one, else Windows-1252; delimiter detected.
-
-    Returns:
-        a frame of `str` cells without missing values, its column names trimmed.
-
-    Raises:
-        InputError: no such file, empty, not decodable, not a table.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{key}={path}: {(error.strerror or 'cannot be read').lower()}") from error
-    if not content.strip():
-        raise InputError(f"{key}={path}: the file is empty")
-    encodings = (
-        [encoding]
-        if encoding
-        else ["utf-16"]
-        if content[:2] in (b"\xff\xfe", b"\xfe\xff")
-        else ["utf-8-sig", "cp1252"]
-    )
-    for name in encodings:
-        try:
-            text = content.decode(name)
-            break
-        except (UnicodeDecodeError, LookupError):
-            continue
-    else:
-        raise InputError(
-            f"{key}={path}: not text in {' or '.join(encodings)}; name its encoding with data.encoding="
-        )
-    if "\0" in text:
-        raise InputError(f"{key}={path}: not a text file")
-    header = text.lstrip("\r\n").splitlines()[0]
-    if delimiter is None:
-        delimiter = max(DELIMITERS, key=lambda d: len(next(csv.reader([header], delimiter=d))))
-    try:
-        frame = pd.read_csv(
-            io.StringIO(text), sep=delimiter, dtype=str, keep_default_na=False, skipinitialspace=True
-        )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{key}={path}: not a table with delimiter {delimiter!r} ({reason})") from error
-    frame.columns = [str(column).strip() for column in frame.columns]
-    if frame.empty:
-        raise InputError(f"{key}={path}: a header and no rows")
-    return frame.fillna("")
-
-
-def pick_column(
-    frame: pd.DataFrame, wanted: str | None, candidates: tuple[str, ...], csv_path: Path, key: str
-) -> str:
-    """Return the column `wanted`, or the first of `candidates` that is there; else say which columns there are."""
-    names = [wanted] if wanted else list(candidates)
-    for name in names:
-        if name in frame.columns:
-            return name
-    there = listed(nearest(names[0], frame.columns), 20)
-    raise InputError(f"{csv_path} has no column '{names[0]}': it has {there}; name the right one with {key}=")
 
 
 def label_columns(
-    frame: pd.DataFrame, task: str, wanted: Mapping[str, str] | None, csv_path: Path
-) -> dict[str, str]:
-    """Return `{kind: column}`: as configured, else `component` and `defect`, else one of labels."""
+    names: Collection[str], task: str, wanted: Mapping[str, str] | None
+) -> dict[str, tuple[str, ...]]:
+    """Return `{kind: columns that may hold it}`: as configured, else `component` and `defect`, else one of labels."""
     if wanted:
-        return {
-            kind: pick_column(frame, column, (), csv_path, f"data.columns.{kind}")
-            for kind, column in wanted.items()
-        }
-    if task != "multiclass" and {"component", "defect"} & set(frame.columns):
-        pair = ("component", "defect")
-        return {kind: pick_column(frame, kind, (), csv_path, f"data.columns.{kind}") for kind in pair}
-    column = pick_column(
-        frame, None, ("label", "labels", "class", "category"), csv_path, "data.columns.label"
-    )
-    return {"label": column}
+        if task == "multiclass" and list(wanted) != ["label"]:
+            raise InputError(
+                f"data.columns names {listed(wanted)}: model=multiclass has the one kind 'label', as "
+                "data.columns={label: COLUMN}"
+            )
+        return {kind: (column or kind,) for kind, column in wanted.items()}
+    if task != "multiclass" and {"component", "defect"} & {name.casefold() for name in names}:
+        return {"component": ("component",), "defect": ("defect",)}
+    return {"label": ("label", "labels", "class", "category")}
 
 
 class PhotoIndex:
-    """Finds the file that an ID of a table means: by relative path or file name, with or without extension."""
+    """Finds the files that an ID of a table can mean.
+
+    The first of these that names a file decides: the relative path, with extension or without, then the file name, with
+    extension or without. Letter case counts only where several files differ in nothing else.
+    """
 
     def __init__(self, root: Path):
+        self.root = root
         self.paths = find_photos(root)
-        self.by_key: dict[str, set[str]] = defaultdict(set)
+        self._found: dict[tuple[int, str], list[str]] = defaultdict(list)
         for path in self.paths:
-            whole, name = Path(path), Path(path).name
-            for key in {path, whole.with_suffix("").as_posix(), name, Path(name).stem}:
-                self.by_key[key].add(path)
+            for rank, name in enumerate(self._names(path)):
+                self._found[rank, tidy(name).casefold()].append(path)
 
-    def find(self, id_: str) -> str | None:
-        """Return the path of the one photo that `id_` names, or None where there is none or more than one."""
-        key = id_.replace("\\", "/").removeprefix("./")
-        if key in self.by_key and key in self.by_key[key]:
-            return key
-        found = self.by_key.get(key, ())
-        return next(iter(found)) if len(found) == 1 else None
+    @staticmethod
+    def _names(path: str) -> tuple[str, str, str, str]:
+        whole = PurePosixPath(path)
+        return path, whole.with_suffix("").as_posix(), whole.name, whole.stem
+
+    def find(self, id_: str) -> list[str]:
+        """Return the paths of the photos that `id_` can mean: one, none, or several where it is ambiguous."""
+        name = id_.replace("\\", "/").removeprefix("./").removeprefix(f"{self.root.as_posix()}/")
+        name = tidy(name)
+        for rank in range(4):
+            found = self._found.get((rank, name.casefold()), [])
+            if len(found) > 1:
+                found = [path for path in found if tidy(self._names(path)[rank]) == name] or found
+            if found:
+                return found
+        return []
 
 
 class TableReader:
@@ -129,6 +70,7 @@ class TableReader:
         separator: what stands between labels in a cell.
         vocabulary: `{kind: known labels}`; empty lists where none is given.
         healthy: labels that mean "nothing wrong": they stay in the kind of their column.
+        placeholders: cells, in lower case, that mean no label unless the vocabulary knows them.
     """
 
     def __init__(
@@ -136,22 +78,23 @@ class TableReader:
         columns: Mapping[str, str],
         separator: str,
         vocabulary: Mapping[str, list[str]],
-        healthy: list[str],
+        healthy: Collection[str],
+        placeholders: Collection[str],
     ):
         self.columns, self.separator, self.healthy = columns, separator, set(healthy)
         self.kind_of = {label: kind for kind, labels in vocabulary.items() for label in labels}
         self.kinds = tuple(vocabulary) if self.kind_of else tuple(columns)
         self.closed = {kind for kind, labels in vocabulary.items() if labels}
+        self.placeholders = set(placeholders)
         self.routed: Counter[str] = Counter()
         self.unknown: Counter[str] = Counter()
 
-    def labels(self, row: Mapping[str, str]) -> dict[str, list[str]]:
-        """Return the labels of one row by kind."""
+    def labels(self, cells: Mapping[str, str]) -> dict[str, list[str]]:
+        """Return the labels of one row by kind, from its cells by kind of column."""
         found: dict[str, list[str]] = {kind: [] for kind in self.kinds}
-        for column_kind, column in self.columns.items():
-            for label in row[column].split(self.separator):
-                label = label.strip()
-                if label.lower() in PLACEHOLDERS and label not in self.kind_of:
+        for column_kind, cell in cells.items():
+            for label in map(tidy, cell.split(self.separator)):
+                if label.lower() in self.placeholders and label not in self.kind_of:
                     continue
                 kind = self._kind(label, column_kind)
                 if kind is None:
@@ -191,66 +134,66 @@ def read_table(
     if not images.is_dir():
         raise InputError(f"data.images={images}: no such folder")
     id_column = pick_column(frame, id_column, ID_COLUMNS, csv_path, "data.id")
-    reader = TableReader(label_columns(frame, task, columns, csv_path), separator, vocabulary, healthy)
+    names = {
+        kind: pick_column(frame, None, candidates, csv_path, f"data.columns.{kind}")
+        for kind, candidates in label_columns(frame.columns, task, columns).items()
+    }
+    placeholders = {"", "nan", *(name.lower() for pair in names.items() for name in pair)}
+    if task != "multiclass":  # where `defect` may well be a class, beside `ok`
+        placeholders |= {"component", "defect"}
+    reader = TableReader(names, separator, vocabulary, healthy, placeholders)
     index = PhotoIndex(images)
     if not index.paths:
         raise InputError(f"data.images={images}: no photo in it (jpg, jpeg, png, bmp, tif, tiff, webp)")
     labels: dict[str, dict[str, list[str]]] = {}
     ids: dict[str, str] = {}
-    missing: dict[str, None] = {}
-    values: dict[str, dict[str, str]] = {column: {} for column in frame.columns}
-    for row in frame.to_dict("records"):
-        id_ = row[id_column].strip()
-        path = index.find(id_) if id_ else None
-        if path is None:
-            missing[id_] = None
+    lost: dict[str, list[str]] = {}
+    rows = []
+    for id_, *cells in zip(*(frame[name].tolist() for name in (id_column, *names.values())), strict=True):
+        id_ = id_.strip()
+        found = index.find(id_) if id_ else []
+        if len(found) != 1:
+            lost[id_] = found
+            rows.append("")
             continue
-        id_ = ids.setdefault(path, id_)
+        (path,) = found
+        rows.append(ids.setdefault(path, id_))
         union = labels.setdefault(path, {kind: [] for kind in reader.kinds})
-        for kind, names in reader.labels(row).items():
-            union[kind] += [name for name in names if name not in union[kind]]
-        for column, value in row.items():
-            if value.strip():
-                values[column].setdefault(id_, value.strip())
-    _report(csv_path, images, index, reader, labels, missing)
+        for kind, new in reader.labels(dict(zip(names, cells, strict=True))).items():
+            union[kind] += [name for name in new if name not in union[kind]]
+    _report(csv_path, index, reader, labels, lost)
     records = [
         Record(ids[path], path, {kind: tuple(names) for kind, names in found.items()})
         for path, found in labels.items()
         if any(found.values())
     ]
     if not records:
-        raise InputError(
-            f"{csv_path}: no row carries a label (columns read: {listed(reader.columns.values())})"
-        )
-    return Source(images, records, columns=values)
+        raise InputError(f"{csv_path}: no row carries a label (columns read: {listed(names.values())})")
+    return Source(images, records, rows, {column: frame[column].tolist() for column in frame.columns})
 
 
 def _report(
-    csv_path: Path,
-    images: Path,
-    index: PhotoIndex,
-    reader: TableReader,
-    labels: dict,
-    missing: dict[str, None],
+    csv_path: Path, index: PhotoIndex, reader: TableReader, labels: dict, lost: Mapping[str, list[str]]
 ) -> None:
+    """Say what of the table is not used; stop where nothing can be."""
+    missing = [id_ or "(empty)" for id_, found in lost.items() if not found]
+    ambiguous = [f"{id_} ({listed(found, 2)})" for id_, found in lost.items() if found]
     if not labels:
         raise InputError(
-            f"none of the {len(missing)} IDs of {csv_path} (as {listed(missing, 3)}) names a photo below {images} "
+            f"none of the {len(lost)} IDs of {csv_path} (as {listed(lost, 3)}) names one photo below {index.root} "
             f"(there: {listed(index.paths, 3)}); check data.images and data.id"
         )
     if missing:
         log.warning(
-            "Left out %d IDs without one file of theirs below %s: %s",
-            len(missing),
-            images,
-            listed(missing, 10),
+            "Left out %d IDs without a file below %s: %s", len(missing), index.root, listed(missing, 30)
         )
+    if ambiguous:
+        log.warning("Left out %d IDs that name several files: %s", len(ambiguous), listed(ambiguous, 10))
     if reader.unknown:
-        known = list(reader.kind_of)
         first = next(iter(reader.unknown))
         shown = listed((f"'{label}' ({count} rows)" for label, count in reader.unknown.most_common()), 10)
         raise InputError(
-            f"{csv_path}: unknown labels {shown}; '{first}': {did_you_mean(first, known)}; "
+            f"{csv_path}: unknown labels {shown}; '{first}': {did_you_mean(first, reader.kind_of)}; "
             "correct the table or add them to data.components or data.defects"
         )
     if reader.routed:
@@ -258,10 +201,14 @@ def _report(
             "Labels that stood in the other kind's column: %s",
             listed((f"{what} ({count} rows)" for what, count in reader.routed.most_common()), 20),
         )
-    if unlabelled := sum(not any(found.values()) for found in labels.values()):
-        log.warning("Left out %d photos whose rows carry placeholders only: they are unlabelled", unlabelled)
+    if unlabelled := [path for path, found in labels.items() if not any(found.values())]:
+        log.warning(
+            "Left out %d photos whose rows carry placeholders only, which are unlabelled: %s",
+            len(unlabelled),
+            listed(unlabelled, 5),
+        )
     if unnamed := len(index.paths) - len(labels):
-        log.info("%d photos below %s stand in no row", unnamed, images)
+        log.info("%d photos below %s stand in no row", unnamed, index.root)
 
 
 class TableDataModule(PhotoDataModule):
@@ -275,10 +222,7 @@ class TableDataModule(PhotoDataModule):
         columns: `{kind: column}` of the labels; null: component and defect, else label or labels.
         separator: what stands between labels in a cell.
         delimiter: what stands between columns; null: detected.
-        encoding: of the file; null: UTF-8 (with or without BOM), else Windows-1252.
-        components: known components, or null; with `defects` it routes labels that stand in the wrong column,
-            and makes any other label an error.
-        defects: known defects, or null.
+        encoding: of the file; null: UTF-8 (with or without BOM), UTF-16 with one, else Windows-1252.
         **common: see `PhotoDataModule`.
     """
 
@@ -292,8 +236,6 @@ class TableDataModule(PhotoDataModule):
         separator: str = ";",
         delimiter: str | None = None,
         encoding: str | None = None,
-        components: list[str] | None = None,
-        defects: list[str] | None = None,
         **common,
     ):
         super().__init__(**common)
@@ -301,6 +243,8 @@ class TableDataModule(PhotoDataModule):
             raise InputError(
                 "data.csv is not set: name the table and the photos, data.csv=... data.images=..."
             )
+        if not separator:
+            raise InputError("data.separator is empty: name what stands between labels in a cell")
         self.csv = Path(csv).expanduser() if csv else Path(root).expanduser() / "image_data.csv"
         if images:
             self.images = Path(images).expanduser()
@@ -310,8 +254,6 @@ class TableDataModule(PhotoDataModule):
         self.id, self.columns, self.separator = id, columns, separator
         self.delimiter = {"tab": "\t", "\\t": "\t"}.get(delimiter, delimiter) if delimiter else None
         self.encoding = encoding
-        known = components or defects
-        self.vocabulary = {"component": components or [], "defect": defects or []} if known else {}
 
     def read(self) -> Source:
         """Read the table; see `read_table`."""

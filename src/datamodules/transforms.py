@@ -3,6 +3,7 @@
 import torch
 from torchvision.transforms import v2
 
+from src.errors import InputError
 from src.seeds import mixed_seed
 
 
@@ -15,6 +16,10 @@ class TrainTransform:
     """
 
     def __init__(self, horizontal_flip: float = 0.5, rotation: float = 10.0):
+        if not 0 <= horizontal_flip <= 1:
+            raise InputError(f"data.augment.horizontal_flip={horizontal_flip}: a probability, from 0 to 1")
+        if not 0 <= rotation <= 180:
+            raise InputError(f"data.augment.rotation={rotation}: degrees, from 0 to 180")
         steps: list[torch.nn.Module] = []
         if horizontal_flip:
             steps.append(v2.RandomHorizontalFlip(horizontal_flip))

@@ -25,8 +25,8 @@ def find_images(images: str | None, root: str | None = None) -> list[Photo]:
 
     Args:
         images: a photo, a folder (searched below, too), or a CSV with a column `path`, `file` or `ID`.
-        root: the folder that a CSV's relative paths start from; null: the data root of the run whose folder holds
-            the CSV, else the CSV's own folder.
+        root: the folder that a CSV's relative paths start from; null: the data root of the run whose folder
+            holds the CSV, else the CSV's own folder.
 
     Raises:
         InputError: nothing given, no such file, no photo.

@@ -28,7 +28,8 @@ class Prediction:
     Attributes:
         labels: the decided labels of each kind.
         probabilities: `{kind: {label: probability}}`.
-        confidence: the mean probability over kinds of the decided labels' means; None where nothing is decided.
+        confidence: the mean probability over kinds of the decided labels' means; None where nothing is
+            decided.
         text: the labels joined by `_` with the confidence, as `Circular Connection_Drummy_0.85`.
     """
 

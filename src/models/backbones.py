@@ -39,8 +39,8 @@ def build_backbone(name: str, weights: str | None = None) -> tuple[nn.Module, in
 
     Args:
         name: a key of `BACKBONES`.
-        weights: `DEFAULT` (torchvision's best, downloaded once), null (random), or the path of a state dict of the
-            whole torchvision model or of the backbone alone.
+        weights: `DEFAULT` (torchvision's best, downloaded once), null (random), or the path of a state dict
+            of the whole torchvision model or of the backbone alone.
 
     Returns:
         the module and its number of features.
@@ -70,8 +70,8 @@ def _download(name: str, entry: Entry) -> Mapping[str, torch.Tensor]:
     except (urllib.error.URLError, OSError, RuntimeError) as error:
         reason = str(getattr(error, "reason", error)).splitlines()[0]
         raise InputError(
-            f"the weights of {name} could not be downloaded ({reason}): give a file with model.weights=PATH, or train "
-            "from random weights with model.weights=null model.freeze_backbone=false"
+            f"the weights of {name} could not be downloaded ({reason}): name a file with model.weights=PATH, "
+            "or train from random weights with model.weights=null model.freeze_backbone=false"
         ) from error
 
 

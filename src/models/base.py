@@ -1,4 +1,4 @@
-"""The LightningModule that both classifiers share: backbone, one linear head per kind, one step for three loops."""
+"""What both classifiers share: backbone, one linear head per kind, one step for three loops."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -25,16 +25,18 @@ class PhotoClassifier(L.LightningModule, ABC):
     Args:
         task: `dual_head`, `multiclass` or `multilabel`.
         labels: `{kind: [labels]}`.
-        preprocess: arguments of `images.Preprocess`; mean and standard deviation (of values in 0..1) are applied
-            here, resizing before.
+        preprocess: arguments of `images.Preprocess`; mean and standard deviation (of values in 0..1) are
+            applied here, resizing before.
         class_weights: `{kind: [weights]}` of the loss, or null.
         backbone: a key of `backbones.BACKBONES`.
         weights: see `build_backbone`; no hyperparameter, so that loading a checkpoint never downloads.
         init_from: a checkpoint to start from, kept for `checkpoint.init_from`; no hyperparameter either.
-        freeze_backbone: train the heads only; the backbone stays in eval mode, its BatchNorm statistics untouched.
+        freeze_backbone: train the heads only; the backbone stays in eval mode, its BatchNorm statistics
+            untouched.
         optimizer: `adam` or `adamw` (weight decay 0.01).
         lr: learning rate.
-        schedule: `constant`, or `cosine` (down to zero over the run, after a linear warm-up over its first twentieth).
+        schedule: `constant`, or `cosine` (down to zero over the run, after a linear warm-up over its first
+            twentieth).
         seed: of the dropout masks.
     """
 
@@ -183,7 +185,7 @@ class PhotoClassifier(L.LightningModule, ABC):
             self.log(f"{split}/{name}", value or 0.0)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the figures of validation, for which thresholds have been tuned by then, and of the epoch before it.
+        """Log the figures of validation, its thresholds tuned by then, and of the training before it.
 
         Those of training are as seen through augmentation while learning.
         """

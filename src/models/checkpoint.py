@@ -54,7 +54,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path}: not a checkpoint of Corbel: it holds pickled objects that could run code, which is refused"
+            f"{path}: not a checkpoint of Corbel: pickled objects in it could run code, which is refused"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:100]
@@ -75,7 +75,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_model(path: str | Path) -> PhotoClassifier:
-    """Rebuild the module of a checkpoint, on the CPU and in eval mode, without a download, and load it strictly."""
+    """Rebuild the module of a checkpoint on the CPU, without a download; loaded strictly, in eval mode."""
     path = Path(path)
     content = read_checkpoint(path)
     try:
@@ -137,8 +137,8 @@ def init_from(model: PhotoClassifier, path: str | Path, test_digests: Iterable[s
     leaked = len(set(test_digests) & set(content.get("provenance", {}).get("train_digests", ())))
     if leaked:
         log.warning(
-            "LEAK: %d of today's test photos were in the training split of %s: the test figures are too good; "
-            "use that run's split with data.split_file=",
+            "LEAK: %d of today's test photos were in the training split of %s: the test figures are too "
+            "good; use that run's split with data.split_file=",
             leaked,
             path,
         )

@@ -35,8 +35,8 @@ class DualHeadClassifier(PhotoClassifier):
     def loss(self, logits: Mapping[str, Tensor], target: Tensor) -> Tensor:
         """Return the weighted sum of the heads' cross-entropies.
 
-        Each head's is the mean over the photos that have a label of its kind, weighted by class: the weights are
-        not divided out, so that a batch of rare classes counts for more.
+        Each head's is the mean over the photos that have a label of its kind, weighted by class: the
+        weights are not divided out, so that a batch of rare classes counts for more.
         """
         total = target.new_zeros((), dtype=torch.float32)
         for k, kind in enumerate(self.labels.kinds):
@@ -61,8 +61,8 @@ class DualHeadClassifier(PhotoClassifier):
 class MultiLabelClassifier(PhotoClassifier):
     """One sigmoid per label: any combination of labels on a photo.
 
-    The decision thresholds are a buffer, `thresholds` `[labels]`, 0.5 until a callback tunes them; they travel with
-    the weights.
+    The decision thresholds are a buffer, `thresholds` `[labels]`, 0.5 until a callback tunes them; they
+    travel with the weights.
 
     Args:
         **common: see `PhotoClassifier`.

@@ -48,8 +48,8 @@ def multilabel_figures(
 ) -> dict[str, Any]:
     """Return the figures of sigmoid scores `[N, L]` against multi-hot targets `[N, L]`.
 
-    A label without positives counts as F1 0 where nothing is undefined otherwise (`zero_division=0`) in the F1
-    means, and is left out of `map`, as average precision is not defined for it.
+    A label without positives counts as F1 0 where nothing is undefined otherwise (`zero_division=0`) in the
+    F1 means, and is left out of `map`, as average precision is not defined for it.
     """
     targets = targets.int()
     decided = (scores >= thresholds.to(scores.dtype)).int()
@@ -98,8 +98,9 @@ def multilabel_figures(
 def heads_figures(scores: Tensor, targets: Tensor, labels: LabelSpace) -> dict[str, Any]:
     """Return the figures of softmax scores `[N, L]`, kind by kind, against class indices `[N, kinds]`.
 
-    A photo without a label of a kind (-1) is left out of that kind's figures, and out of `exact_match`. A class
-    that neither occurs nor is predicted is left out of the F1 means; `f1_macro` is the mean over kinds.
+    A photo without a label of a kind (-1) is left out of that kind's figures, and out of `exact_match`. A
+    class that neither occurs nor is predicted is left out of the F1 means; `f1_macro` is the mean over
+    kinds.
     """
     figures: dict[str, Any] = {}
     right = torch.ones(len(targets), dtype=torch.bool)
