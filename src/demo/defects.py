@@ -66,7 +66,7 @@ def corrosion_surface(scene: Scene, rng: np.random.Generator, strength: float) -
     box, metal, unit = _whole(scene), scene.fixture, scene.view.scale
     film = sample("cloud", scene.size, rng, unit / 260)
     colour = mix((208, 134, 66), (160, 108, 74), rng.uniform(0, 1))
-    scene.stain(box, noisy(metal, film, 116, 24), colour, 0.9 * strength)
+    scene.stain(box, noisy(metal, film, 108, 24), colour, 0.9 * strength)
     specks = sample("mottle", scene.size, rng, unit / 170)
     scene.stain(box, noisy(metal, specks, 152, 30), (168, 88, 38), 0.9 * strength)
 
@@ -86,7 +86,7 @@ def coating_failure(scene: Scene, rng: np.random.Generator, strength: float) -> 
 def drummy(scene: Scene, rng: np.random.Generator, strength: float) -> None:
     """Draw hollow concrete: map cracking, and the tester's hatched chalk circle."""
     concrete = scene.metal.point([255 - value for value in range(256)])
-    centre, r = rng.uniform(-0.14, 0.14, 2), rng.uniform(1.12, 1.34)
+    centre, r = rng.uniform(-0.12, 0.12, 2), rng.uniform(1.14, 1.34) * scene.reach
     _cracks(scene, rng, centre, r, concrete)
     chalk: Colour = CHALKS[rng.integers(len(CHALKS))]
     outline = blob(rng, *centre, r, 30) * (1.1, 0.96)
@@ -98,7 +98,7 @@ def drummy(scene: Scene, rng: np.random.Generator, strength: float) -> None:
         half = np.sqrt(max(0.0, r**2 - offset**2))
         ends = np.array([(-half, offset), (half, offset)]) + rng.uniform(-0.03, 0.03, (2, 2))
         lines.append(ends @ turn * (1.1, 0.96) + centre)
-    for path, width in ((closed, 0.075), *((line, 0.05) for line in lines)):
+    for path, width in ((closed, 0.095), *((line, 0.06) for line in lines)):
         drawn = scene.mask(path, width=width, blur=0.012)
         if drawn:
             box, mask = drawn
@@ -130,7 +130,7 @@ def leaks(scene: Scene, rng: np.random.Generator, strength: float) -> None:
     number, spread = int(rng.integers(2, 4)), rng.uniform(0.26, 0.4)
     for k in range(number):
         u = (k - (number - 1) / 2) * spread * 1.5 + rng.uniform(-0.12, 0.12)
-        top, half = rng.uniform(-0.1, 0.35), rng.uniform(0.16, 0.26)
+        top, half = rng.uniform(-0.1, 0.35), rng.uniform(0.19, 0.29)
         v = np.linspace(top, 4, 16)
         sway = np.cumsum(rng.uniform(-0.05, 0.05, 16))
         wide = half * np.clip(0.35 + 0.75 * (v - top) / 0.8, 0.35, 1.0) * rng.uniform(0.85, 1.15, 16)

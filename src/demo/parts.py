@@ -120,12 +120,12 @@ class Pen:
         self.solid(disc(u, v, 0.20 * r), dark, base + 0.93 * r, bevel=0.05 * r)
 
     def _loose_bolt(self, u: float, v: float, r: float, style: Style, base: float) -> None:
-        """Draw a bolt that has backed out: empty seat, bare thread, nut hanging askew."""
+        """Draw a bolt that has backed out: bare seat, bare thread, nut hanging askew."""
         metal = style.bolt
         way = style.rng.choice((-1, 1)) * style.rng.uniform(0.35, 0.9)
         du, dv = 1.75 * r * np.sin(way), 1.75 * r * np.cos(way)
         self.solid(disc(u, v, 1.42 * r), shade(metal, 0.8), base + 0.03, bevel=0.01)
-        self.pocket(disc(u, v, 0.56 * r), HOLE, base - 0.3, bevel=0.04 * r)
+        self.solid(disc(u, v, 0.46 * r), shade(metal, 0.35), base + 0.02, bevel=0.03 * r)
         self.solid(
             [(u, v), (u + du, v + dv)], shade(metal, 0.75), base + 0.8 * r, width=0.72 * r, bevel=0.18 * r
         )

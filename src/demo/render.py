@@ -85,10 +85,10 @@ def _view(size: tuple[int, int], rng: np.random.Generator) -> View:
 def _light(rng: np.random.Generator, seed: int, asset: int) -> Light:
     """Draw lamp and camera; the lamp hangs on one side of an asset, the rest changes from view to view."""
     angle = rng_for(seed, 23, asset).uniform(-2.9, -0.25) + rng.uniform(-0.35, 0.35)
-    warm, tint = rng.uniform(-0.16, 0.18), rng.uniform(-0.04, 0.04)
+    warm, tint = rng.uniform(-0.20, 0.22), rng.uniform(-0.04, 0.04)
     return Light(
         direction=(0.85 * float(np.cos(angle)), 0.85 * float(np.sin(angle))),
-        exposure=rng.uniform(1.0, 1.42),
+        exposure=rng.uniform(0.88, 1.5),
         gains=(1 + warm, 1 + tint, 1 - warm),
         spot=(rng.uniform(0.3, 0.7), rng.uniform(0.3, 0.7)),
         falloff=rng.uniform(0.35, 1.05),
@@ -113,6 +113,7 @@ def _compose(photo: Photo, seed: int, view: View) -> Scene:
     coat = "paint" if "Coating Failure" in photo.defects else coat
     style = Style.draw(rng, states[0] if states else "ok", coat)
     FIXTURES[photo.components[0]](Pen(scene, angle=rng.uniform(-0.06, 0.06)), style)
+    scene.reach = 1.22 if photo.components[0].endswith("-Bolt") else 1.0
     for rank, name in enumerate(photo.defects):
         if name in DRAW:
             DRAW[name](scene, rng_for(seed, 27, photo.asset, rank), 0.55 if rank else 1.0)

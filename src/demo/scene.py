@@ -90,6 +90,7 @@ class Scene:
 
     def __init__(self, view: View, wall: Colour, offset: tuple[float, float], tone: float = 1.0) -> None:
         self.view, self.size, self.tone = view, view.size, tone
+        self.reach = 1.0  # of the main fixture, wall units
         self.albedo = Image.new("RGB", self.size, wall)
         self.metal = Image.new("L", self.size)  # of everything made of metal: dirt instead of pores
         self.fixture = Image.new("L", self.size)  # metal of the main fixture: where corrosion and paint sit

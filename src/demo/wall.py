@@ -39,7 +39,7 @@ def build_wall(view: View, rng: np.random.Generator) -> Scene:
     scene = Scene(view, wall, offset, tone=rng.uniform(0.7, 1.3))
     formwork(scene, rng)
     marks = (
-        (iron, 0.45),
+        (iron, 0.5),
         (damp, 0.45),
         (run_off, 0.4),
         (rust_spot, 0.5),
