@@ -19,7 +19,7 @@ def main(cfg: DictConfig) -> float:
 
     from src.callbacks import AtomicCheckpointIO, quiet_lightning
     from src.callbacks.results import begin_run, finish_run, resume_point
-    from src.demo.at_hand import draw_when_missing
+    from src.demo.at_hand import DEMO_ROOT, draw_when_missing, say_baseline
     from src.models import init_from
 
     quiet_lightning()
@@ -48,7 +48,10 @@ def main(cfg: DictConfig) -> float:
     )
     begun = time.perf_counter()
     trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt, weights_only=True)
-    return finish_run(cfg, trainer, model, datamodule, time.perf_counter() - begun)
+    score = finish_run(cfg, trainer, model, datamodule, time.perf_counter() - begun)
+    if cfg.data.get("root") == DEMO_ROOT and cfg.task == "dual_head":
+        say_baseline(datamodule)
+    return score
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ class LabelSpace:
             if not labels:
                 raise InputError(f"kind '{kind}' has no labels: the training photos carry none of it")
             for label in labels:
-                if not label or "${" in label or ";" in label or "\n" in label:
+                if not label or "${" in label or ";" in label or "\n" in label or "\r" in label:
                     raise InputError(
                         f"label '{label}' of kind '{kind}': empty, or with '${{', ';' or a line break"
                     )

@@ -261,7 +261,7 @@ def test_init_from_keeps_rows_by_label_name_and_warns_of_leaks(finished, monkeyp
     shutil.copytree(data, grown)
     table = (grown / "image_data.csv").read_text().splitlines()
     more = [
-        line.replace("Leaks", "Leaks;Drummy") if line.startswith(("01", "11")) else line for line in table
+        line.replace("Leaks", "Leaks;Drummy") if line.startswith(("00", "10")) else line for line in table
     ]
     (grown / "image_data.csv").write_text("\n".join(more) + "\n")
     monkeypatch.chdir(tmp_path)

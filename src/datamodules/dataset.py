@@ -34,7 +34,8 @@ class PhotoDataset(Dataset):
         records: the split.
         root: the folder that the records' paths start from.
         labels: the label space.
-        multilabel: targets are multi-hot float32 `[labels]`; else class indices int64 `[kinds]`, -1 where missing.
+        multilabel: targets are multi-hot float32 `[labels]`; else class indices int64 `[kinds]`, -1 for
+            none.
         preprocess: opens and resizes.
         transform: what happens to the resized image.
         seed: of the augmentation.

@@ -22,7 +22,7 @@ def read_csv(
     key: str = "data.csv",
     allow_empty: bool = False,
 ) -> pd.DataFrame:
-    """Read a CSV of strings: UTF-8 with or without BOM, UTF-16 with one, else Windows-1252; delimiter detected.
+    """Read a CSV of strings: UTF-8 with or without BOM, UTF-16 with one, else Windows-1252.
 
     Args:
         path: the file.
@@ -35,8 +35,8 @@ def read_csv(
         a frame of `str` cells without missing values; names trimmed, columns without a name left out.
 
     Raises:
-        InputError: no such file, empty, not decodable, not a table, a row with more cells than the header, two
-            columns of one name.
+        InputError: no such file, empty, not decodable, not a table, a row with more cells than the header,
+            two columns of one name.
     """
     text = _decode(_content(path, key), encoding, f"{key}={path}")
     try:
@@ -50,7 +50,7 @@ def read_csv(
         raise InputError(f"{key}={path}: several columns are named {listed(twice)}: rename all but one")
     if not rows and not allow_empty:
         raise InputError(f"{key}={path}: a header and no rows")
-    frame = pd.DataFrame(rows, columns=header, dtype=str)
+    frame = pd.DataFrame(rows, columns=header, dtype=object)
     return frame[[name for name in header if name]]
 
 
@@ -123,7 +123,7 @@ def _rows(text: str, delimiter: str, where: str) -> tuple[list[str], list[list[s
 def pick_column(
     frame: pd.DataFrame, wanted: str | None, candidates: tuple[str, ...], csv_path: Path, key: str
 ) -> str:
-    """Return the column `wanted`, or the first of `candidates` that is there; else say which columns there are.
+    """Return the column `wanted`, or the first of `candidates` that is there; else say which there are.
 
     Letter case counts only where several columns differ in nothing else.
     """

@@ -19,9 +19,9 @@ def parse_pair(
 ) -> tuple[str, str] | None:
     """Parse a folder's name as (component, defect), or return None.
 
-    With a vocabulary the longest known component that starts the name and the longest known defect that ends it
-    count, joined by any of `_`, `-`, space or `separator`; without one the name is cut at its last `separator`.
-    With only one of the two vocabularies, the rest of the name is the other label.
+    With a vocabulary the longest known component that starts the name and the longest known defect that ends
+    it count, joined by any of `_`, `-`, space or `separator`; without one the name is cut at its last
+    `separator`. With only one of the two vocabularies, the rest of the name is the other label.
     """
     components, defects = list(components), list(defects)
     if not components and not defects:
@@ -99,8 +99,8 @@ def _photos(root: Path) -> list[str]:
 def _split_folders(paths: list[str]) -> dict[str, str]:
     """Return `{top folder: split}` of a tree that is split already, else nothing.
 
-    A tree is split where its top folders hold a `train` and either another split or nothing else, so that a class
-    named `train` among others stays a class.
+    A tree is split where its top folders hold a `train` and either another split or nothing else, so that a
+    class named `train` among others stays a class.
     """
     tops = {path.partition("/")[0] for path in paths if "/" in path}
     split_of = {top: SPLIT_NAMES[top.lower()] for top in tops if top.lower() in SPLIT_NAMES}
@@ -109,7 +109,7 @@ def _split_folders(paths: list[str]) -> dict[str, str]:
 
 
 def _empty_folders(root: Path, split_of: Mapping[str, str], used: set[str]) -> list[str]:
-    """Return the label folders, relative to `root`, that hold no photo: classes that somebody meant to have."""
+    """Return the label folders, relative to `root`, without a photo: classes that somebody meant to have."""
     tops = [root / top for top in sorted(split_of)] or [root]
     folders = [p for top in tops for p in sorted(top.iterdir()) if p.is_dir() and not p.name.startswith(".")]
     return [p.relative_to(root).as_posix() for p in folders if tidy(p.name) not in used]
@@ -140,8 +140,8 @@ class FolderDataModule(PhotoDataModule):
 
     Args:
         root: the folder that holds the label folders.
-        separator: what stands between component and defect in a folder's name; known components and defects parse
-            names that it cannot.
+        separator: what stands between component and defect in a folder's name; known components and defects
+            parse names that it cannot.
         strict: whether a folder that does not parse is an error.
         **common: see `PhotoDataModule`.
     """

@@ -39,10 +39,10 @@ class PhotoDataModule(L.LightningDataModule):
         splits: `{train: share, val: share, test: share}`.
         group: a column, or a regular expression on the file name; null: every ID is a group.
         split_file: a run folder or a CSV `ID,split` whose split is used as it is.
-        components: known components, or null; folders' names are parsed with them, and labels of a table that stand
-            in the wrong column go to their kind; any other label is an error.
+        components: known components, or null; folders' names are parsed with them, and labels of a table that
+            stand in the wrong column go to their kind; any other label of a table is an error.
         defects: known defects, or null, likewise.
-        healthy: labels that mean "nothing wrong": a class for heads, all zeros of their kind for `multilabel`.
+        healthy: labels that mean "nothing wrong": a class for heads, no label for `multilabel`.
         multiple: for heads, what to do with several labels of a kind on one photo: `error`, `first`, `drop`.
         skip_unreadable: leave unreadable photos out instead of stopping.
         class_weights: `{sqrt: bool, clip: [low, high] or null}`, or null for an unweighted loss.
@@ -153,8 +153,8 @@ class PhotoDataModule(L.LightningDataModule):
         kept = [r for r in records if given[r.id]]
         if not kept:
             raise InputError(
-                f"data.split_file={self.split_file}: none of its {len(named)} IDs (as {listed(named, 3)}) is among "
-                f"the photos (as {listed((r.id for r in records), 3)})"
+                f"data.split_file={self.split_file}: none of its {len(named)} IDs (as {listed(named, 3)}) "
+                f"is among the photos (as {listed((r.id for r in records), 3)})"
             )
         if left := [r.id for r in records if not given[r.id]]:
             log.warning(
@@ -195,7 +195,7 @@ class PhotoDataModule(L.LightningDataModule):
         return statistics.class_weights(self.splits["train"], self.labels, self.multilabel, **self.weighting)
 
     def log_tables(self) -> None:
-        """Log what the run stands on: photos per label, per pair and per split, weights, labels without a test."""
+        """Log what the run stands on: photos per label, pair and split, weights, labels without a test."""
         sizes = ", ".join(
             f"{name} {len(records)} photos in {len({r.group for r in records})} groups"
             for name, records in self.splits.items()

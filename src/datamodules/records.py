@@ -63,9 +63,9 @@ def tidy(name: str) -> str:
 
 
 def find_photos(root: Path) -> list[str]:
-    """Return the POSIX paths below `root` of all files with a photo's extension, sorted; hidden ones are left out.
+    """Return the POSIX paths below `root` of all files with a photo's extension, sorted.
 
-    Linked folders are searched too, each folder once.
+    Hidden files and folders are left out. Linked folders are searched too, each folder once.
 
     Raises:
         InputError: for a folder that cannot be listed, or a file name that is not UTF-8.
@@ -118,7 +118,7 @@ def inspect_photos(
     Args:
         root: the folder that the paths start from.
         paths: the photos.
-        size: `(height, width)` in pixels that they will be resized to; the limits of `open_image` depend on it.
+        size: `(height, width)` in pixels that they will be resized to; limits of `open_image` depend on it.
         say_from: number of photos from which on the log says that this takes a while.
 
     Returns:
@@ -171,9 +171,9 @@ def drop_unreadable(
 
 
 def join_groups(groups: Sequence[str], others: Sequence[str]) -> np.ndarray:
-    """Return a number per item, the same for items that are linked by equal `groups` or by equal, non-empty `others`.
+    """Return a number per item, shape `[items]`, from 0 in the order of the first item.
 
-    Numbers from 0, in the order of the first item; shape `[items]`.
+    Items that are linked by equal `groups` or by equal, non-empty `others` have the same number.
     """
     parent: dict[str, str] = {}
 
@@ -275,7 +275,7 @@ def report_copies(records: list[Record]) -> None:
 
 
 def one_label_per_kind(records: list[Record], multiple: str) -> list[Record]:
-    """Hold each photo to one label of a kind, as heads need: `error`, `first` or `drop` those with several."""
+    """Hold each photo to one label of a kind, as heads need; for others `error`, `first` or `drop`."""
     several = [r for r in records if any(len(names) > 1 for names in r.labels.values())]
     if not several:
         return records

@@ -1,4 +1,4 @@
-"""Which photo is trained on, validated on, tested on: whole groups, label shares kept as well as groups allow."""
+"""Which photo is trained on, validated on, tested on: whole groups, label shares as equal as these allow."""
 
 import hashlib
 import logging
@@ -24,10 +24,11 @@ def split_groups(
 ) -> np.ndarray:
     """Assign whole groups to splits so that the photos and every label keep the asked shares.
 
-    Greedy stratification of multi-label data as in Sechidis et al. (2011, On the stratification of multi-label
-    data), on groups and with a quadratic cost: groups come one by one, large ones first, and each goes where the sum of
-    squared deviations from the shares, relative to the asked share, grows least. Where groups are few, further
-    passes take each group out and place it again. At last labels with too few photos for that are seen to.
+    Greedy stratification in the spirit of Sechidis et al. (2011, On the stratification of multi-label data),
+    on groups and with a quadratic cost: groups come one by one, large ones first, and each goes where the sum
+    of squared deviations from the shares of what is placed so far, relative to the share, grows least. Where
+    groups are few, further passes take each group out and place it again. At last a label that at least as
+    many groups carry as there are splits gets one group in each, and every label one in `required`.
 
     Args:
         targets: `[photos, labels]`, which labels each photo carries.
@@ -55,7 +56,7 @@ def split_groups(
 
 
 def _place(part: np.ndarray, order: list[int], shares: list[float], passes: int) -> np.ndarray:
-    """Return the split of each group, `[groups]`; `part[g, l]` is the part of label l's photos that group g has.
+    """Return the split of each group, `[groups]`; `part[g, l]` is the part of label l's photos in group g.
 
     Plain lists: a group has few labels, for which they are faster than arrays.
     """
@@ -90,7 +91,7 @@ def _place(part: np.ndarray, order: list[int], shares: list[float], passes: int)
 def _spread_rare(
     assigned: np.ndarray, carries: np.ndarray, sizes: np.ndarray, splits: list[int], required: int
 ) -> None:
-    """Move small groups, in place, until every label stands in `required`, and with enough groups in every split.
+    """Move small groups, in place, until each label stands in `required`, and with enough groups everywhere.
 
     Only a move into `required` may take a label's last group away from another split.
     """
@@ -118,7 +119,7 @@ def split_records(
     seed: int,
     given: Mapping[str, str] | None = None,
 ) -> dict[str, list[Record]]:
-    """Split the records; a split that the user gave is kept, and only what it lacks is taken from its train part.
+    """Split the records; a split that the user gave is kept, what it lacks is taken from its train part.
 
     Args:
         records: with groups and digests; their order does not matter.
@@ -201,7 +202,7 @@ def _carve(
 
 
 def report_crossing(records: Sequence[Record], joined: np.ndarray, chosen: np.ndarray) -> None:
-    """Warn of groups, or byte-identical photos, that stand in several splits of a split that the user gave."""
+    """Warn of groups, or byte-identical photos, that stand in several parts of a split that the user gave."""
     members: dict[int, dict[str, list[str]]] = {}
     for record, number, split in zip(records, joined.tolist(), chosen, strict=True):
         members.setdefault(number, {}).setdefault(split, []).append(record.path)
@@ -209,7 +210,7 @@ def report_crossing(records: Sequence[Record], joined: np.ndarray, chosen: np.nd
     if crossing:
         example = listed((f"{paths[0]} ({split})" for split, paths in crossing[0].items()), 3)
         log.warning(
-            "LEAK: %d groups (or identical photos) of the given split stand in several splits, for example %s",
+            "LEAK: %d groups (or identical photos) of the given split stand in several splits, as %s",
             len(crossing),
             example,
         )

@@ -51,7 +51,7 @@ def pair_table(splits: Mapping[str, Sequence[Record]], labels: LabelSpace) -> pd
 
 
 def not_evaluable(splits: Mapping[str, Sequence[Record]], labels: LabelSpace) -> dict[str, list[str]]:
-    """Return `{split: labels}` that have no photo in `val` or `test`, so that no figure there speaks of them."""
+    """Return `{split: labels}` that have no photo in `val` or `test`: no figure there speaks of them."""
     held = {
         split: {n for r in records for names in r.labels.values() for n in names}
         for split, records in splits.items()

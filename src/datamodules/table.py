@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 def label_columns(
     names: Collection[str], task: str, wanted: Mapping[str, str] | None
 ) -> dict[str, tuple[str, ...]]:
-    """Return `{kind: columns that may hold it}`: as configured, else `component` and `defect`, else one of labels."""
+    """Return `{kind: names its column may have}`: as configured, else component and defect, else label."""
     if wanted:
         if task == "multiclass" and list(wanted) != ["label"]:
             raise InputError(
@@ -32,8 +32,8 @@ def label_columns(
 class PhotoIndex:
     """Finds the files that an ID of a table can mean.
 
-    The first of these that names a file decides: the relative path, with extension or without, then the file name, with
-    extension or without. Letter case counts only where several files differ in nothing else.
+    The first of these that names a file decides: the relative path, with extension or without, then the file
+    name, with extension or without. Letter case counts only where several files differ in nothing else.
     """
 
     def __init__(self, root: Path):
@@ -63,7 +63,7 @@ class PhotoIndex:
 
 
 class TableReader:
-    """Reads rows into labels per ID: splits cells, drops placeholders, routes labels to their kind, unions rows.
+    """Reads rows into labels by kind: splits cells, drops placeholders, routes labels to their kind.
 
     Args:
         columns: `{kind: column}`.
@@ -129,7 +129,7 @@ def read_table(
     vocabulary: Mapping[str, list[str]],
     healthy: list[str],
 ) -> Source:
-    """Read the records of a table whose photos lie below `images`; see `TableDataModule` for the arguments."""
+    """Read the records of a table whose photos lie below `images`; see `TableDataModule`."""
     frame = read_csv(csv_path, delimiter, encoding)
     if not images.is_dir():
         raise InputError(f"data.images={images}: no such folder")
@@ -180,8 +180,8 @@ def _report(
     ambiguous = [f"{id_} ({listed(found, 2)})" for id_, found in lost.items() if found]
     if not labels:
         raise InputError(
-            f"none of the {len(lost)} IDs of {csv_path} (as {listed(lost, 3)}) names one photo below {index.root} "
-            f"(there: {listed(index.paths, 3)}); check data.images and data.id"
+            f"none of the {len(lost)} IDs of {csv_path} (as {listed(lost, 3)}) names one photo "
+            f"below {index.root} (there: {listed(index.paths, 3)}); check data.images and data.id"
         )
     if missing:
         log.warning(

@@ -1,4 +1,4 @@
-"""What happens to a resized photo before it reaches the model: nothing in evaluation, augmentation in training."""
+"""What happens to a resized photo before it reaches the model: augmentation, in training only."""
 
 import torch
 from torchvision.transforms import v2

@@ -199,7 +199,11 @@ class _Stream:
             self.twins.pop(0)
             original, index = self.photos[-1], len(self.photos)
             twin = replace(
-                original, index=index, id=_name(self.seed, index), duplicate_of=original.id, twin=True
+                original,
+                index=index,
+                id=_name(self.seed, index, original.asset),
+                duplicate_of=original.id,
+                twin=True,
             )
             self.photos.append(twin)
 
@@ -236,7 +240,7 @@ class _Stream:
         components = (main, neighbour) if seen else (main,)
         size, orientation = _size(rng, *self.size)
         photo = Photo(
-            index, _name(self.seed, index), asset, components, defects, *size, orientation, view=index
+            index, _name(self.seed, index, asset), asset, components, defects, *size, orientation, view=index
         )
         if index > first and rng.random() < NEAR_SHARE / 0.65:  # 65 % of photos are not their asset's first
             original = self.photos[index - 1]
@@ -270,9 +274,9 @@ def _size(rng: np.random.Generator, width: int, height: int) -> tuple[tuple[int,
     return (min(width, height),) * 2, orientation
 
 
-def _name(seed: int, index: int) -> str:
-    """Return a phone-like file name: a shuffled number, and a date that has nothing to do with the asset."""
+def _name(seed: int, index: int, asset: int) -> str:
+    """Return a file name as teams give them: the asset's tag, a date, a shuffled number."""
     block, place = divmod(index, 10_000)
     number = (place * 7919 + 1237 * (seed % 10_000)) % 10_000  # 7919 is coprime to 10,000: no number twice
     day = date(2023, 1, 9) + timedelta(days=300 * block + int(rng_for(seed, 3, index).integers(300)))
-    return f"IMG_{day:%Y%m%d}_{number:04d}"
+    return f"A{asset:05d}_{day:%Y%m%d}_{number:04d}"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.datamodules.records import find_photos, ids_from_paths
-from src.datamodules.table import pick_column, read_csv
+from src.datamodules.delimited import pick_column, read_csv
 from src.errors import InputError
 from src.images import EXTENSIONS
 
@@ -51,7 +51,7 @@ def find_images(images: str | None, root: str | None = None) -> list[Photo]:
 
 def _from_csv(source: Path, root: str | None) -> list[Photo]:
     frame = read_csv(source, key="images")
-    column = pick_column(frame, None, PATH_COLUMNS, source, "a header of that name; images")
+    column = pick_column(frame, None, PATH_COLUMNS, source, key="")
     paths = [path.replace("\\", "/") for path in frame[column].tolist() if path]
     if not paths:
         raise InputError(f"images={source}: its column '{column}' is empty")

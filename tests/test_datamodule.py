@@ -1,0 +1,374 @@
+import csv
+import logging
+import pickle
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch._utils import ExceptionWrapper
+from torch.utils.data import DataLoader
+
+from src.datamodules import FolderDataModule, TableDataModule
+from src.datamodules.dataset import EpochSampler, LostPhoto, make_loader
+from src.datamodules.statistics import class_weights, label_table, not_evaluable, pair_table
+from src.errors import InputError
+from src.labels import LabelSpace
+from tests.test_splits import SHARES, record, where
+
+COMMON = {
+    "preprocess": {"image_size": [8, 10]},
+    "splits": SHARES,
+    "healthy": ["Intact"],
+    "batch_size": 4,
+    "num_workers": 0,
+    "seed": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, make_tree):
+    """Four folders of ten photos, two photos of each asset."""
+    folders = ("Pipe_Leaks", "Pipe_Intact", "Wall_Leaks", "Wall_Crack")
+    paths = [f"{f}/A{10 * j + i // 2}_{i}.jpg" for j, f in enumerate(folders) for i in range(10)]
+    return make_tree(tmp_path_factory.mktemp("photos"), *paths)
+
+
+def folders(root, task="dual_head", **options):
+    module = FolderDataModule(root=str(root), task=task, **COMMON | {"group": r"^(A\d+)_"} | options)
+    module.setup()
+    return module
+
+
+def table(root, text, task="multilabel", **options):
+    (root / "t.csv").write_text(text)
+    module = TableDataModule(csv=str(root / "t.csv"), task=task, **COMMON | options)
+    module.setup()
+    return module
+
+
+def test_batches_are_uint8_with_target_and_index(root):
+    module = folders(root)
+    assert module.labels.as_dict() == {"component": ["Pipe", "Wall"], "defect": ["Crack", "Intact", "Leaks"]}
+    batch = next(iter(module.train_dataloader()))
+    assert set(batch) == {"image", "target", "index"}
+    assert batch["image"].dtype == torch.uint8 and batch["image"].shape == (4, 3, 8, 10)
+    assert batch["target"].dtype == torch.int64 and batch["target"].shape == (4, 2)
+    for target, index in zip(batch["target"], batch["index"], strict=True):
+        wanted = module.splits["train"][index].labels
+        assert module.labels.kinds["component"][target[0]] == wanted["component"][0]
+        assert module.labels.kinds["defect"][target[1]] == wanted["defect"][0]
+
+
+def test_folders_feed_multilabel_with_healthy_as_nothing_wrong(root):
+    module = folders(root, "multilabel")
+    assert module.labels.as_dict() == {"component": ["Pipe", "Wall"], "defect": ["Crack", "Leaks"]}
+    dataset = module.dataset("train")
+    assert dataset.targets.dtype == torch.float32 and dataset.targets.shape[1] == 4
+    healthy = [i for i, r in enumerate(module.splits["train"]) if "Intact" in r.path]
+    assert healthy and dataset.targets[healthy].tolist() == [[1, 0, 0, 0]] * len(healthy)
+
+
+def test_multiclass_targets_have_one_column(root):
+    module = folders(root, "multiclass")
+    assert module.labels.as_dict() == {"label": ["Pipe_Intact", "Pipe_Leaks", "Wall_Crack", "Wall_Leaks"]}
+    assert module.dataset("val").targets.shape == (len(module.splits["val"]), 1)
+
+
+def test_evaluation_keeps_the_order_and_the_pixels(root):
+    module = folders(root)
+    batches = list(module.val_dataloader())
+    assert torch.cat([b["index"] for b in batches]).tolist() == list(range(len(module.splits["val"])))
+    first = module.splits["val"][0]
+    expected = module.preprocess(module.root / first.path)
+    assert np.array_equal(batches[0]["image"][0].permute(1, 2, 0).numpy(), expected)
+
+
+def epochs(module, workers, wanted):
+    loader = make_loader(module.dataset("train"), 4, workers, module.seed, train=True)
+    seen = {}
+    for epoch in wanted:
+        loader.sampler.set_epoch(epoch)
+        seen[epoch] = [(b["index"].tolist(), b["image"]) for b in loader]
+    return seen
+
+
+def same(a, b):
+    return [i for i, _ in a] == [i for i, _ in b] and all(
+        torch.equal(x, y) for (_, x), (_, y) in zip(a, b, strict=True)
+    )
+
+
+def test_order_and_augmentation_depend_on_seed_epoch_and_index_only(root):
+    module = folders(root, augment={"horizontal_flip": 0.5, "rotation": 10.0})
+    alone = epochs(module, 0, (0, 1, 2))
+    torch.manual_seed(99)
+    assert same(alone[2], epochs(module, 0, (2,))[2])
+    workers = epochs(module, 2, (1, 2))
+    assert same(alone[1], workers[1]) and same(alone[2], workers[2])
+    assert not same(alone[1], alone[2])
+    assert not same(alone[1], epochs(folders(root, seed=4, augment={"rotation": 10.0}), 0, (1,))[1])
+
+
+def test_augmentation_leaves_the_global_generator_alone(root):
+    dataset = folders(root, augment={"rotation": 10.0}).dataset("train")
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    _ = dataset[0, 0]
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_sampler_is_a_permutation():
+    sampler = EpochSampler(50, seed=1, shuffle=True)
+    sampler.set_epoch(3)
+    assert sorted(index for _, index in sampler) == list(range(50)) and {e for e, _ in sampler} == {3}
+    assert [i for _, i in EpochSampler(5, 1, shuffle=False)] == [0, 1, 2, 3, 4]
+
+
+def test_loaders_stay_pinned_persistent_and_without_a_last_batch_of_one(root):
+    dataset = folders(root).dataset("train")
+    size = next(n for n in range(2, len(dataset)) if len(dataset) % n == 1)
+    loader = make_loader(dataset, size, 2, 0, train=True)
+    assert loader.persistent_workers and loader.pin_memory == torch.cuda.is_available() and loader.drop_last
+    assert not make_loader(dataset, size, 0, 0, train=False).drop_last
+    assert not make_loader(dataset, len(dataset) - 1, 0, 0, train=False).persistent_workers
+
+
+def test_workers_can_be_spawned(root):
+    dataset = folders(root, augment={"rotation": 10.0}).dataset("train")
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(copy[1, 2]["image"], dataset[1, 2]["image"])
+    loader = DataLoader(dataset, 2, sampler=[(0, 0), (0, 1)], num_workers=1, multiprocessing_context="spawn")
+    (batch,) = loader
+    assert torch.equal(batch["image"][1], dataset[0, 1]["image"])
+
+
+def test_a_photo_lost_in_the_middle_is_one_line(make_tree, tmp_path):
+    module = folders(
+        make_tree(tmp_path, *(f"{f}/{i}.jpg" for f in ("A_X", "B_Y") for i in range(5))), group=None
+    )
+    lost = tmp_path / module.splits["train"][0].path
+    lost.unlink()
+    try:
+        module.dataset("train")[0, 0]
+    except LostPhoto:
+        from_worker = ExceptionWrapper(where="in DataLoader worker process 0")
+    with pytest.raises(LostPhoto) as caught:
+        from_worker.reraise()
+    assert str(caught.value) == f"{lost} cannot be read any more: no such file"
+
+
+def test_a_missing_kind_is_minus_one(make_tree, tmp_path):
+    make_tree(tmp_path, *(f"{i}.jpg" for i in range(12)))
+    rows = "".join(f"{i},{'Pipe' if i % 2 else 'Wall'},{('', 'Leaks', 'Crack')[i % 3]}\n" for i in range(12))
+    module = table(tmp_path, f"ID,component,defect\n{rows}", "dual_head")
+    targets = module.dataset("train").targets
+    for r, (_, defect) in zip(module.splits["train"], targets.tolist(), strict=True):
+        assert (defect == -1) == (not r.labels["defect"])
+    assert (targets[:, 1] == -1).any()
+
+
+def test_several_labels_of_a_kind(make_tree, tmp_path, caplog):
+    make_tree(tmp_path, *(f"{i}.jpg" for i in range(12)))
+    rows = "".join(f"{i},{'ok' if i % 2 else 'bad'}\n" for i in range(11)) + "11,bad;ok\n"
+    text = f"ID,label\n{rows}"
+    with pytest.raises(
+        InputError, match=r"1 photos have several labels of a kind.*11 \(bad\+ok\).*data.multiple="
+    ):
+        table(tmp_path, text, "multiclass")
+    first = where(table(tmp_path, text, "multiclass", multiple="first").splits)
+    assert len(first) == 12
+    assert set(first) - set(where(table(tmp_path, text, "multiclass", multiple="drop").splits)) == {"11"}
+    assert "Left out 1 photos with several labels" in caplog.text
+    assert len(where(table(tmp_path, text, "multilabel").splits)) == 12
+
+
+def test_unreadable_photos_stop_the_run_or_are_left_out(make_tree, tmp_path, caplog):
+    make_tree(tmp_path, *(f"{f}/{i}.jpg" for f in ("A_X", "B_Y") for i in range(6)))
+    whole = (tmp_path / "A_X" / "0.jpg").read_bytes()
+    (tmp_path / "A_X" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "A_X" / "text.jpg").write_text("this is a text file")
+    (tmp_path / "B_Y" / "empty.jpg").write_bytes(b"")
+    with pytest.raises(InputError) as caught:
+        folders(tmp_path, group=None)
+    message = str(caught.value)
+    for part in (
+        "3 of 15 photos",
+        "A_X/cut.jpg (truncated)",
+        "A_X/text.jpg (not an image",
+        "B_Y/empty.jpg (empty file)",
+    ):
+        assert part in message
+    assert "data.skip_unreadable=true" in message and "\n" not in message
+    module = folders(tmp_path, group=None, skip_unreadable=True)
+    assert len(where(module.splits)) == 12 and set(module.unreadable) == {
+        "A_X/cut.jpg", "A_X/text.jpg", "B_Y/empty.jpg",
+    }  # fmt: skip
+    assert "Left out 3 unreadable photos: A_X/cut.jpg (truncated)" in caplog.text
+
+
+def test_metadata_tables(root, tmp_path):
+    module = folders(root, "multilabel")
+    module.write_metadata(tmp_path)
+    for split, records in module.splits.items():
+        with open(tmp_path / f"{split}_metadata.csv", encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert list(rows[0]) == ["ID", "path", "group", "component", "defect"]
+        assert [row["path"] for row in rows] == [r.path for r in records] and rows[0]["ID"] + ".jpg" == rows[
+            0
+        ]["path"]
+        assert all(row["group"] == row["path"].split("/")[1].split("_")[0] for row in rows)
+
+
+@pytest.mark.parametrize("kind", ["run", "csv", "paths"])
+def test_a_frozen_split_is_used_again(root, tmp_path, kind, caplog):
+    module = folders(root, splits={"train": 0.5, "val": 0.3, "test": 0.2})
+    module.write_metadata(tmp_path)
+    split_file = tmp_path
+    if kind != "run":
+        split_file = tmp_path / "split.csv"
+        pairs = [(r.path if kind == "paths" else r.id, s) for s, rs in module.splits.items() for r in rs]
+        split_file.write_text("ID,split\n" + "".join(f"{a},{b}\n" for a, b in pairs))
+    again = folders(root, split_file=str(split_file), seed=77)
+    assert where(again.splits) == where(module.splits) and again.split_hash == module.split_hash
+    assert not caplog.text
+
+
+def test_a_split_file_and_photos_that_differ(root, tmp_path, caplog):
+    module = folders(root)
+    lines = [f"{id_},{split}" for id_, split in where(module.splits).items()]
+    (tmp_path / "s.csv").write_text("\n".join(["ID,split", *lines[1:], "gone,train"]))
+    again = folders(root, split_file=str(tmp_path / "s.csv"))
+    assert len(where(again.splits)) == 39
+    assert "Left out 1 photos that the split file does not name" in caplog.text
+    assert "1 IDs of the split file have no photo now: gone" in caplog.text
+    (tmp_path / "s.csv").write_text("ID,split\nother,train\n")
+    with pytest.raises(InputError, match="none of its 1 IDs"):
+        folders(root, split_file=str(tmp_path / "s.csv"))
+
+
+def test_a_label_only_in_val_or_test_is_an_error(make_tree, tmp_path):
+    make_tree(
+        tmp_path, "train/A_X/1.jpg", "train/B_Y/1.jpg", "val/A_X/2.jpg", "val/A_Z/2.jpg", "test/C_Y/3.jpg"
+    )
+    with pytest.raises(
+        InputError, match=r"'C' \(component\) in test: test/C_Y/3.jpg; 'Z' \(defect\) in val: val/A_Z"
+    ):
+        folders(tmp_path, group=None)
+
+
+@pytest.mark.parametrize(
+    ("task", "names", "message"),
+    [
+        ("multiclass", ("A",), "only one label, 'A'"),
+        ("dual_head", ("A_X", "B_X"), "only one defect, 'X'"),
+        ("multilabel", ("A_X",), r"every training photo carries the same labels \(A, X\)"),
+        ("multilabel", ("A_Intact",), r"every training photo carries the same labels \(A\)"),
+        ("dual_head", ("Bolt_X", "B_Bolt"), r"'Bolt' stands twice \(component, defect\)"),
+    ],
+)
+def test_labels_that_cannot_be_learned(make_tree, tmp_path, task, names, message):
+    with pytest.raises(InputError, match=message):
+        folders(make_tree(tmp_path, *(f"{n}/{i}.jpg" for n in names for i in range(6))), task, group=None)
+
+
+def test_copies_are_reported_and_stay_together(make_tree, tmp_path, caplog):
+    make_tree(tmp_path, *(f"{f}/{i}.jpg" for f in ("A_X", "B_Y") for i in range(8)))
+    for i in range(6):
+        (tmp_path / "B_Y" / f"copy{i}.jpg").write_bytes((tmp_path / "A_X" / f"{i}.jpg").read_bytes())
+    with caplog.at_level(logging.INFO):
+        split = where(folders(tmp_path, group=None).splits)
+    assert all(split[f"B_Y/copy{i}"] == split[f"A_X/{i}"] for i in range(6))
+    assert (
+        "6 photos are byte-identical copies" in caplog.text
+        and "6 photos have byte-identical copies" in caplog.text
+    )
+
+
+def test_the_split_does_not_depend_on_the_order_of_rows(make_tree, tmp_path):
+    make_tree(tmp_path, *(f"{i:02d}.jpg" for i in range(40)))
+    rows = [
+        f"{i:02d},{'Pipe' if i % 2 else 'Wall'},{('Leaks', 'Crack', 'Intact')[i % 3]},S{i // 3}"
+        for i in range(40)
+    ]
+    first = table(tmp_path, "\n".join(["ID,component,defect,asset", *rows]), group="asset")
+    random.Random(0).shuffle(rows)
+    second = table(tmp_path, "\n".join(["ID,component,defect,asset", *rows]), group="asset")
+    assert first.splits == second.splits
+    assert (first.split_hash, first.data_hash) == (second.split_hash, second.data_hash)
+    assert all(len({s for i, s in where(first.splits).items() if int(i) // 3 == k}) == 1 for k in range(13))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"task": "multilable"}, "task=multilable: did you mean 'multilabel'"),
+        ({"multiple": "frist"}, "data.multiple=frist: did you mean 'first'"),
+        ({"batch_size": 0}, "data.batch_size=0: needs at least 1"),
+        ({"num_workers": -1}, "data.num_workers=-1"),
+        ({"augment": {"rotaton": 3}}, "unknown key data.augment.rotaton: did you mean 'rotation'"),
+        ({"augment": {"horizontal_flip": 2}}, "data.augment.horizontal_flip=2"),
+        ({"augment": {"rotation": -2}}, "data.augment.rotation=-2"),
+        ({"class_weights": {"sqr": True}}, "unknown key data.class_weights.sqr: did you mean 'sqrt'"),
+        ({"preprocess": {"image_sise": 3}}, "unknown key preprocess.image_sise: did you mean 'image_size'"),
+        ({"task": "multiclass", "components": ["A"]}, "model=multiclass has one kind"),
+        ({"root": None}, "data.root is not set"),
+        ({"separator": ""}, "data.separator is empty"),
+    ],
+)
+def test_bad_options_are_one_line(options, message):
+    with pytest.raises(InputError, match=message):
+        FolderDataModule(**{"root": "x", "task": "dual_head", **COMMON, **options})
+
+
+SPACE = LabelSpace({"component": ("A", "B"), "defect": ("X", "Y", "Z")})
+
+
+def pairs(*names):
+    records = []
+    for i, name in enumerate(names):
+        r = record(str(i))
+        kinds = {"component": tuple(name[0]) if name[0] != "-" else (), "defect": tuple(name[1:])}
+        records.append(type(r)(r.id, r.path, kinds, r.group, r.digest))
+    return records
+
+
+def test_class_weights_of_heads_are_inverse_frequencies():
+    weights = class_weights(pairs("AX", "AX", "AY", "BZ", "-X"), SPACE, multilabel=False)
+    assert weights["component"] == pytest.approx([4 / 6, 2], abs=1e-6)
+    assert weights["defect"] == pytest.approx([5 / 9, 5 / 3, 5 / 3], abs=1e-6)
+
+
+def test_class_weights_of_labels_are_negatives_over_positives():
+    records = pairs(*["AX"] * 90, *["BY"] * 9, "BZ")
+    plain = class_weights(records, SPACE, multilabel=True)
+    assert plain == {
+        "component": pytest.approx([1 / 9, 9], abs=1e-6),
+        "defect": pytest.approx([1 / 9, 91 / 9, 99], abs=1e-6),
+    }
+    clipped = class_weights(records, SPACE, multilabel=True, sqrt=True, clip=[1, 8])
+    assert clipped == {"component": [1, 3], "defect": pytest.approx([1, (91 / 9) ** 0.5, 8], abs=1e-6)}
+    with pytest.raises(InputError, match="clip"):
+        class_weights(records, SPACE, multilabel=True, clip=[3, 1])
+
+
+def test_class_weights_come_from_train_and_may_be_off(root, caplog):
+    assert folders(root, class_weights=None).class_weights() is None
+    module = folders(root, "multilabel", class_weights={"sqrt": True, "clip": [1.0, 20.0]})
+    assert module.class_weights() == class_weights(
+        module.splits["train"], module.labels, True, True, [1.0, 20.0]
+    )
+    with caplog.at_level(logging.INFO):
+        module.log_tables()
+    assert "weight" in caplog.text and "train %" in caplog.text and "Pairs:" in caplog.text
+
+
+def test_tables_count_labels_and_pairs_per_split():
+    splits = {"train": pairs("AX", "AXY", "B"), "val": pairs("AX"), "test": []}
+    counts = label_table(splits, SPACE).set_index("label")
+    assert counts.loc["A"].tolist() == ["component", 2, 66.7, 1, 100.0, 0, 0.0]
+    rows = pair_table(splits, SPACE).set_index(["component", "defect"])
+    assert rows["train"].to_dict() == {("A", "X"): 2, ("A", "Y"): 1, ("B", "(none)"): 1}
+    assert rows.loc[("A", "X"), "train %"] == 66.7
+    assert not_evaluable(splits, SPACE) == {"val": ["B", "Y", "Z"]}

@@ -1,0 +1,196 @@
+import logging
+import os
+import random
+import unicodedata
+
+import pytest
+
+from src.datamodules.folders import parse_pair, read_folders
+from src.datamodules.records import find_photos, ids_from_paths
+from src.errors import InputError
+
+COMPONENTS = ["Grout Hole", "Centre Support", "Centre Support-Bolt", "Channel Bracket"]
+DEFECTS = ["Corrosion-Heavy", "Heavy", "Missing", "Partially_Missing", "Loose"]
+NO_WORDS = {"component": [], "defect": []}
+HEALTHY = ["Intact"]
+
+
+def read(root, task="dual_head", separator="_", components=(), defects=(), strict=False):
+    words = {"component": list(components), "defect": list(defects)}
+    return read_folders(root, task, separator, words, HEALTHY, strict)
+
+
+@pytest.mark.parametrize(
+    ("name", "pair"),
+    [
+        ("Grout Hole-Corrosion-Heavy", ("Grout Hole", "Corrosion-Heavy")),
+        ("Grout Hole_Corrosion-Heavy", ("Grout Hole", "Corrosion-Heavy")),
+        ("Grout Hole Corrosion-Heavy", ("Grout Hole", "Corrosion-Heavy")),
+        ("Grout Hole - Heavy", ("Grout Hole", "Heavy")),
+        ("Centre Support-Bolt_Missing", ("Centre Support-Bolt", "Missing")),
+        ("Centre Support-Bolt-Missing", ("Centre Support-Bolt", "Missing")),
+        ("Centre Support_Missing", ("Centre Support", "Missing")),
+        ("Channel Bracket_Partially_Missing", ("Channel Bracket", "Partially_Missing")),
+        (" Channel Bracket_Loose ", ("Channel Bracket", "Loose")),
+        ("Channel BracketLoose", None),
+        ("Channel Bracket_Rusty", None),
+        ("Channel Bracket", None),
+        ("Valve_Loose", None),
+    ],
+)
+def test_parse_with_both_vocabularies(name, pair):
+    assert parse_pair(name, "_", COMPONENTS, DEFECTS) == pair
+    assert parse_pair(name, "_", COMPONENTS[::-1], DEFECTS[::-1]) == pair
+
+
+def test_parse_with_one_vocabulary_leaves_the_rest_to_the_other_kind():
+    assert parse_pair("Grout Hole-Corrosion-Heavy", "_", COMPONENTS) == ("Grout Hole", "Corrosion-Heavy")
+    assert parse_pair("Centre Support-Bolt_X_Y", "_", COMPONENTS) == ("Centre Support-Bolt", "X_Y")
+    assert parse_pair("Any-Part-Corrosion-Heavy", "_", (), DEFECTS) == ("Any-Part", "Corrosion-Heavy")
+    assert parse_pair("Any Part_Loose", "_", (), DEFECTS) == ("Any Part", "Loose")
+    assert parse_pair("_Loose", "_", (), DEFECTS) is None
+    assert parse_pair("Grout Hole_", "_", COMPONENTS) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "separator", "pair"),
+    [
+        ("Channel Bracket_Corrosion-Heavy", "_", ("Channel Bracket", "Corrosion-Heavy")),
+        ("A_B_C", "_", ("A_B", "C")),
+        ("A__B", "__", ("A", "B")),
+        ("A - B - C", " - ", ("A - B", "C")),
+        ("A.B", ".", ("A", "B")),
+        ("A-B", "_", None),
+        ("_B", "_", None),
+        ("A_", "_", None),
+        ("_", "_", None),
+    ],
+)
+def test_parse_without_vocabulary_cuts_at_the_last_separator(name, separator, pair):
+    assert parse_pair(name, separator) == pair
+
+
+def test_a_separator_of_ones_own_joins_known_labels_too():
+    assert parse_pair("Grout Hole++Heavy", "++", COMPONENTS, DEFECTS) == ("Grout Hole", "Heavy")
+
+
+def test_healthy_labels_belong_to_the_known_defects(make_tree, tmp_path):
+    root = make_tree(tmp_path / "p", "Grout Hole-Intact/a.jpg", "Grout Hole-Heavy/a.jpg")
+    labels = [r.labels for r in read(root, components=COMPONENTS, defects=DEFECTS).records]
+    assert labels == [
+        {"component": ("Grout Hole",), "defect": ("Heavy",)},
+        {"component": ("Grout Hole",), "defect": ("Intact",)},
+    ]
+
+
+def test_unparsed_folders_are_listed_with_counts_or_refused(make_tree, tmp_path, caplog):
+    root = make_tree(tmp_path / "p", "A_B/1.jpg", "Mixed/1.jpg", "Mixed/deep/2.jpg", "old stuff/1.jpg")
+    with caplog.at_level(logging.WARNING):
+        assert [r.path for r in read(root).records] == ["A_B/1.jpg"]
+    assert "2 folders" in caplog.text and "'Mixed' (2 photos), 'old stuff' (1 photos)" in caplog.text
+    with pytest.raises(InputError, match=r"2 folders do not parse .*'Mixed' \(2 photos\), 'old stuff'"):
+        read(root, strict=True)
+
+
+def test_no_folder_that_parses_is_an_error(make_tree, tmp_path):
+    root = make_tree(tmp_path / "p", "Mixed/1.jpg")
+    with pytest.raises(InputError, match=r"1 folders do not parse .*model=multiclass"):
+        read(root)
+    assert read(root, "multiclass").records[0].labels == {"label": ("Mixed",)}
+
+
+def test_multiclass_takes_the_whole_name(make_tree, tmp_path):
+    root = make_tree(tmp_path / "p", "A_B/1.jpg", "C/1.jpg")
+    assert [r.labels["label"] for r in read(root, "multiclass").records] == [("A_B",), ("C",)]
+
+
+@pytest.mark.parametrize(
+    "tops",
+    [
+        {"train": "train", "val": "val", "test": "test"},
+        {"Train": "train", "VALID": "val", "Testing": "test"},
+        {"train": "train", "test": "test"},
+        {"training": "train", "validation": "val"},
+        {"train": "train"},
+    ],
+)
+def test_a_tree_that_is_split_already_is_kept(make_tree, tmp_path, tops):
+    root = make_tree(tmp_path / "p", *(f"{top}/A_B/{i}.jpg" for top in tops for i in range(2)))
+    source = read(root)
+    assert source.given == {f"{top}/A_B/{i}": split for top, split in tops.items() for i in range(2)}
+    assert all(r.labels == {"component": ("A",), "defect": ("B",)} for r in source.records)
+
+
+def test_photos_beside_the_splits_are_reported(make_tree, tmp_path, caplog):
+    root = make_tree(tmp_path / "p", "train/A_B/1.jpg", "test/A_B/1.jpg", "extra/A_B/1.jpg", "test/loose.jpg")
+    assert len(read(root).records) == 2
+    assert "Left out 2 photos that lie in no label's folder: extra/A_B/1.jpg, test/loose.jpg" in caplog.text
+
+
+def test_a_class_named_train_among_others_is_a_class(make_tree, tmp_path):
+    root = make_tree(tmp_path / "p", "train/1.jpg", "bus/1.jpg")
+    source = read(root, "multiclass")
+    assert source.given is None and [r.labels["label"] for r in source.records] == [("bus",), ("train",)]
+
+
+def test_which_files_are_photos(make_tree, tmp_path, caplog):
+    names = ["a.jpg", "b.JPG", "c.jpeg", "d.Png", "e.bmp", "f.tif", "g.TIFF", "h.webp", "deep/er/i.jpg"]
+    root = make_tree(
+        tmp_path / "p", *(f"A_B/{n}" for n in names), "A_B/.hidden.jpg", ".git/x.jpg", "in root.jpg"
+    )
+    (root / "A_B" / "notes.txt").write_text("no photo")
+    (root / "Empty_Class").mkdir()
+    source = read(root)
+    assert [r.path for r in source.records] == sorted(f"A_B/{name}" for name in names)
+    assert "A_B/deep/er/i" in {r.id for r in source.records}
+    assert "Left out 1 photos that lie in no label's folder: in root.jpg" in caplog.text
+    assert "Folders without a photo: Empty_Class" in caplog.text
+
+
+def test_names_with_spaces_and_other_letters(make_tree, tmp_path):
+    folder = unicodedata.normalize("NFD", "Brücke alt_Riß")
+    root = make_tree(tmp_path / "Prüf fotos", f"{folder}/Foto 1 süd.jpg", "橋_錆/写真.jpg")
+    records = {r.labels["component"][0]: r for r in read(root).records}
+    assert records["Brücke alt"].labels["defect"] == ("Riß",)
+    assert (root / records["Brücke alt"].path).is_file()
+    assert records["橋"].id == "橋_錆/写真"
+
+
+def test_two_extensions_of_one_name_keep_their_ids_apart(make_tree, tmp_path):
+    root = make_tree(tmp_path / "p", "A_B/a.jpg", "A_B/a.png", "A_B/b.jpg")
+    assert [r.id for r in read(root).records] == ["A_B/a.jpg", "A_B/a.png", "A_B/b"]
+    assert ids_from_paths(["x/a.b.jpg", "x.y/a.jpg"]) == ["x/a.b", "x.y/a"]
+
+
+def test_the_order_does_not_depend_on_the_file_system(make_tree, tmp_path, monkeypatch):
+    root = make_tree(tmp_path / "p", *(f"{f}_X/{i}.jpg" for f in "CAB" for i in range(5)))
+    straight = read(root)
+    walk = os.walk
+
+    def shuffled(*args, **kwargs):
+        for folder, subfolders, files in walk(*args, **kwargs):
+            random.Random(1).shuffle(subfolders)
+            random.Random(2).shuffle(files)
+            yield folder, subfolders, files
+
+    monkeypatch.setattr(os, "walk", shuffled)
+    assert read(root).records == straight.records
+
+
+def test_linked_folders_are_read_once(make_tree, tmp_path):
+    store = make_tree(tmp_path / "store", "1.jpg")
+    root = make_tree(tmp_path / "p", "A_B/1.jpg")
+    (root / "C_D").symlink_to(store)
+    (root / "A_B" / "up").symlink_to(root)
+    assert find_photos(root) == ["A_B/1.jpg", "C_D/1.jpg"]
+
+
+def test_missing_root_names_the_folders_beside(make_tree, tmp_path):
+    make_tree(tmp_path / "photos", "A_B/1.jpg")
+    with pytest.raises(InputError, match=r"data.root=.*photo: no such folder; folders beside it: photos"):
+        read(tmp_path / "photo")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no photo in it"):
+        read(tmp_path / "empty")
+    with pytest.raises(InputError, match="lie in no folder that names a label"):
+        read(make_tree(tmp_path / "flat", "1.jpg"))
