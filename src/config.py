@@ -109,7 +109,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
                 if isinstance(error, InputError) and HydraConfig.get().mode == RunMode.RUN:
                     log.error("error: %s", error)
                     raise SystemExit(2) from None
-                raise error
+                raise error from None
 
         @functools.wraps(task)
         def main() -> None:

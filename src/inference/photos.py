@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.datamodules.records import find_photos, ids_from_paths
 from src.datamodules.delimited import pick_column, read_csv
+from src.datamodules.records import find_photos, ids_from_paths
 from src.errors import InputError
 from src.images import EXTENSIONS
 
