@@ -50,7 +50,7 @@ def main(cfg: DictConfig) -> float:
     trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt, weights_only=True)
     score = finish_run(cfg, trainer, model, datamodule, time.perf_counter() - begun)
     if cfg.data.get("root") == DEMO_ROOT and cfg.task == "dual_head":
-        say_baseline(datamodule)
+        say_baseline(datamodule.root, datamodule.splits)
     return score
 
 

@@ -75,6 +75,9 @@ def finish_run(
         InputError: if no epoch had a finite validation loss.
     """
     run = Path(cfg.output_dir)
+    if trainer.fast_dev_run:
+        log.info("fast_dev_run: the loops ran; nothing was kept")
+        return float(trainer.callback_metrics["val/f1"])
     score = trainer.checkpoint_callback.best_model_score
     if score is None or not math.isfinite(score):
         raise InputError(f"no epoch had a finite validation loss: lower model.lr (now {cfg.model.lr})")

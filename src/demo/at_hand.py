@@ -1,9 +1,9 @@
 """The demo set where a training run expects it."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from src.datamodules import PhotoDataModule
 from src.demo.make import make_demo
 from src.demo.sheet import colour_histogram_baseline
 
@@ -19,10 +19,15 @@ def draw_when_missing(root: str | None) -> None:
     make_demo(root)
 
 
-def say_baseline(datamodule: PhotoDataModule) -> None:
-    """Print what colour alone tells of the defect on the run's own split, beside the run's result."""
+def say_baseline(root: Path, splits: Mapping[str, Sequence]) -> None:
+    """Print what colour alone tells of the defect on a run's own split, beside the run's result.
+
+    Args:
+        root: the folder that the records' paths start from.
+        splits: `{split: records}`, each with a `path` and `labels["defect"]`.
+    """
     photos = {
-        split: [(datamodule.root / r.path, r.labels["defect"][0]) for r in datamodule.splits[split]]
+        split: [(root / record.path, record.labels["defect"][0]) for record in splits[split]]
         for split in ("train", "test")
     }
     (train, known), (test, truth) = (zip(*photos[split], strict=True) for split in ("train", "test"))

@@ -33,6 +33,8 @@ class PhotoClassifier(L.LightningModule, ABC):
         init_from: a checkpoint to start from, kept for `checkpoint.init_from`; no hyperparameter either.
         freeze_backbone: train the heads only; the backbone stays in eval mode, its BatchNorm statistics
             untouched.
+        label_smoothing: share of each target that is spread over all answers (Szegedy et al., 2016,
+            Rethinking the Inception architecture).
         optimizer: `adam` or `adamw` (weight decay 0.01).
         lr: learning rate.
         schedule: `constant`, or `cosine` (down to zero over the run, after a linear warm-up over its first
@@ -50,6 +52,7 @@ class PhotoClassifier(L.LightningModule, ABC):
         weights: str | None = None,
         init_from: str | None = None,
         freeze_backbone: bool = False,
+        label_smoothing: float = 0.0,
         optimizer: str = "adam",
         lr: float = 5e-4,
         schedule: str = "constant",
@@ -62,6 +65,8 @@ class PhotoClassifier(L.LightningModule, ABC):
         ):
             if value not in choices:
                 raise InputError(f"model.{name}={value}: {did_you_mean(value, choices)}")
+        if not 0 <= label_smoothing < 1:
+            raise InputError(f"model.label_smoothing={label_smoothing}: needs a number from 0 to below 1")
         if not lr > 0:
             raise InputError(f"model.lr={lr}: needs a number above 0")
         self.save_hyperparameters(
@@ -72,6 +77,7 @@ class PhotoClassifier(L.LightningModule, ABC):
                 "class_weights": class_weights,
                 "backbone": backbone,
                 "freeze_backbone": freeze_backbone,
+                "label_smoothing": label_smoothing,
                 "optimizer": optimizer,
                 "lr": lr,
                 "schedule": schedule,

@@ -43,7 +43,11 @@ class DualHeadClassifier(PhotoClassifier):
             known = target[:, k] != MISSING
             if known.any():
                 losses = nnf.cross_entropy(
-                    logits[kind][known], target[known, k], weight=self.weight_of(kind), reduction="none"
+                    logits[kind][known],
+                    target[known, k],
+                    weight=self.weight_of(kind),
+                    reduction="none",
+                    label_smoothing=self.hparams["label_smoothing"],
                 )
                 total = total + (self.hparams["head_weights"] or {}).get(kind, 1.0) * losses.mean()
         return total
@@ -81,6 +85,8 @@ class MultiLabelClassifier(PhotoClassifier):
         weights = [self.weight_of(kind) for kind in self.labels.kinds]
         pos_weight = torch.cat(weights) if all(w is not None for w in weights) else None
         joined = torch.cat([logits[kind] for kind in self.labels.kinds], 1)
+        smoothing = self.hparams["label_smoothing"]
+        target = target * (1 - smoothing) + smoothing / 2
         return nnf.binary_cross_entropy_with_logits(joined, target, pos_weight=pos_weight)
 
     def evaluate(self, scores: Tensor, target: Tensor) -> dict[str, Any]:
