@@ -26,6 +26,7 @@ def main(cfg: DictConfig) -> float:
     resuming = bool(cfg.resume)
     cfg = config.resumed(cfg) if resuming else cfg
     config.check_targets(cfg)
+    config.check_seed(cfg.seed)
     draw_when_missing(cfg.data.get("root"))
     L.seed_everything(cfg.seed, workers=True, verbose=False)
 
@@ -38,18 +39,18 @@ def main(cfg: DictConfig) -> float:
         init_from(model, model.init_from, [record.digest for record in datamodule.splits["test"]])
 
     run = Path(cfg.output_dir)
-    ckpt, step = resume_point(run, datamodule) if resuming else (None, None)
+    ckpt, step = resume_point(run, datamodule, cfg.trainer.max_epochs) if resuming else (None, None)
     begin_run(run, model, datamodule)
     trainer = config.build(
         cfg.trainer,
         callbacks=[config.build(callback) for callback in cfg.callbacks.values() if callback],
-        logger=config.build(cfg.logger, purge_step=step),
+        logger=config.build(cfg.logger, **({} if step is None else {"purge_step": step})),
         plugins=[AtomicCheckpointIO()],
     )
     begun = time.perf_counter()
     trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt, weights_only=True)
     score = finish_run(cfg, trainer, model, datamodule, time.perf_counter() - begun)
-    if cfg.data.get("root") == DEMO_ROOT and cfg.task == "dual_head":
+    if cfg.data.get("root") == DEMO_ROOT and cfg.task == "dual_head" and datamodule.splits["test"]:
         say_baseline(datamodule.root, datamodule.splits)
     return score
 

@@ -32,7 +32,8 @@ from src.errors import InputError, did_you_mean
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONF = REPOSITORY / "conf"
 RESERVED = {"_target_", "_convert_", "_recursive_", "_partial_", "_args_"}
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+RESUMABLE = ("trainer.max_epochs", "data.root", "data.csv", "data.images")
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 log = logging.getLogger(__name__)
 
 
@@ -104,12 +105,16 @@ def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
             try:
                 return task(cfg)
             except Exception as caught:
-                error = _disk_refused(caught, cfg.output_dir) or caught
+                error = _refused(caught, cfg.output_dir) or caught
                 failed.append(error)
                 if isinstance(error, InputError) and HydraConfig.get().mode == RunMode.RUN:
-                    log.error("error: %s", error)
-                    raise SystemExit(2) from None
-                raise error from None
+                    for handler in logging.getLogger().handlers:
+                        if isinstance(handler, logging.FileHandler):
+                            handler.handle(log.makeRecord(name, logging.ERROR, "", 0, str(error), (), None))
+                    _leave(2, str(error))
+                if error is caught:
+                    raise
+                raise error from caught
 
         @functools.wraps(task)
         def main() -> None:
@@ -140,9 +145,12 @@ def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
     return decorate
 
 
-def _disk_refused(error: Exception, folder: str) -> InputError | None:
+def _refused(error: Exception, folder: str) -> InputError | None:
+    """Return an `InputError` for what a person has to mend although a library met it; None for a fault."""
     if isinstance(error, OSError) and error.errno in DISK:
         return InputError(f"{error.filename or folder}: {error.strerror}")
+    if isinstance(error, OmegaConfBaseException):
+        return InputError(explain(error))
     return None
 
 
@@ -218,10 +226,17 @@ def _check_target(node: dict, where: str) -> None:
         raise InputError(
             f"{where}._target_: cannot import '{node['_target_']}' ({_first_line(error)})"
         ) from error
+    check_arguments({key: value for key, value in node.items() if key not in RESERVED}, target, where)
+
+
+def check_arguments(values: Mapping[str, Any], target: Any, where: str) -> None:
+    """Check plain values against the arguments that a class or function takes, by name and by type.
+
+    Raises:
+        InputError: for an argument that it does not take, or a value of another type; `where` names the place.
+    """
     hints, closed = _arguments(target)
-    for key, value in node.items():
-        if key in RESERVED:
-            continue
+    for key, value in values.items():
         if key not in hints and closed:
             raise InputError(f"unknown key '{where}.{key}': {did_you_mean(key, hints)}")
         if key in hints and not _fits(value, hints[key]):
@@ -281,6 +296,12 @@ def _fits(value: Any, hint: Any) -> bool:
     return True
 
 
+def check_seed(seed: int) -> None:
+    """Refuse a seed that NumPy's generators do not take."""
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed={seed}: needs a whole number from 0 to {2**32 - 1}")
+
+
 def build(node: DictConfig | dict, **extra: Any) -> Any:
     """Instantiate a config node; the only place that does.
 
@@ -295,12 +316,14 @@ def build(node: DictConfig | dict, **extra: Any) -> Any:
             if isinstance(cause, InputError):
                 raise cause from None
             cause = cause.__cause__
+        if str(node.get("_target_")).startswith("lightning."):  # its arguments are the user's own
+            raise InputError(f"{node['_target_']}: {_first_line(error.__cause__ or error)}") from error
         raise
 
 
 def demo_when_no_photos(argv: list[str]) -> list[str]:
     """Return `argv` with `experiment=demo` added where nothing says which photos to train on."""
-    says = ("data.root=", "data.csv=", "experiment=", "resume=", "+experiment=")
+    says = ("data.root=", "data.csv=", "data.images=", "experiment=", "resume=", "+experiment=")
     asks = {"--help", "-h", "--hydra-help", "--version", "--info"} & set(argv)
     if asks or any(arg.lstrip("+").startswith(says) for arg in argv[1:]):
         return argv
@@ -317,20 +340,23 @@ def continue_in_place(argv: list[str]) -> list[str]:
     if not (run / ".hydra" / "config.yaml").is_file():
         _leave(2, f"resume={runs[0]}: not a run folder (no .hydra/config.yaml in it)")
     quoted = "'" + str(run).replace("\\", "\\\\").replace("'", "\\'") + "'"
+    # ++: the keys are those of the saved config, whichever data and model the command line would compose
+    argv = [f"++{arg}" if arg.startswith(RESUMABLE) else arg for arg in argv]
     return [*argv, f"hydra.run.dir={quoted}", "hydra.output_subdir=null"]
-
-
-RESUMABLE = ("trainer.max_epochs", "data.root", "data.csv", "data.images")
 
 
 def resumed(cfg: DictConfig) -> DictConfig:
     """Return the config that `resume=RUN` continues with: the saved one, but for epochs and where photos lie.
 
+    What it changes is remembered in the run folder, for the next resume. Weights to start from are not
+    read again.
+
     Raises:
         InputError: if the command line changes anything else.
     """
     run = Path(cfg.output_dir)
-    saved = OmegaConf.load(run / ".hydra" / "config.yaml")
+    saved, changes = OmegaConf.load(run / ".hydra" / "config.yaml"), run / ".hydra" / "resumed.yaml"
+    changed = OmegaConf.load(changes) if changes.is_file() else OmegaConf.create()
     for override in HydraConfig.get().overrides.task:
         key = override.lstrip("+~").partition("=")[0]
         if key == "resume":
@@ -339,7 +365,11 @@ def resumed(cfg: DictConfig) -> DictConfig:
             raise InputError(
                 f"resume= keeps the saved config: '{key}' cannot change (only {', '.join(RESUMABLE)})"
             )
-        OmegaConf.update(saved, key, OmegaConf.select(cfg, key))
+        OmegaConf.update(changed, key, OmegaConf.select(cfg, key))
+    if changed:
+        OmegaConf.save(changed, changes)
+    saved = OmegaConf.merge(saved, changed)
+    saved.model.weights = saved.model.init_from = None
     saved.output_dir = str(run)
     saved.resume = str(run)
     return saved

@@ -118,13 +118,10 @@ def open_image(
             raise UnreadableImage(_reason(name, error)) from error
 
 
-def check_image(path: str | Path) -> str | None:
-    """Return why a photo cannot be read, or None. All its data is decoded, a JPEG's at the smallest scale."""
-    try:
-        open_image(path, min_size=(64, 64))
-    except UnreadableImage as error:
-        return str(error)
-    return None
+def read_photo(path: str | Path, max_bytes: int = MAX_BYTES) -> bytes:
+    """Return the content of a regular file within the limit; `UnreadableImage` for anything else."""
+    with _stream(path, max_bytes) as file:
+        return file.read()
 
 
 @contextmanager
@@ -237,6 +234,18 @@ def _decode(
         _scale_png_transparency(image)
     image.load()
     orientation = orientation if early else _orientation(image)
+    return _upright_rgb(image, orientation)
+
+
+def as_upright_rgb(image: Image.Image) -> Image.Image:
+    """Return an image that somebody else opened as `open_image` would have: upright, RGB, alpha on white."""
+    # Pillow's TIFF reader turns the pixels itself while it loads, and forgets the tag.
+    image.load()
+    return _upright_rgb(image, _orientation(image))
+
+
+def _upright_rgb(image: Image.Image, orientation: int) -> Image.Image:
+    """Return loaded pixels as RGB, turned by their EXIF orientation, without metadata."""
     rgb = _to_rgb(image)
     rgb = rgb.transpose(_TURNS[orientation]) if orientation > 1 else rgb.copy()
     rgb.info.clear()

@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 from src.analysis import figures as fig
 from src.datamodules.statistics import label_table
 from src.decisions.predictions import decide
+from src.decisions.thresholds import apply_thresholds
+from src.errors import InputError
 from src.labels import MISSING, LabelSpace
 
 
@@ -20,6 +22,8 @@ class TensorBoardFigures(L.Callback):
     """
 
     def __init__(self, every: int = 1, samples: int = 12):
+        if every < 1 or samples < 1:
+            raise InputError(f"callbacks.figures: every={every}, samples={samples}: both need at least 1")
         self.every, self.samples = every, samples
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -62,7 +66,7 @@ class TensorBoardFigures(L.Callback):
     def _show(self, trainer: L.Trainer, name: str, figure: Figure) -> None:
         for logger in trainer.loggers:
             if hasattr(logger.experiment, "add_figure"):
-                logger.experiment.add_figure(name, figure, global_step=trainer.global_step)
+                logger.experiment.add_figure(name, figure, global_step=max(0, trainer.global_step - 1))
 
 
 def true_names(labels: LabelSpace, target: np.ndarray) -> list[str]:
@@ -77,7 +81,7 @@ def confusion_of(module: L.LightningModule, scores: torch.Tensor, targets: torch
     """Return the confusion matrix of each head, or the outcomes of each label."""
     labels = module.labels
     if module.task == "multilabel":
-        decided = (scores >= module.thresholds.cpu()).numpy()
+        decided = apply_thresholds(scores.numpy(), module.thresholds.cpu().numpy())
         truth = targets.numpy() > 0
         outcomes = [decided & truth, ~decided & truth, decided & ~truth, ~decided & ~truth]
         counts = np.stack([outcome.sum(0) for outcome in outcomes], 1)

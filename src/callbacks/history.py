@@ -1,10 +1,13 @@
 """`history.csv`: a row per epoch."""
 
 import csv
+import io
 import time
 from pathlib import Path
 
 import lightning as L
+
+from src.analysis.run_folder import write_whole
 
 COLUMNS = {
     "train_loss": "train/loss",
@@ -35,10 +38,11 @@ class History(L.Callback):
         if trainer.ckpt_path is not None and self.path.is_file():
             with open(self.path, newline="", encoding="utf-8") as file:
                 rows = [row for row in csv.DictReader(file) if int(row["epoch"]) < trainer.current_epoch]
-        with open(self.path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["epoch", *COLUMNS, "lr", "seconds"], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, ["epoch", *COLUMNS, "lr", "seconds"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_whole(self.path, text.getvalue().encode())
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the epoch's clock and note its learning rate."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
 from src.analysis.figures import class_distribution_figure, loss_curve_figure, save
@@ -35,7 +36,8 @@ PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "
 def begin_run(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule) -> None:
     """Log the tables, write the split and the classes, and give the model its provenance."""
     datamodule.log_tables()
-    datamodule.write_metadata(run)
+    if not (run / "classes.json").is_file():  # a resumed run has them: its split has been compared
+        datamodule.write_metadata(run)
     write_json(run / "classes.json", datamodule.labels.as_dict())
     (run / ".hydra").mkdir(exist_ok=True)
     (run / ".hydra" / "data_root.txt").write_text(f"{datamodule.root.absolute()}\n", encoding="utf-8")
@@ -48,7 +50,7 @@ def begin_run(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule) ->
     }
 
 
-def resume_point(run: Path, datamodule: PhotoDataModule) -> tuple[str, int]:
+def resume_point(run: Path, datamodule: PhotoDataModule, max_epochs: int) -> tuple[str, int]:
     """Return the checkpoint to continue from and its step; refuse photos that have changed since."""
     last = run / "checkpoints" / "last.ckpt"
     if not last.is_file():
@@ -60,6 +62,11 @@ def resume_point(run: Path, datamodule: PhotoDataModule) -> tuple[str, int]:
                 f"resume={run}: the photos or labels have changed since ({name} differs), so it cannot go "
                 f"on as it was; start a new run with model.init_from='{run}' data.split_file='{run}'"
             )
+    if epochs_done(content) > max_epochs:
+        raise InputError(
+            f"resume={run}: {epochs_done(content)} epochs are trained already: trainer.max_epochs={max_epochs} "
+            "is too few"
+        )
     return str(last), int(content["global_step"])
 
 
@@ -78,16 +85,19 @@ def finish_run(
     if trainer.fast_dev_run:
         log.info("fast_dev_run: the loops ran; nothing was kept")
         return float(trainer.callback_metrics["val/f1"])
+    if not trainer.current_epoch:
+        raise InputError(f"trainer.max_epochs={trainer.max_epochs}: no epoch was trained")
     score = trainer.checkpoint_callback.best_model_score
     if score is None or not math.isfinite(score):
         raise InputError(f"no epoch had a finite validation loss: lower model.lr (now {cfg.model.lr})")
     best = run / "checkpoints" / "best.ckpt"
     begun = time.perf_counter()
     has_test = bool(datamodule.splits["test"])
-    losses = {}
+    losses, loggers, trainer.loggers = {}, trainer.loggers, []  # the curves show the fit alone
     for split, evaluate in (("val", trainer.validate), ("test", trainer.test))[: 1 + has_test]:
         (logged,) = evaluate(model, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)
         losses[split] = logged[f"{split}/loss"]
+    trainer.loggers = loggers
     metrics: dict[str, Any] = {
         split: {"loss": losses.get(split), **model.figures.get(split, {})} for split in losses
     }
@@ -99,7 +109,7 @@ def finish_run(
     write_json(run / "metrics.json", metrics)
     if cfg.task == "multilabel":
         values = zip(model.labels.names, model.thresholds.tolist(), strict=True)
-        write_json(run / "thresholds.json", {name: round(value, 6) for name, value in values})
+        write_json(run / "thresholds.json", dict(values))
     write_figures(run, model, datamodule, "test" if has_test else "val")
     log_hyperparameters(trainer, cfg, metrics)
     write_report(run, datamodule.root)
@@ -167,8 +177,9 @@ def log_hyperparameters(trainer: L.Trainer, cfg: DictConfig, metrics: Mapping[st
         "max_epochs": cfg.trainer.max_epochs,
     }
     for logger in trainer.loggers:
-        logger.log_hyperparams(chosen, {"best_score": metrics["run"]["best_score"]})
-        logger.finalize("success")
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(chosen, {"best_score": metrics["run"]["best_score"]})
+            logger.finalize("success")
 
 
 def shown(path: Path) -> Path:

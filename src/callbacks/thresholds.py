@@ -25,6 +25,8 @@ class TuneThresholds(L.Callback):
         """Tune on the scores that the module collected."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        scores, targets = pl_module.collected["val"].compute()
+        scores, targets = pl_module.scores_of("val")
+        if not torch.isfinite(scores).all():  # a diverged fit: the run itself ends with that
+            return
         thresholds = tune_thresholds(scores.numpy(), targets.numpy(), **self.options)
         pl_module.thresholds.copy_(torch.from_numpy(thresholds))

@@ -1,7 +1,6 @@
 """The datamodule that folders and tables share: records -> splits -> label space -> loaders."""
 
 import csv
-import inspect
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 import lightning as L
 from torch.utils.data import DataLoader
 
+from src.config import check_arguments
 from src.datamodules import records as rec
 from src.datamodules import splits as sp
 from src.datamodules import statistics
@@ -21,13 +21,6 @@ from src.labels import LabelSpace
 
 log = logging.getLogger(__name__)
 TASKS = ("dual_head", "multiclass", "multilabel")
-
-
-def _check_keys(where: str, given: Mapping, known: type | Sequence[str]) -> None:
-    known = list(inspect.signature(known).parameters) if isinstance(known, type) else known
-    for key in given:
-        if key not in known:
-            raise InputError(f"unknown key {where}.{key}: {did_you_mean(str(key), known)}")
 
 
 class PhotoDataModule(L.LightningDataModule):
@@ -82,9 +75,9 @@ class PhotoDataModule(L.LightningDataModule):
         for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers or 0, 0)):
             if value < least:
                 raise InputError(f"data.{name}={value}: needs at least {least}")
-        _check_keys("preprocess", preprocess, Preprocess)
-        _check_keys("data.augment", augment or {}, TrainTransform)
-        _check_keys("data.class_weights", class_weights or {}, ("sqrt", "clip"))
+        check_arguments(preprocess, Preprocess, "preprocess")
+        check_arguments(augment or {}, TrainTransform, "data.augment")
+        check_arguments(class_weights or {}, statistics.Weighting, "data.class_weights")
         self.task, self.shares, self.group, self.split_file = task, dict(splits), group, split_file
         self.healthy, self.multiple, self.skip_unreadable = (
             list(map(rec.tidy, healthy)),
@@ -93,7 +86,7 @@ class PhotoDataModule(L.LightningDataModule):
         )
         self.vocabulary = self._vocabulary(components or (), defects or ())
         self.preprocess = Preprocess(**preprocess)
-        self.weighting = dict(class_weights) if class_weights is not None else None
+        self.weighting = statistics.Weighting(**class_weights) if class_weights is not None else None
         self.transform = TrainTransform(**augment) if augment else EvalTransform()
         self.batch_size, self.seed = batch_size, seed
         self.num_workers = min(4, os.cpu_count() or 1) if num_workers is None else num_workers
@@ -135,7 +128,7 @@ class PhotoDataModule(L.LightningDataModule):
         if self.split_file:
             records, given = self._frozen(records)
         self.root = source.root
-        self.splits = sp.split_records(records, self.shares, self.seed, given)
+        self.splits = sp.split_records(records, self.shares, self.seed, given, bool(self.split_file))
         self.labels = self._label_space()
         self.split_hash, self.data_hash = sp.split_hash(self.splits), sp.data_hash(records)
 
@@ -192,7 +185,9 @@ class PhotoDataModule(L.LightningDataModule):
         """Return the loss weights by kind from the training split, or None for an unweighted loss."""
         if self.weighting is None:
             return None
-        return statistics.class_weights(self.splits["train"], self.labels, self.multilabel, **self.weighting)
+        return statistics.class_weights(
+            self.splits["train"], self.labels, self.multilabel, **vars(self.weighting)
+        )
 
     def log_tables(self) -> None:
         """Log what the run stands on: photos per label, pair and split, weights, labels without a test."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from src.errors import InputError, did_you_mean, listed
-from src.images import EXTENSIONS, UnreadableImage, open_image
+from src.images import EXTENSIONS, UnreadableImage, open_image, read_photo
 
 log = logging.getLogger(__name__)
 
@@ -131,10 +131,7 @@ def inspect_photos(
 
     def read(path: str) -> tuple[str, str]:
         try:
-            content = (root / path).read_bytes()
-        except OSError as error:
-            return "", error.strerror or "cannot be read"
-        try:
+            content = read_photo(root / path)
             open_image(content, min_size=size).close()
         except UnreadableImage as error:
             return "", str(error)

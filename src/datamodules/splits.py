@@ -118,6 +118,7 @@ def split_records(
     shares: Mapping[str, float],
     seed: int,
     given: Mapping[str, str] | None = None,
+    frozen: bool = False,
 ) -> dict[str, list[Record]]:
     """Split the records; a split that the user gave is kept, what it lacks is taken from its train part.
 
@@ -126,6 +127,7 @@ def split_records(
         shares: `{train: 0.7, val: 0.15, test: 0.15}`.
         seed: of the draw.
         given: `{ID: split}`.
+        frozen: nothing is taken from `given`'s train part for a split that it lacks.
 
     Returns:
         `{train: records, val: records, test: records}`, each sorted by path.
@@ -144,6 +146,9 @@ def split_records(
     else:
         chosen = np.array([given[r.id] for r in records], object)
         lacking = [name for name, w in zip(SPLITS, weights, strict=True) if w > 0 and name not in chosen]
+        if frozen and lacking:
+            log.warning("The split file names no photo for %s", " and ".join(lacking))
+            lacking = []
         if lacking:
             chosen = _carve(chosen, targets, joined, lacking, weights, seed)
         report_crossing(records, joined, chosen)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -57,6 +58,14 @@ def not_evaluable(splits: Mapping[str, Sequence[Record]], labels: LabelSpace) ->
         for split, records in splits.items()
     }
     return {s: [n for n in labels.names if n not in held[s]] for s in ("val", "test") if splits.get(s)}
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """How `data.class_weights` shapes the weights: see `class_weights`."""
+
+    sqrt: bool = False
+    clip: Sequence[float] | None = None
 
 
 def class_weights(

@@ -8,7 +8,7 @@ from src.datamodules.records import find_photos, ids_from_paths
 from src.errors import InputError
 from src.images import EXTENSIONS
 
-PATH_COLUMNS = ("path", "file", "filename", "image", "photo", "ID", "id")
+PATH_COLUMNS = ("path", "file", "filename", "image", "photo", "ID")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ def _from_csv(source: Path, root: str | None) -> list[Photo]:
     paths = list(dict.fromkeys(paths))
     ids = ids_from_paths(paths)
     if column != "ID" and "ID" in frame.columns:
-        given = dict(zip(frame[column].tolist(), frame["ID"].tolist(), strict=True))
+        cells = [cell.replace("\\", "/") for cell in frame[column].tolist()]
+        given = dict(zip(cells, frame["ID"].tolist(), strict=True))
         ids = [given.get(path) or id_ for path, id_ in zip(paths, ids, strict=True)]
     base = Path(root).expanduser() if root else data_root(source.parent) or source.parent
     photos = [Photo(id_, path, base / path) for id_, path in zip(ids, paths, strict=True)]

@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from src.decisions.predictions import columns, decide, row
 from src.errors import InputError, did_you_mean
-from src.images import Preprocess, UnreadableImage
+from src.images import Preprocess, UnreadableImage, as_upright_rgb
 from src.inference.photos import Photo
-from src.models import PhotoClassifier, load_model
+from src.models import PhotoClassifier, find_checkpoint, load_model
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +74,9 @@ class Predictor:
         batch_size: int = 16,
         num_workers: int | None = None,
     ):
-        if batch_size < 1:
-            raise InputError(f"batch_size={batch_size}: needs at least 1")
+        for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers or 0, 0)):
+            if value < least:
+                raise InputError(f"{name}={value}: needs at least {least}")
         self.device = choose_device(device)
         self.model = model.to(self.device).eval()
         self.task, self.labels = model.task, model.labels
@@ -87,9 +88,7 @@ class Predictor:
     @classmethod
     def load(cls, ckpt: str | Path, **options: Any) -> "Predictor":
         """Load a checkpoint file or a run folder's best; see the class for `options`."""
-        path = Path(ckpt)
-        path = path / "checkpoints" / "best.ckpt" if path.is_dir() else path
-        return cls(load_model(path), **options)
+        return cls(load_model(find_checkpoint(str(ckpt))), **options)
 
     def _thresholds(self, given: float | Mapping[str, float] | None) -> np.ndarray | None:
         if self.task != "multilabel":
@@ -123,7 +122,7 @@ class Predictor:
             UnreadableImage: if it cannot be read.
         """
         if isinstance(source, Image.Image):
-            pixels = self.preprocess.resize_image(source.convert("RGB"))
+            pixels = self.preprocess.resize_image(as_upright_rgb(source))
         else:
             pixels = self.preprocess(source)
         scores = self.scores(pixels[None])[0]

@@ -68,7 +68,7 @@ def _download(name: str, entry: Entry) -> Mapping[str, torch.Tensor]:
     try:
         return weights.get_state_dict(progress=False, check_hash=True)
     except (urllib.error.URLError, OSError, RuntimeError) as error:
-        reason = str(getattr(error, "reason", error)).splitlines()[0]
+        reason = (str(getattr(error, "reason", error)).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"the weights of {name} could not be downloaded ({reason}): name a file with model.weights=PATH, "
             "or train from random weights with model.weights=null model.freeze_backbone=false"
@@ -81,7 +81,7 @@ def _read(path: Path) -> Mapping[str, torch.Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        reason = str(error).strip().splitlines()[0][:120]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         raise InputError(f"model.weights={path}: not a state dict that loads safely ({reason})") from error
     state = state.get("state_dict", state) if isinstance(state, Mapping) else state
     if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
@@ -90,6 +90,8 @@ def _read(path: Path) -> Mapping[str, torch.Tensor]:
 
 
 def _load(module: nn.Module, state: Mapping[str, torch.Tensor], last: str, what: str) -> None:
+    if any(name.startswith("backbone.") for name in state):  # a checkpoint of Corbel
+        state = {name: tensor for name, tensor in state.items() if name.startswith("backbone.")}
     state = {name.removeprefix("module.").removeprefix("backbone."): tensor for name, tensor in state.items()}
     state = {name: tensor for name, tensor in state.items() if not name.startswith((f"{last}.", "head_"))}
     own = module.state_dict()

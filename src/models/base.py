@@ -1,6 +1,7 @@
 """What both classifiers share: backbone, one linear head per kind, one step for three loops."""
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +18,24 @@ from src.seeds import mixed_seed
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
+
+
+class WarmCosine:
+    """Factor of the learning rate at a step: linear from 0.1 over the first twentieth, then a cosine to zero.
+
+    A pure function of the step and the run's length, so that a resumed run with more epochs follows the
+    longer curve from where it stands.
+    """
+
+    def __init__(self, steps: int):
+        self.steps, self.warm = steps, max(1, steps // 20)
+
+    def __call__(self, step: int) -> float:
+        """Return the factor."""
+        if step < self.warm:
+            return 0.1 + 0.9 * step / self.warm
+        done = min(1.0, (step - self.warm) / max(1, self.steps - self.warm))
+        return 0.5 * (1 + math.cos(math.pi * done))
 
 
 class PhotoClassifier(L.LightningModule, ABC):
@@ -150,24 +169,29 @@ class PhotoClassifier(L.LightningModule, ABC):
         return self
 
     def _step(self, batch: Mapping[str, Tensor], split: str) -> Tensor:
+        """Collect a batch's logits; return its loss."""
         logits = self(batch["image"])
-        loss = self.loss(logits, batch["target"])
-        scores = self.probabilities(logits).detach()
-        self.collected[split].update(scores, batch["target"], batch["index"])
-        self.log(
-            f"{split}/loss",
-            loss,
-            on_step=False,
-            on_epoch=True,
-            batch_size=len(scores),
-            prog_bar=split != "test",
-            sync_dist=True,
+        self.collected[split].update(
+            torch.cat([logits[kind] for kind in self.labels.kinds], 1), batch["target"], batch["index"]
         )
-        return loss
+        return self.loss(logits, batch["target"])
+
+    def scores_of(self, split: str) -> tuple[Tensor, Tensor]:
+        """Return scores `[N, labels]` and targets of what has been collected of a split."""
+        logits, targets = self.collected[split].compute()
+        return self.probabilities(self._by_kind(logits)), targets
+
+    def _by_kind(self, logits: Tensor) -> dict[str, Tensor]:
+        """Return joined logits `[N, labels]` as `{kind: [N, labels of the kind]}`."""
+        return {kind: logits[:, part] for kind, part in self.labels.slices.items()}
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
-        return self._step(batch, "train")
+        loss = self._step(batch, "train")
+        self.log(
+            "train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["index"]), prog_bar=True
+        )
+        return loss
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Collect the scores of a batch."""
@@ -177,18 +201,36 @@ class PhotoClassifier(L.LightningModule, ABC):
         """Collect the scores of a batch."""
         self._step(batch, "test")
 
+    def on_fit_start(self) -> None:
+        """Refuse what the figures per epoch and the thresholds could not follow."""
+        if self.trainer.check_val_every_n_epoch != 1 or self.trainer.val_check_interval not in (1, 1.0):
+            raise InputError(
+                "trainer: validation runs once after each epoch; leave check_val_every_n_epoch and "
+                "val_check_interval alone"
+            )
+        if self.trainer.world_size > 1:
+            raise InputError(
+                f"trainer: {self.trainer.world_size} devices; this version trains on one: trainer.devices=1"
+            )
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Make dropout a function of (seed, step), so that a resumed run draws the same masks."""
-        torch.manual_seed(mixed_seed(self.hparams["seed"], self.global_step))
+        """Make dropout a function of (seed, epoch, batch), so that a resumed run draws the same masks."""
+        torch.manual_seed(mixed_seed(self.hparams["seed"], self.current_epoch, batch_idx))
 
     def _finish(self, split: str) -> None:
-        self.scored[split] = self.collected[split].compute()
+        """Log the figures of a whole split; the loss, but for training's, as if it were one batch."""
+        self.scored[split] = self.scores_of(split)
+        logits, targets = self.collected[split].compute()
+        if split != "train":
+            on_device = self._by_kind(logits.to(self.device))
+            self.log(f"{split}/loss", self.loss(on_device, targets.to(self.device)), prog_bar=split == "val")
         self.collected[split].reset()
         figures = self.evaluate(*self.scored[split])
         self.figures[split] = figures
-        self.log(f"{split}/f1", figures["f1_macro"] or 0.0, prog_bar=split == "val")
-        for name, value in self.accuracy_of(figures).items():
-            self.log(f"{split}/{name}", value or 0.0)
+        named = {"f1": figures["f1_macro"], **self.accuracy_of(figures)}
+        for name, value in named.items():
+            if value is not None:
+                self.log(f"{split}/{name}", value, prog_bar=(split, name) == ("val", "f1"))
 
     def on_validation_epoch_end(self) -> None:
         """Log the figures of validation, its thresholds tuned by then, and of the training before it.
@@ -211,11 +253,10 @@ class PhotoClassifier(L.LightningModule, ABC):
         optimizer = torch.optim.AdamW(parameters, lr) if adamw else torch.optim.Adam(parameters, lr)
         if self.hparams["schedule"] == "constant":
             return optimizer
-        steps = max(2, int(self.trainer.estimated_stepping_batches))
-        warm = max(1, steps // 20)
-        warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=warm)
-        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps - warm)
-        scheduler = torch.optim.lr_scheduler.SequentialLR(optimizer, [warmup, cosine], [warm])
+        steps = self.trainer.estimated_stepping_batches
+        if not math.isfinite(steps):
+            raise InputError("model.schedule=cosine needs the run's length: set trainer.max_epochs")
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, WarmCosine(max(2, int(steps))))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -57,12 +57,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path}: not a checkpoint of Corbel: pickled objects in it could run code, which is refused"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:100]
+        words = (str(error).strip().splitlines() or [""])[0][:100]
+        reason = f"{type(error).__name__} {words}".strip()
         raise InputError(f"{path}: not a checkpoint, or damaged ({reason})") from error
     if not isinstance(content, dict) or not {"task", "hyper_parameters", "state_dict"} <= content.keys():
         raise InputError(
             f"{path}: not a checkpoint of Corbel (no task, hyper_parameters and state_dict in it)"
         )
+    if not isinstance(content["task"], str) or not isinstance(content.get("schema", 0), int):
+        raise InputError(f"{path}: not a checkpoint of Corbel (its task or schema is no name or number)")
     if content.get("schema", 0) > SCHEMA:
         raise InputError(
             f"{path}: written by a newer Corbel (schema {content['schema']}, here {SCHEMA}): upgrade"
@@ -81,7 +84,9 @@ def load_model(path: str | Path) -> PhotoClassifier:
     try:
         model = REGISTRY[content["task"]](**content["hyper_parameters"])
         model.load_state_dict(content["state_dict"], strict=True)
-    except (TypeError, RuntimeError, KeyError) as error:
+    except InputError:
+        raise
+    except (TypeError, RuntimeError, KeyError, AttributeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: does not fit the model that it describes ({reason})") from error
     model.provenance = content.get("provenance", {})
@@ -97,7 +102,7 @@ def init_from(model: PhotoClassifier, path: str | Path, test_digests: Iterable[s
         test_digests: contents of today's test photos; a warning says how many the checkpoint was trained on.
 
     Returns:
-        what was taken: `{backbone: bool, taken: [labels], new: [labels], dropped: [labels], leaked: count}`.
+        what was taken: `{taken: [labels], new: [labels], dropped: [labels], leaked: count}`.
 
     Raises:
         InputError: if the checkpoint's backbone is another one.

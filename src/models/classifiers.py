@@ -47,7 +47,7 @@ class DualHeadClassifier(PhotoClassifier):
                     target[known, k],
                     weight=self.weight_of(kind),
                     reduction="none",
-                    label_smoothing=self.hparams["label_smoothing"],
+                    label_smoothing=self.hparams["label_smoothing"] if self.training else 0.0,
                 )
                 total = total + (self.hparams["head_weights"] or {}).get(kind, 1.0) * losses.mean()
         return total
@@ -85,7 +85,7 @@ class MultiLabelClassifier(PhotoClassifier):
         weights = [self.weight_of(kind) for kind in self.labels.kinds]
         pos_weight = torch.cat(weights) if all(w is not None for w in weights) else None
         joined = torch.cat([logits[kind] for kind in self.labels.kinds], 1)
-        smoothing = self.hparams["label_smoothing"]
+        smoothing = self.hparams["label_smoothing"] if self.training else 0.0
         target = target * (1 - smoothing) + smoothing / 2
         return nnf.binary_cross_entropy_with_logits(joined, target, pos_weight=pos_weight)
 
