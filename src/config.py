@@ -233,7 +233,7 @@ def check_arguments(values: Mapping[str, Any], target: Any, where: str) -> None:
     """Check plain values against the arguments that a class or function takes, by name and by type.
 
     Raises:
-        InputError: for an argument that it does not take, or a value of another type; `where` names the place.
+        InputError: for an argument that it does not take, or a value of another type.
     """
     hints, closed = _arguments(target)
     for key, value in values.items():

@@ -191,10 +191,26 @@ def test_thresholds_are_tuned_into_the_buffer_from_hand_made_rows():
     trainer = SimpleNamespace(sanity_checking=False, state=SimpleNamespace(fn="fit"))
     scores = torch.tensor([[0.9, 0.2, 0.1, 0.3, 0.1], [0.6, 0.4, 0.2, 0.2, 0.2], [0.3, 0.1, 0.3, 0.1, 0.3]])
     targets = torch.tensor([[1, 0, 0, 1, 0], [1, 1, 0, 1, 0], [0, 0, 0, 0, 0]]).float()
-    model.collected["val"].update(scores, targets, torch.arange(3))
+    model.collected["val"].update(scores.logit(), targets, torch.arange(3))
     TuneThresholds().on_validation_epoch_end(trainer, model)
     assert model.thresholds.tolist() == pytest.approx([0.6, 0.4, 0.5, 0.2, 0.5])
     trainer.state.fn = "test"
     model.thresholds.fill_(0.1)
     TuneThresholds().on_validation_epoch_end(trainer, model)
     assert model.thresholds.tolist() == pytest.approx([0.1] * 5)
+
+
+def test_the_cosine_schedule_is_a_function_of_step_and_length():
+    from src.models.base import WarmCosine
+
+    short, long = WarmCosine(100), WarmCosine(200)
+    assert short(0) == pytest.approx(0.1) and short(5) == 1 and short(100) == pytest.approx(0)
+    assert long(100) > 0.4 and all(short(s) >= short(s + 1) for s in range(5, 100))
+
+
+def test_smoothing_is_for_training_only():
+    logits = {"component": torch.randn(2, 3), "defect": torch.randn(2, 2)}
+    for make, target in ((dual, torch.tensor([[0, 1], [2, 0]])), (multi, torch.eye(5)[:2])):
+        plain, smooth = make(), make(label_smoothing=0.2)
+        assert plain.train().loss(logits, target) != smooth.train().loss(logits, target)
+        assert plain.eval().loss(logits, target) == smooth.eval().loss(logits, target)

@@ -202,13 +202,43 @@ def test_resume_refuses_other_settings_and_changed_photos(finished, monkeypatch,
     assert run_script(monkeypatch, "train", "resume=nowhere") == 2
 
 
-def test_resume_trains_on_with_more_epochs(finished, monkeypatch, tmp_path):
+def test_resume_trains_on_with_more_epochs_and_remembers_it(finished, monkeypatch, tmp_path, capsys):
     run, _ = finished["dual_head"]
     copy = shutil.copytree(run, tmp_path / "run")
     monkeypatch.chdir(tmp_path)
     assert run_script(monkeypatch, "train", f"resume={copy}", "trainer.max_epochs=14") == 0
     assert pd.read_csv(copy / "history.csv")["epoch"].tolist() == list(range(14))
     assert not (tmp_path / "outputs").exists()
+    assert run_script(monkeypatch, "train", f"resume={copy}") == 0
+    assert run_script(monkeypatch, "train", f"resume={copy}", "trainer.max_epochs=3") == 2
+    assert "14 epochs are trained already" in capsys.readouterr().err
+
+
+def test_resume_finds_a_table_that_has_moved(finished, monkeypatch, tmp_path):
+    run, data = finished["multilabel"]
+    copy, moved = shutil.copytree(run, tmp_path / "run"), shutil.copytree(data, tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    where = (f"data.csv={moved / 'image_data.csv'}", f"data.images={moved / 'images'}")
+    assert run_script(monkeypatch, "train", f"resume={copy}", *where, "trainer.max_epochs=13") == 0
+    assert len(pd.read_csv(copy / "history.csv")) == 13
+
+
+@pytest.mark.parametrize("task", ["dual_head", "multilabel"])
+def test_a_fit_that_diverges_says_so(finished, monkeypatch, tmp_path, capsys, task):
+    _, data = finished[task]
+    monkeypatch.chdir(tmp_path)
+    code = run_script(monkeypatch, "train", f"model={task}", f"data.root='{data}'", *FAST, "model.lr=1e25")
+    assert code == 2 and "lower model.lr" in capsys.readouterr().err
+
+
+def test_another_runs_split_is_taken_as_it_is(finished, monkeypatch, tmp_path):
+    run, data = finished["dual_head"]
+    monkeypatch.chdir(tmp_path)
+    arguments = (f"data.root='{data}'", *FAST, "trainer.max_epochs=1", "seed=9", f"data.split_file='{run}'")
+    assert run_script(monkeypatch, "train", *arguments) == 0
+    for split in ("train", "val", "test"):
+        ids = [pd.read_csv(r / f"{split}_metadata.csv")["ID"].tolist() for r in (run, only_run(tmp_path))]
+        assert ids[0] == ids[1]
 
 
 def test_interrupt_leaves_last_ckpt_and_says_how_to_go_on(monkeypatch, tmp_path, capsys):

@@ -62,11 +62,9 @@ def resume_point(run: Path, datamodule: PhotoDataModule, max_epochs: int) -> tup
                 f"resume={run}: the photos or labels have changed since ({name} differs), so it cannot go "
                 f"on as it was; start a new run with model.init_from='{run}' data.split_file='{run}'"
             )
-    if epochs_done(content) > max_epochs:
-        raise InputError(
-            f"resume={run}: {epochs_done(content)} epochs are trained already: trainer.max_epochs={max_epochs} "
-            "is too few"
-        )
+    done = epochs_done(content)
+    if done > max_epochs:
+        raise InputError(f"resume={run}: {done} epochs are trained already, trainer.max_epochs={max_epochs}")
     return str(last), int(content["global_step"])
 
 
