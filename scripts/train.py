@@ -18,7 +18,7 @@ def main(cfg: DictConfig) -> float:
     import lightning as L
 
     from src.callbacks import AtomicCheckpointIO, quiet_lightning
-    from src.callbacks.results import begin_run, finish_run, resume_point
+    from src.callbacks.results import begin_run, check_trainer, finish_run, resume_point
     from src.demo.at_hand import DEMO_ROOT, draw_when_missing, say_baseline
     from src.models import init_from
 
@@ -40,13 +40,14 @@ def main(cfg: DictConfig) -> float:
 
     run = Path(cfg.output_dir)
     ckpt, step = resume_point(run, datamodule, cfg.trainer.max_epochs) if resuming else (None, None)
-    begin_run(run, model, datamodule)
     trainer = config.build(
         cfg.trainer,
         callbacks=[config.build(callback) for callback in cfg.callbacks.values() if callback],
         logger=config.build(cfg.logger, **({} if step is None else {"purge_step": step})),
         plugins=[AtomicCheckpointIO()],
     )
+    check_trainer(trainer)
+    begin_run(run, model, datamodule)
     begun = time.perf_counter()
     trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt, weights_only=True)
     score = finish_run(cfg, trainer, model, datamodule, time.perf_counter() - begun)

@@ -33,6 +33,16 @@ log = logging.getLogger(__name__)
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow")
 
 
+def check_trainer(trainer: L.Trainer) -> None:
+    """Refuse what the figures per epoch, the thresholds or the order of the photos could not follow."""
+    if trainer.check_val_every_n_epoch != 1 or trainer.val_check_interval not in (1, 1.0):
+        raise InputError("trainer: validation runs once after each epoch; leave its interval alone")
+    if trainer.world_size > 1:
+        raise InputError(
+            f"trainer: {trainer.world_size} devices; this version trains on one: trainer.devices=1"
+        )
+
+
 def begin_run(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule) -> None:
     """Log the tables, write the split and the classes, and give the model its provenance."""
     datamodule.log_tables()

@@ -201,18 +201,6 @@ class PhotoClassifier(L.LightningModule, ABC):
         """Collect the scores of a batch."""
         self._step(batch, "test")
 
-    def on_fit_start(self) -> None:
-        """Refuse what the figures per epoch and the thresholds could not follow."""
-        if self.trainer.check_val_every_n_epoch != 1 or self.trainer.val_check_interval not in (1, 1.0):
-            raise InputError(
-                "trainer: validation runs once after each epoch; leave check_val_every_n_epoch and "
-                "val_check_interval alone"
-            )
-        if self.trainer.world_size > 1:
-            raise InputError(
-                f"trainer: {self.trainer.world_size} devices; this version trains on one: trainer.devices=1"
-            )
-
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Make dropout a function of (seed, epoch, batch), so that a resumed run draws the same masks."""
         torch.manual_seed(mixed_seed(self.hparams["seed"], self.current_epoch, batch_idx))
