@@ -1,6 +1,7 @@
 """Whole runs through the command line, on made data."""
 
 import csv
+import itertools
 import json
 import shutil
 
@@ -212,6 +213,17 @@ def test_resume_trains_on_with_more_epochs_and_remembers_it(finished, monkeypatc
     assert run_script(monkeypatch, "train", f"resume={copy}") == 0
     assert run_script(monkeypatch, "train", f"resume={copy}", "trainer.max_epochs=3") == 2
     assert "14 epochs are trained already" in capsys.readouterr().err
+
+
+def test_a_longer_cosine_is_followed_from_where_the_run_stands(finished, monkeypatch, tmp_path):
+    _, data = finished["dual_head"]
+    monkeypatch.chdir(tmp_path)
+    arguments = (f"data.root='{data}'", *FAST, "model.schedule=cosine", "trainer.max_epochs=2")
+    assert run_script(monkeypatch, "train", *arguments) == 0
+    run = only_run(tmp_path)
+    assert run_script(monkeypatch, "train", f"resume='{run}'", "trainer.max_epochs=6") == 0
+    rates = pd.read_csv(run / "history.csv")["lr"].tolist()
+    assert len(rates) == 6 and rates[2] > 0.005 and all(a > b > 0 for a, b in itertools.pairwise(rates[2:]))
 
 
 def test_resume_finds_a_table_that_has_moved(finished, monkeypatch, tmp_path):

@@ -168,13 +168,13 @@ class PhotoClassifier(L.LightningModule, ABC):
             self.backbone.eval()
         return self
 
-    def _step(self, batch: Mapping[str, Tensor], split: str) -> Tensor:
-        """Collect a batch's logits; return its loss."""
+    def _step(self, batch: Mapping[str, Tensor], split: str) -> dict[str, Tensor]:
+        """Collect and return a batch's logits."""
         logits = self(batch["image"])
         self.collected[split].update(
             torch.cat([logits[kind] for kind in self.labels.kinds], 1), batch["target"], batch["index"]
         )
-        return self.loss(logits, batch["target"])
+        return logits
 
     def scores_of(self, split: str) -> tuple[Tensor, Tensor]:
         """Return scores `[N, labels]` and targets of what has been collected of a split."""
@@ -187,7 +187,7 @@ class PhotoClassifier(L.LightningModule, ABC):
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
-        loss = self._step(batch, "train")
+        loss = self.loss(self._step(batch, "train"), batch["target"])
         self.log(
             "train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["index"]), prog_bar=True
         )
@@ -200,6 +200,15 @@ class PhotoClassifier(L.LightningModule, ABC):
     def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Collect the scores of a batch."""
         self._step(batch, "test")
+
+    def on_train_start(self) -> None:
+        """Set the learning rate to the schedule's: a checkpoint holds that of its own length."""
+        scheduler = self.lr_schedulers()
+        if scheduler is not None:
+            for group, base, factor in zip(
+                scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
+            ):
+                group["lr"] = base * factor(scheduler.last_epoch)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Make dropout a function of (seed, epoch, batch), so that a resumed run draws the same masks."""
@@ -244,7 +253,9 @@ class PhotoClassifier(L.LightningModule, ABC):
         steps = self.trainer.estimated_stepping_batches
         if not math.isfinite(steps):
             raise InputError("model.schedule=cosine needs the run's length: set trainer.max_epochs")
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, WarmCosine(max(2, int(steps))))
+        factor = WarmCosine(max(2, int(steps)))
+        # a plain function: an object's attributes, the old length among them, would be restored
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
