@@ -16,7 +16,7 @@ def main(cfg: DictConfig) -> None:
     from tqdm import tqdm
 
     from src.decisions.predictions import PredictionWriter
-    from src.inference import Predictor, find_images
+    from src.inference import Predictor, find_images, refuse_to_overwrite
     from src.models import find_checkpoint
 
     photos = find_images(cfg.images, cfg.root)
@@ -30,6 +30,7 @@ def main(cfg: DictConfig) -> None:
     )
     output = Path(cfg.output).expanduser() if cfg.output else Path(cfg.output_dir) / "predictions.csv"
     output = output / "predictions.csv" if output.is_dir() else output
+    refuse_to_overwrite(output, photos, cfg.images, cfg.ckpt)
     unreadable = 0
     with (
         PredictionWriter(output, predictor.columns(cfg.probabilities)) as writer,

@@ -18,7 +18,7 @@ def main(cfg: DictConfig) -> float:
     import lightning as L
 
     from src.callbacks import AtomicCheckpointIO, quiet_lightning
-    from src.callbacks.results import begin_run, check_trainer, finish_run, resume_point
+    from src.callbacks.results import begin_run, check_trainer, claim, finish_run, resume_point
     from src.demo.at_hand import DEMO_ROOT, draw_when_missing, say_baseline
     from src.models import init_from
 
@@ -39,14 +39,20 @@ def main(cfg: DictConfig) -> float:
         init_from(model, model.init_from, [record.digest for record in datamodule.splits["test"]])
 
     run = Path(cfg.output_dir)
-    ckpt, step = resume_point(run, datamodule, cfg.trainer.max_epochs) if resuming else (None, None)
+    ckpt, step = None, None
+    if resuming:
+        ckpt, step, datamodule.first_epoch = resume_point(run, datamodule, cfg.trainer.max_epochs)
+    else:
+        claim(run)
     trainer = config.build(
         cfg.trainer,
         callbacks=[config.build(callback) for callback in cfg.callbacks.values() if callback],
         logger=config.build(cfg.logger, **({} if step is None else {"purge_step": step})),
         plugins=[AtomicCheckpointIO()],
     )
-    check_trainer(trainer)
+    check_trainer(trainer, model)
+    if resuming:
+        config.remember_resumed(cfg)
     begin_run(run, model, datamodule)
     begun = time.perf_counter()
     trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt, weights_only=True)

@@ -336,6 +336,8 @@ def continue_in_place(argv: list[str]) -> list[str]:
     runs = [arg.removeprefix("resume=") for arg in argv[1:] if arg.startswith("resume=")]
     if not runs or runs[0] in ("", "null"):
         return argv
+    if {"-m", "--multirun"} & set(argv):
+        _leave(2, "resume= continues one run: leave out -m")
     run = Path(runs[0].strip("'\"")).absolute()
     if not (run / ".hydra" / "config.yaml").is_file():
         _leave(2, f"resume={runs[0]}: not a run folder (no .hydra/config.yaml in it)")
@@ -348,7 +350,7 @@ def continue_in_place(argv: list[str]) -> list[str]:
 def resumed(cfg: DictConfig) -> DictConfig:
     """Return the config that `resume=RUN` continues with: the saved one, but for epochs and where photos lie.
 
-    What it changes is remembered in the run folder, for the next resume. Weights to start from are not
+    What an earlier resume changed holds on (`remember_resumed`). Weights to start from are not
     read again.
 
     Raises:
@@ -366,13 +368,20 @@ def resumed(cfg: DictConfig) -> DictConfig:
                 f"resume= keeps the saved config: '{key}' cannot change (only {', '.join(RESUMABLE)})"
             )
         OmegaConf.update(changed, key, OmegaConf.select(cfg, key))
-    if changed:
-        OmegaConf.save(changed, changes)
     saved = OmegaConf.merge(saved, changed)
     saved.model.weights = saved.model.init_from = None
     saved.output_dir = str(run)
     saved.resume = str(run)
     return saved
+
+
+def remember_resumed(cfg: DictConfig) -> None:
+    """Keep what a resume changed, once it has been found to work, for the next one."""
+    kept = {key: OmegaConf.select(cfg, key) for key in RESUMABLE if OmegaConf.select(cfg, key) is not None}
+    changed = OmegaConf.create()
+    for key, value in kept.items():
+        OmegaConf.update(changed, key, value)
+    OmegaConf.save(changed, Path(cfg.output_dir) / ".hydra" / "resumed.yaml")
 
 
 def refuse_sweep_without_multirun() -> None:

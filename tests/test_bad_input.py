@@ -69,10 +69,16 @@ def refused(monkeypatch, tmp_path, capsys):
         (["data.multiple=frist"], "did you mean 'first'"),
         (["model.head_weights={defct: 2}"], "did you mean 'defect'"),
         (["model.weights=my_weights_only.pth"], "no such file"),
+        (["callbacks.checkpoint.monitor=val/los"], "did you mean 'val/loss'"),
+        (["callbacks.checkpoint=null"], "BestCheckpoint"),
+        (["model.backbone=resnet18", "preprocess.image_size=[1,4000]", "model.lr=inf"], "model.lr=inf"),
+        (["model.backbone=squeezenet1_1", "preprocess.image_size=1"], "too small for squeezenet1_1"),
+        (["task=multilabel"], "choose with model="),
+        (["model.head_weights={defect: -2}"], "needs a number from 0 on"),
         (["seed=-1"], "needs a whole number from 0"),
         (["trainer.devices=2"], "trainer.devices=1"),
         (["trainer.accelerator=gppu"], "gppu"),
-        (["trainer.max_epochs=0"], "no epoch was trained"),
+        (["trainer.max_epochs=0"], "needs at least one epoch"),
         (["trainer.max_epochs=-1", "model.schedule=cosine"], "set trainer.max_epochs"),
         (["data.class_weights.sqrt=ja"], "'ja' is not of type bool"),
         (["data.class_weights.clip=5"], "5 is not of type"),
@@ -214,6 +220,28 @@ def test_predict_arguments(refused, run, photos, tmp_path):
     assert "file" in refused(
         "predict", f"ckpt={run}", f"images={photos}", "output=file/p.csv", "num_workers=0"
     )
+
+
+def test_predict_overwrites_no_input(refused, run, photos, tmp_path):
+    folder = shutil.copytree(photos / "Grout Hole_Leaks", tmp_path / "q")
+    photo = next(folder.iterdir())
+    before = photo.read_bytes()
+    (tmp_path / "list.csv").write_text(f"path\n{photo.name}\n")
+    for output in (f"q/{photo.name}", "list.csv", "new.jpg"):
+        line = refused("predict", f"ckpt={run}", "images=list.csv", "root=q", f"output={output}")
+        assert "would overwrite an input" in line
+    assert photo.read_bytes() == before and (tmp_path / "list.csv").read_text().startswith("path")
+    assert "no such folder" in refused("predict", f"ckpt={run}", "images=list.csv", "root=nowhere")
+
+
+def test_the_training_table_can_be_predicted(run, table, tmp_path, monkeypatch):
+    import pandas as pd
+
+    monkeypatch.chdir(tmp_path)
+    images = f"images={table / 'image_data.csv'}"
+    assert run_script(monkeypatch, "predict", f"ckpt={run}", images, "output=p.csv", "num_workers=0") == 0
+    rows = pd.read_csv(tmp_path / "p.csv", dtype=str)
+    assert len(rows) == 36 and (rows["path"] == rows["ID"] + ".jpg").all() and (rows["status"] == "ok").all()
 
 
 def test_output_folder_not_writable(refused, photos, tmp_path):

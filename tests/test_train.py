@@ -152,8 +152,8 @@ class Killed(Exception):
     """Stands for a kill: nothing of the run's own code handles it."""
 
 
-@pytest.mark.parametrize("step", [0, 3, 7, 8, 20])
-def test_a_killed_run_resumes_to_the_same_bits(finished, monkeypatch, tmp_path, step):
+@pytest.mark.parametrize(("step", "workers"), [(0, 0), (3, 0), (7, 0), (8, 0), (20, 0), (20, 2)])
+def test_a_killed_run_resumes_to_the_same_bits(finished, monkeypatch, tmp_path, step, workers):
     """Killed before the first epoch's end, at an epoch's last step, between epochs, mid-epoch."""
     from src.models.base import PhotoClassifier
 
@@ -166,7 +166,8 @@ def test_a_killed_run_resumes_to_the_same_bits(finished, monkeypatch, tmp_path, 
             raise Killed
         begin(module, batch, batch_idx)
 
-    arguments = ("model=dual_head", f"data.root='{data}'", *FAST, *TWELVE, GROUP)
+    workers = f"data.num_workers={workers}"
+    arguments = ("model=dual_head", f"data.root='{data}'", *FAST, *TWELVE, GROUP, workers)
     with monkeypatch.context() as deadly, pytest.raises(Killed):
         deadly.setattr(PhotoClassifier, "on_train_batch_start", die)
         run_script(deadly, "train", *arguments)
@@ -213,6 +214,7 @@ def test_resume_trains_on_with_more_epochs_and_remembers_it(finished, monkeypatc
     assert run_script(monkeypatch, "train", f"resume={copy}") == 0
     assert run_script(monkeypatch, "train", f"resume={copy}", "trainer.max_epochs=3") == 2
     assert "14 epochs are trained already" in capsys.readouterr().err
+    assert run_script(monkeypatch, "train", f"resume={copy}") == 0
 
 
 def test_a_longer_cosine_is_followed_from_where_the_run_stands(finished, monkeypatch, tmp_path):

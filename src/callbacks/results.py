@@ -18,13 +18,13 @@ from omegaconf import DictConfig, OmegaConf
 from src.analysis.figures import class_distribution_figure, loss_curve_figure, save
 from src.analysis.report import write_report
 from src.analysis.run_folder import read_run, write_whole
-from src.callbacks.checkpoint import epochs_done
+from src.callbacks.checkpoint import BestCheckpoint, epochs_done
 from src.callbacks.figures import confusion_of
 from src.config import REPOSITORY
 from src.datamodules import PhotoDataModule
 from src.datamodules.statistics import label_table
 from src.decisions.predictions import PredictionWriter
-from src.errors import InputError
+from src.errors import InputError, did_you_mean
 from src.inference import Photo, Predictor
 from src.models import PhotoClassifier
 from src.models.checkpoint import read_checkpoint
@@ -33,8 +33,27 @@ log = logging.getLogger(__name__)
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow")
 
 
-def check_trainer(trainer: L.Trainer) -> None:
+def claim(run: Path) -> None:
+    """Take a run's folder; refuse one that another run, started in the same second, has taken."""
+    try:
+        (run / "checkpoints").mkdir(parents=True)
+    except FileExistsError:
+        raise InputError(
+            f"{run} already holds a run: start this one again, or continue it with resume="
+        ) from None
+
+
+def check_trainer(trainer: L.Trainer, model: PhotoClassifier) -> None:
     """Refuse what the figures per epoch, the thresholds or the order of the photos could not follow."""
+    if not isinstance(trainer.checkpoint_callback, BestCheckpoint) and not trainer.fast_dev_run:
+        raise InputError("callbacks.checkpoint: a run needs src.callbacks.BestCheckpoint")
+    known = [f"{split}/{name}" for split in ("val", "train") for name in model.logged]
+    for callback in trainer.callbacks:
+        monitor = getattr(callback, "monitor", None)
+        if monitor and monitor not in known:
+            raise InputError(f"{type(callback).__name__}.monitor={monitor}: {did_you_mean(monitor, known)}")
+    if not trainer.limit_val_batches or trainer.max_epochs == 0:
+        raise InputError("trainer: needs at least one epoch and one validation batch")
     if trainer.check_val_every_n_epoch != 1 or trainer.val_check_interval not in (1, 1.0):
         raise InputError("trainer: validation runs once after each epoch; leave its interval alone")
     if trainer.world_size > 1:
@@ -60,8 +79,8 @@ def begin_run(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule) ->
     }
 
 
-def resume_point(run: Path, datamodule: PhotoDataModule, max_epochs: int) -> tuple[str, int]:
-    """Return the checkpoint to continue from and its step; refuse photos that have changed since."""
+def resume_point(run: Path, datamodule: PhotoDataModule, max_epochs: int) -> tuple[str, int, int]:
+    """Return the checkpoint to continue from, its step and its epochs; refuse photos that have changed."""
     last = run / "checkpoints" / "last.ckpt"
     if not last.is_file():
         raise InputError(f"resume={run}: it holds no checkpoints/last.ckpt; start a new run instead")
@@ -75,7 +94,7 @@ def resume_point(run: Path, datamodule: PhotoDataModule, max_epochs: int) -> tup
     done = epochs_done(content)
     if done > max_epochs:
         raise InputError(f"resume={run}: {done} epochs are trained already, trainer.max_epochs={max_epochs}")
-    return str(last), int(content["global_step"])
+    return str(last), int(content["global_step"]), done
 
 
 def finish_run(
@@ -93,8 +112,6 @@ def finish_run(
     if trainer.fast_dev_run:
         log.info("fast_dev_run: the loops ran; nothing was kept")
         return float(trainer.callback_metrics["val/f1"])
-    if not trainer.current_epoch:
-        raise InputError(f"trainer.max_epochs={trainer.max_epochs}: no epoch was trained")
     score = trainer.checkpoint_callback.best_model_score
     if score is None or not math.isfinite(score):
         raise InputError(f"no epoch had a finite validation loss: lower model.lr (now {cfg.model.lr})")

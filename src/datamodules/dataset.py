@@ -74,11 +74,12 @@ class PhotoDataset(Dataset):
 class EpochSampler(Sampler[tuple[int, int]]):
     """Yields (epoch, index); the order is a pure function of (seed, epoch).
 
-    Lightning calls `set_epoch` before each epoch, also before the first one after a resume.
+    Lightning calls `set_epoch` before each epoch, but after a resume it starts the workers on the first one
+    before that: a resumed fit gives its first epoch here.
     """
 
-    def __init__(self, size: int, seed: int, shuffle: bool):
-        self.size, self.seed, self.shuffle, self.epoch = size, seed, shuffle, 0
+    def __init__(self, size: int, seed: int, shuffle: bool, epoch: int = 0):
+        self.size, self.seed, self.shuffle, self.epoch = size, seed, shuffle, epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order comes next."""
@@ -96,16 +97,17 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 def make_loader(
-    dataset: PhotoDataset, batch_size: int, num_workers: int, seed: int, train: bool
+    dataset: PhotoDataset, batch_size: int, num_workers: int, seed: int, train: bool, epoch: int = 0
 ) -> DataLoader:
     """Return the loader of a split; in training shuffled, and without a last batch of one photo.
 
     A batch of one has no variance for BatchNorm to normalise by where the feature map is a single pixel.
+    `epoch` is the first one that will be asked for.
     """
     return DataLoader(
         dataset,
         batch_size=batch_size,
-        sampler=EpochSampler(len(dataset), seed, shuffle=train),
+        sampler=EpochSampler(len(dataset), seed, train, epoch),
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=torch.cuda.is_available(),

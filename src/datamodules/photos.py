@@ -91,6 +91,7 @@ class PhotoDataModule(L.LightningDataModule):
         self.batch_size, self.seed = batch_size, seed
         self.num_workers = min(4, os.cpu_count() or 1) if num_workers is None else num_workers
         self.splits: dict[str, list[rec.Record]] = {}
+        self.first_epoch = 0  # of the fit; a resumed one begins later
 
     def _vocabulary(self, components: Iterable[str], defects: Iterable[str]) -> dict[str, list[str]]:
         known = {"component": [rec.tidy(c) for c in components], "defect": [rec.tidy(d) for d in defects]}
@@ -226,9 +227,9 @@ class PhotoDataModule(L.LightningDataModule):
         )
 
     def _loader(self, split: str) -> DataLoader:
-        return make_loader(
-            self.dataset(split), self.batch_size, self.num_workers, self.seed, split == "train"
-        )
+        train = split == "train"
+        epoch = self.first_epoch if train else 0
+        return make_loader(self.dataset(split), self.batch_size, self.num_workers, self.seed, train, epoch)
 
     def train_dataloader(self) -> DataLoader:
         """Return shuffled, augmented batches of the training split."""

@@ -1,4 +1,4 @@
-from src.inference.photos import Photo, find_images
+from src.inference.photos import Photo, find_images, refuse_to_overwrite
 from src.inference.predictor import Prediction, Predictor
 
-__all__ = ["Photo", "Prediction", "Predictor", "find_images"]
+__all__ = ["Photo", "Prediction", "Predictor", "find_images", "refuse_to_overwrite"]

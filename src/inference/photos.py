@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from src.datamodules.delimited import pick_column, read_csv
 from src.datamodules.records import find_photos, ids_from_paths
+from src.datamodules.table import PhotoIndex
 from src.errors import InputError
 from src.images import EXTENSIONS
 
@@ -62,8 +65,31 @@ def _from_csv(source: Path, root: str | None) -> list[Photo]:
         given = dict(zip(cells, frame["ID"].tolist(), strict=True))
         ids = [given.get(path) or id_ for path, id_ in zip(paths, ids, strict=True)]
     base = Path(root).expanduser() if root else data_root(source.parent) or source.parent
+    if not base.is_dir():
+        raise InputError(f"root={root}: no such folder")
+    if column == "ID":
+        return _by_id(frame, base / "images" if not root and (base / "images").is_dir() else base)
     photos = [Photo(id_, path, base / path) for id_, path in zip(ids, paths, strict=True)]
     return sorted(photos, key=lambda photo: photo.path)
+
+
+def _by_id(frame: pd.DataFrame, folder: Path) -> list[Photo]:
+    """Return the photos that the column `ID` names below `folder`, as a table for training does."""
+    index = PhotoIndex(folder)
+    ids = list(dict.fromkeys(id_ for id_ in frame["ID"].tolist() if id_))
+    found = {}
+    for id_ in ids:
+        named = index.find(id_)
+        found[id_] = named[0] if len(named) == 1 else id_.replace("\\", "/")
+    photos = [Photo(id_, path, folder / path) for id_, path in found.items()]
+    return sorted(photos, key=lambda photo: photo.path)
+
+
+def refuse_to_overwrite(output: Path, photos: list[Photo], *inputs: str | Path | None) -> None:
+    """Refuse an output that is one of the photos, or a file that is being read."""
+    taken = {photo.file.resolve() for photo in photos} | {Path(p).expanduser().resolve() for p in inputs if p}
+    if output.resolve() in taken or output.suffix.lower() in EXTENSIONS | {".ckpt"}:
+        raise InputError(f"output={output}: that would overwrite an input; name a CSV")
 
 
 def data_root(run: Path) -> Path | None:

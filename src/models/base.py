@@ -10,7 +10,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from src.errors import InputError, did_you_mean
+from src.errors import InputError, did_you_mean, listed
 from src.labels import LabelSpace
 from src.models.backbones import build_backbone
 from src.models.metrics import Collected
@@ -61,6 +61,8 @@ class PhotoClassifier(L.LightningModule, ABC):
         seed: of the dropout masks.
     """
 
+    tasks: tuple[str, ...]
+
     def __init__(
         self,
         task: str,
@@ -86,8 +88,12 @@ class PhotoClassifier(L.LightningModule, ABC):
                 raise InputError(f"model.{name}={value}: {did_you_mean(value, choices)}")
         if not 0 <= label_smoothing < 1:
             raise InputError(f"model.label_smoothing={label_smoothing}: needs a number from 0 to below 1")
-        if not lr > 0:
+        if not 0 < lr < math.inf:
             raise InputError(f"model.lr={lr}: needs a number above 0")
+        if task not in self.tasks:
+            raise InputError(
+                f"task={task}: {type(self).__name__} is for {listed(self.tasks)}; choose with model="
+            )
         self.save_hyperparameters(
             {
                 "task": task,
@@ -119,9 +125,27 @@ class PhotoClassifier(L.LightningModule, ABC):
             self.register_buffer(
                 f"weight_{kind}", torch.tensor(values, dtype=torch.float32), persistent=False
             )
+        self._try_size(preprocess["image_size"])
         self.collected = {split: Collected() for split in ("train", "val", "test")}
         self.figures: dict[str, dict[str, Any]] = {}
         self.scored: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def _try_size(self, size: int | list[int]) -> None:
+        """Refuse an image size that the backbone's strides leave nothing of."""
+        height, width = (size, size) if isinstance(size, int) else size
+        self.eval()
+        try:
+            with torch.inference_mode():
+                self.backbone(torch.zeros(1, 3, height, width))
+        except RuntimeError as error:
+            name = self.hparams["backbone"]
+            raise InputError(f"preprocess.image_size={size} is too small for {name}") from error
+        self.train()
+
+    @property
+    def logged(self) -> list[str]:
+        """The names of what each split logs, without the split."""
+        return ["loss", "f1", *self.extra_figures]
 
     @property
     def task(self) -> str:
@@ -156,6 +180,11 @@ class PhotoClassifier(L.LightningModule, ABC):
     @abstractmethod
     def evaluate(self, scores: Tensor, target: Tensor) -> dict[str, Any]:
         """Return the figures of a whole split, in the shape of `metrics.json`."""
+
+    @property
+    @abstractmethod
+    def extra_figures(self) -> list[str]:
+        """The names that `accuracy_of` returns."""
 
     @abstractmethod
     def accuracy_of(self, figures: Mapping[str, Any]) -> dict[str, float | None]:

@@ -21,12 +21,16 @@ class DualHeadClassifier(PhotoClassifier):
         **common: see `PhotoClassifier`.
     """
 
+    tasks = ("dual_head", "multiclass")
+
     def __init__(self, head_weights: dict[str, float] | None = None, **common: Any):
         super().__init__(**common)
         self.save_hyperparameters({"head_weights": head_weights}, logger=False)
         for kind in head_weights or {}:
             if kind not in self.labels.kinds:
                 raise InputError(f"model.head_weights.{kind}: {did_you_mean(kind, self.labels.kinds)}")
+            if not head_weights[kind] >= 0:
+                raise InputError(f"model.head_weights.{kind}={head_weights[kind]}: needs a number from 0 on")
 
     def probabilities(self, logits: Mapping[str, Tensor]) -> Tensor:
         """Return softmax scores `[B, labels]`, each kind summing to 1."""
@@ -56,6 +60,11 @@ class DualHeadClassifier(PhotoClassifier):
         """Return accuracy and F1 per kind, exact match and the mean macro-F1."""
         return heads_figures(scores, target, self.labels)
 
+    @property
+    def extra_figures(self) -> list[str]:
+        """The names that `accuracy_of` returns."""
+        return ["accuracy", *(f"{kind}_accuracy" for kind in self.labels.kinds)]
+
     def accuracy_of(self, figures: Mapping[str, Any]) -> dict[str, float | None]:
         """Return `accuracy` (all kinds right) and each kind's own."""
         kinds = {f"{kind}_accuracy": figures[kind]["accuracy"] for kind in self.labels.kinds}
@@ -71,6 +80,8 @@ class MultiLabelClassifier(PhotoClassifier):
     Args:
         **common: see `PhotoClassifier`.
     """
+
+    tasks = ("multilabel",)
 
     def __init__(self, **common: Any):
         super().__init__(**common)
@@ -92,6 +103,11 @@ class MultiLabelClassifier(PhotoClassifier):
     def evaluate(self, scores: Tensor, target: Tensor) -> dict[str, Any]:
         """Return Hamming loss, exact match, F1 and average precision at the thresholds of now."""
         return multilabel_figures(scores, target, self.thresholds.cpu(), self.labels)
+
+    @property
+    def extra_figures(self) -> list[str]:
+        """The names that `accuracy_of` returns."""
+        return ["accuracy", "hamming_loss", "map"]
 
     def accuracy_of(self, figures: Mapping[str, Any]) -> dict[str, float | None]:
         """Return `accuracy` (exact match), Hamming loss and mean average precision."""
