@@ -15,6 +15,7 @@ def main(cfg: DictConfig) -> None:
     """Predict every photo; unreadable ones become rows with `status=error` and exit code 1."""
     from tqdm import tqdm
 
+    from src.callbacks.results import shown
     from src.decisions.predictions import PredictionWriter
     from src.inference import Predictor, find_images, refuse_to_overwrite
     from src.models import find_checkpoint
@@ -40,7 +41,7 @@ def main(cfg: DictConfig) -> None:
             writer.write(rows)
             unreadable += sum(row["status"] == "error" for row in rows)
             bar.update(len(rows))
-    print(f"{len(photos) - unreadable} photos predicted, {unreadable} unreadable: {output}")
+    print(f"{len(photos) - unreadable} photos predicted, {unreadable} unreadable: {shown(output)}")
     if unreadable:
         raise SystemExit(1)
 
