@@ -30,7 +30,8 @@ def main(cfg: DictConfig) -> None:
         num_workers=cfg.num_workers,
     )
     output = Path(cfg.output).expanduser() if cfg.output else Path(cfg.output_dir) / "predictions.csv"
-    output = output / "predictions.csv" if output.is_dir() else output
+    folder = output.is_dir() or str(cfg.output).endswith(("/", "\\"))
+    output = output / "predictions.csv" if folder else output
     refuse_to_overwrite(output, photos, cfg.images, cfg.ckpt)
     unreadable = 0
     with (

@@ -240,7 +240,8 @@ def check_arguments(values: Mapping[str, Any], target: Any, where: str) -> None:
         if key not in hints and closed:
             raise InputError(f"unknown key '{where}.{key}': {did_you_mean(key, hints)}")
         if key in hints and not _fits(value, hints[key]):
-            wanted = getattr(hints[key], "__name__", str(hints[key]).replace("typing.", ""))
+            hint = hints[key]
+            wanted = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
             raise InputError(f"{where}.{key}: {value!r} is not of type {wanted}")
 
 

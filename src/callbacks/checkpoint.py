@@ -36,7 +36,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except (OSError, RuntimeError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            cause = error if isinstance(error, OSError) else error.__context__
+            reason = (
+                getattr(cause, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+            )
             held = "the previous one stays" if path.exists() else "there is none yet"
             raise InputError(f"{path} could not be written ({reason}); {held}") from error
         finally:
