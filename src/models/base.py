@@ -80,20 +80,7 @@ class PhotoClassifier(L.LightningModule, ABC):
         seed: int = 42,
     ):
         super().__init__()
-        for name, value, choices in (
-            ("optimizer", optimizer, ("adam", "adamw")),
-            ("schedule", schedule, ("constant", "cosine")),
-        ):
-            if value not in choices:
-                raise InputError(f"model.{name}={value}: {did_you_mean(value, choices)}")
-        if not 0 <= label_smoothing < 1:
-            raise InputError(f"model.label_smoothing={label_smoothing}: needs a number from 0 to below 1")
-        if not 0 < lr < math.inf:
-            raise InputError(f"model.lr={lr}: needs a number above 0")
-        if task not in self.tasks:
-            raise InputError(
-                f"task={task}: {type(self).__name__} is for {listed(self.tasks)}; choose with model="
-            )
+        self._check(task, optimizer, schedule, label_smoothing, lr)
         self.save_hyperparameters(
             {
                 "task": task,
@@ -129,6 +116,23 @@ class PhotoClassifier(L.LightningModule, ABC):
         self.collected = {split: Collected() for split in ("train", "val", "test")}
         self.figures: dict[str, dict[str, Any]] = {}
         self.scored: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def _check(self, task: str, optimizer: str, schedule: str, label_smoothing: float, lr: float) -> None:
+        """Refuse arguments that are of the right type and make no sense."""
+        for name, value, choices in (
+            ("optimizer", optimizer, ("adam", "adamw")),
+            ("schedule", schedule, ("constant", "cosine")),
+        ):
+            if value not in choices:
+                raise InputError(f"model.{name}={value}: {did_you_mean(value, choices)}")
+        if not 0 <= label_smoothing < 1:
+            raise InputError(f"model.label_smoothing={label_smoothing}: needs a number from 0 to below 1")
+        if not 0 < lr < math.inf:
+            raise InputError(f"model.lr={lr}: needs a number above 0")
+        if task not in self.tasks:
+            raise InputError(
+                f"task={task}: {type(self).__name__} is for {listed(self.tasks)}; choose with model="
+            )
 
     def _try_size(self, size: int | list[int]) -> None:
         """Refuse an image size that the backbone's strides leave nothing of."""
