@@ -75,11 +75,12 @@ def test_normalisation_happens_inside_and_scores_are_probabilities():
 
 
 def test_frozen_backbone_stays_bit_equal_and_in_eval_mode():
-    model = dual(freeze_backbone=True)
+    model = dual(freeze_backbone=True, weight_decay=0.02)
     before = {name: tensor.clone() for name, tensor in model.backbone.state_dict().items()}
     model.train()
     assert not model.backbone.training and model.head_component.training
     optimizer = model.configure_optimizers()
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.02]
     image = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8)
     for _ in range(3):
         optimizer.zero_grad()

@@ -193,7 +193,7 @@ def log_hyperparameters(trainer: L.Trainer, cfg: DictConfig, metrics: Mapping[st
     plain = OmegaConf.to_container(cfg, resolve=True)
     chosen = {
         f"model.{key}": plain["model"][key]
-        for key in ("backbone", "freeze_backbone", "optimizer", "lr", "schedule")
+        for key in ("backbone", "freeze_backbone", "lr", "weight_decay", "schedule")
     }
     chosen |= {
         "seed": cfg.seed,

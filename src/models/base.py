@@ -54,8 +54,8 @@ class PhotoClassifier(L.LightningModule, ABC):
             untouched.
         label_smoothing: share of each target that is spread over all answers (Szegedy et al., 2016,
             Rethinking the Inception architecture).
-        optimizer: `adam` or `adamw` (weight decay 0.01).
-        lr: learning rate.
+        lr: learning rate of Adam.
+        weight_decay: decoupled from the gradient (Loshchilov and Hutter, 2019); Adam where it is 0.
         schedule: `constant`, or `cosine` (down to zero over the run, after a linear warm-up over its first
             twentieth).
         seed: of the dropout masks.
@@ -74,13 +74,13 @@ class PhotoClassifier(L.LightningModule, ABC):
         init_from: str | None = None,
         freeze_backbone: bool = False,
         label_smoothing: float = 0.0,
-        optimizer: str = "adam",
         lr: float = 5e-4,
+        weight_decay: float = 0.0,
         schedule: str = "constant",
         seed: int = 42,
     ):
         super().__init__()
-        self._check(task, optimizer, schedule, label_smoothing, lr)
+        self._check(task, schedule, label_smoothing, lr, weight_decay)
         self.save_hyperparameters(
             {
                 "task": task,
@@ -90,8 +90,8 @@ class PhotoClassifier(L.LightningModule, ABC):
                 "backbone": backbone,
                 "freeze_backbone": freeze_backbone,
                 "label_smoothing": label_smoothing,
-                "optimizer": optimizer,
                 "lr": lr,
+                "weight_decay": weight_decay,
                 "schedule": schedule,
                 "seed": seed,
             },
@@ -117,18 +117,19 @@ class PhotoClassifier(L.LightningModule, ABC):
         self.figures: dict[str, dict[str, Any]] = {}
         self.scored: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def _check(self, task: str, optimizer: str, schedule: str, label_smoothing: float, lr: float) -> None:
+    def _check(
+        self, task: str, schedule: str, label_smoothing: float, lr: float, weight_decay: float
+    ) -> None:
         """Refuse arguments that are of the right type and make no sense."""
-        for name, value, choices in (
-            ("optimizer", optimizer, ("adam", "adamw")),
-            ("schedule", schedule, ("constant", "cosine")),
-        ):
-            if value not in choices:
-                raise InputError(f"model.{name}={value}: {did_you_mean(value, choices)}")
+        schedules = ("constant", "cosine")
+        if schedule not in schedules:
+            raise InputError(f"model.schedule={schedule}: {did_you_mean(schedule, schedules)}")
         if not 0 <= label_smoothing < 1:
             raise InputError(f"model.label_smoothing={label_smoothing}: needs a number from 0 to below 1")
         if not 0 < lr < math.inf:
             raise InputError(f"model.lr={lr}: needs a number above 0")
+        if not 0 <= weight_decay < math.inf:
+            raise InputError(f"model.weight_decay={weight_decay}: needs a number from 0 on")
         if task not in self.tasks:
             raise InputError(
                 f"task={task}: {type(self).__name__} is for {listed(self.tasks)}; choose with model="
@@ -276,11 +277,11 @@ class PhotoClassifier(L.LightningModule, ABC):
         self._finish("test")
 
     def configure_optimizers(self) -> Any:
-        """Return Adam(W) over what is trained, with the schedule stepped per batch."""
+        """Return AdamW over what is trained, with the schedule stepped per batch."""
         parameters = [p for p in self.parameters() if p.requires_grad]
-        lr = self.hparams["lr"]
-        adamw = self.hparams["optimizer"] == "adamw"
-        optimizer = torch.optim.AdamW(parameters, lr) if adamw else torch.optim.Adam(parameters, lr)
+        optimizer = torch.optim.AdamW(
+            parameters, self.hparams["lr"], weight_decay=self.hparams["weight_decay"]
+        )
         if self.hparams["schedule"] == "constant":
             return optimizer
         steps = self.trainer.estimated_stepping_batches
