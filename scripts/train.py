@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from omegaconf import DictConfig
 
-from src import config
+from src import config, overrides
 
 
 @config.command("train")
@@ -18,13 +18,13 @@ def main(cfg: DictConfig) -> float:
     import lightning as L
 
     from src.callbacks import AtomicCheckpointIO, quiet_lightning
-    from src.callbacks.results import begin_run, check_trainer, claim, finish_run, resume_point
+    from src.callbacks.results import begin_run, check_trainer, claim, finish_run, fit, resume_point
     from src.demo.at_hand import DEMO_ROOT, draw_when_missing, say_baseline
     from src.models import init_from
 
     quiet_lightning()
     resuming = bool(cfg.resume)
-    cfg = config.resumed(cfg) if resuming else cfg
+    cfg = overrides.resumed(cfg) if resuming else cfg
     config.check_targets(cfg)
     config.check_seed(cfg.seed)
     draw_when_missing(cfg.data.get("root"))
@@ -44,18 +44,20 @@ def main(cfg: DictConfig) -> float:
         ckpt, step, datamodule.first_epoch = resume_point(run, datamodule, cfg.trainer.max_epochs)
     else:
         claim(run)
+    since = {} if step is None else {"purge_step": step}
+    logger = config.build(cfg.logger, **since) if cfg.logger else False
     trainer = config.build(
         cfg.trainer,
         callbacks=[config.build(callback) for callback in cfg.callbacks.values() if callback],
-        logger=config.build(cfg.logger, **({} if step is None else {"purge_step": step})),
+        logger=logger,
         plugins=[AtomicCheckpointIO()],
     )
     check_trainer(trainer, model)
     if resuming:
-        config.remember_resumed(cfg)
+        overrides.remember_resumed(cfg)
     begin_run(run, model, datamodule)
     begun = time.perf_counter()
-    trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt, weights_only=True)
+    fit(trainer, model, datamodule, ckpt)
     score = finish_run(cfg, trainer, model, datamodule, time.perf_counter() - begun)
     if cfg.data.get("root") == DEMO_ROOT and cfg.task == "dual_head" and datamodule.splits["test"]:
         say_baseline(datamodule.root, datamodule.splits)
@@ -63,5 +65,5 @@ def main(cfg: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    sys.argv = config.continue_in_place(config.demo_when_no_photos(sys.argv))
+    sys.argv = overrides.continue_in_place(overrides.demo_when_no_photos(sys.argv))
     main()

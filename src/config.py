@@ -5,6 +5,7 @@ import functools
 import inspect
 import logging
 import os
+import signal
 import sys
 import traceback
 import types
@@ -27,13 +28,24 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src.errors import InputError, did_you_mean
+from src.errors import InputError, did_you_mean, leave
+from src.overrides import typed
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONF = REPOSITORY / "conf"
 RESERVED = {"_target_", "_convert_", "_recursive_", "_partial_", "_args_"}
-RESUMABLE = ("trainer.max_epochs", "data.root", "data.csv", "data.images")
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
+DISK = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EFBIG,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+}
 log = logging.getLogger(__name__)
 
 
@@ -111,7 +123,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
                     for handler in logging.getLogger().handlers:
                         if isinstance(handler, logging.FileHandler):
                             handler.handle(log.makeRecord(name, logging.ERROR, "", 0, str(error), (), None))
-                    _leave(2, str(error))
+                    leave(2, str(error))
                 if error is caught:
                     raise
                 raise error from caught
@@ -126,19 +138,23 @@ def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
             multirun = any(arg in ("-m", "--multirun") for arg in sys.argv[1:])
             try:
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(guarded)()
+            except KeyboardInterrupt:
+                leave(128 + signal.SIGINT, "interrupted")
             except (HydraException, OmegaConfBaseException) as error:
                 if failed and not multirun:
                     raise
-                _leave(1 if failed else 2, _failures(failed) if failed else explain(error))
+                leave(1 if failed else 2, _failures(failed) if failed else explain(error))
             except Exception as error:
+                if "Config group override must be" in str(error):
+                    leave(2, "a group cannot be null: leave it out with a tilde, as in '~logger'")
                 if isinstance(error, OSError) and not begun:
-                    _leave(2, f"the output folder cannot be made: {error.filename}: {error.strerror}")
+                    leave(2, f"the output folder cannot be made: {error.filename}: {error.strerror}")
                 if not (multirun and failed):
                     raise
                 for other in failed:
                     if not isinstance(other, InputError) and full:
                         traceback.print_exception(other)
-                _leave(1, _failures(failed) if failed else str(error))
+                leave(1, _failures(failed) if failed else str(error))
 
         return main
 
@@ -151,17 +167,14 @@ def _refused(error: Exception, folder: str) -> InputError | None:
         return InputError(f"{error.filename or folder}: {error.strerror}")
     if isinstance(error, OmegaConfBaseException):
         return InputError(explain(error))
+    if type(error).__name__ == "MisconfigurationException":  # Lightning's word for what the user set
+        return InputError(_first_line(error))
     return None
 
 
 def _failures(failed: list[Exception]) -> str:
     reasons = "; ".join(dict.fromkeys(f"{type(e).__name__}: {e}".splitlines()[0] for e in failed))
     return f"{len(failed)} job(s) of the sweep failed (leaderboard.csv names them): {reasons}"
-
-
-def _leave(code: int, message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(code)
 
 
 def explain(error: Exception) -> str:
@@ -172,17 +185,16 @@ def explain(error: Exception) -> str:
             return f"no '{choice}' in {group or 'conf'}: {did_you_mean(choice, error.options)}"
         return f"no config group or file '{error.missing_cfg_file}' in {CONF.name}/"
     if isinstance(error, OverrideParseException):
-        return (
-            f"cannot read '{error.override}': a value with special characters needs quotes, \"KEY='VALUE'\""
-        )
+        return _unparsed(str(error.override))
     inner: BaseException | None = error
     while inner is not None:
         key, parent = getattr(inner, "key", None), getattr(inner, "parent_node", None)
         unknown = "not in" in str(inner)
         if isinstance(inner, OmegaConfBaseException) and unknown and key and isinstance(parent, DictConfig):
-            return (
-                f"unknown key '{inner.full_key or key}': {did_you_mean(str(key), [str(k) for k in parent])}"
-            )
+            name = inner.full_key or key
+            library = str(OmegaConf.to_container(parent).get("_target_")).startswith("lightning.")
+            more = f"; another of Lightning's arguments goes with a plus, +{name}=" if library else ""
+            return f"unknown key '{name}': {did_you_mean(str(key), [str(k) for k in parent])}{more}"
         if isinstance(inner, OmegaConfBaseException) and getattr(inner, "full_key", None):
             return f"{inner.full_key}: {_first_line(inner)}"
         inner = inner.__cause__ or inner.__context__
@@ -192,6 +204,16 @@ def explain(error: Exception) -> str:
         roots = [f.name for f in fields(TrainConfig)]
         return f"cannot set '{name}': {did_you_mean(name.split('.')[0].split('@')[0], [*groups, *roots])}"
     return _first_line(error)
+
+
+def _unparsed(override: str) -> str:
+    """Return the line for an override that Hydra cannot read: how it would have to be typed."""
+    key, equals, value = override.partition("=")
+    if not equals:
+        return f"'{override}' is no override: give KEY=VALUE (a path belongs to a key, as in data.root=PATH)"
+    if value[:1] in ("[", "{"):
+        return f"cannot read '{override}': a list is written {key}='[1, 2]', a mapping {key}='{{a: 1, b: 2}}'"
+    return f"cannot read '{override}': a value with special characters needs quotes, {typed(key, value)}"
 
 
 def _first_line(error: BaseException) -> str:
@@ -320,69 +342,6 @@ def build(node: DictConfig | dict, **extra: Any) -> Any:
         if str(node.get("_target_")).startswith("lightning."):  # its arguments are the user's own
             raise InputError(f"{node['_target_']}: {_first_line(error.__cause__ or error)}") from error
         raise
-
-
-def demo_when_no_photos(argv: list[str]) -> list[str]:
-    """Return `argv` with `experiment=demo` added where nothing says which photos to train on."""
-    says = ("data.root=", "data.csv=", "data.images=", "experiment=", "resume=", "+experiment=")
-    asks = {"--help", "-h", "--hydra-help", "--version", "--info"} & set(argv)
-    if asks or any(arg.lstrip("+").startswith(says) for arg in argv[1:]):
-        return argv
-    print("no photos named (data.root= or data.csv=): the demo set with experiment=demo", file=sys.stderr)
-    return [*argv, "experiment=demo"]
-
-
-def continue_in_place(argv: list[str]) -> list[str]:
-    """Return `argv` so that `resume=RUN` works in the folder RUN and leaves its saved config alone."""
-    runs = [arg.removeprefix("resume=") for arg in argv[1:] if arg.startswith("resume=")]
-    if not runs or runs[0] in ("", "null"):
-        return argv
-    if {"-m", "--multirun"} & set(argv):
-        _leave(2, "resume= continues one run: leave out -m")
-    run = Path(runs[0].strip("'\"")).absolute()
-    if not (run / ".hydra" / "config.yaml").is_file():
-        _leave(2, f"resume={runs[0]}: not a run folder (no .hydra/config.yaml in it)")
-    quoted = "'" + str(run).replace("\\", "\\\\").replace("'", "\\'") + "'"
-    # ++: the keys are those of the saved config, whichever data and model the command line would compose
-    argv = [f"++{arg}" if arg.startswith(RESUMABLE) else arg for arg in argv]
-    return [*argv, f"hydra.run.dir={quoted}", "hydra.output_subdir=null"]
-
-
-def resumed(cfg: DictConfig) -> DictConfig:
-    """Return the config that `resume=RUN` continues with: the saved one, but for epochs and where photos lie.
-
-    What an earlier resume changed holds on (`remember_resumed`). Weights to start from are not
-    read again.
-
-    Raises:
-        InputError: if the command line changes anything else.
-    """
-    run = Path(cfg.output_dir)
-    saved, changes = OmegaConf.load(run / ".hydra" / "config.yaml"), run / ".hydra" / "resumed.yaml"
-    changed = OmegaConf.load(changes) if changes.is_file() else OmegaConf.create()
-    for override in HydraConfig.get().overrides.task:
-        key = override.lstrip("+~").partition("=")[0]
-        if key == "resume":
-            continue
-        if key not in RESUMABLE:
-            raise InputError(
-                f"resume= keeps the saved config: '{key}' cannot change (only {', '.join(RESUMABLE)})"
-            )
-        OmegaConf.update(changed, key, OmegaConf.select(cfg, key))
-    saved = OmegaConf.merge(saved, changed)
-    saved.model.weights = saved.model.init_from = None
-    saved.output_dir = str(run)
-    saved.resume = str(run)
-    return saved
-
-
-def remember_resumed(cfg: DictConfig) -> None:
-    """Keep what a resume changed, once it has been found to work, for the next one."""
-    kept = {key: OmegaConf.select(cfg, key) for key in RESUMABLE if OmegaConf.select(cfg, key) is not None}
-    changed = OmegaConf.create()
-    for key, value in kept.items():
-        OmegaConf.update(changed, key, value)
-    OmegaConf.save(changed, Path(cfg.output_dir) / ".hydra" / "resumed.yaml")
 
 
 def refuse_sweep_without_multirun() -> None:

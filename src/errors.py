@@ -1,7 +1,9 @@
 """The one kind of error that a person, not the program, has to mend."""
 
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import NoReturn
 
 
 class InputError(ValueError):
@@ -33,3 +35,9 @@ def listed(items: Iterable[object], limit: int = 10) -> str:
     items = [str(item) for item in items]
     more = f" and {len(items) - limit} more" if len(items) > limit else ""
     return ", ".join(items[:limit]) + more
+
+
+def leave(code: int, message: str) -> NoReturn:
+    """Print one line on stderr and end the script with an exit code."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(code)

@@ -61,7 +61,14 @@ def refused(monkeypatch, tmp_path, capsys):
         (["model.backbone=resnet81"], "did you mean 'resnet18'"),
         (["preprocess.resize=sqash"], "did you mean 'squash'"),
         (["sweep=lr"], "needs -m"),
-        (["data.group=^(A\\d+)_"], "needs quotes"),
+        (["data.group=^(A\\d+)_"], "needs quotes, \"data.group='^(A\\d+)_'\""),
+        (["photos"], "'photos' is no override: give KEY=VALUE"),
+        (["data.splits=[0.7,0.15"], "a list is written data.splits='[1, 2]'"),
+        (["trainer.limit_train_batches=3"], "with a plus, +trainer.limit_train_batches="),
+        (["+trainer.max_steps=3"], "use trainer.max_epochs"),
+        (["logger=null"], "leave it out with a tilde, as in '~logger'"),
+        (["~logger"], "LearningRateMonitor"),
+        (["model=multilabel"], "or read folders that are named after labels with data=folders"),
         (["data.group='A(*'"], "not a regular expression"),
         (["data.group=asset"], "neither a column nor a regular expression with a capture"),
         (["data.group='^(Q\\d+)_'"], "matches no file name"),
@@ -79,7 +86,7 @@ def refused(monkeypatch, tmp_path, capsys):
         (["trainer.devices=2"], "trainer.devices=1"),
         (["trainer.accelerator=gppu"], "gppu"),
         (["trainer.max_epochs=0"], "needs at least one epoch"),
-        (["trainer.max_epochs=-1", "model.schedule=cosine"], "set trainer.max_epochs"),
+        (["trainer.max_epochs=-1"], "needs at least one epoch"),
         (["data.class_weights.sqrt=ja"], "'ja' is not of type bool"),
         (["data.class_weights.clip=5"], "5 is not of type"),
         (["data.augment.rotation=ten"], "'ten' is not of type float"),
@@ -190,7 +197,13 @@ def test_checkpoints(refused, run, photos, tmp_path, capsys):
     assert "no such file or run folder" in refused("predict", "ckpt=nowhere", f"images={photos}")
     assert "no training run below outputs" in refused("predict", f"images={photos}")
     (tmp_path / "text.ckpt").write_text("hello")
-    assert "not a checkpoint" in refused("predict", "ckpt=text.ckpt", f"images={photos}")
+    (tmp_path / "noise.ckpt").write_bytes(np.random.default_rng(0).bytes(5000))
+    whole = (run / "checkpoints" / "best.ckpt").read_bytes()
+    (tmp_path / "half.ckpt").write_bytes(whole[: len(whole) // 2])
+    for name in ("text", "noise", "half"):
+        line = refused("predict", f"ckpt={name}.ckpt", f"images={photos}")
+        assert line == f"error: {name}.ckpt: not a checkpoint of Corbel, or a damaged one"
+    refused("train", f"data.root={photos}", *FAST, "model.weights=noise.ckpt")
     with open(tmp_path / "bomb.ckpt", "wb") as file:
         pickle.dump(Bomb(), file)
     torch.save({"task": "dual_head", "hyper_parameters": {}, "state_dict": Bomb()}, tmp_path / "code.ckpt")

@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import shutil
+import signal
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from src.models import load_model
+from src.overrides import override
 from tests.made import FAST, make_folders, make_table, only_run, run_script
 
 GROUP = r"data.group='^(A\d+)_'"
@@ -173,13 +175,13 @@ def test_a_killed_run_resumes_to_the_same_bits(finished, monkeypatch, tmp_path, 
         run_script(deadly, "train", *arguments)
     (last,) = tmp_path.glob("outputs/*/*/checkpoints/last.ckpt")
     broken = last.parent.parent
-    moved = tmp_path / "moved run"
+    moved = tmp_path / "moved, 'so called' run é"
     shutil.move(broken, moved)
     with open(moved / "history.csv", "a", newline="") as file:
         csv.writer(file).writerow([99, *[0] * 8])
     config = (moved / ".hydra" / "config.yaml").read_bytes()
 
-    assert run_script(monkeypatch, "train", f"resume={moved}") == 0
+    assert run_script(monkeypatch, "train", override("resume", moved)) == 0
 
     theirs, ours = (torch.load(r / "checkpoints" / "last.ckpt", weights_only=True) for r in (run, moved))
     assert theirs["global_step"] == ours["global_step"] and theirs["epoch"] == ours["epoch"]
@@ -255,22 +257,26 @@ def test_another_runs_split_is_taken_as_it_is(finished, monkeypatch, tmp_path):
         assert ids[0] == ids[1]
 
 
-def test_interrupt_leaves_last_ckpt_and_says_how_to_go_on(monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_last_ckpt_and_says_how_to_go_on(monkeypatch, tmp_path, capsys, signum):
     from src.models.base import PhotoClassifier
 
     data = make_folders(tmp_path / "photos", each=4)
     monkeypatch.chdir(tmp_path)
+    handler = signal.getsignal(signal.SIGINT)
 
-    def interrupt(module, batch, batch_idx):
-        raise KeyboardInterrupt
+    def stop(module, batch, batch_idx):
+        signal.raise_signal(signum)
 
     with monkeypatch.context() as patched:
-        patched.setattr(PhotoClassifier, "on_train_batch_start", interrupt)
+        patched.setattr(PhotoClassifier, "on_train_batch_start", stop)
         code = run_script(patched, "train", f"data.root={data}", *FAST, "trainer.max_epochs=2")
-    assert code != 0
+    signal.signal(signal.SIGINT, handler)
+    assert code == 128 + signum
     (last,) = tmp_path.glob("outputs/*/*/checkpoints/last.ckpt")
     torch.load(last, weights_only=True)
-    assert f"resume='{last.parent.parent}'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"train.py resume={last.parent.parent}" in said and "Traceback" not in said
 
 
 def test_a_sweep_ranks_its_jobs_and_survives_a_failed_one(monkeypatch, tmp_path, capsys):

@@ -1,7 +1,5 @@
 """The report of a run: one HTML page for people, complete in itself."""
 
-import re
-import shlex
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 
@@ -20,6 +18,7 @@ from src.analysis.report_tables import (
 from src.analysis.run_folder import RunFolder, crossing_groups, label_counts, read_run, run_date, write_whole
 from src.analysis.worst_errors import Mistake, compared, thumbnail
 from src.errors import listed
+from src.overrides import typed
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 WORST = 24
@@ -271,10 +270,7 @@ def _predict(run: RunFolder) -> Html:
     """How to use this run on other photos."""
     folder = run.path.resolve()
     folder = folder.relative_to(REPOSITORY) if folder.is_relative_to(REPOSITORY) else folder
-    value = folder.as_posix()
-    if not re.fullmatch(r"[\w./:-]+", value):  # Hydra reads commas, brackets and = in a bare value
-        value = "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    chosen = shlex.quote(f"ckpt={value}")
+    chosen = typed("ckpt", folder.as_posix())
     command = f"python scripts/predict.py {chosen} images=DIR_OR_FILE_OR_CSV output=predictions.csv"
     said = "From the repository's folder; photos go through the same resizing and decisions as in this run."
     return section("Predict with this run", element("p", said, css="muted small"), element("pre", command))

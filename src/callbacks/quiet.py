@@ -20,6 +20,7 @@ class NoAdverts(logging.Filter):
         "weights_only",
         "stopped: `max_epochs",
         "LOCAL_RANK",
+        "to estimate number of stepping batches",
     )
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -46,5 +47,6 @@ def quiet_lightning() -> None:
         ".*pin_memory.*",
         ".*You are using `torch.load`.*",
         ".*lr_scheduler.step.*before.*optimizer.step.*",
+        ".*module.s. in eval mode at the start of training.*",
     ):
         warnings.filterwarnings("ignore", message=phrase)

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import platform
+import signal
 import subprocess
 import time
 from collections.abc import Mapping
@@ -28,6 +29,7 @@ from src.errors import InputError, did_you_mean
 from src.inference import Photo, Predictor
 from src.models import PhotoClassifier
 from src.models.checkpoint import read_checkpoint
+from src.overrides import typed
 
 log = logging.getLogger(__name__)
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow")
@@ -39,7 +41,7 @@ def claim(run: Path) -> None:
         (run / "checkpoints").mkdir(parents=True)
     except FileExistsError:
         raise InputError(
-            f"{run} already holds a run: start this one again, or continue it with resume="
+            f"{run} already holds a run: start this one again, or continue it with {typed('resume', run)}"
         ) from None
 
 
@@ -52,8 +54,10 @@ def check_trainer(trainer: L.Trainer, model: PhotoClassifier) -> None:
         monitor = getattr(callback, "monitor", None)
         if monitor and monitor not in known:
             raise InputError(f"{type(callback).__name__}.monitor={monitor}: {did_you_mean(monitor, known)}")
-    if not trainer.limit_val_batches or trainer.max_epochs == 0:
-        raise InputError("trainer: needs at least one epoch and one validation batch")
+    if not trainer.limit_val_batches or (trainer.max_epochs or 0) < 1:
+        raise InputError("trainer: needs at least one epoch (max_epochs) and one validation batch")
+    if trainer.max_steps != -1:
+        raise InputError("trainer.max_steps: a run is counted in whole epochs; use trainer.max_epochs")
     if trainer.check_val_every_n_epoch != 1 or trainer.val_check_interval not in (1, 1.0):
         raise InputError("trainer: validation runs once after each epoch; leave its interval alone")
     if trainer.world_size > 1:
@@ -87,14 +91,28 @@ def resume_point(run: Path, datamodule: PhotoDataModule, max_epochs: int) -> tup
     content = read_checkpoint(last)
     for name in ("split_hash", "data_hash"):
         if content["provenance"].get(name) != getattr(datamodule, name):
+            anew = f"{typed('model.init_from', run)} {typed('data.split_file', run)}"
             raise InputError(
                 f"resume={run}: the photos or labels have changed since ({name} differs), so it cannot go "
-                f"on as it was; start a new run with model.init_from='{run}' data.split_file='{run}'"
+                f"on as it was; start a new run with {anew}"
             )
     done = epochs_done(content)
     if done > max_epochs:
         raise InputError(f"resume={run}: {done} epochs are trained already, trainer.max_epochs={max_epochs}")
     return str(last), int(content["global_step"]), done
+
+
+def fit(trainer: L.Trainer, model: PhotoClassifier, datamodule: PhotoDataModule, ckpt: str | None) -> None:
+    """Fit; an interrupted one ends with the exit code of its signal, 130 or 143, and without a traceback."""
+    try:
+        trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt, weights_only=True)
+    except BaseException as error:
+        # a signal to the whole process group ends loader workers first, and looks like their failure
+        if trainer.received_sigterm:
+            raise SystemExit(128 + signal.SIGTERM) from None
+        if isinstance(error, SystemExit) and trainer.interrupted:
+            raise SystemExit(128 + signal.SIGINT) from None
+        raise
 
 
 def finish_run(
@@ -229,7 +247,7 @@ def say(run: Path, metrics: Mapping[str, Any]) -> None:
     run = shown(run)
     print(f"run   {run}")
     print(f"read  {run / 'report.html'}")
-    print(f"next  python scripts/predict.py ckpt='{run}' images=PHOTOS output=predictions.csv")
+    print(f"next  python scripts/predict.py {typed('ckpt', run)} images=PHOTOS output=predictions.csv")
 
 
 def write_json(path: Path, content: Any) -> None:

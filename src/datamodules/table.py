@@ -245,6 +245,7 @@ class TableDataModule(PhotoDataModule):
             )
         if not separator:
             raise InputError("data.separator is empty: name what stands between labels in a cell")
+        self.named_by_root = not csv
         self.csv = Path(csv).expanduser() if csv else Path(root).expanduser() / "image_data.csv"
         if images:
             self.images = Path(images).expanduser()
@@ -257,6 +258,11 @@ class TableDataModule(PhotoDataModule):
 
     def read(self) -> Source:
         """Read the table; see `read_table`."""
+        if self.named_by_root and not self.csv.is_file() and self.csv.parent.is_dir():
+            raise InputError(
+                f"data.root={self.csv.parent}: no {self.csv.name} in it; name the table with data.csv=, "
+                "or read folders that are named after labels with data=folders"
+            )
         return read_table(
             self.csv,
             self.images,

@@ -1,7 +1,6 @@
 """Feature extractors: torchvision's classifiers with their last layer taken off."""
 
 import logging
-import pickle
 import urllib.error
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from torch import nn
 from torchvision import models
 
 from src.errors import InputError, did_you_mean, listed
+from src.models.pickled import read_pickled
 
 log = logging.getLogger(__name__)
 
@@ -78,11 +78,7 @@ def _download(name: str, entry: Entry) -> Mapping[str, torch.Tensor]:
 def _read(path: Path) -> Mapping[str, torch.Tensor]:
     if not path.is_file():
         raise InputError(f"model.weights={path}: no such file (or DEFAULT, or null)")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
-        raise InputError(f"model.weights={path}: not a state dict that loads safely ({reason})") from error
+    state = read_pickled(path, f"model.weights={path}", "a state dict")
     state = state.get("state_dict", state) if isinstance(state, Mapping) else state
     if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise InputError(f"model.weights={path}: not a state dict (a mapping of names to tensors)")

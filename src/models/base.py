@@ -284,10 +284,7 @@ class PhotoClassifier(L.LightningModule, ABC):
         )
         if self.hparams["schedule"] == "constant":
             return optimizer
-        steps = self.trainer.estimated_stepping_batches
-        if not math.isfinite(steps):
-            raise InputError("model.schedule=cosine needs the run's length: set trainer.max_epochs")
-        factor = WarmCosine(max(2, int(steps)))
+        factor = WarmCosine(max(2, int(self.trainer.estimated_stepping_batches)))
         # a plain function: an object's attributes, the old length among them, would be restored
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

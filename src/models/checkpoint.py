@@ -1,16 +1,14 @@
 """Checkpoints: find, load, rebuild, and start a model from another one's rows."""
 
 import logging
-import pickle
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from src.errors import InputError, did_you_mean, listed
 from src.models.base import SCHEMA, PhotoClassifier
 from src.models.classifiers import DualHeadClassifier, MultiLabelClassifier
+from src.models.pickled import read_pickled
 
 log = logging.getLogger(__name__)
 REGISTRY: dict[str, type[PhotoClassifier]] = {
@@ -50,16 +48,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path}: not a checkpoint of Corbel: pickled objects in it could run code, which is refused"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError) as error:
-        words = (str(error).strip().splitlines() or [""])[0][:100]
-        reason = f"{type(error).__name__} {words}".strip()
-        raise InputError(f"{path}: not a checkpoint, or damaged ({reason})") from error
+    content = read_pickled(path, str(path), "a checkpoint of Corbel")
     if not isinstance(content, dict) or not {"task", "hyper_parameters", "state_dict"} <= content.keys():
         raise InputError(
             f"{path}: not a checkpoint of Corbel (no task, hyper_parameters and state_dict in it)"

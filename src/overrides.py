@@ -1,0 +1,97 @@
+"""What a person types after a script's name: overrides, `KEY=VALUE`, before and after Hydra reads them."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+
+from src.errors import InputError, leave
+
+RESUMABLE = ("trainer.max_epochs", "data.root", "data.csv", "data.images")
+
+
+def override(key: str, value: object) -> str:
+    """Return `key=value` as Hydra reads it back: quoted where a bare value would mean something else."""
+    text = str(value)
+    if not re.fullmatch(r"[\w./:+-]+", text, re.ASCII):
+        # a backslash counts as one unless it stands before a quote or at the end
+        text = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
+        text = f"'{text}'"
+    return f"{key}={text}"
+
+
+def typed(key: str, value: object) -> str:
+    """Return an override as a shell and Hydra read it, to be shown in a command."""
+    text = override(key, value)
+    bare = shlex.quote(text)
+    return bare if bare == text or re.search(r'[$`"!]|\\\\|\\$', text) else f'"{text}"'
+
+
+def demo_when_no_photos(argv: list[str]) -> list[str]:
+    """Return `argv` with `experiment=demo` added where nothing says which photos to train on."""
+    says = ("data.root=", "data.csv=", "data.images=", "experiment=", "resume=", "+experiment=")
+    asks = {"--help", "-h", "--hydra-help", "--version", "--info"} & set(argv)
+    if asks or any(arg.lstrip("+").startswith(says) for arg in argv[1:]):
+        return argv
+    print("no photos named (data.root= or data.csv=): the demo set with experiment=demo", file=sys.stderr)
+    return [*argv, "experiment=demo"]
+
+
+def continue_in_place(argv: list[str]) -> list[str]:
+    """Return `argv` so that `resume=RUN` works in the folder RUN and leaves its saved config alone."""
+    runs = [arg.removeprefix("resume=") for arg in argv[1:] if arg.startswith("resume=")]
+    if not runs or runs[0] in ("", "null"):
+        return argv
+    if {"-m", "--multirun"} & set(argv):
+        leave(2, "resume= continues one run: leave out -m")
+    try:
+        run = Path(str(OverridesParser.create().parse_override(f"resume={runs[0]}").value())).absolute()
+    except OverrideParseException:
+        return argv  # Hydra says what is wrong with it
+    if not (run / ".hydra" / "config.yaml").is_file():
+        leave(2, f"resume={runs[0]}: not a run folder (no .hydra/config.yaml in it)")
+    # ++: the keys are those of the saved config, whichever data and model the command line would compose
+    argv = [f"++{arg}" if arg.startswith(RESUMABLE) else arg for arg in argv]
+    return [*argv, override("hydra.run.dir", run), "hydra.output_subdir=null"]
+
+
+def resumed(cfg: DictConfig) -> DictConfig:
+    """Return the config that `resume=RUN` continues with: the saved one, but for epochs and where photos lie.
+
+    What an earlier resume changed holds on (`remember_resumed`). Weights to start from are not
+    read again.
+
+    Raises:
+        InputError: if the command line changes anything else.
+    """
+    run = Path(cfg.output_dir)
+    saved, changes = OmegaConf.load(run / ".hydra" / "config.yaml"), run / ".hydra" / "resumed.yaml"
+    changed = OmegaConf.load(changes) if changes.is_file() else OmegaConf.create()
+    for given in HydraConfig.get().overrides.task:
+        key = given.lstrip("+~").partition("=")[0]
+        if key == "resume":
+            continue
+        if key not in RESUMABLE:
+            raise InputError(
+                f"resume= keeps the saved config: '{key}' cannot change (only {', '.join(RESUMABLE)})"
+            )
+        OmegaConf.update(changed, key, OmegaConf.select(cfg, key))
+    saved = OmegaConf.merge(saved, changed)
+    saved.model.weights = saved.model.init_from = None
+    saved.output_dir = str(run)
+    saved.resume = str(run)
+    return saved
+
+
+def remember_resumed(cfg: DictConfig) -> None:
+    """Keep what a resume changed, once it has been found to work, for the next one."""
+    kept = {key: OmegaConf.select(cfg, key) for key in RESUMABLE if OmegaConf.select(cfg, key) is not None}
+    changed = OmegaConf.create()
+    for key, value in kept.items():
+        OmegaConf.update(changed, key, value)
+    OmegaConf.save(changed, Path(cfg.output_dir) / ".hydra" / "resumed.yaml")

@@ -1,0 +1,38 @@
+"""What is shown to be typed is read back as it was meant."""
+
+import shlex
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from src.overrides import override, typed
+
+NAMES = [
+    "outputs/dual_head/2026-01-02_03-04-05",
+    "a folder",
+    "a, b",
+    "it's",
+    "'quoted'",
+    '"quoted"',
+    r"C:\runs\one",
+    r"C:\my runs\it's" + "\\",
+    "back\\'slash",
+    "Prüfung é",
+    "~/runs",
+    "a=b",
+    "[1]",
+    "{x}",
+    "$HOME",
+    "null?",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_quoted_value_is_read_back(name):
+    parsed = OverridesParser.create().parse_override(override("ckpt", name))
+    assert parsed.key_or_group == "ckpt" and parsed.value() == name
+    assert shlex.split(typed("ckpt", name)) == [override("ckpt", name)]
+
+
+def test_a_plain_path_stays_as_it_is():
+    assert typed("ckpt", "outputs/dual_head/run.1") == "ckpt=outputs/dual_head/run.1"
