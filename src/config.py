@@ -173,6 +173,7 @@ def _refused(error: Exception, folder: str) -> InputError | None:
 
 
 def _failures(failed: list[Exception]) -> str:
+    """Return the line that ends a sweep with failed jobs: each reason once."""
     reasons = "; ".join(dict.fromkeys(f"{type(e).__name__}: {e}".splitlines()[0] for e in failed))
     return f"{len(failed)} job(s) of the sweep failed (leaderboard.csv names them): {reasons}"
 
@@ -217,6 +218,7 @@ def _unparsed(override: str) -> str:
 
 
 def _first_line(error: BaseException) -> str:
+    """Return the first line of a message that says something, or the name of the error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
@@ -242,6 +244,7 @@ def check_targets(cfg: Any, where: str = "") -> None:
 
 
 def _check_target(node: dict, where: str) -> None:
+    """Check one node, not what lies below it."""
     try:
         target = hydra.utils.get_object(node["_target_"])
     except Exception as error:

@@ -13,7 +13,7 @@ import stat
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from pathlib import Path
 from typing import BinaryIO
@@ -53,8 +53,6 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
 _TRUNCATED = ("truncated", "end of file", "requires a buffer", "insufficient", "too small", "chunk b''")
 
 # Pillow warns of odd metadata without naming the photo; what matters in it is read with care below.
@@ -69,11 +67,13 @@ class _Tiff(TiffImageFile):
     """TIFF without Pillow's own pixel limit and its own turning by the EXIF tag."""
 
     def load_prepare(self) -> None:
+        """Make room for the pixels as they lie in the file, without a limit."""
         if self._im is None:
             self.im = Image.core.new(self.mode, self._tile_size)
         super().load_prepare()
 
     def load_end(self) -> None:
+        """Take the size of the pixels as they are."""
         self._size = self.im.size
 
 
@@ -148,14 +148,12 @@ def _open_file(path: str | os.PathLike) -> tuple[BinaryIO, int]:
     try:
         status = os.stat(path)
         file = open(path, "rb") if stat.S_ISREG(status.st_mode) else None  # noqa: SIM115, closed by _stream
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: a name that no system can hold
         raise UnreadableImage("no such file") from None
     except PermissionError:
         raise UnreadableImage("permission denied") from None
     except OSError as error:
         raise UnreadableImage(f"cannot open the file ({error.strerror})") from None
-    except ValueError:  # a name that the system cannot hold
-        raise UnreadableImage("no such file") from None
     if file is None:
         raise UnreadableImage("a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file")
     return file, status.st_size
@@ -374,13 +372,9 @@ class Preprocess:
         left, top = (image.width - w) / 2, (image.height - h) / 2
         return left, top, left + w, top + h
 
-    def as_dict(self) -> dict[str, object]:
-        """Return ints, floats, strings and lists only: what a checkpoint may hold."""
-        return {name: list(x) if isinstance(x, tuple) else x for name, x in asdict(self).items()}
-
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> "Preprocess":
-        """Rebuild from `as_dict`; an unknown key is an `InputError`."""
+        """Build from a checkpoint's or a config's mapping; an unknown key is an `InputError`."""
         known = [field.name for field in fields(cls)]
         for key in values:
             if key not in known:

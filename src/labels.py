@@ -72,6 +72,7 @@ class LabelSpace:
 
     @cached_property
     def _position(self) -> dict[str, int]:
+        """The position of each label."""
         return {label: i for i, label in enumerate(self.names)}
 
     def __len__(self) -> int:

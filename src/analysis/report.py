@@ -126,6 +126,7 @@ def _trained(run: RunFolder) -> Html:
     told: set[str] = set()
 
     def fact(keys: str, *settings: str) -> object:
+        """Return the first of these facts that the run has, else of these settings."""
         for key in keys.split():
             told.add(key)
             if run.facts.get(key) is not None:

@@ -51,6 +51,7 @@ class TensorBoardFigures(L.Callback):
     def _sample_grid(
         self, trainer: L.Trainer, module: L.LightningModule, scores: torch.Tensor, targets: torch.Tensor
     ) -> Figure:
+        """Draw photos from all over the validation split with what was said and what is true."""
         dataset = trainer.datamodule.dataset("val")
         chosen = np.linspace(0, len(dataset) - 1, min(self.samples, len(dataset))).round().astype(int)
         photos = np.stack([dataset[0, int(i)]["image"].permute(1, 2, 0).numpy() for i in chosen])
@@ -64,6 +65,7 @@ class TensorBoardFigures(L.Callback):
         return fig.sample_grid_figure(photos, truth, predicted, right)
 
     def _show(self, trainer: L.Trainer, name: str, figure: Figure) -> None:
+        """Hand a figure to every logger that takes figures."""
         for logger in trainer.loggers:
             if hasattr(logger.experiment, "add_figure"):
                 logger.experiment.add_figure(name, figure, global_step=max(0, trainer.global_step - 1))

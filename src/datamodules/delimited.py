@@ -55,6 +55,7 @@ def read_csv(
 
 
 def _content(path: Path, key: str) -> bytes:
+    """Read the file that `key` names, or say what is wrong with it."""
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
@@ -70,6 +71,7 @@ def _content(path: Path, key: str) -> bytes:
 
 
 def _decode(content: bytes, encoding: str | None, where: str) -> str:
+    """Return text in the encoding named, else UTF-16 where a mark says so, UTF-8 or Windows-1252."""
     if encoding:
         candidates = [encoding]
     elif content[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -90,6 +92,8 @@ def _decode(content: bytes, encoding: str | None, where: str) -> str:
 
 
 def _detect(text: str) -> str:
+    """Return the delimiter that cuts the first line into the most columns."""
+
     def columns(delimiter: str) -> int:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
         return len(next(row for row in reader if any(cell.strip() for cell in row)))

@@ -86,6 +86,7 @@ def read_folders(
 
 
 def _photos(root: Path) -> list[str]:
+    """Return the paths of the photos below `root`, or say that there are none."""
     if not root.is_dir():
         beside = [p.name for p in root.parent.iterdir() if p.is_dir()] if root.parent.is_dir() else []
         hint = f"; folders beside it: {listed(nearest(root.name, sorted(beside)), 5)}" if beside else ""
@@ -118,6 +119,7 @@ def _empty_folders(root: Path, split_of: Mapping[str, str], used: set[str]) -> l
 def _report(
     root: Path, records: list[Record], outside: list[str], unparsed: Counter, strict: bool, separator: str
 ) -> None:
+    """Log what was left out and why; refuse it if `strict`, or if nothing is left."""
     shown = listed((f"'{name}' ({count} photos)" for name, count in sorted(unparsed.items())), 30)
     if unparsed and (strict or not records):
         raise InputError(

@@ -94,6 +94,7 @@ class PhotoDataModule(L.LightningDataModule):
         self.first_epoch = 0  # of the fit; a resumed one begins later
 
     def _vocabulary(self, components: Iterable[str], defects: Iterable[str]) -> dict[str, list[str]]:
+        """Return the known labels by kind; refuse one that is of both."""
         known = {"component": [rec.tidy(c) for c in components], "defect": [rec.tidy(d) for d in defects]}
         if self.task == "multiclass" and (known["component"] or known["defect"]):
             raise InputError(
@@ -134,6 +135,7 @@ class PhotoDataModule(L.LightningDataModule):
         self.split_hash, self.data_hash = sp.split_hash(self.splits), sp.data_hash(records)
 
     def _check_ids(self, records: list[rec.Record]) -> None:
+        """Refuse two photos with one ID."""
         seen: dict[str, str] = {}
         for record in records:
             if record.id in seen:
@@ -227,6 +229,7 @@ class PhotoDataModule(L.LightningDataModule):
         )
 
     def _loader(self, split: str) -> DataLoader:
+        """Return the loader of a split; that of training shuffles."""
         train = split == "train"
         epoch = self.first_epoch if train else 0
         return make_loader(self.dataset(split), self.batch_size, self.num_workers, self.seed, train, epoch)

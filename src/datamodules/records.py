@@ -89,6 +89,7 @@ def find_photos(root: Path) -> list[str]:
 
 
 def _unlisted(error: OSError) -> None:
+    """Refuse a folder that cannot be listed, for `os.walk`."""
     raise InputError(f"{error.filename}: cannot list this folder ({error.strerror})") from error
 
 

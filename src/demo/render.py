@@ -1,7 +1,6 @@
 """From a photo's description to its pixels and its file."""
 
 import io
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageEnhance
@@ -52,11 +51,6 @@ def encode_photo(photo: Photo, seed: int) -> bytes:
     quality = 86 + photo.index % 5 if not photo.duplicate_of else 80
     stored.save(buffer, "JPEG", quality=quality, exif=exif)
     return buffer.getvalue()
-
-
-def save_photo(photo: Photo, seed: int, path: Path) -> None:
-    """Write a photo's JPEG file."""
-    path.write_bytes(encode_photo(photo, seed))
 
 
 def render_photo(seed: int, width: int, height: int) -> Image.Image:

@@ -53,6 +53,7 @@ def find_images(images: str | None, root: str | None = None) -> list[Photo]:
 
 
 def _from_csv(source: Path, root: str | None) -> list[Photo]:
+    """Return the photos that a CSV of paths, or of IDs, names."""
     frame = read_csv(source, key="images")
     column = pick_column(frame, None, PATH_COLUMNS, source, key="")
     paths = [path.replace("\\", "/") for path in frame[column].tolist() if path]

@@ -91,6 +91,7 @@ class Predictor:
         return cls(load_model(find_checkpoint(str(ckpt))), **options)
 
     def _thresholds(self, given: float | Mapping[str, float] | None) -> np.ndarray | None:
+        """Return the thresholds to apply: those of the checkpoint with the given ones in their place."""
         if self.task != "multilabel":
             if given is not None:
                 raise InputError(f"threshold= is for multilabel; {self.task} takes the most probable label")

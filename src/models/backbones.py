@@ -64,6 +64,7 @@ def build_backbone(name: str, weights: str | None = None) -> tuple[nn.Module, in
 
 
 def _download(name: str, entry: Entry) -> Mapping[str, torch.Tensor]:
+    """Return torchvision's weights, from its cache or the network."""
     weights = entry.weights.DEFAULT
     try:
         return weights.get_state_dict(progress=False, check_hash=True)
@@ -76,6 +77,7 @@ def _download(name: str, entry: Entry) -> Mapping[str, torch.Tensor]:
 
 
 def _read(path: Path) -> Mapping[str, torch.Tensor]:
+    """Return the state dict in a file, also from below a checkpoint's `state_dict`."""
     if not path.is_file():
         raise InputError(f"model.weights={path}: no such file (or DEFAULT, or null)")
     state = read_pickled(path, f"model.weights={path}", "a state dict")
@@ -86,6 +88,7 @@ def _read(path: Path) -> Mapping[str, torch.Tensor]:
 
 
 def _load(module: nn.Module, state: Mapping[str, torch.Tensor], last: str, what: str) -> None:
+    """Load a state dict strictly; what does not fit is named."""
     if any(name.startswith("backbone.") for name in state):  # a checkpoint of Corbel
         state = {name: tensor for name, tensor in state.items() if name.startswith("backbone.")}
     state = {name.removeprefix("module.").removeprefix("backbone."): tensor for name, tensor in state.items()}

@@ -120,6 +120,7 @@ def heads_figures(scores: Tensor, targets: Tensor, labels: LabelSpace) -> dict[s
 
 
 def _head_figures(predicted: Tensor, truth: Tensor, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return the figures of one kind from class indices `[N]`."""
     if not len(truth):
         return {"accuracy": None, "f1_macro": None, "f1_weighted": None, "per_class": {}}
     count = len(names)
