@@ -183,7 +183,7 @@ def test_heads_figures_by_hand():
     assert figures["component"]["f1_macro"] == pytest.approx((2 / 3 + 2 / 3) / 2)
 
 
-def test_thresholds_are_tuned_into_the_buffer_from_hand_made_rows():
+def test_thresholds_are_tuned_into_the_buffer_from_hand_made_rows(caplog):
     from types import SimpleNamespace
 
     from src.callbacks import TuneThresholds
@@ -199,6 +199,14 @@ def test_thresholds_are_tuned_into_the_buffer_from_hand_made_rows():
     model.thresholds.fill_(0.1)
     TuneThresholds().on_validation_epoch_end(trainer, model)
     assert model.thresholds.tolist() == pytest.approx([0.1] * 5)
+    trainer.state.fn = "fit"
+    caplog.set_level("INFO")
+    callback = TuneThresholds(min_positives=2)
+    for _ in range(2):
+        callback.on_validation_epoch_end(trainer, model)
+    assert model.thresholds.tolist() == pytest.approx([0.6, 0.5, 0.5, 0.2, 0.5])
+    (said,) = [line for line in caplog.messages if "Threshold 0.5" in line]
+    assert said.endswith(": b (1), c (0), y (0)")
 
 
 def test_the_cosine_schedule_is_a_function_of_step_and_length():

@@ -45,6 +45,14 @@ def test_equals_brute_force(method, levels):
             assert tuned[label] == expected
 
 
+def test_labels_with_few_positives_keep_the_default():
+    scores = np.array([[0.9, 0.9], [0.8, 0.8], [0.7, 0.1], [0.1, 0.05]], np.float32)
+    targets = np.array([[1, 1], [1, 1], [1, 0], [0, 0]])
+    assert tune_thresholds(scores, targets, min_positives=2).tolist() == np.float32([0.7, 0.8]).tolist()
+    assert tune_thresholds(scores, targets, min_positives=3).tolist() == [np.float32(0.7), 0.5]
+    assert tune_thresholds(scores, targets, min_positives=4).tolist() == [0.5, 0.5]
+
+
 def test_reaches_the_best_f1_of_scikit_learn():
     rng = np.random.default_rng(0)
     scores = rng.random((5000, 8)).astype(np.float32)

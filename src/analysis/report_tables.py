@@ -126,6 +126,9 @@ def labels_section(run: RunFolder) -> Html:
         rows += [_label_row(run, label, row, also) for label, row in labels.items()]
     said = f"On the {SPLIT_NAMES[split]} photos."
     said += " AP is the average precision, which needs no threshold." if more else ""
+    least = run.setting("callbacks.thresholds.min_positives")
+    if more and isinstance(least, int) and least > 1:
+        said += f" Labels with fewer than {least} validation photos keep the threshold 0.5."
     return section("Each label", element("p", said, css="muted small"), table(head, rows))
 
 

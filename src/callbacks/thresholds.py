@@ -1,9 +1,15 @@
 """Tunes the decision thresholds on the validation split, before the checkpoint of the epoch is written."""
 
+import logging
+from collections.abc import Sequence
+
 import lightning as L
 import torch
 
 from src.decisions.thresholds import tune_thresholds
+from src.errors import InputError, listed
+
+log = logging.getLogger(__name__)
 
 
 class TuneThresholds(L.Callback):
@@ -14,12 +20,29 @@ class TuneThresholds(L.Callback):
 
     Args:
         method: `pr_curve` (exact) or `grid` (41 steps).
+        min_positives: a label with fewer positive validation photos keeps 0.5, and is named once.
         clamp_above: thresholds above it become `clamp_to`; null: none do.
         clamp_to: see `clamp_above`.
     """
 
-    def __init__(self, method: str = "pr_curve", clamp_above: float | None = None, clamp_to: float = 0.5):
-        self.options = {"method": method, "clamp_above": clamp_above, "clamp_to": clamp_to}
+    def __init__(
+        self,
+        method: str = "pr_curve",
+        min_positives: int = 1,
+        clamp_above: float | None = None,
+        clamp_to: float = 0.5,
+    ):
+        if min_positives < 1:
+            raise InputError(
+                f"callbacks.thresholds.min_positives={min_positives}: needs a whole number from 1 on"
+            )
+        self.options = {
+            "method": method,
+            "min_positives": min_positives,
+            "clamp_above": clamp_above,
+            "clamp_to": clamp_to,
+        }
+        self.said = False
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Tune on the scores that the module collected."""
@@ -28,5 +51,16 @@ class TuneThresholds(L.Callback):
         scores, targets = pl_module.scores_of("val")
         if not torch.isfinite(scores).all():  # a diverged fit: the run itself ends with that
             return
+        self._say(pl_module.labels.names, targets.sum(0).tolist())
         thresholds = tune_thresholds(scores.numpy(), targets.numpy(), **self.options)
         pl_module.thresholds.copy_(torch.from_numpy(thresholds))
+
+    def _say(self, names: Sequence[str], positives: Sequence[float]) -> None:
+        """Name the labels that keep 0.5, once in a fit."""
+        least = self.options["min_positives"]
+        few = [f"{name} ({count:g})" for name, count in zip(names, positives, strict=True) if count < least]
+        if few and not self.said:
+            log.info(
+                "Threshold 0.5, for fewer than %d positive validation photos: %s", least, listed(few, 30)
+            )
+        self.said = True

@@ -13,6 +13,7 @@ def tune_thresholds(
     scores: np.ndarray,
     targets: np.ndarray,
     method: str = "pr_curve",
+    min_positives: int = 1,
     clamp_above: float | None = None,
     clamp_to: float = DEFAULT,
 ) -> np.ndarray:
@@ -20,13 +21,16 @@ def tune_thresholds(
 
     Of thresholds with equal F1 the one nearest to 0.5 is taken, which moves least from the default without a
     reason, and of two equally near the higher one, which raises fewer false alarms. A label without
-    positives, or with positives only, says nothing about where to cut: it gets 0.5.
+    positives, or with positives only, says nothing about where to cut: it gets 0.5. With a few positives it
+    says little, and where the ranking is poor the best F1 may be that of saying yes to everything (Lipton et
+    al., 2014, Optimal thresholding of classifiers to maximize F1).
 
     Args:
         scores: Probabilities of shape `[photos, labels]`; compared as float32, whatever their type.
         targets: 0 or 1 (or booleans) of the same shape.
         method: `pr_curve` looks at every score that occurs and is exact: the result is one of the scores, bit
             for bit, so that `>=` accepts the photo that set it. `grid` looks at 0.025, 0.05, ..., 1.
+        min_positives: A label with fewer positive photos gets 0.5, too.
         clamp_above: Thresholds above this become `clamp_to`; None keeps them all. A rule that teams use
             against thresholds set by very few positives.
         clamp_to: What they become.
@@ -50,7 +54,7 @@ def tune_thresholds(
         raise ValueError("targets hold values other than 0 and 1")
     thresholds = np.full(scores.shape[1], DEFAULT, np.float32)
     for label in range(scores.shape[1]):
-        if 0 < positive[:, label].sum() < len(positive):
+        if max(1, min_positives) <= positive[:, label].sum() < len(positive):
             thresholds[label] = _best_f1(scores[:, label], positive[:, label], method)
     if clamp_above is not None:
         thresholds[thresholds > np.float32(clamp_above)] = clamp_to
