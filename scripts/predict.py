@@ -17,7 +17,7 @@ def main(cfg: DictConfig) -> None:
 
     from src.callbacks.results import shown
     from src.decisions.predictions import PredictionWriter
-    from src.inference import Predictor, find_images, refuse_to_overwrite
+    from src.inference import Predictor, claim, find_images, refuse_to_overwrite
     from src.models import find_checkpoint
 
     photos = find_images(cfg.images, cfg.root)
@@ -33,6 +33,8 @@ def main(cfg: DictConfig) -> None:
     folder = output.is_dir() or str(cfg.output).endswith(("/", "\\"))
     output = output / "predictions.csv" if folder else output
     refuse_to_overwrite(output, photos, cfg.images, cfg.ckpt)
+    if not cfg.output:
+        claim(output)
     unreadable = 0
     with (
         PredictionWriter(output, predictor.columns(cfg.probabilities)) as writer,

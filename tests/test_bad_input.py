@@ -235,6 +235,14 @@ def test_predict_arguments(refused, run, photos, tmp_path):
     )
 
 
+def test_two_predictions_never_share_a_file(refused, run, photos, tmp_path, monkeypatch):
+    arguments = (f"ckpt={run}", f"images={photos / 'Grout Hole_Leaks'}", "num_workers=0", "hydra.run.dir=one")
+    assert run_script(monkeypatch, "predict", *arguments) == 0
+    before = (tmp_path / "one" / "predictions.csv").read_bytes()
+    assert "is there already" in refused("predict", *arguments)
+    assert (tmp_path / "one" / "predictions.csv").read_bytes() == before
+
+
 def test_predict_overwrites_no_input(refused, run, photos, tmp_path):
     folder = shutil.copytree(photos / "Grout Hole_Leaks", tmp_path / "q")
     photo = next(folder.iterdir())

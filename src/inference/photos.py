@@ -93,6 +93,14 @@ def refuse_to_overwrite(output: Path, photos: list[Photo], *inputs: str | Path |
         raise InputError(f"output={output}: that would overwrite an input; name a CSV")
 
 
+def claim(output: Path) -> None:
+    """Make the file of rows, where nobody named one; refuse that of a call in the same second."""
+    try:
+        output.touch(exist_ok=False)
+    except FileExistsError:
+        raise InputError(f"{output} is there already: start again, or name a file with output=") from None
+
+
 def data_root(run: Path) -> Path | None:
     """Return the folder that the paths in a run folder's tables start from; None for other folders."""
     recorded = run / ".hydra" / "data_root.txt"
