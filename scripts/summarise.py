@@ -28,16 +28,16 @@ def main() -> int:
     runs = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     rows = [figures(run) for run in runs]
     names = [name for name in rows[0] if all(name in row for row in rows)]
-    print("| seed | " + " | ".join(names) + " | best epoch |")
-    print("|---|" + "---|" * (len(names) + 1))
+    print("| seed | " + " | ".join(names) + " |")
+    print("|---|" + "---|" * len(names))
     for run, row in zip(runs, rows, strict=True):
         cells = [f"{row[name]:.4f}" for name in names]
-        print(f"| {run['run']['seed']} | " + " | ".join(cells) + f" | {run['run']['best_epoch']} |")
+        print(f"| {run['run']['seed']} | " + " | ".join(cells) + " |")
     means = [f"**{statistics.fmean(row[name] for row in rows):.4f}**" for name in names]
-    print("| mean | " + " | ".join(means) + " | |")
+    print("| mean | " + " | ".join(means) + " |")
     if len(rows) > 1:
         spread = [f"{statistics.stdev(row[name] for row in rows):.4f}" for name in names]
-        print("| standard deviation | " + " | ".join(spread) + " | |")
+        print("| standard deviation | " + " | ".join(spread) + " |")
     return 0
 
 

@@ -357,6 +357,15 @@ def test_label_outcomes_shows_four_counts_per_label():
     assert np.asarray(axes.images[0].get_array())[0, 0] == pytest.approx(figures.BLUES(0.75))
 
 
+def test_a_loss_far_above_the_others_gets_a_logarithmic_axis():
+    history = pd.DataFrame({"epoch": [1, 2, 3], "train_loss": [3.0, 1.0, 0.9], "val_loss": [2.0, 1.2, 1.1]})
+    assert figures.loss_curve_figure(history).axes[0].get_yscale() == "linear"
+    history.loc[0, "val_loss"] = 67.5
+    assert figures.loss_curve_figure(history).axes[0].get_yscale() == "log"
+    history.loc[2, "train_loss"] = 0.0
+    assert figures.loss_curve_figure(history).axes[0].get_yscale() == "linear"
+
+
 def test_loss_curve_marks_the_best_epoch_and_leaves_out_what_was_not_logged():
     history = pd.DataFrame(
         {

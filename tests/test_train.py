@@ -50,7 +50,7 @@ def test_run_folder_holds_what_the_contract_says(finished, task):
     assert (run / ".hydra" / "config.yaml").is_file() and list(run.glob("events.out.tfevents.*"))
     history = pd.read_csv(run / "history.csv")
     assert list(history.columns) == [*HISTORY, "seconds"]
-    assert history["epoch"].tolist() == list(range(12)) and history.notna().all(None)
+    assert history["epoch"].tolist() == list(range(1, 13)) and history.notna().all(None)
     parts = [pd.read_csv(run / f"{split}_metadata.csv") for split in ("train", "val", "test")]
     assert all(list(part.columns) == ["ID", "path", "group", "component", "defect"] for part in parts)
     groups = [set(part["group"]) for part in parts]
@@ -73,7 +73,7 @@ def test_dual_head_learns_and_its_metrics_follow_from_its_predictions(finished):
     facts = metrics["run"]
     assert facts["epochs"] == 12 and facts["best_score"] == metrics["val"]["f1_macro"]
     history = pd.read_csv(run / "history.csv")
-    assert facts["best_epoch"] == history["val_loss"].idxmin()
+    assert facts["best_epoch"] == history["epoch"][history["val_loss"].idxmin()]
     assert metrics["val"]["loss"] == pytest.approx(history["val_loss"].min(), abs=1e-5)
     assert facts["num_params"] == sum(p.numel() for p in load(run).parameters())
 
@@ -211,7 +211,7 @@ def test_resume_trains_on_with_more_epochs_and_remembers_it(finished, monkeypatc
     copy = shutil.copytree(run, tmp_path / "run")
     monkeypatch.chdir(tmp_path)
     assert run_script(monkeypatch, "train", f"resume={copy}", "trainer.max_epochs=14") == 0
-    assert pd.read_csv(copy / "history.csv")["epoch"].tolist() == list(range(14))
+    assert pd.read_csv(copy / "history.csv")["epoch"].tolist() == list(range(1, 15))
     assert not (tmp_path / "outputs").exists()
     assert run_script(monkeypatch, "train", f"resume={copy}") == 0
     assert run_script(monkeypatch, "train", f"resume={copy}", "trainer.max_epochs=3") == 2

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from src.analysis.run_folder import write_whole
 
@@ -89,6 +89,8 @@ def loss_curve_figure(history: pd.DataFrame, best_epoch: int | None = None) -> F
     Args:
         history: the columns of `history.csv`; one that is missing or empty is left out.
         best_epoch: the epoch to mark; by default the one with the lowest `val_loss`.
+
+    The loss has a logarithmic axis where its highest value is more than ten times the median.
     """
     figure = _figure(10, 3.8)
     left, right = figure.subplots(1, 2)
@@ -122,6 +124,12 @@ def loss_curve_figure(history: pd.DataFrame, best_epoch: int | None = None) -> F
         axes.set_xlabel("epoch", **_NOTE)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(axis="y", color=FAINT, linewidth=0.7)
+        if axes is left and _wide(history):
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_locator(NullLocator())
+            _title(axes, "Loss (logarithmic)")
         if not axes.lines:
             axes.text(0.5, 0.5, "nothing logged", transform=axes.transAxes, ha="center", color=MUTED)
             continue
@@ -133,6 +141,14 @@ def loss_curve_figure(history: pd.DataFrame, best_epoch: int | None = None) -> F
     if right.lines:
         right.set_ylim(-0.02, 1.02)
     return figure
+
+
+def _wide(history: pd.DataFrame) -> bool:
+    """Whether a few losses are so high that the others could not be told apart beside them."""
+    columns = [name for name in ("train_loss", "val_loss") if name in history]
+    losses = history[columns].to_numpy(float).ravel()
+    losses = losses[np.isfinite(losses)]
+    return bool(len(losses)) and losses.min() > 0 and losses.max() > 10 * np.median(losses)
 
 
 def class_distribution_figure(counts: pd.DataFrame) -> Figure:

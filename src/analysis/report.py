@@ -123,49 +123,33 @@ def _notice(run: RunFolder) -> Html:
 
 def _trained(run: RunFolder) -> Html:
     """What was trained on what."""
-    told: set[str] = set()
-
-    def fact(keys: str, *settings: str) -> object:
-        """Return the first of these facts that the run has, else of these settings."""
-        for key in keys.split():
-            told.add(key)
-            if run.facts.get(key) is not None:
-                return run.facts[key]
-        return run.setting(*settings)
-
-    weights = fact("weights", "model.weights")
+    facts_of, setting = dict(run.facts), run.setting
+    weights = setting("model.weights")
     if weights is None and run.has_setting("model.weights"):
         weights = "none (random start)"
-    freeze = ("model.freeze", "model.freeze_backbone", "model.frozen")
-    size = ("preprocess.size", "preprocess.image_size", "model.preprocess.size")
-    epochs, best = fact("epochs"), fact("best_epoch")
-    took = fact("durations")
+    epochs, best = facts_of.pop("epochs", None), facts_of.pop("best_epoch", None)
     rows = [
-        ("task", fact("task") or run.task),
-        ("photos", fact("data_root", "data.root", "data.images") or run.data_root),
-        ("label table", fact("csv", "data.csv")),
-        ("photos left out, unreadable", fact("unreadable")),
-        ("backbone", fact("backbone", "model.backbone")),
+        ("task", facts_of.pop("task", run.task)),
+        ("photos", setting("data.root", "data.images") or run.data_root),
+        ("label table", setting("data.csv")),
+        ("photos left out, unreadable", facts_of.pop("unreadable", None)),
+        ("backbone", facts_of.pop("backbone", None)),
         ("weights to start from", weights),
-        ("started from", fact("init_from", "model.init_from")),
-        ("backbone frozen", fact("frozen freeze", *freeze)),
-        ("parameters", integer(fact("num_params"))),
-        ("image size", _pixels(fact("image_size size", *size))),
-        ("resize", fact("resize", "preprocess.resize", "model.preprocess.resize")),
+        ("started from", setting("model.init_from")),
+        ("backbone frozen", setting("model.freeze_backbone")),
+        ("parameters", integer(facts_of.pop("num_params", None))),
+        ("image size", _pixels(setting("preprocess.image_size"))),
+        ("resize", setting("preprocess.resize")),
         ("epochs", f"{plain(epochs)}; the best was epoch {plain(best)}" if best is not None else epochs),
-        ("best score (validation F1)", fact("best_score")),
-        ("batch size", fact("batch_size", "data.batch_size")),
-        ("learning rate", fact("lr", "model.lr")),
-        ("seed", fact("seed", "seed")),
-        ("took", _took(took)),
-        ("device", fact("device accelerator")),
-        ("versions", fact("versions")),
-        ("code", fact("git")),
-        ("data hash", fact("data_hash")),
-        ("split hash", fact("split_hash")),
+        ("best score (validation F1)", number(facts_of.pop("best_score", None))),
+        ("batch size", setting("data.batch_size")),
+        ("learning rate", setting("model.lr")),
+        ("seed", facts_of.pop("seed", None)),
+        ("took", _took(facts_of.pop("durations", None))),
+        ("versions", facts_of.pop("versions", None)),
+        ("code", facts_of.pop("git", None)),
     ]
-    told |= {"date", "started"}
-    rows += [(key.replace("_", " "), value) for key, value in run.facts.items() if key not in told]
+    rows += [(key.replace("_", " "), value) for key, value in facts_of.items()]
     rows = [
         (name, value if isinstance(value, Html) else plain(value))
         for name, value in rows

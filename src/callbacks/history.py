@@ -1,4 +1,4 @@
-"""`history.csv`: a row per epoch."""
+"""`history.csv`: a row per epoch, counted from 1."""
 
 import csv
 import io
@@ -37,7 +37,7 @@ class History(L.Callback):
         rows = []
         if trainer.ckpt_path is not None and self.path.is_file():
             with open(self.path, newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["epoch"]) < trainer.current_epoch]
+                rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= trainer.current_epoch]
         text = io.StringIO()
         writer = csv.DictWriter(text, ["epoch", *COLUMNS, "lr", "seconds"], lineterminator="\n")
         writer.writeheader()
@@ -57,5 +57,5 @@ class History(L.Callback):
         figures = [f"{float(logged[name]):.6f}" if name in logged else "" for name in COLUMNS.values()]
         seconds = f"{time.perf_counter() - self._begun:.2f}"
         with open(self.path, "a", newline="", encoding="utf-8") as file:
-            row = [trainer.current_epoch, *figures, f"{self._lr:.6g}", seconds]
+            row = [trainer.current_epoch + 1, *figures, f"{self._lr:.6g}", seconds]
             csv.writer(file, lineterminator="\n").writerow(row)

@@ -56,7 +56,7 @@ def check_trainer(trainer: L.Trainer, model: PhotoClassifier) -> None:
             raise InputError(f"{type(callback).__name__}.monitor={monitor}: {did_you_mean(monitor, known)}")
     if not trainer.limit_val_batches or (trainer.max_epochs or 0) < 1:
         raise InputError("trainer: needs at least one epoch (max_epochs) and one validation batch")
-    if trainer.max_steps != -1:
+    if trainer.max_steps != -1 and not trainer.fast_dev_run:
         raise InputError("trainer.max_steps: a run is counted in whole epochs; use trainer.max_epochs")
     if trainer.check_val_every_n_epoch != 1 or trainer.val_check_interval not in (1, 1.0):
         raise InputError("trainer: validation runs once after each epoch; leave its interval alone")
@@ -175,7 +175,7 @@ def run_facts(
         "backbone": cfg.model.backbone,
         "seed": cfg.seed,
         "epochs": trainer.current_epoch,
-        "best_epoch": epochs_done(content) - 1,
+        "best_epoch": epochs_done(content),
         "best_score": model.figures["val"]["f1_macro"],
         "num_params": sum(p.numel() for p in model.parameters()),
         "data_hash": datamodule.data_hash,
