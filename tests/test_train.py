@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from src.callbacks.checkpoint import epochs_done
 from src.models import load_model
 from src.overrides import override
 from tests.made import FAST, make_folders, make_table, only_run, run_script
@@ -174,6 +175,8 @@ def test_a_killed_run_resumes_to_the_same_bits(finished, monkeypatch, tmp_path, 
         deadly.setattr(PhotoClassifier, "on_train_batch_start", die)
         run_script(deadly, "train", *arguments)
     (last,) = tmp_path.glob("outputs/*/*/checkpoints/last.ckpt")
+    whole = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert epochs_done(torch.load(last, weights_only=True)) == 12 * step // whole
     broken = last.parent.parent
     moved = tmp_path / "moved, 'so called' run é"
     shutil.move(broken, moved)
@@ -237,6 +240,16 @@ def test_resume_finds_a_table_that_has_moved(finished, monkeypatch, tmp_path):
     where = (f"data.csv={moved / 'image_data.csv'}", f"data.images={moved / 'images'}")
     assert run_script(monkeypatch, "train", f"resume={copy}", *where, "trainer.max_epochs=13") == 0
     assert len(pd.read_csv(copy / "history.csv")) == 13
+
+
+def test_last_ckpt_is_the_last_epoch_also_where_none_improved(finished, monkeypatch, tmp_path):
+    _, data = finished["dual_head"]
+    monkeypatch.chdir(tmp_path)
+    still = ("model.freeze_backbone=true", "model.lr=1e-30", "trainer.max_epochs=4")
+    assert run_script(monkeypatch, "train", f"data.root='{data}'", *FAST, *still) == 0
+    folder = only_run(tmp_path) / "checkpoints"
+    best, last = (torch.load(folder / f"{name}.ckpt", weights_only=True) for name in ("best", "last"))
+    assert (epochs_done(best), epochs_done(last)) == (1, 4)
 
 
 @pytest.mark.parametrize("task", ["dual_head", "multilabel"])

@@ -66,7 +66,7 @@ class BestCheckpoint(ModelCheckpoint):
             filename="best",
             monitor=monitor,
             mode=mode,
-            save_last=True,
+            save_last=False,  # Lightning's writes it only in epochs that improve
             auto_insert_metric_name=False,
             enable_version_counter=False,
         )
@@ -75,6 +75,16 @@ class BestCheckpoint(ModelCheckpoint):
         """Write the state before the first step, unless the fit continues one."""
         super().on_train_start(trainer, pl_module)
         if trainer.ckpt_path is None:
+            self._save_last(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write `best.ckpt` where the epoch improved, and `last.ckpt` in any case."""
+        super().on_train_epoch_end(trainer, pl_module)
+        self._save_last(trainer)
+
+    def _save_last(self, trainer: L.Trainer) -> None:
+        """Write the state of now, from all processes, unless the fit only tries the loops."""
+        if not trainer.fast_dev_run:
             trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -86,7 +96,7 @@ class BestCheckpoint(ModelCheckpoint):
             "dirpath": self.dirpath,
             "best_model_path": best if kept else "",
             "kth_best_model_path": best if kept else "",
-            "last_model_path": str(Path(self.dirpath) / "last.ckpt"),
+            "last_model_path": "",
             "best_k_models": kept,
         }
         super().load_state_dict({**state_dict, **paths})
