@@ -17,8 +17,15 @@ def main(cfg: DictConfig) -> float:
     config.refuse_sweep_without_multirun()
     import lightning as L
 
-    from src.callbacks import AtomicCheckpointIO, quiet_lightning
-    from src.callbacks.results import begin_run, check_trainer, claim, finish_run, fit, resume_point
+    from src.callbacks import quiet_lightning
+    from src.callbacks.results import (
+        begin_run,
+        claim,
+        ending_on_signals,
+        finish_run,
+        make_trainer,
+        resume_point,
+    )
     from src.demo.at_hand import DEMO_ROOT, draw_when_missing, say_baseline
     from src.models import init_from
 
@@ -44,20 +51,13 @@ def main(cfg: DictConfig) -> float:
         ckpt, step, datamodule.first_epoch = resume_point(run, datamodule, cfg.trainer.max_epochs)
     else:
         claim(run)
-    since = {} if step is None else {"purge_step": step}
-    logger = config.build(cfg.logger, **since) if cfg.logger else False
-    trainer = config.build(
-        cfg.trainer,
-        callbacks=[config.build(callback) for callback in cfg.callbacks.values() if callback],
-        logger=logger,
-        plugins=[AtomicCheckpointIO()],
-    )
-    check_trainer(trainer, model)
+    trainer = make_trainer(cfg, model, step)
     if resuming:
         overrides.remember_resumed(cfg)
     begin_run(run, model, datamodule)
     begun = time.perf_counter()
-    fit(trainer, model, datamodule, ckpt)
+    with ending_on_signals(trainer):
+        trainer.fit(model, datamodule, ckpt_path=ckpt, weights_only=True)
     score = finish_run(cfg, trainer, model, datamodule, time.perf_counter() - begun)
     if cfg.data.get("root") == DEMO_ROOT and cfg.task == "dual_head" and datamodule.splits["test"]:
         say_baseline(datamodule.root, datamodule.splits)

@@ -34,18 +34,8 @@ from src.overrides import typed
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONF = REPOSITORY / "conf"
 RESERVED = {"_target_", "_convert_", "_recursive_", "_partial_", "_args_"}
-DISK = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EFBIG,
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.ENAMETOOLONG,
-}
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
+QUOTES = "'\""
 log = logging.getLogger(__name__)
 
 
@@ -95,7 +85,8 @@ class DemoConfig:
     output_dir: str = "???"
 
 
-for _name, _schema in {"train": TrainConfig, "predict": PredictConfig, "make_demo_data": DemoConfig}.items():
+SCHEMAS = {"train": TrainConfig, "predict": PredictConfig, "make_demo_data": DemoConfig}
+for _name, _schema in SCHEMAS.items():
     ConfigStore.instance().store(name=f"{_name}_schema", node=_schema)
 
 
@@ -115,6 +106,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
             nonlocal begun
             begun = True
             try:
+                check_root(cfg, SCHEMAS[name])
                 return task(cfg)
             except Exception as caught:
                 error = _refused(caught, cfg.output_dir) or caught
@@ -146,7 +138,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
                 leave(1 if failed else 2, _failures(failed) if failed else explain(error))
             except Exception as error:
                 if "Config group override must be" in str(error):
-                    leave(2, "a group cannot be null: leave it out with a tilde, as in '~logger'")
+                    leave(2, "a group needs the name of a choice: model=multilabel; '~logger' leaves one out")
                 if isinstance(error, OSError) and not begun:
                     leave(2, f"the output folder cannot be made: {error.filename}: {error.strerror}")
                 if not (multirun and failed):
@@ -194,8 +186,9 @@ def explain(error: Exception) -> str:
         if isinstance(inner, OmegaConfBaseException) and unknown and key and isinstance(parent, DictConfig):
             name = inner.full_key or key
             library = str(OmegaConf.to_container(parent).get("_target_")).startswith("lightning.")
-            more = f"; another of Lightning's arguments goes with a plus, +{name}=" if library else ""
-            return f"unknown key '{name}': {did_you_mean(str(key), [str(k) for k in parent])}{more}"
+            hint = did_you_mean(str(key), [str(k) for k in parent])
+            plus = f"; another of Lightning's arguments goes with a plus, +{name}=" if library else ""
+            return f"unknown key '{name}': {hint}{plus}"
         if isinstance(inner, OmegaConfBaseException) and getattr(inner, "full_key", None):
             return f"{inner.full_key}: {_first_line(inner)}"
         inner = inner.__cause__ or inner.__context__
@@ -211,10 +204,13 @@ def _unparsed(override: str) -> str:
     """Return the line for an override that Hydra cannot read: how it would have to be typed."""
     key, equals, value = override.partition("=")
     if not equals:
-        return f"'{override}' is no override: give KEY=VALUE (a path belongs to a key, as in data.root=PATH)"
-    if value[:1] in ("[", "{"):
+        said = "to a key: data.root=PATH to train, images=PATH to predict"
+        return f"'{override}' is no override: give KEY=VALUE (a path belongs {said})"
+    ends = {"[": "]", "{": "}"}.get(value[:1])
+    if ends and (ends not in value or value.endswith(ends)):
         return f"cannot read '{override}': a list is written {key}='[1, 2]', a mapping {key}='{{a: 1, b: 2}}'"
-    return f"cannot read '{override}': a value with special characters needs quotes, {typed(key, value)}"
+    quoted = typed(key, value.strip(QUOTES))
+    return f"cannot read '{override}': a value with special characters needs quotes, {quoted}"
 
 
 def _first_line(error: BaseException) -> str:
@@ -322,6 +318,14 @@ def _fits(value: Any, hint: Any) -> bool:
     return True
 
 
+def check_root(cfg: DictConfig, schema: type) -> None:
+    """Refuse a root key that only a plus could have added: nothing would read it."""
+    known = [field.name for field in fields(schema)]
+    for key in map(str, cfg):
+        if key not in known:
+            raise InputError(f"unknown key '{key}': {did_you_mean(key, known)}")
+
+
 def check_seed(seed: int) -> None:
     """Refuse a seed that NumPy's generators do not take."""
     if not 0 <= seed < 2**32:
@@ -332,8 +336,11 @@ def build(node: DictConfig | dict, **extra: Any) -> Any:
     """Instantiate a config node; the only place that does.
 
     Values reach the target as plain Python ones, so that a module's hyperparameters are primitives. An
-    `InputError` that the target raises comes out as it is.
+    `InputError` that the target raises comes out as it is; a key that the script gives itself is refused.
     """
+    for key in extra:
+        if key in node:
+            raise InputError(f"{node['_target_']}: '{key}' is not set here, the script gives it")
     try:
         return hydra.utils.instantiate(node, _convert_="all", **extra)
     except InstantiationException as error:

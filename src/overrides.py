@@ -7,8 +7,9 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from src.errors import InputError, leave
 
@@ -18,11 +19,17 @@ RESUMABLE = ("trainer.max_epochs", "data.root", "data.csv", "data.images")
 def override(key: str, value: object) -> str:
     """Return `key=value` as Hydra reads it back: quoted where a bare value would mean something else."""
     text = str(value)
-    if not re.fullmatch(r"[\w./:+-]+", text, re.ASCII):
+    if not re.fullmatch(r"[\w./:+-]+", text, re.ASCII) or _parsed(f"{key}={text}") != text:
+        text = text.replace("${", "\\${")
         # a backslash counts as one unless it stands before a quote or at the end
         text = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
         text = f"'{text}'"
     return f"{key}={text}"
+
+
+def _parsed(override: str) -> object:
+    """Return the value of an override as Hydra and OmegaConf understand it."""
+    return OmegaConf.create({"value": OverridesParser.create().parse_override(override).value()}).value
 
 
 def typed(key: str, value: object) -> str:
@@ -34,7 +41,7 @@ def typed(key: str, value: object) -> str:
 
 def demo_when_no_photos(argv: list[str]) -> list[str]:
     """Return `argv` with `experiment=demo` added where nothing says which photos to train on."""
-    says = ("data.root=", "data.csv=", "data.images=", "experiment=", "resume=", "+experiment=")
+    says = ("data.root=", "data.csv=", "data.images=", "experiment=", "resume=")
     asks = {"--help", "-h", "--hydra-help", "--version", "--info"} & set(argv)
     if asks or any(arg.lstrip("+").startswith(says) for arg in argv[1:]):
         return argv
@@ -44,14 +51,14 @@ def demo_when_no_photos(argv: list[str]) -> list[str]:
 
 def continue_in_place(argv: list[str]) -> list[str]:
     """Return `argv` so that `resume=RUN` works in the folder RUN and leaves its saved config alone."""
-    runs = [arg.removeprefix("resume=") for arg in argv[1:] if arg.startswith("resume=")]
+    runs = [arg.partition("=")[2] for arg in argv[1:] if arg.lstrip("+").startswith("resume=")]
     if not runs or runs[0] in ("", "null"):
         return argv
     if {"-m", "--multirun"} & set(argv):
         leave(2, "resume= continues one run: leave out -m")
     try:
-        run = Path(str(OverridesParser.create().parse_override(f"resume={runs[0]}").value())).absolute()
-    except OverrideParseException:
+        run = Path(str(_parsed(f"resume={runs[0]}"))).absolute()
+    except (HydraException, OmegaConfBaseException):
         return argv  # Hydra says what is wrong with it
     if not (run / ".hydra" / "config.yaml").is_file():
         leave(2, f"resume={runs[0]}: not a run folder (no .hydra/config.yaml in it)")

@@ -66,8 +66,18 @@ def refused(monkeypatch, tmp_path, capsys):
         (["data.splits=[0.7,0.15"], "a list is written data.splits='[1, 2]'"),
         (["trainer.limit_train_batches=3"], "with a plus, +trainer.limit_train_batches="),
         (["+trainer.max_steps=3"], "use trainer.max_epochs"),
-        (["logger=null"], "leave it out with a tilde, as in '~logger'"),
+        (["logger=null"], "'~logger' leaves one out"),
         (["~logger"], "LearningRateMonitor"),
+        (["model=3"], "a group needs the name of a choice"),
+        (["+foo=3"], "unknown key 'foo'"),
+        (["+trainer.logger=false"], "'logger' is not set here"),
+        (["+trainer.overfit_batches=1"], "use +trainer.limit_train_batches"),
+        (["+trainer.limit_train_batches=0"], "trainer.limit_train_batches=0"),
+        (["trainer.accumulate_grad_batches=0"], "accumulate_grad_batches"),
+        (["resume='unbalanced"], "needs quotes, resume=unbalanced"),
+        (["resume=a(b"], "needs quotes, \"resume='a(b'\""),
+        (["++resume=nowhere"], "not a run folder"),
+        (["data.root=[2024] photos"], "needs quotes, \"data.root='[2024] photos'\""),
         (["model=multilabel"], "or read folders that are named after labels with data=folders"),
         (["data.group='A(*'"], "not a regular expression"),
         (["data.group=asset"], "neither a column nor a regular expression with a capture"),
@@ -200,10 +210,15 @@ def test_checkpoints(refused, run, photos, tmp_path, capsys):
     (tmp_path / "noise.ckpt").write_bytes(np.random.default_rng(0).bytes(5000))
     whole = (run / "checkpoints" / "best.ckpt").read_bytes()
     (tmp_path / "half.ckpt").write_bytes(whole[: len(whole) // 2])
-    for name in ("text", "noise", "half"):
-        line = refused("predict", f"ckpt={name}.ckpt", f"images={photos}")
-        assert line == f"error: {name}.ckpt: not a checkpoint of Corbel, or a damaged one"
-    refused("train", f"data.root={photos}", *FAST, "model.weights=noise.ckpt")
+    torch.save({"weights": torch.zeros(99)}, tmp_path / "legacy.ckpt", _use_new_zipfile_serialization=False)
+    whole = (tmp_path / "legacy.ckpt").read_bytes()
+    for cut in (11, 30, 200, len(whole) - 8):
+        (tmp_path / f"cut{cut}.ckpt").write_bytes(whole[:cut])
+    for path in sorted(tmp_path.glob("*.ckpt")):
+        line = refused("predict", f"ckpt={path.name}", f"images={photos}")
+        assert line.startswith(f"error: {path.name}: not a checkpoint of Corbel")
+    line = refused("train", f"data.root={photos}", *FAST, "model.weights=half.ckpt")
+    assert line == "error: model.weights=half.ckpt: not a state dict, or a damaged one"
     with open(tmp_path / "bomb.ckpt", "wb") as file:
         pickle.dump(Bomb(), file)
     torch.save({"task": "dual_head", "hyper_parameters": {}, "state_dict": Bomb()}, tmp_path / "code.ckpt")

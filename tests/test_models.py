@@ -193,7 +193,7 @@ def test_thresholds_are_tuned_into_the_buffer_from_hand_made_rows(caplog):
     scores = torch.tensor([[0.9, 0.2, 0.1, 0.3, 0.1], [0.6, 0.4, 0.2, 0.2, 0.2], [0.3, 0.1, 0.3, 0.1, 0.3]])
     targets = torch.tensor([[1, 0, 0, 1, 0], [1, 1, 0, 1, 0], [0, 0, 0, 0, 0]]).float()
     model.collected["val"].update(scores.logit(), targets, torch.arange(3))
-    TuneThresholds().on_validation_epoch_end(trainer, model)
+    TuneThresholds(min_positives=1).on_validation_epoch_end(trainer, model)
     assert model.thresholds.tolist() == pytest.approx([0.6, 0.4, 0.5, 0.2, 0.5])
     trainer.state.fn = "test"
     model.thresholds.fill_(0.1)
@@ -205,8 +205,19 @@ def test_thresholds_are_tuned_into_the_buffer_from_hand_made_rows(caplog):
     for _ in range(2):
         callback.on_validation_epoch_end(trainer, model)
     assert model.thresholds.tolist() == pytest.approx([0.6, 0.5, 0.5, 0.2, 0.5])
-    (said,) = [line for line in caplog.messages if "Threshold 0.5" in line]
+    (said,) = [line for line in caplog.messages if "fewer than 2 positive" in line]
     assert said.endswith(": b (1), c (0), y (0)")
+
+
+def test_a_checkpoint_of_the_first_schema_still_loads(tmp_path):
+    from src.models import load_model
+
+    given = {**dict(multi().hparams), "optimizer": "adamw"}
+    del given["weight_decay"]
+    state = multi().state_dict()
+    old = {"task": "multilabel", "schema": 1, "hyper_parameters": given, "state_dict": state}
+    torch.save(old, tmp_path / "old.ckpt")
+    assert load_model(tmp_path / "old.ckpt").hparams["weight_decay"] == 0.01
 
 
 def test_the_cosine_schedule_is_a_function_of_step_and_length():

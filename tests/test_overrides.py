@@ -4,6 +4,7 @@ import shlex
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from src.overrides import override, typed
 
@@ -23,14 +24,20 @@ NAMES = [
     "[1]",
     "{x}",
     "$HOME",
-    "null?",
+    "null",
+    "true",
+    "1e3",
+    "1.50",
+    "2026_01_31",
+    "${oc.env:HOME}",
+    "a${b}'c",
 ]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_quoted_value_is_read_back(name):
     parsed = OverridesParser.create().parse_override(override("ckpt", name))
-    assert parsed.key_or_group == "ckpt" and parsed.value() == name
+    assert parsed.key_or_group == "ckpt" and OmegaConf.create({"ckpt": parsed.value()}).ckpt == name
     assert shlex.split(typed("ckpt", name)) == [override("ckpt", name)]
 
 

@@ -13,6 +13,7 @@ import torch
 
 from src.callbacks.checkpoint import epochs_done
 from src.models import load_model
+from src.models.base import SCHEMA
 from src.overrides import override
 from tests.made import FAST, make_folders, make_table, only_run, run_script
 
@@ -128,7 +129,7 @@ def test_checkpoints_hold_primitives_and_describe_themselves(finished, task):
     run, _ = finished[task]
     for name in ("best", "last"):
         content = torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
-        assert content["task"] == task and content["schema"] == 1
+        assert content["task"] == task and content["schema"] == SCHEMA
         assert (
             content["provenance"]["split_hash"]
             == json.loads((run / "metrics.json").read_text())["run"]["split_hash"]
@@ -270,8 +271,9 @@ def test_another_runs_split_is_taken_as_it_is(finished, monkeypatch, tmp_path):
         assert ids[0] == ids[1]
 
 
+@pytest.mark.parametrize("where", ["on_train_batch_start", "test_step"])
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_leaves_last_ckpt_and_says_how_to_go_on(monkeypatch, tmp_path, capsys, signum):
+def test_a_signal_leaves_last_ckpt_and_says_how_to_go_on(monkeypatch, tmp_path, capsys, signum, where):
     from src.models.base import PhotoClassifier
 
     data = make_folders(tmp_path / "photos", each=4)
@@ -282,7 +284,7 @@ def test_a_signal_leaves_last_ckpt_and_says_how_to_go_on(monkeypatch, tmp_path, 
         signal.raise_signal(signum)
 
     with monkeypatch.context() as patched:
-        patched.setattr(PhotoClassifier, "on_train_batch_start", stop)
+        patched.setattr(PhotoClassifier, where, stop)
         code = run_script(patched, "train", f"data.root={data}", *FAST, "trainer.max_epochs=2")
     signal.signal(signal.SIGINT, handler)
     assert code == 128 + signum

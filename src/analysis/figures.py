@@ -126,7 +126,8 @@ def loss_curve_figure(history: pd.DataFrame, best_epoch: int | None = None) -> F
         axes.grid(axis="y", color=FAINT, linewidth=0.7)
         if axes is left and _wide(history):
             axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            low, high = np.log10(axes.get_ylim())
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high - low < 4 else (1,), numticks=8))
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_locator(NullLocator())
             _title(axes, "Loss (logarithmic)")

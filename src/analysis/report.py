@@ -144,6 +144,8 @@ def _trained(run: RunFolder) -> Html:
         ("best score (validation F1)", number(facts_of.pop("best_score", None))),
         ("batch size", setting("data.batch_size")),
         ("learning rate", setting("model.lr")),
+        ("weight decay", setting("model.weight_decay") or None),
+        ("schedule", setting("model.schedule")),
         ("seed", facts_of.pop("seed", None)),
         ("took", _took(facts_of.pop("durations", None))),
         ("versions", facts_of.pop("versions", None)),

@@ -132,10 +132,7 @@ def read_run(path: Path) -> RunFolder:
 
 
 def run_date(run: RunFolder) -> str:
-    """Return when the run was, from its facts or its folder's name; empty where neither says."""
-    recorded = run.facts.get("date") or run.facts.get("started")
-    if recorded:
-        return str(recorded)
+    """Return when the run was, from its folder's name; empty where that does not say."""
     found = re.search(
         r"(\d{4}-\d\d-\d\d)(?:[_T ](\d\d)[-:.](\d\d))?", "/".join(run.path.resolve().parts[-2:])
     )

@@ -12,7 +12,6 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from src.errors import InputError
-from src.overrides import typed
 
 log = logging.getLogger(__name__)
 
@@ -100,19 +99,6 @@ class BestCheckpoint(ModelCheckpoint):
             "best_k_models": kept,
         }
         super().load_state_dict({**state_dict, **paths})
-
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
-        """Say how to go on after Ctrl-C or a request to end."""
-        if isinstance(exception, KeyboardInterrupt) or trainer.received_sigterm:
-            run = Path(self.dirpath).parent
-            log.warning(
-                "Interrupted; %s/last.ckpt holds the last whole epoch. Continue with: "
-                "python scripts/train.py %s",
-                self.dirpath,
-                typed("resume", run),
-            )
 
 
 class StopEarly(EarlyStopping):

@@ -8,6 +8,7 @@ from pathlib import Path
 import lightning as L
 
 from src.analysis.run_folder import write_whole
+from src.errors import InputError
 
 COLUMNS = {
     "train_loss": "train/loss",
@@ -37,7 +38,10 @@ class History(L.Callback):
         rows = []
         if trainer.ckpt_path is not None and self.path.is_file():
             with open(self.path, newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= trainer.current_epoch]
+                try:
+                    rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= trainer.current_epoch]
+                except (KeyError, ValueError, TypeError, csv.Error):
+                    raise InputError(f"{self.path}: damaged; mend or delete it, then resume again") from None
         text = io.StringIO()
         writer = csv.DictWriter(text, ["epoch", *COLUMNS, "lr", "seconds"], lineterminator="\n")
         writer.writeheader()

@@ -7,21 +7,22 @@ import platform
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from src.analysis.figures import class_distribution_figure, loss_curve_figure, save
 from src.analysis.report import write_report
 from src.analysis.run_folder import read_run, write_whole
-from src.callbacks.checkpoint import BestCheckpoint, epochs_done
+from src.callbacks.checkpoint import AtomicCheckpointIO, BestCheckpoint, epochs_done
 from src.callbacks.figures import confusion_of
-from src.config import REPOSITORY
+from src.config import REPOSITORY, build
 from src.datamodules import PhotoDataModule
 from src.datamodules.statistics import label_table
 from src.decisions.predictions import PredictionWriter
@@ -45,6 +46,19 @@ def claim(run: Path) -> None:
         ) from None
 
 
+def make_trainer(cfg: DictConfig, model: PhotoClassifier, since: int | None) -> L.Trainer:
+    """Return the trainer of a run; `since` is the step that a resumed one goes on from."""
+    purge = {} if since is None else {"purge_step": since}
+    trainer = build(
+        cfg.trainer,
+        callbacks=[build(callback) for callback in cfg.callbacks.values() if callback],
+        logger=build(cfg.logger, **purge) if cfg.logger else False,
+        plugins=[AtomicCheckpointIO()],
+    )
+    check_trainer(trainer, model)
+    return trainer
+
+
 def check_trainer(trainer: L.Trainer, model: PhotoClassifier) -> None:
     """Refuse what the figures per epoch, the thresholds or the order of the photos could not follow."""
     if not isinstance(trainer.checkpoint_callback, BestCheckpoint) and not trainer.fast_dev_run:
@@ -54,8 +68,13 @@ def check_trainer(trainer: L.Trainer, model: PhotoClassifier) -> None:
         monitor = getattr(callback, "monitor", None)
         if monitor and monitor not in known:
             raise InputError(f"{type(callback).__name__}.monitor={monitor}: {did_you_mean(monitor, known)}")
-    if not trainer.limit_val_batches or (trainer.max_epochs or 0) < 1:
-        raise InputError("trainer: needs at least one epoch (max_epochs) and one validation batch")
+    if (trainer.max_epochs or 0) < 1:
+        raise InputError(f"trainer.max_epochs={trainer.max_epochs}: needs at least one epoch")
+    for name in ("limit_train_batches", "limit_val_batches", "accumulate_grad_batches"):
+        if not getattr(trainer, name):
+            raise InputError(f"trainer.{name}=0: needs at least one batch")
+    if trainer.overfit_batches:
+        raise InputError("trainer.overfit_batches would not shuffle; use +trainer.limit_train_batches")
     if trainer.max_steps != -1 and not trainer.fast_dev_run:
         raise InputError("trainer.max_steps: a run is counted in whole epochs; use trainer.max_epochs")
     if trainer.check_val_every_n_epoch != 1 or trainer.val_check_interval not in (1, 1.0):
@@ -102,17 +121,25 @@ def resume_point(run: Path, datamodule: PhotoDataModule, max_epochs: int) -> tup
     return str(last), int(content["global_step"]), done
 
 
-def fit(trainer: L.Trainer, model: PhotoClassifier, datamodule: PhotoDataModule, ckpt: str | None) -> None:
-    """Fit; an interrupted one ends with the exit code of its signal, 130 or 143, and without a traceback."""
+@contextmanager
+def ending_on_signals(trainer: L.Trainer) -> Iterator[None]:
+    """Let a signal end the script with its exit code, 130 or 143, and with how to go on, not a traceback."""
+    code = None
     try:
-        trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt, weights_only=True)
+        yield
     except BaseException as error:
         # a signal to the whole process group ends loader workers first, and looks like their failure
-        if trainer.received_sigterm:
-            raise SystemExit(128 + signal.SIGTERM) from None
-        if isinstance(error, SystemExit) and trainer.interrupted:
-            raise SystemExit(128 + signal.SIGINT) from None
-        raise
+        if not trainer.received_sigterm and not (isinstance(error, SystemExit) and trainer.interrupted):
+            raise
+        code = 128 + (signal.SIGTERM if trainer.received_sigterm else signal.SIGINT)
+    if code or trainer.received_sigterm:
+        folder = Path(trainer.checkpoint_callback.dirpath)
+        log.warning(
+            "Interrupted; %s holds the last whole epoch. Continue with: python scripts/train.py %s",
+            folder / "last.ckpt",
+            typed("resume", folder.parent),
+        )
+        raise SystemExit(code or 128 + signal.SIGTERM)
 
 
 def finish_run(
@@ -138,7 +165,8 @@ def finish_run(
     has_test = bool(datamodule.splits["test"])
     losses, loggers, trainer.loggers = {}, trainer.loggers, []  # the curves show the fit alone
     for split, evaluate in (("val", trainer.validate), ("test", trainer.test))[: 1 + has_test]:
-        (logged,) = evaluate(model, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)
+        with ending_on_signals(trainer):
+            (logged,) = evaluate(model, datamodule, ckpt_path=best, weights_only=True, verbose=False)
         losses[split] = logged[f"{split}/loss"]
     trainer.loggers = loggers
     metrics: dict[str, Any] = {
@@ -208,16 +236,16 @@ def write_figures(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule
 
 def log_hyperparameters(trainer: L.Trainer, cfg: DictConfig, metrics: Mapping[str, Any]) -> None:
     """Fill TensorBoard's HParams tab: what was set, and the best score."""
-    plain = OmegaConf.to_container(cfg, resolve=True)
+    given = trainer.lightning_module.hparams
     chosen = {
-        f"model.{key}": plain["model"][key]
+        f"model.{key}": given[key]
         for key in ("backbone", "freeze_backbone", "lr", "weight_decay", "schedule")
     }
     chosen |= {
         "seed": cfg.seed,
-        "batch_size": cfg.data.batch_size,
-        "image_size": str(plain["preprocess"]["image_size"]),
-        "max_epochs": cfg.trainer.max_epochs,
+        "batch_size": trainer.datamodule.batch_size,
+        "image_size": str(trainer.datamodule.preprocess.image_size),
+        "max_epochs": trainer.max_epochs,
     }
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import lightning as L
 import torch
 
-from src.decisions.thresholds import tune_thresholds
-from src.errors import InputError, listed
+from src.decisions.thresholds import METHODS, tune_thresholds
+from src.errors import InputError, did_you_mean, listed
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +28,12 @@ class TuneThresholds(L.Callback):
     def __init__(
         self,
         method: str = "pr_curve",
-        min_positives: int = 1,
+        min_positives: int = 5,
         clamp_above: float | None = None,
         clamp_to: float = 0.5,
     ):
+        if method not in METHODS:
+            raise InputError(f"callbacks.thresholds.method={method}: {did_you_mean(method, METHODS)}")
         if min_positives < 1:
             raise InputError(
                 f"callbacks.thresholds.min_positives={min_positives}: needs a whole number from 1 on"

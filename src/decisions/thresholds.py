@@ -31,7 +31,7 @@ def tune_thresholds(
         method: `pr_curve` looks at every score that occurs and is exact: the result is one of the scores, bit
             for bit, so that `>=` accepts the photo that set it. `grid` looks at 0.025, 0.05, ..., 1.
         min_positives: A label with fewer positive photos gets 0.5, too.
-        clamp_above: Thresholds above this become `clamp_to`; None keeps them all. A rule that teams use
+        clamp_above: Tuned thresholds above this become `clamp_to`; None keeps them all. A rule that teams use
             against thresholds set by very few positives.
         clamp_to: What they become.
 
@@ -55,9 +55,9 @@ def tune_thresholds(
     thresholds = np.full(scores.shape[1], DEFAULT, np.float32)
     for label in range(scores.shape[1]):
         if max(1, min_positives) <= positive[:, label].sum() < len(positive):
-            thresholds[label] = _best_f1(scores[:, label], positive[:, label], method)
-    if clamp_above is not None:
-        thresholds[thresholds > np.float32(clamp_above)] = clamp_to
+            best = _best_f1(scores[:, label], positive[:, label], method)
+            high = clamp_above is not None and best > np.float32(clamp_above)
+            thresholds[label] = clamp_to if high else best
     return thresholds
 
 

@@ -62,7 +62,10 @@ def make_demo(
     if _complete(root, arguments):
         return _summary(root, entries)
     _clear(root, arguments, entries)
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{root}: the folder cannot be made ({error.strerror})") from error
     (root / MARKER).write_text(json.dumps(arguments) + "\n", encoding="utf-8")
     last = b""
     for number, entry in enumerate(entries, 1):

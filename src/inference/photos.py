@@ -98,7 +98,7 @@ def claim(output: Path) -> None:
     try:
         output.touch(exist_ok=False)
     except FileExistsError:
-        raise InputError(f"{output} is there already: start again, or name a file with output=") from None
+        raise InputError(f"{output} is there already: name another file with output=") from None
 
 
 def data_root(run: Path) -> Path | None:

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from src.errors import InputError, did_you_mean, listed
+from src.images import Preprocess
 from src.labels import LabelSpace
 from src.models.backbones import build_backbone
 from src.models.metrics import Collected
 from src.seeds import mixed_seed
 
 log = logging.getLogger(__name__)
-SCHEMA = 1
+SCHEMA = 2
 
 
 class WarmCosine:
@@ -105,14 +106,15 @@ class PhotoClassifier(L.LightningModule, ABC):
         self.backbone.requires_grad_(not freeze_backbone)
         for kind, names in self.labels.kinds.items():
             self.add_module(f"head_{kind}", nn.Linear(features, len(names)))
+        pixels = Preprocess.from_dict(preprocess)
         for name in ("mean", "std"):
-            values = torch.tensor(preprocess[name], dtype=torch.float32).view(1, 3, 1, 1)
+            values = torch.tensor(getattr(pixels, name), dtype=torch.float32).view(1, 3, 1, 1)
             self.register_buffer(name, values, persistent=False)
         for kind, values in (class_weights or {}).items():
             self.register_buffer(
                 f"weight_{kind}", torch.tensor(values, dtype=torch.float32), persistent=False
             )
-        self._try_size(preprocess["image_size"])
+        self._try_size(pixels.size)
         self.collected = {split: Collected() for split in ("train", "val", "test")}
         self.figures: dict[str, dict[str, Any]] = {}
         self.scored: dict[str, tuple[Tensor, Tensor]] = {}
@@ -135,16 +137,15 @@ class PhotoClassifier(L.LightningModule, ABC):
                 f"task={task}: {type(self).__name__} is for {listed(self.tasks)}; choose with model="
             )
 
-    def _try_size(self, size: int | list[int]) -> None:
+    def _try_size(self, size: tuple[int, int]) -> None:
         """Refuse an image size that the backbone's strides leave nothing of."""
-        height, width = (size, size) if isinstance(size, int) else size
         self.eval()
         try:
             with torch.inference_mode():
-                self.backbone(torch.zeros(1, 3, height, width))
+                self.backbone(torch.zeros(1, 3, *size))
         except RuntimeError as error:
             name = self.hparams["backbone"]
-            raise InputError(f"preprocess.image_size={size} is too small for {name}") from error
+            raise InputError(f"preprocess.image_size={list(size)} is too small for {name}") from error
         self.train()
 
     @property

@@ -63,6 +63,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: task '{content['task']}' is not known here: {did_you_mean(content['task'], REGISTRY)}"
         )
+    return _upgraded(content)
+
+
+def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint of an earlier schema with today's names."""
+    given = content["hyper_parameters"]
+    if content.get("schema", 0) < 2 and "optimizer" in given:  # adamw had a decay of 0.01
+        rest = {name: value for name, value in given.items() if name != "optimizer"}
+        decay = 0.01 if given["optimizer"] == "adamw" else 0.0
+        return {**content, "hyper_parameters": {**rest, "weight_decay": decay}}
     return content
 
 

@@ -24,15 +24,13 @@ def read_pickled(path: Path, said: str, wanted: str) -> Any:
     try:
         with warnings.catch_warnings(action="ignore"):  # on what else an odd pickle could be
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        with path.open("rb") as file:
-            plain = file.read(1) == pickle.PROTO
-        if plain or "global" in str(error).lower():
-            raise InputError(
-                f"{said}: not {wanted}: pickled objects in it could run code, which is refused"
-            ) from error
-        raise InputError(f"{said}: not {wanted}, or a damaged one") from error
     except PermissionError as error:
         raise InputError(f"{said}: {error.strerror}") from error
-    except (RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError) as error:
-        raise InputError(f"{said}: not {wanted}, or a damaged one") from error
+    except Exception as error:  # on damaged bytes torch's readers raise nearly every type there is
+        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
+            reason = f"not {wanted}: pickled objects in it could run code, which is refused"
+        elif isinstance(error, pickle.UnpicklingError) and "Unsupported operand" in str(error):
+            reason = f"not {wanted}: damaged, or a pickle that torch did not write and that could run code"
+        else:
+            reason = f"not {wanted}, or a damaged one"
+        raise InputError(f"{said}: {reason}") from error
