@@ -280,7 +280,10 @@ def test_a_signal_leaves_last_ckpt_and_says_how_to_go_on(monkeypatch, tmp_path, 
     monkeypatch.chdir(tmp_path)
     handler = signal.getsignal(signal.SIGINT)
 
-    def stop(module, batch, batch_idx):
+    step = getattr(PhotoClassifier, where)
+
+    def stop(*arguments):
+        step(*arguments)
         signal.raise_signal(signum)
 
     with monkeypatch.context() as patched:
