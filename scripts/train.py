@@ -49,9 +49,9 @@ def main(cfg: DictConfig) -> float:
     ckpt, step = None, None
     if resuming:
         ckpt, step, datamodule.first_epoch = resume_point(run, datamodule, cfg.trainer.max_epochs)
-    else:
-        claim(run)
     trainer = make_trainer(cfg, model, step)
+    if not resuming:
+        claim(run)
     if resuming:
         overrides.remember_resumed(cfg)
     begin_run(run, model, datamodule)

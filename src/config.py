@@ -29,7 +29,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from src.errors import InputError, did_you_mean, leave
-from src.overrides import typed
+from src.overrides import tidied, typed
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONF = REPOSITORY / "conf"
@@ -127,6 +127,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
             # OpenMP threads that spin while they wait starve the processes that decode: 5 to 8 times slower
             # where all cores are busy. Read by torch when it is imported.
             os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+            sys.argv = tidied(sys.argv)
             multirun = any(arg in ("-m", "--multirun") for arg in sys.argv[1:])
             try:
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(guarded)()
@@ -188,10 +189,15 @@ def explain(error: Exception) -> str:
             library = str(OmegaConf.to_container(parent).get("_target_")).startswith("lightning.")
             hint = did_you_mean(str(key), [str(k) for k in parent])
             plus = f"; another of Lightning's arguments goes with a plus, +{name}=" if library else ""
+            table = name in ("data.csv", "data.images", "data.id", "data.columns")
+            hint = "a table needs model=multilabel or data=table" if table else hint
             return f"unknown key '{name}': {hint}{plus}"
         if isinstance(inner, OmegaConfBaseException) and getattr(inner, "full_key", None):
             return f"{inner.full_key}: {_first_line(inner)}"
         inner = inner.__cause__ or inner.__context__
+    if "Ambiguous value for argument" in str(error):
+        given = str(error).split("'")[1]
+        return f"{given}: several values need -m (a sweep); a list is written KEY=[a,b]"
     if "Could not find match for config group" in str(error) or "Could not override" in str(error):
         name = str(error).split("'")[1]
         groups = sorted({p.parent.relative_to(CONF).as_posix() for p in CONF.rglob("*.yaml")} - {"."})

@@ -47,7 +47,8 @@ class LabelSpace:
                     )
                 if label in seen:
                     raise InputError(
-                        f"label '{label}' stands twice ({seen[label]}, {kind}): names must be unique"
+                        f"label '{label}' stands twice ({seen[label]}, {kind}): names must be unique; "
+                        "data.components or data.defects can say which kind it is of"
                     )
                 seen[label] = kind
 

@@ -13,6 +13,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src.errors import InputError, leave
 
+PATHS = {"data.root", "data.csv", "data.images", "data.split_file", "model.weights", "model.init_from",
+         "resume", "ckpt", "images", "root", "output", "hydra.run.dir"}  # fmt: skip
+FLAGS = {"--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun",
+         "--info", "--shell-completion", "--config-path", "--config-name", "--config-dir"}  # fmt: skip
 RESUMABLE = ("trainer.max_epochs", "data.root", "data.csv", "data.images")
 
 
@@ -39,6 +43,28 @@ def typed(key: str, value: object) -> str:
     return bare if bare == text or re.search(r'[$`"!]|\\\\|\\$', text) else f'"{text}"'
 
 
+def tidied(argv: list[str]) -> list[str]:
+    """Return `argv` as Hydra takes it: `-m` first, and paths quoted where it could not read them bare."""
+    flags = [arg for arg in argv[1:] if arg in ("-m", "--multirun")]
+    rest = [arg for arg in argv[1:] if arg not in flags]
+    for arg in rest:
+        if arg.startswith("--") and arg.partition("=")[0] not in FLAGS:
+            leave(2, f"'{arg}' is no option: values are given as KEY=VALUE, without dashes; see --help")
+    return [argv[0], *flags, *map(_readable, rest)]
+
+
+def _readable(arg: str) -> str:
+    """Return an override that names a path quoted, if Hydra cannot read it as it is."""
+    key, _, value = arg.partition("=")
+    if key.lstrip("+") not in PATHS:
+        return arg
+    try:
+        OverridesParser.create().parse_override(arg)
+    except HydraException:
+        return override(key, value)
+    return arg
+
+
 def demo_when_no_photos(argv: list[str]) -> list[str]:
     """Return `argv` with `experiment=demo` added where nothing says which photos to train on."""
     says = ("data.root=", "data.csv=", "data.images=", "experiment=", "resume=")
@@ -51,13 +77,14 @@ def demo_when_no_photos(argv: list[str]) -> list[str]:
 
 def continue_in_place(argv: list[str]) -> list[str]:
     """Return `argv` so that `resume=RUN` works in the folder RUN and leaves its saved config alone."""
+    argv = tidied(argv)
     runs = [arg.partition("=")[2] for arg in argv[1:] if arg.lstrip("+").startswith("resume=")]
     if not runs or runs[0] in ("", "null"):
         return argv
     if {"-m", "--multirun"} & set(argv):
         leave(2, "resume= continues one run: leave out -m")
     try:
-        run = Path(str(_parsed(f"resume={runs[0]}"))).absolute()
+        run = Path(str(_parsed(f"resume={runs[0]}"))).expanduser().absolute()
     except (HydraException, OmegaConfBaseException):
         return argv  # Hydra says what is wrong with it
     if not (run / ".hydra" / "config.yaml").is_file():
@@ -90,6 +117,8 @@ def resumed(cfg: DictConfig) -> DictConfig:
         OmegaConf.update(changed, key, OmegaConf.select(cfg, key))
     saved = OmegaConf.merge(saved, changed)
     saved.model.weights = saved.model.init_from = None
+    if saved.data.split_file:  # it may be gone, and the run holds its split itself
+        saved.data.split_file = str(run)
     saved.output_dir = str(run)
     saved.resume = str(run)
     return saved

@@ -74,10 +74,16 @@ def refused(monkeypatch, tmp_path, capsys):
         (["+trainer.overfit_batches=1"], "use +trainer.limit_train_batches"),
         (["+trainer.limit_train_batches=0"], "trainer.limit_train_batches=0"),
         (["trainer.accumulate_grad_batches=0"], "accumulate_grad_batches"),
-        (["resume='unbalanced"], "needs quotes, resume=unbalanced"),
-        (["resume=a(b"], "needs quotes, \"resume='a(b'\""),
+        (["resume='unbalanced"], "not a run folder"),
+        (["resume=a(b"], "resume='a(b': not a run folder"),
+        (["model.init_from=~/Brücke (2)"], "Brücke (2): no such file or run folder"),
+        (["--model.lr=1"], "without dashes"),
+        (["model.lr=1e-3,1e-4"], "several values need -m"),
+        (["data.csv=x.csv"], "a table needs model=multilabel or data=table"),
+        (["model.task=multiclass"], "choose model=dual_head"),
+        (["data.separator='unbalanced"], "needs quotes, data.separator=unbalanced"),
         (["++resume=nowhere"], "not a run folder"),
-        (["data.root=[2024] photos"], "needs quotes, \"data.root='[2024] photos'\""),
+        (["data.separator=[2024] x"], "needs quotes, \"data.separator='[2024] x'\""),
         (["model=multilabel"], "or read folders that are named after labels with data=folders"),
         (["data.group='A(*'"], "not a regular expression"),
         (["data.group=asset"], "neither a column nor a regular expression with a capture"),
@@ -278,6 +284,18 @@ def test_the_training_table_can_be_predicted(run, table, tmp_path, monkeypatch):
     assert run_script(monkeypatch, "predict", f"ckpt={run}", images, "output=p.csv", "num_workers=0") == 0
     rows = pd.read_csv(tmp_path / "p.csv", dtype=str)
     assert len(rows) == 36 and (rows["path"] == rows["ID"] + ".jpg").all() and (rows["status"] == "ok").all()
+
+
+def test_a_refused_start_leaves_the_folder_free(refused, photos, monkeypatch):
+    arguments = (f"data.root={photos}", *FAST, "trainer.max_epochs=1", "hydra.run.dir=one")
+    assert "tpuu" in refused("train", *arguments, "trainer.accelerator=tpuu")
+    assert run_script(monkeypatch, "train", *arguments) == 0
+
+
+def test_resume_without_the_best_checkpoint(refused, run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / "checkpoints" / "best.ckpt").unlink()
+    assert "best.ckpt is gone" in refused("train", f"resume={copy}")
 
 
 def test_output_folder_not_writable(refused, photos, tmp_path):

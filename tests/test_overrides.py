@@ -6,7 +6,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from src.overrides import override, typed
+from src.overrides import override, tidied, typed
 
 NAMES = [
     "outputs/dual_head/2026-01-02_03-04-05",
@@ -39,6 +39,29 @@ def test_a_quoted_value_is_read_back(name):
     parsed = OverridesParser.create().parse_override(override("ckpt", name))
     assert parsed.key_or_group == "ckpt" and OmegaConf.create({"ckpt": parsed.value()}).ckpt == name
     assert shlex.split(typed("ckpt", name)) == [override("ckpt", name)]
+
+
+def test_flags_may_stand_anywhere_and_paths_need_no_quotes():
+    argv = [
+        "train.py",
+        "data.root=Brücke (2)",
+        "-m",
+        "ckpt=~/runs",
+        "model.lr=1,2",
+        "images='a b'",
+        "data.csv=a b",
+    ]
+    assert tidied(argv) == [
+        "train.py",
+        "-m",
+        "data.root='Brücke (2)'",
+        "ckpt='~/runs'",
+        "model.lr=1,2",
+        "images='a b'",
+        "data.csv=a b",
+    ]
+    with pytest.raises(SystemExit):
+        tidied(["train.py", "--data.root=x"])
 
 
 def test_a_plain_path_stays_as_it_is():

@@ -266,9 +266,22 @@ def test_another_runs_split_is_taken_as_it_is(finished, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     arguments = (f"data.root='{data}'", *FAST, "trainer.max_epochs=1", "seed=9", f"data.split_file='{run}'")
     assert run_script(monkeypatch, "train", *arguments) == 0
+    again = only_run(tmp_path)
     for split in ("train", "val", "test"):
-        ids = [pd.read_csv(r / f"{split}_metadata.csv")["ID"].tolist() for r in (run, only_run(tmp_path))]
+        ids = [pd.read_csv(r / f"{split}_metadata.csv")["ID"].tolist() for r in (run, again)]
         assert ids[0] == ids[1]
+
+
+def test_a_run_with_a_split_file_resumes_without_the_file(finished, monkeypatch, tmp_path):
+    run, data = finished["dual_head"]
+    monkeypatch.chdir(tmp_path)
+    split = shutil.copytree(run, tmp_path / "Brücke (2)")
+    arguments = (f"data.root='{data}'", *FAST, "trainer.max_epochs=1", f"data.split_file={split}")
+    assert run_script(monkeypatch, "train", *arguments) == 0
+    folder = next(tmp_path.glob("outputs/dual_head/*"))
+    shutil.rmtree(split)
+    assert run_script(monkeypatch, "train", f"resume={folder}", "trainer.max_epochs=2") == 0
+    assert len(pd.read_csv(folder / "history.csv")) == 2
 
 
 @pytest.mark.parametrize("where", ["on_train_batch_start", "test_step"])

@@ -118,6 +118,9 @@ def resume_point(run: Path, datamodule: PhotoDataModule, max_epochs: int) -> tup
     done = epochs_done(content)
     if done > max_epochs:
         raise InputError(f"resume={run}: {done} epochs are trained already, trainer.max_epochs={max_epochs}")
+    if done and not last.with_name("best.ckpt").is_file():
+        anew = typed("model.init_from", last)
+        raise InputError(f"resume={run}: its checkpoints/best.ckpt is gone; start a new run with {anew}")
     return str(last), int(content["global_step"]), done
 
 

@@ -170,6 +170,9 @@ def _weights(shares: Mapping[str, float]) -> list[float]:
     weights = [float(shares.get(name, 0)) for name in SPLITS]
     if not np.isfinite(weights).all() or min(weights) < 0 or min(weights[:2]) <= 0:
         raise InputError(f"data.splits={dict(shares)}: train and val need a share above 0, test 0 or more")
+    if abs(sum(weights) - 1) > 1e-6:
+        shown = ", ".join(f"{name} {w / sum(weights):.1%}" for name, w in zip(SPLITS, weights, strict=True))
+        log.info("data.splits adds up to %g, so the shares are %s", sum(weights), shown)
     return weights
 
 

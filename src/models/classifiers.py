@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
-from src.errors import InputError, did_you_mean
+from src.errors import InputError, did_you_mean, listed
 from src.labels import MISSING
 from src.models.base import PhotoClassifier
 from src.models.metrics import heads_figures, multilabel_figures
@@ -25,6 +25,9 @@ class DualHeadClassifier(PhotoClassifier):
 
     def __init__(self, head_weights: dict[str, float] | None = None, **common: Any):
         super().__init__(**common)
+        if self.task == "multiclass" and len(self.labels.kinds) != 1:
+            kinds = listed(self.labels.kinds)
+            raise InputError(f"task=multiclass has one kind of labels, not {kinds}: choose model=dual_head")
         self.save_hyperparameters({"head_weights": head_weights}, logger=False)
         for kind in head_weights or {}:
             if kind not in self.labels.kinds:
