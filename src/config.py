@@ -112,9 +112,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
                 error = _refused(caught, cfg.output_dir) or caught
                 failed.append(error)
                 if isinstance(error, InputError) and HydraConfig.get().mode == RunMode.RUN:
-                    for handler in logging.getLogger().handlers:
-                        if isinstance(handler, logging.FileHandler):
-                            handler.handle(log.makeRecord(name, logging.ERROR, "", 0, str(error), (), None))
+                    _write_to_log(str(error))
                     leave(2, str(error))
                 if error is caught:
                     raise
@@ -139,7 +137,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
                 leave(1 if failed else 2, _failures(failed) if failed else explain(error))
             except Exception as error:
                 if "Config group override must be" in str(error):
-                    leave(2, "a group needs the name of a choice: model=multilabel; '~logger' leaves one out")
+                    leave(2, explain(error))
                 if isinstance(error, OSError) and not begun:
                     leave(2, f"the output folder cannot be made: {error.filename}: {error.strerror}")
                 if not (multirun and failed):
@@ -152,6 +150,13 @@ def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
         return main
 
     return decorate
+
+
+def _write_to_log(message: str) -> None:
+    """Write an error into the run's log file; the console gets its own line."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(log.makeRecord(log.name, logging.ERROR, "", 0, message, (), None))
 
 
 def _refused(error: Exception, folder: str) -> InputError | None:
@@ -195,6 +200,8 @@ def explain(error: Exception) -> str:
         if isinstance(inner, OmegaConfBaseException) and getattr(inner, "full_key", None):
             return f"{inner.full_key}: {_first_line(inner)}"
         inner = inner.__cause__ or inner.__context__
+    if "Config group override must be" in str(error):
+        return "a group needs the name of a choice: model=multilabel; '~logger' leaves one out"
     if "Ambiguous value for argument" in str(error):
         given = str(error).split("'")[1]
         return f"{given}: several values need -m (a sweep); a list is written KEY=[a,b]"
