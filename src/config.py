@@ -85,7 +85,11 @@ class DemoConfig:
     output_dir: str = "???"
 
 
-SCHEMAS = {"train": TrainConfig, "predict": PredictConfig, "make_demo_data": DemoConfig}
+SCHEMAS = {
+    "train": TrainConfig,
+    "predict": PredictConfig,
+    "make_demo_data": DemoConfig,
+}
 for _name, _schema in SCHEMAS.items():
     ConfigStore.instance().store(name=f"{_name}_schema", node=_schema)
 
