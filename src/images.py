@@ -106,12 +106,68 @@ def open_image(
         UnreadableImage: for everything that keeps the photo from being read in full: no such file, too large,
             not an accepted format, truncated, broken. A part of a photo is never returned.
     """
+    with _opened(source, max_bytes) as (image, name):
+        return _decode(image, name, min_size, max_pixels)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a photo's file says before its pixels.
+
+    Attributes:
+        format: `JPEG`, `PNG`, `WebP`, `TIFF`, `BMP` or `HEIC`.
+        width: pixels across as displayed, that is turned by its EXIF orientation.
+        height: pixels down, likewise.
+        exif: the main tags by name, as `Orientation`, `Model`, `DateTime`; of a place only `GPSInfo: True`.
+    """
+
+    format: str
+    width: int
+    height: int
+    exif: Mapping[str, object]
+
+
+def read_header(
+    source: str | Path | bytes | BinaryIO,
+    min_size: tuple[int, int] | None = None,
+    max_bytes: int = MAX_BYTES,
+    max_pixels: int = MAX_PIXELS,
+) -> Header:
+    """Read what comes before the pixels, within the limits of `open_image`, whose arguments these are.
+
+    Raises:
+        UnreadableImage: for what `open_image` would refuse without decoding.
+    """
+    with _opened(source, max_bytes) as (image, name):
+        width, height = image.size
+        orientation = _orientation(image)
+        _scale(image, name, min_size, max_pixels)
+        if orientation >= 5:
+            width, height = height, width
+        return Header(name, width, height, _named_exif(image))
+
+
+def _named_exif(image: Image.Image) -> dict[str, object]:
+    """Return the main EXIF tags by name; none where they are malformed."""
+    try:
+        tags = dict(image.getexif())
+    except Exception:  # malformed metadata says nothing about the pixels
+        return {}
+    named = {ExifTags.TAGS[tag]: value for tag, value in tags.items() if tag in ExifTags.TAGS}
+    return named | ({"GPSInfo": True} if "GPSInfo" in named else {})
+
+
+@contextmanager
+def _opened(
+    source: str | Path | bytes | BinaryIO, max_bytes: int
+) -> Iterator[tuple[ImageFile.ImageFile, str]]:
+    """Give a decoder that stands before the pixels, and its format; every fault is an `UnreadableImage`."""
     with _stream(source, max_bytes) as stream:
         name, reader = _reader(stream.read(64))
         stream.seek(0)
         try:
             with reader(stream) as image:
-                return _decode(image, name, min_size, max_pixels)
+                yield image, name
         except UnreadableImage:
             raise
         except Exception as error:  # decoders raise nearly every type there is on hostile bytes
@@ -217,22 +273,27 @@ def _decode(
     image: ImageFile.ImageFile, name: str, min_size: tuple[int, int] | None, max_pixels: int
 ) -> Image.Image:
     """Decode what a reader has opened, within the limits, to upright RGB."""
-    header = image.size
-    if name == "JPEG":
-        _limit(header, header, MAX_JPEG_PIXELS)
-        if "progressive" in image.info:
-            _limit(header, header, max_pixels)
     early = name in ("JPEG", "TIFF")  # TIFF forgets the tag in decoding, PNG may hold it behind the pixels
     orientation = _orientation(image) if early else 1
-    if name == "JPEG" and min_size is not None:
-        height, width = (OVERSAMPLING * side for side in min_size)
-        image.draft("RGB", (height, width) if orientation >= 5 else (width, height))
-    _limit(image.size, header, max_pixels)
+    _scale(image, name, min_size, max_pixels)
     if name == "PNG":
         _scale_png_transparency(image)
     image.load()
     orientation = orientation if early else _orientation(image)
     return _upright_rgb(image, orientation)
+
+
+def _scale(image: ImageFile.ImageFile, name: str, min_size: tuple[int, int] | None, max_pixels: int) -> None:
+    """Choose the scale that a JPEG is decoded at, and hold what will be decoded to the limits."""
+    header = image.size
+    if name == "JPEG":
+        _limit(header, header, MAX_JPEG_PIXELS)
+        if "progressive" in image.info:
+            _limit(header, header, max_pixels)
+        if min_size is not None:
+            height, width = (OVERSAMPLING * side for side in min_size)
+            image.draft("RGB", (height, width) if _orientation(image) >= 5 else (width, height))
+    _limit(image.size, header, max_pixels)
 
 
 def as_upright_rgb(image: Image.Image) -> Image.Image:

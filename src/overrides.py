@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from src.errors import InputError, leave
 
 PATHS = {"data.root", "data.csv", "data.images", "data.split_file", "model.weights", "model.init_from",
-         "resume", "ckpt", "images", "root", "output", "hydra.run.dir"}  # fmt: skip
+         "resume", "ckpt", "images", "root", "output", "apply", "hydra.run.dir"}  # fmt: skip
 FLAGS = {"--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun",
          "--info", "--shell-completion", "--config-path", "--config-name", "--config-dir"}  # fmt: skip
 RESUMABLE = ("trainer.max_epochs", "data.root", "data.csv", "data.images")

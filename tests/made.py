@@ -51,6 +51,10 @@ def photo(path: Path, component: str, defect: str, seed: int, size=(48, 36)) -> 
     rng = np.random.default_rng(seed)
     pixels = np.full((size[1], size[0], 3), DEFECTS.get(defect, 0), np.uint8)
     pixels[:, : size[0] // 2] = COMPONENTS.get(component, (0, 0, 0))
+    wall = Image.fromarray(rng.normal(0, 30, (6, 8)).astype(np.float32)).resize(
+        size, Image.Resampling.BILINEAR
+    )
+    pixels = pixels + np.asarray(wall)[..., None]  # so that no two photos look alike
     noisy = np.clip(pixels + rng.normal(0, 12, pixels.shape), 0, 255).astype(np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(noisy).save(path)

@@ -4,11 +4,17 @@ import random
 import numpy as np
 import pytest
 
-from src.datamodules.records import Record, Source, assign_groups, join_groups
-from src.datamodules.splits import SPLITS, data_hash, read_split_file, split_groups, split_hash, split_records
+from src.datamodules.groups import assign_groups, join_groups, link_records
+from src.datamodules.records import Record, Source
+from src.datamodules.splits import SPLITS, data_hash, read_split_file, split_groups, split_hash
+from src.datamodules.splits import split_records as split_linked
 from src.errors import InputError
 
 SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
+
+
+def split_records(records, *arguments, **options):
+    return split_linked(link_records(records, None), *arguments, **options)
 
 
 def record(id_, labels=("x",), group=None, digest=None):

@@ -91,6 +91,7 @@ def begin_run(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule) ->
     if not (run / "classes.json").is_file():  # a resumed run has them: its split has been compared
         datamodule.write_metadata(run)
     write_json(run / "classes.json", datamodule.labels.as_dict())
+    write_json(run / "split_certificate.json", datamodule.certificate)
     (run / ".hydra").mkdir(exist_ok=True)
     (run / ".hydra" / "data_root.txt").write_text(f"{datamodule.root.absolute()}\n", encoding="utf-8")
     model.provenance = {

@@ -82,7 +82,9 @@ def read_folders(
     _report(root, records, outside, unparsed, strict, separator)
     if empty := _empty_folders(root, split_of, set(labels_of)):
         log.warning("Folders without a photo: %s", listed(empty, 30))
-    return Source(root, records, given=given if split_of else None)
+    labelled = {record.path for record in records}
+    unlabelled = [path for path in paths if path not in labelled]
+    return Source(root, records, given=given if split_of else None, unlabelled=unlabelled)
 
 
 def _photos(root: Path) -> list[str]:

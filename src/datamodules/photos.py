@@ -13,7 +13,10 @@ from src.config import check_arguments
 from src.datamodules import records as rec
 from src.datamodules import splits as sp
 from src.datamodules import statistics
+from src.datamodules.certificate import certify
 from src.datamodules.dataset import PhotoDataset, make_loader
+from src.datamodules.groups import Linked, assign_groups, link_records, report_near_duplicates
+from src.datamodules.inspection import drop_unreadable, report_copies
 from src.datamodules.transforms import EvalTransform, TrainTransform
 from src.errors import InputError, did_you_mean, listed
 from src.images import Preprocess
@@ -37,6 +40,10 @@ class PhotoDataModule(L.LightningDataModule):
         defects: known defects, or null, likewise.
         healthy: labels that mean "nothing wrong": a class for heads, no label for `multilabel`.
         multiple: for heads, what to do with several labels of a kind on one photo: `error`, `first`, `drop`.
+        near_duplicates: photos whose perceptual hashes (64 bits) differ in so many bits or fewer stay in one
+            split; null: only byte-identical ones do.
+        folds: of a cross-validation; null: one split by `splits`.
+        fold: which of them is the test split, from 0; the rest is train and val.
         skip_unreadable: leave unreadable photos out instead of stopping.
         class_weights: `{sqrt: bool, clip: [low, high] or null}`, or null for an unweighted loss.
         augment: arguments of `TrainTransform`, or null for none.
@@ -44,7 +51,8 @@ class PhotoDataModule(L.LightningDataModule):
         num_workers: processes that decode; null: one per core, 4 at most.
         seed: of the split, the order and the augmentation.
 
-    After `setup`: `labels`, `splits` (`{split: records}`), `root`, `split_hash`, `data_hash`, `unreadable`.
+    After `setup`: `labels`, `splits` (`{split: records}`), `root`, `split_hash`, `data_hash`, `unreadable`,
+    `certificate`.
     """
 
     def __init__(
@@ -54,6 +62,9 @@ class PhotoDataModule(L.LightningDataModule):
         splits: Mapping[str, float],
         group: str | None = None,
         split_file: str | None = None,
+        near_duplicates: int | None = 4,
+        folds: int | None = None,
+        fold: int = 0,
         components: list[str] | None = None,
         defects: list[str] | None = None,
         healthy: Sequence[str] = (),
@@ -79,6 +90,7 @@ class PhotoDataModule(L.LightningDataModule):
         check_arguments(augment or {}, TrainTransform, "data.augment")
         check_arguments(class_weights or {}, statistics.Weighting, "data.class_weights")
         self.task, self.shares, self.group, self.split_file = task, dict(splits), group, split_file
+        self.near_duplicates, self.folds, self.fold = near_duplicates, folds, fold
         self.healthy, self.multiple, self.skip_unreadable = (
             list(map(rec.tidy, healthy)),
             multiple,
@@ -113,26 +125,41 @@ class PhotoDataModule(L.LightningDataModule):
         """Return the records of this kind of source."""
         raise NotImplementedError
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read, check and split the photos; later calls do nothing."""
-        if self.splits:
-            return
+    def collect(self) -> Linked:
+        """Read, check and group the photos, not yet split; sets `source`, `root` and `unreadable`."""
         source = self.read()
         self._check_ids(source.records)
-        source, self.unreadable = rec.drop_unreadable(source, self.skip_unreadable, self.preprocess.size)
-        rec.report_copies(source.records)
-        records = rec.assign_groups(source, self.group)
+        self.source, self.unreadable = drop_unreadable(source, self.skip_unreadable, self.preprocess.size)
+        self.root = source.root
+        report_copies(self.source.records)
+        records = assign_groups(self.source, self.group)
         if self.multilabel:
             records = rec.without_healthy(records, self.healthy)
         else:
             records = rec.one_label_per_kind(records, self.multiple)
-        given = source.given
+        linked = link_records(records, self.near_duplicates)
+        report_near_duplicates(linked)
+        return linked
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read, check and split the photos; later calls do nothing."""
+        if self.splits:
+            return
+        linked, given = self.collect(), self.source.given
         if self.split_file:
-            records, given = self._frozen(records)
-        self.root = source.root
-        self.splits = sp.split_records(records, self.shares, self.seed, given, bool(self.split_file))
+            records, given = self._frozen(linked.records)
+            linked = link_records(records, self.near_duplicates)
+        fold = None if self.folds is None else (self.fold, self.folds)
+        if fold and given is not None:
+            raise InputError(
+                "data.folds draws the splits itself: no data.split_file, no train/ and val/ folders"
+            )
+        splits = sp.split_records(linked, self.shares, self.seed, given, bool(self.split_file), fold)
+        self.splits = splits
         self.labels = self._label_space()
-        self.split_hash, self.data_hash = sp.split_hash(self.splits), sp.data_hash(records)
+        self.split_hash, self.data_hash = sp.split_hash(splits), sp.data_hash(linked.records)
+        asked = None if fold or given is not None else self.shares
+        self.certificate = certify(linked, splits, asked, self.near_duplicates)
 
     def _check_ids(self, records: list[rec.Record]) -> None:
         """Refuse two photos with one ID."""

@@ -3,131 +3,41 @@
 import hashlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 from src.datamodules.delimited import ID_COLUMNS, pick_column, read_csv
-from src.datamodules.records import Record, join_groups
+from src.datamodules.groups import Linked
+from src.datamodules.records import Record
+from src.datamodules.stratify import split_groups
 from src.errors import InputError, did_you_mean, listed
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
                "test": "test", "testing": "test"}  # fmt: skip
-SIZE_WEIGHT = 2.0  # what keeping the split's size counts against keeping one label's share
-FEW_GROUPS, PASSES = 20_000, 3  # up to so many groups the split is refined in so many passes
-
-
-def split_groups(
-    targets: np.ndarray, groups: np.ndarray, shares: Sequence[float], seed: int, required: int = 0
-) -> np.ndarray:
-    """Assign whole groups to splits so that the photos and every label keep the asked shares.
-
-    Greedy stratification in the spirit of Sechidis et al. (2011, On the stratification of multi-label data),
-    on groups and with a quadratic cost: groups come one by one, large ones first, and each goes where the sum
-    of squared deviations from the shares of what is placed so far, relative to the share, grows least. Where
-    groups are few, further passes take each group out and place it again. At last a label that at least as
-    many groups carry as there are splits gets one group in each, and every label one in `required`.
-
-    Args:
-        targets: `[photos, labels]`, which labels each photo carries.
-        groups: `[photos]`, group numbers from 0, none left out.
-        shares: the share of photos that each split should get; they are scaled to sum to 1.
-        seed: of the order among groups of about the same size.
-        required: the split that no label is absent from.
-
-    Returns:
-        the split's index per photo, `[photos]`.
-    """
-    rng = np.random.default_rng(seed)
-    shares = np.asarray(shares, float) / np.sum(shares)
-    count = int(groups.max()) + 1
-    held = np.zeros((count, targets.shape[1] + 1))
-    np.add.at(held, groups, np.column_stack([targets, np.ones(len(targets))]))
-    sizes = held[:, -1]
-    part = held / np.maximum(held.sum(0), 1)
-    part[:, -1] *= SIZE_WEIGHT**0.5
-    order = np.lexsort((rng.random(count), -np.ceil(np.log2(sizes)))).tolist()
-    passes = PASSES if count <= FEW_GROUPS else 1
-    assigned = _place(part, order, shares.tolist(), passes)
-    _spread_rare(assigned, held[:, :-1] > 0, sizes, np.flatnonzero(shares > 0).tolist(), required)
-    return assigned[groups]
-
-
-def _place(part: np.ndarray, order: list[int], shares: list[float], passes: int) -> np.ndarray:
-    """Return the split of each group, `[groups]`; `part[g, l]` is the part of label l's photos in group g.
-
-    Plain lists: a group has few labels, for which they are faster than arrays.
-    """
-    columns = [np.flatnonzero(row).tolist() for row in part]
-    values = [row[column].tolist() for row, column in zip(part, columns, strict=True)]
-    over = [[0.0] * part.shape[1] for _ in shares]  # what each split has beyond its share of what is placed
-    assigned = [-1] * len(part)
-
-    def move(group: int, split: int, sign: int) -> None:
-        for column, value in zip(columns[group], values[group], strict=True):
-            for other, share in zip(over, shares, strict=True):
-                other[column] -= sign * value * share
-            over[split][column] += sign * value
-
-    for _ in range(passes):
-        for group in order:
-            if assigned[group] >= 0:
-                move(group, assigned[group], -1)
-            own = list(zip(columns[group], values[group], strict=True))
-            square = sum([value * value for _, value in own])
-            lowest = float("inf")
-            for split, share in enumerate(shares):
-                if share > 0:
-                    linear = sum([value * over[split][column] for column, value in own])
-                    cost = (2 * linear + square * (1 - share)) / share
-                    if cost < lowest:
-                        assigned[group], lowest = split, cost
-            move(group, assigned[group], 1)
-    return np.array(assigned, np.int64)
-
-
-def _spread_rare(
-    assigned: np.ndarray, carries: np.ndarray, sizes: np.ndarray, splits: list[int], required: int
-) -> None:
-    """Move small groups, in place, until each label stands in `required`, and with enough groups everywhere.
-
-    Only a move into `required` may take a label's last group away from another split.
-    """
-    counts = np.stack([carries[assigned == split].sum(0) for split in range(max(splits) + 1)])
-    spread = carries.sum(0)
-    wanted = [required, *(split for split in splits if split != required)]
-    for label in np.argsort(spread, kind="stable"):
-        members = np.flatnonzero(carries[:, label])
-        for split in wanted if len(members) >= len(splits) else [required]:
-            if counts[split, label] or not len(members):
-                continue
-            lost = (carries[members] & (counts[assigned[members]] == 1)).sum(1)
-            best = np.lexsort((sizes[members], lost))[0]
-            if lost[best] and split != required:
-                continue
-            group = members[best]
-            counts[assigned[group]] -= carries[group]
-            counts[split] += carries[group]
-            assigned[group] = split
 
 
 def split_records(
-    records: Sequence[Record],
+    linked: Linked,
     shares: Mapping[str, float],
     seed: int,
     given: Mapping[str, str] | None = None,
     frozen: bool = False,
+    fold: tuple[int, int] | None = None,
 ) -> dict[str, list[Record]]:
     """Split the records; a split that the user gave is kept, what it lacks is taken from its train part.
 
     Args:
-        records: with groups and digests; their order does not matter.
+        linked: the records, and which of them belong together.
         shares: `{train: 0.7, val: 0.15, test: 0.15}`.
         seed: of the draw.
         given: `{ID: split}`.
         frozen: nothing is taken from `given`'s train part for a split that it lacks.
+        fold: `(which, of how many)`: the test split is that fold of a cross-validation, and train and val
+            share the rest. Where one group alone carries a label, it is trained on in every fold.
 
     Returns:
         `{train: records, val: records, test: records}`, each sorted by path.
@@ -136,13 +46,15 @@ def split_records(
         InputError: for shares that make no sense, or where no photo is left for train or val.
     """
     weights = _weights(shares)
-    records = sorted(records, key=lambda record: record.path)
+    records, groups = linked.records, linked.groups
     if not records:
         raise InputError("no photo is left to split")
-    joined = join_groups([r.group for r in records], [r.digest for r in records])
-    targets = _targets(records)
-    if given is None:
-        chosen = np.array(SPLITS, object)[split_groups(targets, joined, weights, seed)]
+    targets, pairs = label_columns(records), pair_columns(records)
+    _report_giant(linked)
+    if given is None and fold is None:
+        chosen = np.array(SPLITS, object)[split_groups(targets, groups, weights, seed, pairs=pairs)]
+    elif fold is not None:
+        chosen = _folded(targets, pairs, groups, fold, weights, seed)
     else:
         chosen = np.array([given[r.id] for r in records], object)
         lacking = [name for name, w in zip(SPLITS, weights, strict=True) if w > 0 and name not in chosen]
@@ -150,16 +62,72 @@ def split_records(
             log.warning("The split file names no photo for %s", " and ".join(lacking))
             lacking = []
         if lacking:
-            chosen = _carve(chosen, targets, joined, lacking, weights, seed)
-        report_crossing(records, joined, chosen)
+            chosen = _carve(chosen, targets, groups, lacking, weights, seed)
+        report_crossing(records, groups, chosen)
     splits = {name: [r for r, split in zip(records, chosen, strict=True) if split == name] for name in SPLITS}
-    few = f"{len(records)} photos in {len(set(joined))} group(s) are too few"
+    few = f"{len(records)} photos in {len(set(groups.tolist()))} group(s) are too few"
     for name in ("train", "val"):
         if not splits[name]:
             raise InputError(f"no photo is left for {name}: {few}")
-    if not splits["test"] and weights[2] > 0:
+    if not splits["test"] and (weights[2] > 0 or fold is not None):
         log.warning("No photo is left for test: %s", few)
     return splits
+
+
+def _report_giant(linked: Linked) -> None:
+    """Warn of a group that holds more than half of all photos: it decides the shares alone."""
+    sizes = np.bincount(linked.groups)
+    largest = int(sizes.argmax())
+    if sizes[largest] * 2 > len(linked.records) and len(sizes) > 1:
+        members = [linked.records[i] for i in np.flatnonzero(linked.groups == largest)]
+        names = listed(dict.fromkeys(r.group for r in members), 3)
+        log.warning(
+            "One group holds %d of %d photos (%s) and stays in one split, so the shares cannot be as asked; "
+            "see data.group and data.near_duplicates",
+            len(members),
+            len(linked.records),
+            names,
+        )
+
+
+def split_folds(linked: Linked, folds: int, seed: int) -> np.ndarray:
+    """Return the number of a fold per record: whole groups, stratified as `split_groups` does it.
+
+    Raises:
+        InputError: for fewer than two folds, or fewer groups than folds.
+    """
+    count = int(linked.groups.max(initial=-1)) + 1
+    if not 2 <= folds <= count:
+        raise InputError(f"folds={folds}: from 2 to {count}, the number of groups")
+    columns = label_columns(linked.records), pair_columns(linked.records)
+    return split_groups(columns[0], linked.groups, [1.0] * folds, seed, required=None, pairs=columns[1])
+
+
+def _folded(
+    targets: np.ndarray,
+    pairs: np.ndarray,
+    groups: np.ndarray,
+    fold: tuple[int, int],
+    weights: list[float],
+    seed: int,
+) -> np.ndarray:
+    """Return the splits of one fold of a cross-validation, `[records]`."""
+    which, folds = fold
+    count = int(groups.max()) + 1
+    if not 2 <= folds <= count:
+        raise InputError(f"data.folds={folds}: from 2 to {count}, the number of groups")
+    if not 0 <= which < folds:
+        raise InputError(f"data.fold={which}: from 0 to {folds - 1}, as data.folds={folds}")
+    number = split_groups(targets, groups, [1.0] * folds, seed, required=None, pairs=pairs)
+    lone = [groups[column].min() for column in targets.T if len(set(groups[column].tolist())) == 1]
+    rest = (number != which) | np.isin(groups, lone)
+    chosen = np.full(len(groups), "test", object)
+    _, numbers = np.unique(groups[rest], return_inverse=True)
+    shares = [weights[0], weights[1], 0.0]
+    chosen[rest] = np.array(SPLITS, object)[
+        split_groups(targets[rest], numbers, shares, seed, pairs=pairs[rest])
+    ]
+    return chosen
 
 
 def _weights(shares: Mapping[str, float]) -> list[float]:
@@ -176,14 +144,29 @@ def _weights(shares: Mapping[str, float]) -> list[float]:
     return weights
 
 
-def _targets(records: Sequence[Record]) -> np.ndarray:
+def label_columns(records: Sequence[Record]) -> np.ndarray:
     """Return which labels each photo carries, bool `[photos, labels]`, the labels sorted."""
-    carried = [{(kind, name) for kind, names in r.labels.items() for name in names} for r in records]
-    column = {label: i for i, label in enumerate(sorted(set().union(*carried)))}
-    targets = np.zeros((len(records), len(column)), bool)
-    for row, labels in enumerate(carried):
-        targets[row, [column[label] for label in labels]] = True
-    return targets
+    return _columns([{(kind, name) for kind, names in r.labels.items() for name in names} for r in records])
+
+
+def pair_columns(records: Sequence[Record]) -> np.ndarray:
+    """Return which pairs of labels of two kinds each photo carries, bool `[photos, pairs]`, sorted."""
+    carried = []
+    for record in records:
+        kinds = list(record.labels.values())
+        carried.append(
+            {pair for i, names in enumerate(kinds) for others in kinds[:i] for pair in product(others, names)}
+        )
+    return _columns(carried)
+
+
+def _columns(carried: list[set]) -> np.ndarray:
+    """Return a column per item that occurs: which of the sets hold it."""
+    column = {item: i for i, item in enumerate(sorted(set().union(*carried)))}
+    rows = np.repeat(np.arange(len(carried)), [len(items) for items in carried])
+    found = np.zeros((len(carried), len(column)), bool, order="F")
+    found[rows, [column[item] for items in carried for item in items]] = True
+    return found
 
 
 def _carve(

@@ -149,6 +149,7 @@ def read_table(
     labels: dict[str, dict[str, list[str]]] = {}
     ids: dict[str, str] = {}
     lost: dict[str, list[str]] = {}
+    annotations: dict[str, list[dict[str, list[str]]]] = defaultdict(list)
     rows = []
     for id_, *cells in zip(*(frame[name].tolist() for name in (id_column, *names.values())), strict=True):
         id_ = id_.strip()
@@ -160,7 +161,8 @@ def read_table(
         (path,) = found
         rows.append(ids.setdefault(path, id_))
         union = labels.setdefault(path, {kind: [] for kind in reader.kinds})
-        for kind, new in reader.labels(dict(zip(names, cells, strict=True))).items():
+        annotations[path].append(reader.labels(dict(zip(names, cells, strict=True))))
+        for kind, new in annotations[path][-1].items():
             union[kind] += [name for name in new if name not in union[kind]]
     _report(csv_path, index, reader, labels, lost)
     records = [
@@ -170,7 +172,17 @@ def read_table(
     ]
     if not records:
         raise InputError(f"{csv_path}: no row carries a label (columns read: {listed(names.values())})")
-    return Source(images, records, rows, {column: frame[column].tolist() for column in frame.columns})
+    labelled = {record.path for record in records}
+    return Source(
+        images,
+        records,
+        rows,
+        {column: frame[column].tolist() for column in frame.columns},
+        annotations=annotations,
+        lost=lost,
+        unlabelled=[path for path in index.paths if path not in labelled],
+        label_columns=names,
+    )
 
 
 def _report(

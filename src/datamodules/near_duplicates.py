@@ -1,0 +1,99 @@
+"""Photos that look alike: a perceptual hash per photo, and the pairs of hashes that lie close together."""
+
+from itertools import combinations
+
+import numpy as np
+from PIL import Image
+from scipy.fft import dctn
+
+HASHED_SIZE = (64, 64)  # photos are decoded for it at no less, whatever size a model takes
+BITS = 64
+FAITHFUL = 7  # `near_pairs` finds every pair up to this distance
+MIN_CONTRAST = 1.0  # gray levels of standard deviation in the low frequencies; below, the bits are noise
+
+
+def perceptual_hash(image: Image.Image) -> int | None:
+    """Return 64 bits that a copy of the photo shares but for a few, or None for one without contrast.
+
+    The signs, about their median, of the 8 x 8 lowest frequencies of a cosine transform of the photo's 32 x
+    32 gray levels, without the mean (Zauner, 2010, Implementation and benchmarking of perceptual image hash
+    functions). It withstands another size, compression and brightness; not cropping, mirroring, turning.
+    """
+    gray = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.BILINEAR), np.float64)
+    low = dctn(gray, norm="ortho")[:8, :8]
+    low[0, 0] = 0
+    if np.sqrt((low**2).sum()) / 32 < MIN_CONTRAST:
+        return None
+    return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
+
+
+def near_pairs(hashes: np.ndarray, max_distance: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pairs of hashes that differ in at most `max_distance` bits.
+
+    Exact: the bits are cut into more bands than `max_distance`, so that two such hashes agree in a few whole
+    bands, and only hashes that do are compared. Of equal hashes each is paired with the first one alone, and
+    only that one with others: a thousand copies are a thousand pairs, not a million.
+
+    Args:
+        hashes: uint64 `[photos]`.
+        max_distance: 0 to 7.
+
+    Returns:
+        pairs int64 `[pairs, 2]`, the lower position first, sorted; and their distances int64 `[pairs]`.
+    """
+    if not 0 <= max_distance <= FAITHFUL:
+        raise ValueError(f"max_distance={max_distance}: 0 to {FAITHFUL}")
+    values, first, which = np.unique(np.asarray(hashes, np.uint64), return_index=True, return_inverse=True)
+    copies = np.flatnonzero(first[which] != np.arange(len(which)))
+    equal = np.column_stack([first[which[copies]], copies])
+    shared = 2 if max_distance <= 5 else 3  # bands that two near hashes have in common
+    bands = np.array_split(np.arange(BITS, dtype=np.uint64), max_distance + shared)
+    masks = [np.bitwise_or.reduce(np.uint64(1) << band) for band in bands]
+    found = [np.empty((0, 2), np.int64)]
+    for chosen in combinations(masks, shared) if max_distance else ():
+        found += _within_buckets(values, np.bitwise_or.reduce(chosen), max_distance)
+    near = np.unique(first[np.concatenate(found)].reshape(-1, 2), axis=0)
+    pairs = np.sort(np.concatenate([equal, near]), axis=1)
+    pairs = np.unique(pairs, axis=0).astype(np.int64)
+    return pairs, distances(hashes, pairs)
+
+
+def _within_buckets(values: np.ndarray, mask: np.uint64, max_distance: int) -> list[np.ndarray]:
+    """Return the near pairs among values that agree in the bits of `mask`, in parts `[pairs, 2]`."""
+    keys = values & mask
+    order = np.argsort(keys, kind="stable")
+    keys = keys[order]
+    found = []
+    start, lag = np.arange(len(keys)), 0
+    while len(start):
+        lag += 1
+        start = start[start + lag < len(keys)]
+        start = start[keys[start] == keys[start + lag]]
+        pairs = np.column_stack([order[start], order[start + lag]])
+        found.append(pairs[distances(values, pairs) <= max_distance])
+    return found
+
+
+def distances(hashes: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Return in how many bits the hashes of each pair `[pairs, 2]` differ, int64 `[pairs]`."""
+    hashes = np.asarray(hashes, np.uint64)
+    return np.bitwise_count(hashes[pairs[:, 0]] ^ hashes[pairs[:, 1]]).astype(np.int64)
+
+
+def nearest_across(hashes: np.ndarray, sides: np.ndarray, block: int = 4096) -> tuple[int, int, int] | None:
+    """Return the closest pair of hashes on different sides: `(position, position, distance)`.
+
+    Args:
+        hashes: uint64 `[photos]`.
+        sides: int `[photos]`.
+        block: how many hashes are compared with all others at once.
+    """
+    hashes, best = np.asarray(hashes, np.uint64), None
+    for begin in range(0, len(hashes), block):
+        part = slice(begin, begin + block)
+        apart = np.bitwise_count(hashes[part, None] ^ hashes)
+        apart[sides[part, None] == sides] = BITS + 1
+        i, j = np.unravel_index(apart.argmin(), apart.shape)
+        if apart[i, j] < (best[2] if best else BITS + 1):
+            best = (*sorted((begin + int(i), int(j))), int(apart[i, j]))
+    return best
