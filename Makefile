@@ -4,7 +4,7 @@ PY := .venv/bin/python
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint train predict clean
+.PHONY: help setup demo test lint bench train predict clean
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of:"
@@ -41,6 +41,9 @@ lint: setup ## check style and formatting
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
+bench: setup ## measure ours beside the naive way: make bench ARGS="split"
+	$(PY) scripts/benchmark.py $(ARGS)
+
 train: setup ## train: make train ARGS="data.root=photos/"
 	$(PY) scripts/train.py $(ARGS)
 
@@ -49,5 +52,5 @@ predict: setup ## predict: make predict ARGS="images=photos/ output=predictions.
 
 clean: ## delete caches; never data, runs or .venv
 	rm -rf .pytest_cache .ruff_cache build *.egg-info
-	find src scripts tests notebooks -name __pycache__ -prune -exec rm -rf {} +
+	find src scripts benchmarks tests notebooks -name __pycache__ -prune -exec rm -rf {} +
 	find notebooks -name .ipynb_checkpoints -prune -exec rm -rf {} +

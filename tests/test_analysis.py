@@ -246,6 +246,36 @@ def test_labels_without_photos_and_crossing_groups_are_said(multilabel):
     assert "macro F1 with every threshold at 0.5" in text and "-0.022" in text  # test minus validation
 
 
+def test_the_certificate_shows_what_crosses_and_the_closest_pair(multilabel, tmp_path):
+    run, root = multilabel[0], tmp_path / "pictures"
+    photo(root / "a.jpg")
+    certificate = {
+        "hash": "0123456789abcdef", "given": True, "asked": {"train": 0.7, "val": 0.2, "test": 0.1},
+        "photos": {"train": 7, "val": 2, "test": 1}, "groups": {"train": 4, "val": 1, "test": 1},
+        "labels": [{"label": "Leaks", "kind": "defect", "train": 3, "val": 1, "test": 0, "groups": 2}],
+        "deviation": {"mean": 0.0125, "worst": 0.1, "worst_label": "Leaks", "worst_split": "test"},
+        "pair_deviation": None,
+        "crossing": {"groups": 2, "identical_photos": 1, "near_duplicate_pairs": 3, "examples": {}},
+        "near_duplicates": {
+            "max_distance": 4, "pairs": 9, "without_contrast": 5, "groups_of_the_user": 8, "groups_joined": 6,
+        },
+        "closest": {
+            "distance": 6,
+            "photos": [{"path": "a.jpg", "split": "train"}, {"path": "gone.jpg", "split": "test"}],
+        },
+        "not_evaluable": {"Leaks": "no photo in test: 2 group(s) carry it"},
+    }  # fmt: skip
+    (run / "split_certificate.json").write_text(json.dumps(certificate))
+    page = Page(write_report(run, root).read_text())
+    text = page.text
+    for said in (
+        "0123456789abcdef", "of 8, joined to 6", "of 9 pairs", "5 photos without contrast",
+        "1.25 points from", "at worst 10.00 (Leaks in test)", "differ in 6 of 64 bits",
+        "cannot be read now", "75.0% (3)", "2 group(s) carry it",
+    ):  # fmt: skip
+        assert said in text, said
+
+
 def test_thumbnails_are_small_and_stay_within_the_root(multilabel, tmp_path):
     _, photos = multilabel
     content, reason = thumbnail(photos, "p2.png")

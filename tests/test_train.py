@@ -19,7 +19,15 @@ from tests.made import FAST, make_folders, make_table, only_run, run_script
 
 GROUP = r"data.group='^(A\d+)_'"
 FILES = {f"{split}_metadata.csv" for split in ("train", "val", "test")}
-FILES |= {"classes.json", "metrics.json", "predictions.csv", "history.csv", "report.html", "train.log"}
+FILES |= {
+    "classes.json",
+    "split_certificate.json",
+    "metrics.json",
+    "predictions.csv",
+    "history.csv",
+    "report.html",
+    "train.log",
+}
 FILES |= {f"{name}.png" for name in ("confusion_matrix", "loss_curve", "class_distribution")}
 HISTORY = ["epoch", "train_loss", "val_loss", "train_accuracy", "val_accuracy", "train_f1", "val_f1", "lr"]
 TWELVE = ("trainer.max_epochs=12", "callbacks.early_stopping.patience=12")
@@ -122,6 +130,31 @@ def test_predicting_the_test_split_gives_the_runs_own_bytes(finished, task, monk
     )
     assert code == 0
     assert (tmp_path / "p.csv").read_bytes() == (run / "predictions.csv").read_bytes()
+
+
+def test_predicting_photos_that_were_trained_on_says_so(finished, monkeypatch, tmp_path, capsys):
+    run, data = finished["dual_head"]
+    monkeypatch.chdir(tmp_path)
+    count = len(pd.read_csv(run / "train_metadata.csv"))
+    assert run_script(monkeypatch, "predict", f"ckpt={run}", f"images='{data}'", "num_workers=0") == 0
+    assert f"{count} of 72 photos were in this model's training split" in capsys.readouterr().err
+    tests = f"images='{run / 'test_metadata.csv'}'"
+    assert run_script(monkeypatch, "predict", f"ckpt={run}", tests, "num_workers=0", "output=p.csv") == 0
+    assert "training split" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("task", ["dual_head", "multilabel"])
+def test_the_certificate_is_that_of_the_split(finished, task):
+    run, _ = finished[task]
+    certificate = json.loads((run / "split_certificate.json").read_text())
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert certificate["hash"] == metrics["run"]["split_hash"] == load(run).provenance["split_hash"]
+    assert certificate["photos"] == {
+        split: len(pd.read_csv(run / f"{split}_metadata.csv")) for split in ("train", "val", "test")
+    }
+    assert certificate["crossing"]["groups"] == certificate["crossing"]["near_duplicate_pairs"] == 0
+    page = (run / "report.html").read_text()
+    assert "Certificate of the split" in page and certificate["hash"] in page
 
 
 @pytest.mark.parametrize("task", ["dual_head", "multilabel"])
@@ -380,3 +413,14 @@ def test_every_task_takes_either_source(monkeypatch, tmp_path, task, source, ext
     head = list(pd.read_csv(only_run(tmp_path) / "predictions.csv").columns)
     first = {"multiclass": "label", "dual_head": "component", "multilabel": "components"}[task]
     assert head[:2] == ["ID", first] and head[-3:] == ["path", "status", "error"]
+
+
+def test_cross_validation_is_a_sweep_over_folds(monkeypatch, tmp_path):
+    data = make_folders(tmp_path / "d", each=4)
+    monkeypatch.chdir(tmp_path)
+    folds = ("data.folds=3", "data.fold=0,1,2")
+    arguments = (f"data.root={data}", *FAST, GROUP, *folds, "trainer.max_epochs=1")
+    assert run_script(monkeypatch, "train", "-m", *arguments) == 0
+    tested = [pd.read_csv(file) for file in sorted(tmp_path.glob("outputs/*/*/*/test_metadata.csv"))]
+    assert len(tested) == 3 and sorted(pd.concat(tested)["ID"]) == sorted(set(pd.concat(tested)["ID"]))
+    assert sum(map(len, tested)) == 36

@@ -7,6 +7,7 @@ import pandas as pd
 
 from src.analysis import markup
 from src.analysis.markup import NONE, Html, element, facts, image, integer, join, number, plain, section
+from src.analysis.report_certificate import certificate_section
 from src.analysis.report_tables import (
     FEW,
     SPLIT_NAMES,
@@ -56,8 +57,9 @@ def write_report(run: Path, images_root: Path | None = None) -> Path:
     """
     folder = read_run(run)
     root = Path(images_root) if images_root is not None else _configured_root(folder)
-    sections = (_trained, splits_section, scores_section, labels_section, _figures)
-    body = [_header(folder), _notice(folder), *(part(folder) for part in sections)]
+    body = [_header(folder), _notice(folder), _trained(folder), splits_section(folder)]
+    body += [certificate_section(folder, root)]
+    body += [part(folder) for part in (scores_section, labels_section, _figures)]
     body += [_worst(folder, root), _unreadable(folder), _predict(folder), _configuration(folder)]
     title = f"{folder.task} {_data_name(folder)} {run_date(folder)}".strip()
     path = folder.path / "report.html"

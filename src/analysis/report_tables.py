@@ -49,7 +49,7 @@ def splits_section(run: RunFolder) -> Html:
         said = f"Groups that lie in more than one split: {crossing or 'none'}."
         parts.append(element("p", said, css="muted small"))
     counts = label_counts(run)
-    if len(counts):
+    if len(counts) and not run.certificate:  # which has them
         rows = []
         for kind, labels in counts.groupby("kind", sort=False):
             rows.append((kind,))

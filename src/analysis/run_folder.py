@@ -29,6 +29,7 @@ class RunFolder:
         thresholds: `thresholds.json`, or `{}`.
         splits: the split's tables that exist, `{"train": ...}`, all text.
         history: `history.csv`, or an empty table.
+        certificate: `split_certificate.json`, or `{}`.
         config: `.hydra/config.yaml`, or an empty configuration.
     """
 
@@ -39,6 +40,7 @@ class RunFolder:
     thresholds: dict[str, float] = field(default_factory=dict)
     splits: dict[str, pd.DataFrame] = field(default_factory=dict)
     history: pd.DataFrame = field(default_factory=pd.DataFrame)
+    certificate: dict = field(default_factory=dict)
     config: object = None
 
     @cached_property
@@ -127,6 +129,7 @@ def read_run(path: Path) -> RunFolder:
         thresholds=_json(path / "thresholds.json"),
         splits={split: table for split, table in tables.items() if table is not None},
         history=pd.DataFrame() if history is None else history.apply(pd.to_numeric, errors="coerce"),
+        certificate=_json(path / "split_certificate.json"),
         config=_config(path / ".hydra" / "config.yaml"),
     )
 

@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from src.datamodules.inspection import content_digest
 from src.decisions.predictions import columns, decide, row
 from src.errors import InputError, did_you_mean
-from src.images import Preprocess, UnreadableImage, as_upright_rgb
+from src.images import Preprocess, UnreadableImage, as_upright_rgb, read_photo
 from src.inference.photos import Photo
 from src.models import PhotoClassifier, find_checkpoint, load_model
 
@@ -40,7 +41,7 @@ class Prediction:
 
 
 class PhotoList(Dataset):
-    """Photos as resized pixels, or the reason why they cannot be read."""
+    """Photos as resized pixels with their content's digest, or the reason why they cannot be read."""
 
     def __init__(self, photos: Sequence[Photo], preprocess: Preprocess):
         self.photos, self.preprocess = photos, preprocess
@@ -48,11 +49,12 @@ class PhotoList(Dataset):
     def __len__(self) -> int:
         return len(self.photos)
 
-    def __getitem__(self, index: int) -> tuple[int, np.ndarray | None, str]:
+    def __getitem__(self, index: int) -> tuple[int, np.ndarray | None, str, str]:
         try:
-            return index, self.preprocess(self.photos[index].file), ""
+            content = read_photo(self.photos[index].file)
+            return index, self.preprocess(content), content_digest(content), ""
         except UnreadableImage as error:
-            return index, None, str(error)
+            return index, None, "", str(error)
 
 
 class Predictor:
@@ -143,15 +145,20 @@ class Predictor:
         return columns(self.task, self.labels, probabilities)
 
     def rows(self, photos: Sequence[Photo], probabilities: bool = False) -> Iterator[list[dict[str, str]]]:
-        """Yield the rows of `predictions.csv` batch by batch, in the order of `photos`."""
+        """Yield the rows of `predictions.csv` batch by batch, in the order of `photos`.
+
+        At the end one line says how many of the photos the model was trained on, if any.
+        """
         loader = DataLoader(
             PhotoList(photos, self.preprocess),
             batch_size=self.batch_size,
             num_workers=self.num_workers if len(photos) > self.batch_size else 0,
             collate_fn=list,
         )
+        trained_on, seen = set(self.model.provenance.get("train_digests", ())), 0
         for batch in loader:
-            readable = [pixels for _, pixels, _ in batch if pixels is not None]
+            seen += sum(digest in trained_on for _, _, digest, _ in batch)
+            readable = [pixels for _, pixels, _, _ in batch if pixels is not None]
             scores = iter(self.scores(np.stack(readable)) if readable else ())
             yield [
                 row(
@@ -164,8 +171,14 @@ class Predictor:
                     error,
                     probabilities,
                 )
-                for index, _, error in batch
+                for index, _, _, error in batch
             ]
+        if seen:
+            log.warning(
+                "%d of %d photos were in this model's training split: no measure of how it does on new ones",
+                seen,
+                len(photos),
+            )
 
 
 def choose_device(name: str) -> torch.device:
