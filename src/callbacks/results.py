@@ -113,7 +113,7 @@ def resume_point(run: Path, datamodule: PhotoDataModule, max_epochs: int) -> tup
         if content["provenance"].get(name) != getattr(datamodule, name):
             anew = f"{typed('model.init_from', run)} {typed('data.split_file', run)}"
             raise InputError(
-                f"resume={run}: the photos or labels have changed since ({name} differs), so it cannot go "
+                f"resume={run}: photos, labels or how they are split have changed ({name} differs), so it cannot go "
                 f"on as it was; start a new run with {anew}"
             )
     done = epochs_done(content)
