@@ -85,10 +85,18 @@ class DemoConfig:
     output_dir: str = "???"
 
 
+@dataclass
+class ExploreConfig(TrainConfig):
+    """Root keys of `conf/explore.yaml`: those of training, so that an experiment fits, and where to write."""
+
+    output: str | None = None
+
+
 SCHEMAS = {
     "train": TrainConfig,
     "predict": PredictConfig,
     "make_demo_data": DemoConfig,
+    "explore": ExploreConfig,
 }
 for _name, _schema in SCHEMAS.items():
     ConfigStore.instance().store(name=f"{_name}_schema", node=_schema)

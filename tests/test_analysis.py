@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from matplotlib import colors
 from PIL import Image
 
-from src.analysis import figures
+from src.analysis import drawing, figures
 from src.analysis.markup import VOID
 from src.analysis.report import write_report
 from src.analysis.run_folder import crossing_groups, label_counts, read_run
@@ -464,7 +464,7 @@ def test_saved_pictures_are_the_same_bytes_without_metadata(tmp_path):
     labels = {"k": [f"A rather long label, number {i} $\\frac$" for i in range(6)]}
     for name in ("one", "two"):
         figure = figures.confusion_matrix_figure({"k": np.eye(6, dtype=int)}, labels)
-        figures.save(figure, tmp_path / "new" / f"{name}.png")
+        drawing.save(figure, tmp_path / "new" / f"{name}.png")
     one, two = ((tmp_path / "new" / f"{name}.png").read_bytes() for name in ("one", "two"))
     assert one == two
     with Image.open(tmp_path / "new" / "one.png") as picture:

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 
+from src.datamodules import FolderDataModule
 from src.datamodules.certificate import certify
 from src.datamodules.groups import link_records
 from src.datamodules.records import Record
@@ -101,7 +102,7 @@ def test_without_near_duplicates_only_identical_photos_are_joined():
     assert len(set(link_records(records, None).groups)) == 20
     assert len(set(link_records(records, 0).groups)) == 19
     with pytest.raises(InputError, match="0 to 7 bits, or null"):
-        link_records(records, 12)
+        FolderDataModule(task="multiclass", preprocess={}, splits=SHARES, root="photos", near_duplicates=12)
 
 
 def test_the_folds_of_a_cross_validation_test_every_photo_once():

@@ -4,25 +4,37 @@ No pyplot, so figures do not leak. Names that people chose (labels, IDs) are nev
 in a label stays a `$`.
 """
 
-import io
 import math
-import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from src.analysis.run_folder import write_whole
+from src.analysis.drawing import (
+    BLUE,
+    FAINT,
+    GREEN,
+    GREY,
+    INK,
+    MUTED,
+    NOTE,
+    ORANGE,
+    RED,
+    grid_of_cells,
+    name_axis,
+    new_figure,
+    plain_axes,
+    set_title,
+    short,
+    text_width,
+    wrapped,
+    write_cells,
+)
 
-DPI = 110
-INK, MUTED, FAINT, PAPER = "#1f2933", "#66727f", "#d9dee4", "#ffffff"
-BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#9aa5b1"  # Okabe and Ito, 2008
 SPLIT_COLOURS = {"train": BLUE, "val": ORANGE, "test": GREEN}
 BLUES = LinearSegmentedColormap.from_list("blues", ["#f7f9fb", "#a9cbe6", "#3b8bc4", "#0b4f86", "#062f52"])
 GREYS = LinearSegmentedColormap.from_list("greys", ["#f7f9fb", "#c5ccd4"])
@@ -42,10 +54,10 @@ def confusion_matrix_figure(
     sizes = {kind: _matrix_size(labels[kind]) for kind in matrices}
     side_by_side = sum(width for width, _ in sizes.values()) <= 13
     if side_by_side:
-        figure = _figure(sum(w for w, _ in sizes.values()), max(h for _, h in sizes.values()))
+        figure = new_figure(sum(w for w, _ in sizes.values()), max(h for _, h in sizes.values()))
         grid = figure.add_gridspec(1, len(sizes), width_ratios=[w for w, _ in sizes.values()])
     else:
-        figure = _figure(max(w for w, _ in sizes.values()), sum(h for _, h in sizes.values()))
+        figure = new_figure(max(w for w, _ in sizes.values()), sum(h for _, h in sizes.values()))
         grid = figure.add_gridspec(len(sizes), 1, height_ratios=[h for _, h in sizes.values()])
     for cell, (kind, matrix) in zip(grid, matrices.items(), strict=True):
         _confusion_panel(figure.add_subplot(cell), kind, np.asarray(matrix), list(labels[kind]))
@@ -65,21 +77,21 @@ def label_outcomes_figure(counts: Mapping[str, tuple[int, int, int, int]]) -> Fi
     shares = np.stack(
         [_share(tp, tp + fn), _share(fn, tp + fn), _share(fp, tp + fp), _share(tn, fp + tn)], axis=1
     )
-    figure = _figure(_text_width(names) + 5.4, 1.3 + 0.32 * max(len(names), 1))
+    figure = new_figure(text_width(names) + 5.4, 1.3 + 0.32 * max(len(names), 1))
     axes = figure.add_subplot()
     colours = np.stack(
         [palette(shares[:, i]) for i, palette in enumerate((BLUES, ORANGES, ORANGES, GREYS))], axis=1
     )
     axes.imshow(colours, aspect="auto", interpolation="nearest")
-    _write_cells(axes, table, colours)
-    _grid_of_cells(axes, table.shape)
-    _names(axes, "y", names, [f"{_short(name)}  ({n})" for name, n in zip(names, tp + fn, strict=True)])
+    write_cells(axes, table, colours)
+    grid_of_cells(axes, table.shape)
+    name_axis(axes, "y", names, [f"{short(name)}  ({n})" for name, n in zip(names, tp + fn, strict=True)])
     axes.set_xticks(range(4), ["hit", "missed", "false alarm", "correct\nrejection"], fontsize=9, color=INK)
     axes.xaxis.tick_top()
     axes.set_xlabel(
-        "shade: hit, missed = share of the photos with the label; false alarm = share of the alarms", **_NOTE
+        "shade: hit, missed = share of the photos with the label; false alarm = share of the alarms", **NOTE
     )
-    _title(axes, "Outcomes per label (photos with it)")
+    set_title(axes, "Outcomes per label (photos with it)")
     return figure
 
 
@@ -92,7 +104,7 @@ def loss_curve_figure(history: pd.DataFrame, best_epoch: int | None = None) -> F
 
     The loss has a logarithmic axis where its highest value is more than ten times the median.
     """
-    figure = _figure(10, 3.8)
+    figure = new_figure(10, 3.8)
     left, right = figure.subplots(1, 2)
     if best_epoch is None and "val_loss" in history and history["val_loss"].notna().any():
         best_epoch = int(history.loc[history["val_loss"].idxmin(), "epoch"])
@@ -119,9 +131,9 @@ def loss_curve_figure(history: pd.DataFrame, best_epoch: int | None = None) -> F
                 linewidth=1.8,
             )
     for axes, title in ((left, "Loss"), (right, "F1 and accuracy")):
-        _plain(axes)
-        _title(axes, title)
-        axes.set_xlabel("epoch", **_NOTE)
+        plain_axes(axes)
+        set_title(axes, title)
+        axes.set_xlabel("epoch", **NOTE)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(axis="y", color=FAINT, linewidth=0.7)
         if axes is left and _wide(history):
@@ -130,7 +142,7 @@ def loss_curve_figure(history: pd.DataFrame, best_epoch: int | None = None) -> F
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high - low < 4 else (1,), numticks=8))
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_locator(NullLocator())
-            _title(axes, "Loss (logarithmic)")
+            set_title(axes, "Loss (logarithmic)")
         if not axes.lines:
             axes.text(0.5, 0.5, "nothing logged", transform=axes.transAxes, ha="center", color=MUTED)
             continue
@@ -160,8 +172,8 @@ def class_distribution_figure(counts: pd.DataFrame) -> Figure:
     """
     splits = [column for column in counts.columns if column != "kind"]
     kinds = list(dict.fromkeys(counts["kind"])) if len(counts) else []
-    figure = _figure(
-        _text_width(counts.index) + 6.5, 0.9 + sum(0.6 + 0.27 * (counts["kind"] == k).sum() for k in kinds)
+    figure = new_figure(
+        text_width(counts.index) + 6.5, 0.9 + sum(0.6 + 0.27 * (counts["kind"] == k).sum() for k in kinds)
     )
     if not kinds:
         return figure
@@ -185,15 +197,15 @@ def class_distribution_figure(counts: pd.DataFrame) -> Figure:
                 fontsize=8,
                 color=MUTED,
             )
-        _plain(axes, "x")
-        _names(axes, "y", list(rows.index))
+        plain_axes(axes, "x")
+        name_axis(axes, "y", list(rows.index))
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_xlim(0, most * 1.22)
-        _title(axes, str(kind))
+        set_title(axes, str(kind))
     panels[0].legend(
         fontsize=8, frameon=False, ncols=len(splits), loc="lower right", bbox_to_anchor=(1, 1), labelcolor=INK
     )
-    panels[-1].set_xlabel(f"photos; at the bars: {' · '.join(splits)}", **_NOTE)
+    panels[-1].set_xlabel(f"photos; at the bars: {' · '.join(splits)}", **NOTE)
     panels[-1].xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     return figure
 
@@ -207,7 +219,7 @@ def label_f1_figure(per_class: Mapping[str, Mapping[str, float | None]]) -> Figu
     rows = [(name, _number(row.get("f1")), _number(row.get("support"))) for name, row in per_class.items()]
     rows = [(name, f1 if support != 0 else None, support) for name, f1, support in rows]
     rows.sort(key=lambda row: (row[1] is None, -(row[1] or 0)))
-    figure = _figure(_text_width(per_class) + 5.6, 1.1 + 0.28 * max(len(rows), 1))
+    figure = new_figure(text_width(per_class) + 5.6, 1.1 + 0.28 * max(len(rows), 1))
     axes = figure.add_subplot()
     for i, (_, f1, support) in enumerate(rows):
         if f1 is None:
@@ -219,13 +231,13 @@ def label_f1_figure(per_class: Mapping[str, Mapping[str, float | None]]) -> Figu
         axes.barh(i, f1, height=0.72, color="#b9d3e6" if few else BLUE)
         count = "" if support is None else f"   n = {int(support):,}"
         axes.text(f1 + 0.01, i, f"{f1:.2f}{count}", va="center", fontsize=8, color=MUTED)
-    _plain(axes, "x")
+    plain_axes(axes, "x")
     axes.set_xlim(0, 1.22)
     axes.set_xticks(np.arange(0, 1.01, 0.2))
     axes.set_ylim(max(len(rows), 1) - 0.4, -0.6)
-    _names(axes, "y", [row[0] for row in rows])
-    axes.set_xlabel(f"F1; pale: fewer than {FEW} photos", **_NOTE)
-    _title(axes, "F1 per label")
+    name_axis(axes, "y", [row[0] for row in rows])
+    axes.set_xlabel(f"F1; pale: fewer than {FEW} photos", **NOTE)
+    set_title(axes, "F1 per label")
     return figure
 
 
@@ -243,7 +255,7 @@ def sample_grid_figure(
     count = len(images)
     columns = min(4, max(count, 1))
     rows = max(1, math.ceil(count / columns))
-    figure = _figure(2.9 * columns, 3.5 * rows)
+    figure = new_figure(2.9 * columns, 3.5 * rows)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in panels:
         axes.set_axis_off()
@@ -255,66 +267,19 @@ def sample_grid_figure(
         for spine in axes.spines.values():
             spine.set(color=colour, linewidth=3.5)
         axes.set_title(
-            _wrapped(f"{mark} {said or 'nothing'}"), fontsize=9, color=colour, loc="left", parse_math=False
+            wrapped(f"{mark} {said or 'nothing'}"), fontsize=9, color=colour, loc="left", parse_math=False
         )
         if not good:
             axes.set_xlabel(
-                _wrapped(f"true: {true or 'nothing'}"), fontsize=9, color=INK, loc="left", parse_math=False
+                wrapped(f"true: {true or 'nothing'}"), fontsize=9, color=INK, loc="left", parse_math=False
             )
     return figure
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write `figure` as a PNG, whole or not at all; the same figure gives the same bytes."""
-    buffer = io.BytesIO()
-    if not isinstance(figure.canvas, FigureCanvasAgg):
-        FigureCanvasAgg(figure)
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="Glyph .* missing from font"
-        )  # a label in another script: boxes
-        figure.savefig(
-            buffer, format="png", dpi=DPI, metadata={"Software": None}, bbox_inches="tight", pad_inches=0.1
-        )
-    write_whole(Path(path), buffer.getvalue())
-
-
-_NOTE = {"fontsize": 8, "color": MUTED, "loc": "left"}
-
-
-def _figure(width: float, height: float) -> Figure:
-    """Return an empty figure of so many inches."""
-    figure = Figure(figsize=(max(width, 4), max(height, 1.5)), dpi=DPI, facecolor=PAPER, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _short(name: object, limit: int = 32) -> str:
-    """Cut a long name, with an ellipsis."""
-    name = str(name).replace("\n", " ")
-    return name if len(name) <= limit else name[: limit - 1].rstrip() + "…"
-
-
-def _wrapped(text: str, width: int = 32, lines: int = 3) -> str:
-    """Break at spaces into lines of `width` characters, at most `lines` of them."""
-    broken = [""]
-    for word in text.replace(";", "; ").split():
-        if broken[-1] and len(broken[-1]) + 1 + len(word) > width:
-            broken.append("")
-        broken[-1] = f"{broken[-1]} {_short(word, width)}".strip()
-    more = "…" if len(broken) > lines else ""
-    return "\n".join(broken[:lines]) + more
-
-
-def _text_width(names: Sequence[str] | Mapping) -> float:
-    """Return the inches that the longest name takes, at the size of tick labels."""
-    return 0.25 + 0.082 * max((len(_short(name)) for name in names), default=0)
 
 
 def _matrix_size(names: Sequence[str]) -> tuple[float, float]:
     """Return width and height in inches of a confusion panel with square cells."""
     cells = max(len(names) * (0.62 if len(names) <= 8 else 0.42), 1.8)
-    return cells + _text_width(names) + 1.6, cells + _text_width(names) * 0.8 + 0.9
+    return cells + text_width(names) + 1.6, cells + text_width(names) * 0.8 + 0.9
 
 
 def _confusion_panel(axes: Axes, kind: str, matrix: np.ndarray, names: list[str]) -> None:
@@ -322,63 +287,14 @@ def _confusion_panel(axes: Axes, kind: str, matrix: np.ndarray, names: list[str]
     total = matrix.sum(axis=1)
     colours = BLUES(_share(matrix, total[:, None]))
     axes.imshow(colours, interpolation="nearest")
-    _write_cells(axes, matrix, colours)
-    _grid_of_cells(axes, matrix.shape)
-    _names(axes, "y", names, [f"{_short(name)}  ({n:,})" for name, n in zip(names, total, strict=True)])
-    _names(axes, "x", names)
+    write_cells(axes, matrix, colours)
+    grid_of_cells(axes, matrix.shape)
+    name_axis(axes, "y", names, [f"{short(name)}  ({n:,})" for name, n in zip(names, total, strict=True)])
+    name_axis(axes, "x", names)
     axes.set_ylabel("truth (photos)", fontsize=8, color=MUTED)
     axes.set_xlabel("prediction", fontsize=8, color=MUTED)
     share = f": {np.trace(matrix) / total.sum():.1%} right" if total.sum() else ": no photos"
-    _title(axes, f"{kind}{share}")
-
-
-def _write_cells(axes: Axes, counts: np.ndarray, colours: np.ndarray) -> None:
-    """Write the counts, white on dark and dark on light; a nought is only hinted at."""
-    bright = colours[..., :3] @ np.array([0.299, 0.587, 0.114])
-    digits = len(str(counts.max())) if counts.size else 1
-    size = 8.5 if digits <= 3 or counts.shape[1] <= 8 else 25 / digits
-    for (row, column), count in np.ndenumerate(counts):
-        colour = GREY if count == 0 else ("white" if bright[row, column] < 0.55 else INK)
-        cell = axes.text(
-            column, row, str(count) if count else "·", ha="center", va="center", fontsize=size, color=colour
-        )
-        cell.set_in_layout(False)  # inside the axes anyway; measuring each is most of the drawing time
-
-
-def _grid_of_cells(axes: Axes, shape: tuple[int, int]) -> None:
-    """Draw white lines between cells and nothing around them."""
-    axes.set_xticks(np.arange(1, shape[1]) - 0.5, minor=True)
-    axes.set_yticks(np.arange(1, shape[0]) - 0.5, minor=True)
-    axes.grid(which="minor", color=PAPER, linewidth=1.5)
-    axes.tick_params(which="both", length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-
-
-def _names(axes: Axes, side: str, names: Sequence[str], shown: Sequence[str] | None = None) -> None:
-    """Put label names on one axis."""
-    shown = [_short(name) for name in names] if shown is None else shown
-    if side == "y":
-        axes.set_yticks(range(len(names)), shown, fontsize=9, color=INK, parse_math=False)
-        return
-    turn = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-    axes.set_xticks(range(len(names)), shown, fontsize=9, color=INK, parse_math=False, **turn)
-
-
-def _plain(axes: Axes, grid: str | None = None) -> None:
-    """Take away what is only ink: frame and tick marks."""
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(FAINT)
-    axes.tick_params(length=0, labelsize=9, colors=INK)
-    if grid:
-        axes.grid(axis=grid, color=FAINT, linewidth=0.7)
-        axes.set_axisbelow(True)
-
-
-def _title(axes: Axes, text: str) -> None:
-    """Set a panel's title."""
-    axes.set_title(text, fontsize=11, color=INK, loc="left", fontweight="bold", parse_math=False)
+    set_title(axes, f"{kind}{share}")
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

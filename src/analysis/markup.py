@@ -133,15 +133,18 @@ def image(content: bytes, media_type: str, alt: str) -> Html:
     return element("img", src=f"data:{media_type};base64,{base64.b64encode(content).decode()}", alt=alt)
 
 
-def page(title: str, *body: object) -> Html:
-    """Return the whole page. Its policy forbids scripts and anything from outside, whatever the content."""
+def page(title: str, *body: object, style: str = "") -> Html:
+    """Return the whole page, with `style` added to the style of all pages.
+
+    Its policy forbids scripts and anything from outside, whatever the content.
+    """
     head = element(
         "head",
         element("meta", charset="utf-8"),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", http_equiv="Content-Security-Policy", content=POLICY),
         element("title", title),
-        element("style", Html(STYLE)),
+        element("style", Html(STYLE + style)),
     )
     return Html(
         "<!doctype html>\n" + element("html", head, element("body", element("main", *body)), lang="en") + "\n"

@@ -17,7 +17,8 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 
-from src.analysis.figures import class_distribution_figure, loss_curve_figure, save
+from src.analysis.drawing import save
+from src.analysis.figures import class_distribution_figure, loss_curve_figure
 from src.analysis.report import write_report
 from src.analysis.run_folder import read_run, write_whole
 from src.callbacks.checkpoint import AtomicCheckpointIO, BestCheckpoint, epochs_done
@@ -113,8 +114,8 @@ def resume_point(run: Path, datamodule: PhotoDataModule, max_epochs: int) -> tup
         if content["provenance"].get(name) != getattr(datamodule, name):
             anew = f"{typed('model.init_from', run)} {typed('data.split_file', run)}"
             raise InputError(
-                f"resume={run}: photos, labels or how they are split have changed ({name} differs), so it cannot go "
-                f"on as it was; start a new run with {anew}"
+                f"resume={run}: photos, labels or how they are split have changed ({name} differs), so it "
+                f"cannot go on as it was; start a new run with {anew}"
             )
     done = epochs_done(content)
     if done > max_epochs:

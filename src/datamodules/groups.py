@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from src.datamodules.near_duplicates import FAITHFUL, near_pairs
+from src.datamodules.near_duplicates import near_pairs
 from src.datamodules.records import Record, Source
 from src.errors import InputError, did_you_mean, listed
 
@@ -43,15 +43,7 @@ def link_records(records: Sequence[Record], near_duplicates: int | None) -> Link
     Args:
         records: with groups, digests and perceptual hashes, in any order.
         near_duplicates: the largest distance of near duplicates; None: only identical photos are joined.
-
-    Raises:
-        InputError: for a distance that is none.
     """
-    if near_duplicates is not None and not 0 <= near_duplicates <= FAITHFUL:
-        raise InputError(
-            f"data.near_duplicates={near_duplicates}: 0 to {FAITHFUL} bits, or null; further apart, most "
-            "photos of one kind of fixture would count as one"
-        )
     records = sorted(records, key=lambda record: record.path)
     pairs, distances = NO_PAIRS, np.empty(0, np.int64)
     if near_duplicates is not None:

@@ -17,6 +17,7 @@ from src.datamodules.certificate import certify
 from src.datamodules.dataset import PhotoDataset, make_loader
 from src.datamodules.groups import Linked, assign_groups, link_records, report_near_duplicates
 from src.datamodules.inspection import drop_unreadable, report_copies
+from src.datamodules.near_duplicates import FAITHFUL
 from src.datamodules.transforms import EvalTransform, TrainTransform
 from src.errors import InputError, did_you_mean, listed
 from src.images import Preprocess
@@ -86,6 +87,11 @@ class PhotoDataModule(L.LightningDataModule):
         for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers or 0, 0)):
             if value < least:
                 raise InputError(f"data.{name}={value}: needs at least {least}")
+        if near_duplicates is not None and not 0 <= near_duplicates <= FAITHFUL:
+            raise InputError(
+                f"data.near_duplicates={near_duplicates}: 0 to {FAITHFUL} bits, or null; further apart, most "
+                "photos of one kind of fixture would count as one"
+            )
         check_arguments(preprocess, Preprocess, "preprocess")
         check_arguments(augment or {}, TrainTransform, "data.augment")
         check_arguments(class_weights or {}, statistics.Weighting, "data.class_weights")

@@ -1,0 +1,42 @@
+"""Look at photos and labels before training: `python scripts/explore.py data.root=photos/`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from omegaconf import DictConfig
+
+from src import config
+
+
+@config.command("explore")
+def main(cfg: DictConfig) -> None:
+    """Read every photo once, then write the page, its figures, the lists and the pictures."""
+    from tqdm import tqdm
+
+    from src.analysis.exploration import explored
+    from src.analysis.explore_folder import PAGE, check_folder, write_exploration
+    from src.analysis.survey import survey_photos
+    from src.callbacks.results import shown
+    from src.datamodules.groups import assign_groups
+
+    config.check_targets(cfg.data)
+    datamodule = config.build(cfg.data)
+    folder = Path(cfg.output or cfg.output_dir).expanduser()
+    source = datamodule.read()
+    named = [Path(cfg.data.root).expanduser()] if cfg.data.get("root") else []
+    check_folder(folder, [source.root, *named])
+    records = assign_groups(source, datamodule.group)
+    looks = survey_photos(source.root, [record.path for record in records], datamodule.preprocess.size)
+    looks = list(tqdm(looks, total=len(records), unit="photo", disable=None))
+    data = explored(source, records, looks, cfg.task, datamodule.group, datamodule.near_duplicates)
+    summary = write_exploration(data, folder)
+    found = [f"{part['title'].lower()} {part['count']:,}" for part in summary["problems"] if part["count"]]
+    print(f"{len(records):,} labelled photos, {summary['groups']['joined']:,} groups")
+    print(f"found  {', '.join(found) or 'no problem'}")
+    print(f"read   {shown(folder / PAGE)}")
+
+
+if __name__ == "__main__":
+    main()

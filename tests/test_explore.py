@@ -1,0 +1,491 @@
+import csv
+import gc
+import json
+import re
+import shutil
+import zipfile
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from src.analysis.exploration import explored
+from src.analysis.explore_folder import FILES, PAGE, PNGS, check_folder, write_exploration
+from src.analysis.explore_summary import SHOWN, summarise
+from src.analysis.photo_rules import robust_z
+from src.analysis.problems import find_problems
+from src.analysis.survey import Look, gray_levels, look_at, sharpness, survey_photos
+from src.datamodules.folders import read_folders
+from src.datamodules.groups import assign_groups
+from src.datamodules.inspection import inspect_photos
+from src.datamodules.records import Record, Source
+from src.datamodules.table import read_table
+from src.errors import InputError
+from src.images import open_image
+from tests.made import run_script
+
+OPEN = {"component": [], "defect": []}
+OLD_NAMES = {
+    "class_distribution.png",
+    "image_dimensions.png",
+    "aspect_ratios.png",
+    "brightness_boxplot.png",
+    "brightness_outliers.csv",
+    "brightness_outlier_images_grid.png",
+    "duplicate_images.txt",
+    "corrupted_images.txt",
+    "missing_images.txt",
+    "sample_grid.png",
+    "dataset_exploration.zip",
+}
+
+
+def scene(seed: int, size: tuple[int, int] = (320, 240)) -> Image.Image:
+    """A wall: coarse light, which tells photos apart, and fine grain, which makes them sharp."""
+    rng = np.random.default_rng(seed)
+    light = Image.fromarray(rng.normal(125, 40, (6, 8)).astype(np.float32)).resize(
+        size, Image.Resampling.BICUBIC
+    )
+    pixels = np.asarray(light)[..., None] + rng.normal(0, 14, (size[1], size[0], 1))
+    return Image.fromarray(np.clip(np.repeat(pixels, 3, axis=2), 0, 255).astype(np.uint8))
+
+
+def keep(image: Image.Image, path: Path, **options) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **options)
+    return path
+
+
+def make_clean(root: Path, each: int = 12) -> Path:
+    for i, name in enumerate(("Bolt_Crack", "Bolt_Intact", "Rail_Crack", "Rail_Intact")):
+        for k in range(each):
+            keep(scene(100 * i + k), root / name / f"A{i}{k // 2:02d}_{k}.jpg", quality=92)
+    return root
+
+
+def plant(root: Path) -> dict[str, list[tuple[str, ...]]]:
+    """Add one photo of each problem; return the photos that each list has to hold."""
+    folder = root / "Bolt_Crack"
+    dimmed = np.asarray(scene(901)) * 0.1
+    white = np.clip(np.asarray(scene(902)).astype(int) + 150, 0, 255)
+    glare = np.asarray(scene(903)).copy()
+    glare[60:180, 80:240] = 255
+    keep(Image.fromarray(dimmed.astype(np.uint8)), folder / "dark.jpg")
+    keep(Image.fromarray(white.astype(np.uint8)), folder / "white.jpg")
+    keep(Image.fromarray(glare), folder / "glare.png")
+    keep(scene(904).filter(ImageFilter.GaussianBlur(6)), folder / "blurred.jpg", quality=92)
+    keep(Image.new("RGB", (320, 240), (120, 120, 120)), folder / "flat.png")
+    keep(scene(905, (1440, 240)), folder / "long.jpg")
+    keep(scene(906, (36, 27)), folder / "tiny.png")
+    keep(scene(907), folder / "cut.jpg")
+    content = (folder / "cut.jpg").read_bytes()
+    (folder / "cut.jpg").write_bytes(content[: len(content) // 2])
+    (folder / "text.jpg").write_text("not a photo")
+    shutil.copy(root / "Rail_Intact" / "A300_0.jpg", folder / "copy.jpg")
+    keep(Image.open(root / "Bolt_Crack" / "A000_1.jpg"), folder / "near.jpg", quality=60)
+    keep(scene(908), root / "loose.jpg")
+    copies = [("Bolt_Crack/copy.jpg", "Rail_Intact/A300_0.jpg")]
+    return {
+        "corrupt": [("Bolt_Crack/text.jpg",)],
+        "truncated": [("Bolt_Crack/cut.jpg",)],
+        "unlabelled": [("loose.jpg",)],
+        "identical": copies,
+        "near_duplicates": [("Bolt_Crack/A000_1.jpg", "Bolt_Crack/near.jpg")],
+        "conflicting_labels": copies,
+        "blurred": [("Bolt_Crack/blurred.jpg",)],
+        "dark": [("Bolt_Crack/dark.jpg",)],
+        "overexposed": [("Bolt_Crack/white.jpg",), ("Bolt_Crack/glare.png",)],
+        "low_information": [("Bolt_Crack/flat.png",)],
+        "odd_size": [("Bolt_Crack/long.jpg",), ("Bolt_Crack/tiny.png",)],
+        "brightness_outliers": [("Bolt_Crack/dark.jpg",), ("Bolt_Crack/white.jpg",)],
+    }
+
+
+def look(source: Source, task: str = "dual_head", group: str | None = r"^(A\d+)_", near: int | None = 4):
+    records = assign_groups(source, group)
+    looks = list(survey_photos(source.root, [record.path for record in records]))
+    return explored(source, records, looks, task, group, near)
+
+
+def folders(root: Path, task: str = "dual_head") -> Source:
+    return read_folders(root, task, "_", OPEN, [], False)
+
+
+def listed_photos(data) -> dict[str, list[tuple[str, ...]]]:
+    return {
+        problem.name: [
+            tuple(row[name] for name in ("path", "other", "file", "id") if name in row)
+            for row in problem.rows
+        ]
+        for problem in find_problems(data)
+        if problem.rows
+    }
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    root = make_clean(tmp_path_factory.mktemp("planted") / "photos")
+    expected = plant(root)
+    return root, expected, look(folders(root))
+
+
+@pytest.fixture(scope="module")
+def written(planted, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("written")
+    write_exploration(planted[2], folder)
+    return folder
+
+
+def test_each_list_holds_the_planted_photos_and_no_others(planted):
+    _, expected, data = planted
+    assert listed_photos(data) == expected
+
+
+def test_of_a_clean_set_every_list_is_empty(tmp_path):
+    assert listed_photos(look(folders(make_clean(tmp_path)))) == {}
+
+
+def test_reasons_name_the_rule_that_was_broken(planted):
+    reasons = {
+        row["path"]: row["reason"] for p in find_problems(planted[2]) for row in p.rows if "reason" in row
+    }
+    assert reasons["Bolt_Crack/cut.jpg"] == "truncated"
+    assert reasons["Bolt_Crack/text.jpg"] == "not an image (text?)"
+    assert reasons["Bolt_Crack/dark.jpg"] == "below 40"
+    assert reasons["Bolt_Crack/flat.png"] == "below 1.5"
+    assert reasons["Bolt_Crack/glare.png"] == "a white spot of 25%"
+    assert reasons["Bolt_Crack/long.jpg"].startswith(
+        "one side 6.0 times the other, 4.5 times the usual pixels"
+    )
+    assert reasons["Bolt_Crack/tiny.png"].startswith("shorter side below 32 pixels, 79.0 times fewer pixels")
+
+
+def test_a_survey_sees_what_the_splits_see(planted, tmp_path):
+    root, _, data = planted
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    keep(scene(1, (1600, 1100)), tmp_path / "large.jpg", exif=exif)
+    keep(scene(2, (1000, 130)), tmp_path / "strip.jpg", progressive=True)
+    gray = np.random.default_rng(0).integers(0, 65535, (90, 120)).astype(np.uint16)
+    keep(Image.fromarray(gray), tmp_path / "gray.png")
+    pairs = [
+        (root, [record.path for record in data.records]),
+        (tmp_path, ["gray.png", "large.jpg", "strip.jpg"]),
+    ]
+    for folder, paths in pairs:
+        seen = [(look.digest, look.phash, look.reason) for look in survey_photos(folder, paths, (300, 300))]
+        expected = inspect_photos(folder, paths, (300, 300))
+        assert seen == [(e.digest, e.phash, e.reason) for e in expected]
+    large = look_at(tmp_path / "large.jpg")
+    assert (large.width, large.height, large.orientation, large.format) == (1100, 1600, 6, "JPEG")
+
+
+def test_a_survey_keeps_figures_and_no_pixels(planted):
+    root, _, data = planted
+    before = sum(issubclass(type(thing), Image.Image) for thing in gc.get_objects())
+    looks = list(survey_photos(root, [record.path for record in data.records]))
+    gc.collect()
+    assert sum(issubclass(type(thing), Image.Image) for thing in gc.get_objects()) <= before
+    assert not hasattr(looks[0], "__dict__")
+    kinds = {type(getattr(look, name)) for look in looks for name in Look.__slots__}
+    assert kinds <= {str, int, float, bool, type(None)}
+
+
+@pytest.mark.parametrize("size", [(320, 240), (1600, 1200), (300, 900)])
+def test_sharpness_tells_blur_whatever_the_size_and_the_contrast(size):
+    image = scene(5, (300, 225)).resize(size, Image.Resampling.BICUBIC)
+    blur = image.filter(ImageFilter.GaussianBlur(min(size) / 60))
+    faint = Image.eval(image, lambda level: 60 + level // 2)
+    sharp = sharpness(gray_levels(image))
+    assert sharp > 0.15 and sharpness(gray_levels(faint)) > 0.15
+    assert sharpness(gray_levels(blur)) < 0.05
+    edge = Image.new("L", (400, 300), 60)
+    edge.paste(180, (0, 0, 190, 300))
+    assert sharpness(gray_levels(edge)) > 0.1, "one sharp edge between smooth areas"
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 500), (33, 33), (34, 34), (200, 300)])
+def test_sharpness_of_what_has_no_contrast_is_not_judged(shape):
+    assert sharpness(np.full(shape, 77, np.uint8)) is None
+
+
+def test_robust_z_does_not_follow_outliers_nor_tiny_differences():
+    values = np.r_[np.linspace(90, 110, 41), 400.0]
+    z = robust_z(values, 1.0)
+    assert z[-1] > 20 and np.abs(z[:-1]).max() < 2
+    assert np.abs(robust_z([100.0] * 30 + [100.5], 5.0)).max() == pytest.approx(0.1)
+    assert not robust_z([1.0] * 5 + [99.0], 1.0).any(), "too few to tell what is usual"
+
+
+def test_json_holds_what_the_lists_hold(planted, written):
+    _, expected, data = planted
+    summary = json.loads((written / "explore.json").read_text(encoding="utf-8"))
+    assert summary == summarise(data, find_problems(data))
+    counts = {problem["name"]: problem["count"] for problem in summary["problems"]}
+    assert {name: count for name, count in counts.items() if count} == {
+        k: len(v) for k, v in expected.items()
+    }
+    for name, count in counts.items():
+        with open(written / f"{name}.csv", newline="", encoding="utf-8") as file:
+            assert len(list(csv.DictReader(file))) == count, name
+    assert summary["totals"]["labelled photos"] == 48 + 11 and summary["photos"]["readable"] == 57
+    labels = {row["label"]: row for rows in summary["labels"].values() for row in rows}
+    assert labels["Crack"]["photos"] == 35 and labels["Rail"]["verdict"] == "rare"
+    (pair,) = summary["pairs"]
+    table = dict(zip(pair["rows"], pair["photos"], strict=True))
+    assert table["Bolt"][pair["columns"].index("Crack")] == 23
+    assert summary["groups"]["named"] == 24 + 11
+    assert summary["groups"]["joined"] == 24 + 11 - 2
+    assert summary["groups"]["near_duplicates_across"] == 1
+    assert summary["formats"] == {"JPEG": 54, "PNG": 3}
+
+
+class Cells(HTMLParser):
+    """Collects the text of each row of each table, and of the large figures."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.rows, self.inside = [], False
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+            self.inside = True
+
+    def handle_endtag(self, tag):
+        self.inside = self.inside and tag not in ("td", "th")
+
+    def handle_data(self, data):
+        if self.inside:
+            self.rows[-1][-1] += data
+
+
+def test_the_page_shows_the_figures_of_the_json(written):
+    summary = json.loads((written / "explore.json").read_text(encoding="utf-8"))
+    page = (written / PAGE).read_text(encoding="utf-8")
+    rows = Cells(page).rows
+    for problem in summary["problems"]:
+        assert [problem["title"], f"{problem['count']:,}", problem["rule"]] in rows
+        assert (f'<section id="{problem["name"]}">' in page) == (problem["count"] > 0)
+        assert (f'href="#{problem["name"]}"' in page) == (problem["count"] > 0)
+        for row in problem["shown"]:
+            assert all(str(row[name]) in page for name in ("path", "reason", "brightness") if name in row)
+    for labels in summary["labels"].values():
+        for row in labels:
+            cells = [
+                row["label"] + row["verdict"],
+                str(row["photos"]),
+                f"{row['share']:.1%}",
+                str(row["groups"]),
+            ]
+            assert cells in rows
+    for pair in summary["pairs"]:
+        for name, counts in zip(pair["rows"], pair["photos"], strict=True):
+            assert [name, *(str(count or "·") for count in counts)] in rows
+    for labels in summary["brightness"].values():
+        for row in labels:
+            assert list(map(str, row.values())) in rows
+    for part in ("sizes", "aspect_ratios", "formats"):
+        assert all([name, str(count)] in rows for name, count in summary[part].items())
+    assert all(f"<b>{value}</b><span>{name}" in page for name, value in summary["totals"].items())
+    assert all(notice in page for notice in summary["notices"]) and summary["notices"]
+
+
+def test_the_page_stands_alone(written):
+    page = (written / PAGE).read_text(encoding="utf-8")
+    assert "<script" not in page and "http://" not in page and "https://" not in page
+    assert all(source.startswith("data:image/") for source in re.findall(r'src="([^"]{0,20})', page))
+    links = set(re.findall(r'href="([^"]+)"', page))
+    assert all(link.startswith("#") or (written / link).is_file() for link in links)
+
+
+def test_the_names_of_the_older_exploration_and_a_zip_of_everything(written, planted):
+    assert {path.name for path in written.iterdir()} == set(FILES) >= OLD_NAMES
+    with zipfile.ZipFile(written / "dataset_exploration.zip") as archive:
+        assert set(archive.namelist()) == set(FILES) - {"dataset_exploration.zip"}
+        assert archive.read(PAGE) == (written / PAGE).read_bytes()
+    outliers = (written / "brightness_outliers.csv").read_text(encoding="utf-8").splitlines()
+    assert outliers[0] == "file,label,brightness" and outliers[1].startswith(
+        "Bolt_Crack/dark.jpg,Bolt;Crack,"
+    )
+    assert (written / "duplicate_images.txt").read_text() == "Bolt_Crack/copy.jpg\tRail_Intact/A300_0.jpg\n"
+    corrupted = (written / "corrupted_images.txt").read_text().splitlines()
+    assert corrupted == ["Bolt_Crack/cut.jpg\ttruncated", "Bolt_Crack/text.jpg\tnot an image (text?)"]
+    assert (written / "missing_images.txt").read_text() == ""
+    assert all(open_image(written / name).width > 300 for name in PNGS)
+
+
+def test_the_same_photos_give_the_same_bytes(planted, written, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    for _ in range(2):  # the second time over its own files
+        check_folder(tmp_path, [planted[0]])
+        write_exploration(look(folders(planted[0])), tmp_path)
+    assert all((tmp_path / name).read_bytes() == (written / name).read_bytes() for name in FILES)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {*FILES, "notes.txt"}
+
+
+def test_a_table_tells_missing_ambiguous_unlabelled_and_several_labels(tmp_path):
+    for i, name in enumerate(("a", "b", "c", "d", "e", "one/f", "two/f")):
+        keep(scene(i), tmp_path / "images" / f"{name}.jpg")
+    rows = ["a,Bolt,Crack", "a,Rail,", "b,Rail,nan", "c.jpg,Bolt,", "d,nan,nan", "gone,Bolt,Crack", "f,Rail,"]
+    (tmp_path / "t.csv").write_text("\n".join(["ID,component,defect", *rows]))
+    source = read_table(
+        tmp_path / "t.csv", tmp_path / "images", "dual_head", None, None, ";", None, None, OPEN, []
+    )
+    data = look(source, group=None)
+    assert listed_photos(data) == {
+        "missing": [("gone",)],
+        "ambiguous": [("f",)],
+        "unlabelled": [("d.jpg",), ("e.jpg",), ("one/f.jpg",), ("two/f.jpg",)],
+        "several_labels": [("a.jpg",)],
+    }
+    assert "several_labels" not in listed_photos(look(source, "multilabel", None))
+    write_exploration(data, tmp_path / "out")
+    assert (tmp_path / "out" / "missing_images.txt").read_text() == "gone\n"
+    assert (tmp_path / "out" / "ambiguous.csv").read_text() == "id,files\nf,one/f.jpg;two/f.jpg\n"
+
+
+def test_photos_that_vanish_between_listing_and_reading_are_listed(tmp_path):
+    source = folders(make_clean(tmp_path / "photos", each=2))
+    (tmp_path / "photos" / "Bolt_Crack" / "A000_0.jpg").unlink()
+    data = look(source)
+    assert listed_photos(data) == {"missing": [("Bolt_Crack/A000_0",)]}
+    shutil.rmtree(tmp_path / "photos")
+    data = look(source)
+    summary = write_exploration(data, tmp_path / "out")
+    assert "No photo can be read." in summary["notices"] and summary["photos"]["readable"] == 0
+    assert len((tmp_path / "out" / "missing_images.txt").read_text().splitlines()) == 8
+
+
+def test_photos_that_vanish_after_reading_do_not_stop_the_page(planted, tmp_path):
+    root = tmp_path / "photos"
+    shutil.copytree(planted[0], root)
+    data = look(folders(root))
+    shutil.rmtree(root)
+    write_exploration(data, tmp_path / "out")
+    assert "cannot be read now: no such file" in (tmp_path / "out" / PAGE).read_text(encoding="utf-8")
+
+
+def records(groups: list[str], labels: list[tuple[str, ...]]) -> tuple[Source, list[Record]]:
+    made = [
+        Record(f"p{i:03d}", f"p{i:03d}.jpg", {"label": names}, group)
+        for i, (group, names) in enumerate(zip(groups, labels, strict=True))
+    ]
+    return Source(Path("photos"), made), made
+
+
+def summary_of(groups, labels, task="multiclass", **seen):
+    source, made = records(groups, labels)
+    looks = [Look(digest=f"d{i}", width=8, height=6, format="JPEG", **seen) for i in range(len(made))]
+    data = explored(source, made, looks, task, "asset", None)
+    return summarise(data, find_problems(data))
+
+
+def test_notices_name_the_giant_group_and_labels_that_are_too_few():
+    summary = summary_of(["G"] * 30 + [f"g{i}" for i in range(20)], [("x",)] * 26 + [("y",)] * 24)
+    assert summary["notices"][0].startswith("One group holds 30 of 50 photos (G)")
+    assert summary["groups"]["photos_per_group"] == {"1": 20, "21 to 50": 1}
+    assert summary["groups"]["largest"] == {"name": "G", "photos": 30, "share": 0.6}
+    assert "Cannot be evaluated, fewer than 3 groups: x." in summary["notices"]
+    assert "Rare, fewer than 25 photos: y." in summary["notices"]
+    alone = summary_of(["a", "b", "c", "d"], [("x",)] * 4)
+    assert "Only one label, x: a classifier needs two or more." in alone["notices"]
+    one = summary_of(["a"] * 3, [("x",), ("y",), ("x", "y")])
+    assert "All photos are one group, so they cannot be split: see data.group." in one["notices"]
+    assert one["labels_per_photo"] == {"label": {"1": 2, "2": 1}}
+    assert [p["count"] for p in one["problems"] if p["name"] == "several_labels"] == [1]
+
+
+def test_two_photos_with_one_id_are_listed():
+    source, made = records(["a", "b"], [("x",), ("y",)])
+    made = [made[0], Record("p000", "other.jpg", {"label": ("y",)}, "b")]
+    data = explored(source, made, [Look(digest=d, width=8, height=6) for d in "de"], "multiclass", None, None)
+    assert listed_photos(data)["repeated_ids"] == [("p000.jpg", "other.jpg", "p000")]
+
+
+def test_long_lists_are_cut_on_the_page_only(tmp_path):
+    root = make_clean(tmp_path / "photos", each=1)
+    for i in range(SHOWN + 3):
+        (root / "Bolt_Crack" / f"broken_{i:03d}.jpg").write_text("no photo <b>&amp;")
+    summary = write_exploration(look(folders(root)), tmp_path / "out")
+    corrupt = summary["problems"][0]
+    assert corrupt["count"] == SHOWN + 3 and len(corrupt["shown"]) == SHOWN
+    assert "and 3 more in " in (tmp_path / "out" / PAGE).read_text(encoding="utf-8")
+    assert len((tmp_path / "out" / "corrupt.csv").read_text().splitlines()) == 1 + SHOWN + 3
+
+
+def test_names_are_text_and_places_stay_in_the_photo(tmp_path):
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0110], exif[0x0132] = "ACME\0", "ACME <i>1</i>", "2024:05:06 07:08:09"
+    exif.get_ifd(0x8825)[2] = (47.0, 11.0, 33.0)
+    keep(scene(1), tmp_path / "photos" / "<b>$x$_Crack" / "a.jpg", exif=exif)
+    keep(scene(2), tmp_path / "photos" / "Rail_Crack" / "b.jpg")
+    summary = write_exploration(look(folders(tmp_path / "photos"), group=None), tmp_path / "out")
+    assert summary["exif"]["cameras"] == {"ACME <i>1</i>": 1, "none": 1}
+    assert summary["exif"]["with_place"] == 1 and summary["exif"]["first"] == "2024:05:06 07:08:09"
+    page = (tmp_path / "out" / PAGE).read_text(encoding="utf-8")
+    assert "<i>1" not in page and "<b>$x" not in page and "&lt;b&gt;$x$" in page
+    text = "".join((tmp_path / "out" / name).read_text() for name in ("photos.csv", "explore.json"))
+    assert "47.0" not in text and "33.0" not in text
+
+
+def test_the_script_writes_the_folder_and_says_what_was_found(planted, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = (f"data.root={planted[0]}", r"data.group='^(A\d+)_'", "output=look")
+    assert run_script(monkeypatch, "explore", *arguments) == 0
+    said = capsys.readouterr().out
+    assert (
+        "59 labelled photos, 33 groups" in said
+        and "exact duplicates 1" in said
+        and "look/explore.html" in said
+    )
+    assert {path.name for path in (tmp_path / "look").iterdir()} == set(FILES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["data.root=empty"], "no photo in it"),
+        (["data.root=gone"], "no such folder"),
+        (["data.root=photos", "data.group='^(Z\\d+)'"], "matches no file name, for example a.jpg, b.jpg"),
+        (["data.root=photos", "output=file"], "output=file: there is a file of this name"),
+        (["data.root=photos", "output=file/below"], "there is a file of this name"),
+        (["data.root=photos", "output=photos/look"], "lies in the photos' folder photos"),
+        (["data.root=photos", "output=link/look"], "lies in the photos' folder photos"),
+        (["data.root=photos", "output=run"], "run: holds class_distribution.png, which no exploration wrote"),
+        (["data.root=photos", "outptu=x"], "did you mean 'output'"),
+        (["data=table", "data.csv=t.csv", "data.images=photos"], "names one photo below photos"),
+    ],
+)
+def test_wrong_input_is_one_line_and_nothing_is_written(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "class_distribution.png").write_text("of a training")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "t.csv").write_text("ID,label\nzz,x\n")
+    keep(scene(1), tmp_path / "photos" / "x" / "a.jpg")
+    keep(scene(2), tmp_path / "photos" / "y" / "b.jpg")
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert run_script(monkeypatch, "explore", "model=multiclass", *arguments) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and message in error
+    after = {
+        path: path.read_bytes()
+        for path in tmp_path.rglob("*")
+        if path.is_file() and "outputs" not in path.parts
+    }
+    assert after == before
+
+
+def test_a_folder_with_a_stranger_under_one_of_our_names_is_refused(tmp_path):
+    (tmp_path / "explore.json").write_text("{broken")
+    with pytest.raises(InputError, match=r"holds explore\.json, which no exploration wrote"):
+        check_folder(tmp_path, [])
