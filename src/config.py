@@ -92,11 +92,24 @@ class ExploreConfig(TrainConfig):
     output: str | None = None
 
 
+@dataclass
+class AuditConfig(TrainConfig):
+    """Root keys of `conf/audit.yaml`, likewise."""
+
+    ckpt: str | None = None
+    folds: int = 5
+    top: int = 60
+    apply: str | None = None
+    output: str | None = None
+    device: str = "auto"
+
+
 SCHEMAS = {
     "train": TrainConfig,
     "predict": PredictConfig,
     "make_demo_data": DemoConfig,
     "explore": ExploreConfig,
+    "audit": AuditConfig,
 }
 for _name, _schema in SCHEMAS.items():
     ConfigStore.instance().store(name=f"{_name}_schema", node=_schema)

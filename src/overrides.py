@@ -3,6 +3,7 @@
 import re
 import shlex
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -38,9 +39,26 @@ def _parsed(override: str) -> object:
 
 def typed(key: str, value: object) -> str:
     """Return an override as a shell and Hydra read it, to be shown in a command."""
-    text = override(key, value)
+    return in_shell(override(key, value))
+
+
+def in_shell(text: str) -> str:
+    """Return an override as it stands in a script's arguments as one types it in a shell."""
     bare = shlex.quote(text)
     return bare if bare == text or re.search(r'[$`"!]|\\\\|\\$', text) else f'"{text}"'
+
+
+def command_like_this(script: str, keep: Callable[[str], object], new: Mapping[str, object]) -> str:
+    """Return the command of another script, as one types it, with overrides of this call.
+
+    Args:
+        script: its name in scripts/.
+        keep: tells by its key whether an override of this call goes with it.
+        new: further keys and values; they replace this call's.
+    """
+    given = [(text.lstrip("+~").partition("=")[0], text) for text in HydraConfig.get().overrides.task]
+    kept = [in_shell(text) for key, text in given if keep(key) and key not in new]
+    return " ".join(["python", f"scripts/{script}.py", *kept, *(typed(*item) for item in new.items())])
 
 
 def tidied(argv: list[str]) -> list[str]:

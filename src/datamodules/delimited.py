@@ -3,6 +3,8 @@
 import csv
 import io
 import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -32,26 +34,60 @@ def read_csv(
         allow_empty: whether a header without rows is a table too.
 
     Returns:
-        a frame of `str` cells without missing values; names trimmed, columns without a name left out.
+        a frame of `str` cells without missing values; names trimmed, columns without a name left out. Its
+        index is the number of the row as a spreadsheet shows it: the header is 1, blank rows count.
 
     Raises:
         InputError: no such file, empty, not decodable, not a table, a row with more cells than the header,
             two columns of one name.
     """
-    text = _decode(_content(path, key), encoding, f"{key}={path}")
-    try:
-        header, rows = _rows(text, delimiter or _detect(text), f"{key}={path}")
-    except (csv.Error, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{key}={path}: not a table ({error}); see its quotes and data.delimiter") from error
+    raw = read_raw(path, delimiter, encoding, key)
+    header, rows, numbers = raw.header, raw.cells, raw.numbers
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
         raise InputError(f"{key}={path}: several columns are named {listed(twice)}: rename all but one")
     if not rows and not allow_empty:
         raise InputError(f"{key}={path}: a header and no rows")
-    frame = pd.DataFrame(rows, columns=header, dtype=object)
+    frame = pd.DataFrame(rows, columns=header, dtype=object, index=numbers)
     return frame[[name for name in header if name]]
+
+
+@dataclass(frozen=True)
+class RawTable:
+    """A delimited file, row by row as it stands.
+
+    Attributes:
+        encoding: that writes it again, with its mark.
+        delimiter: between columns.
+        head: its text up to the end of the header.
+        header: the columns' names, trimmed; some may be empty.
+        texts: the text of each row, with its line end and the blank lines after it.
+        cells: the cells of each row, as many as the header has.
+        numbers: of each row, as a spreadsheet shows it: the header is 1, blank rows count.
+    """
+
+    encoding: str
+    delimiter: str
+    head: str
+    header: list[str]
+    texts: list[str]
+    cells: list[list[str]]
+    numbers: list[int]
+
+
+def read_raw(path: Path, delimiter: str | None, encoding: str | None, key: str = "data.csv") -> RawTable:
+    """Read a delimited file so that its rows can be written again as they stand; see `read_csv`."""
+    content = _content(path, key)
+    text, found = _decode(content, encoding, f"{key}={path}")
+    if found == "utf-8" and content.startswith(b"\xef\xbb\xbf"):
+        found = "utf-8-sig"
+    delimiter = delimiter or _detect(text)
+    try:
+        return RawTable(found, delimiter, *_rows(text, delimiter, f"{key}={path}"))
+    except (csv.Error, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{key}={path}: not a table ({error}); see its quotes and data.delimiter") from error
 
 
 def _content(path: Path, key: str) -> bytes:
@@ -70,8 +106,8 @@ def _content(path: Path, key: str) -> bytes:
     return content
 
 
-def _decode(content: bytes, encoding: str | None, where: str) -> str:
-    """Return text in the encoding named, else UTF-16 where a mark says so, UTF-8 or Windows-1252."""
+def _decode(content: bytes, encoding: str | None, where: str) -> tuple[str, str]:
+    """Return text and its encoding: the one named, else UTF-16 by its mark, UTF-8 or Windows-1252."""
     if encoding:
         candidates = [encoding]
     elif content[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -87,7 +123,7 @@ def _decode(content: bytes, encoding: str | None, where: str) -> str:
             raise InputError(f"{where}: not a text file, or UTF-16 without a mark (data.encoding=utf-16-le)")
         if name == "cp1252" and not encoding:
             log.info("%s is not UTF-8: read as Windows-1252", where)
-        return text
+        return text, name
     raise InputError(f"{where}: not text in {' or '.join(candidates)}; name its encoding with data.encoding=")
 
 
@@ -102,26 +138,39 @@ def _detect(text: str) -> str:
     return best if columns(best) > 1 else NO_DELIMITER
 
 
-def _rows(text: str, delimiter: str, where: str) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the rows, all as long as the header; blank lines are passed over."""
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True
-    )
+def _rows(
+    text: str, delimiter: str, where: str
+) -> tuple[str, list[str], list[str], list[list[str]], list[int]]:
+    """Return what `RawTable` has from `head` on; blank lines are no rows."""
+    lines: list[str] = []
+
+    def noted() -> Iterator[str]:
+        for line in io.StringIO(text, newline=""):
+            lines.append(line)
+            yield line
+
+    reader = csv.reader(noted(), delimiter=delimiter, skipinitialspace=True, strict=True)
     header: list[str] = []
-    rows = []
-    for row in reader:
+    texts, cells, numbers = [""], [], []  # the first text is the header's
+    for number, row in enumerate(reader, 1):
+        raw = "".join(lines)
+        lines.clear()
         if not any(cell.strip() for cell in row):
+            texts[-1] += raw
             continue
         if not header:
             header = [cell.strip() for cell in row]
+            texts[0] += raw
             continue
         if any(cell.strip() for cell in row[len(header) :]):
             raise InputError(
                 f"{where}, line {reader.line_num}: {len(row)} cells under a header of {len(header)}: "
                 f"a cell that holds {delimiter!r} needs quotes"
             )
-        rows.append(row[: len(header)] + [""] * (len(header) - len(row)))
-    return header, rows
+        texts.append(raw)
+        cells.append(row[: len(header)] + [""] * (len(header) - len(row)))
+        numbers.append(number)
+    return texts[0], header, texts[1:], cells, numbers
 
 
 def pick_column(

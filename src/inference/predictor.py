@@ -57,6 +57,27 @@ class PhotoList(Dataset):
             return index, None, "", str(error)
 
 
+def decoded(
+    photos: Sequence[Photo], preprocess: Preprocess, batch_size: int, num_workers: int | None
+) -> DataLoader:
+    """Return the photos in order, in batches of `(index, pixels or None, digest, reason)`.
+
+    Args:
+        photos: the photos.
+        preprocess: opens and resizes, to uint8 `[H, W, 3]`.
+        batch_size: photos a batch.
+        num_workers: processes that decode; null: one per core, 4 at most. One batch is read in this process.
+    """
+    if num_workers is None:
+        num_workers = min(4, os.cpu_count() or 1)
+    return DataLoader(
+        PhotoList(photos, preprocess),
+        batch_size=batch_size,
+        num_workers=num_workers if len(photos) > batch_size else 0,
+        collate_fn=list,
+    )
+
+
 class Predictor:
     """A model with its preprocessing and thresholds.
 
@@ -85,7 +106,7 @@ class Predictor:
         self.preprocess = Preprocess.from_dict(model.hparams["preprocess"])
         self.thresholds = self._thresholds(threshold)
         self.batch_size = batch_size
-        self.num_workers = min(4, os.cpu_count() or 1) if num_workers is None else num_workers
+        self.num_workers = num_workers
 
     @classmethod
     def load(cls, ckpt: str | Path, **options: Any) -> "Predictor":
@@ -149,14 +170,8 @@ class Predictor:
 
         At the end one line says how many of the photos the model was trained on, if any.
         """
-        loader = DataLoader(
-            PhotoList(photos, self.preprocess),
-            batch_size=self.batch_size,
-            num_workers=self.num_workers if len(photos) > self.batch_size else 0,
-            collate_fn=list,
-        )
         trained_on, seen = set(self.model.provenance.get("train_digests", ())), 0
-        for batch in loader:
+        for batch in decoded(photos, self.preprocess, self.batch_size, self.num_workers):
             seen += sum(digest in trained_on for _, _, digest, _ in batch)
             readable = [pixels for _, pixels, _, _ in batch if pixels is not None]
             scores = iter(self.scores(np.stack(readable)) if readable else ())

@@ -1,0 +1,90 @@
+"""What a split of photos claims beside a split of groups, for the same heads on the same frozen features.
+
+`python -m benchmarks.leak experiment=sdnet2018 data.root=$SDNET2018 model.weights=$SQUEEZENET`
+"""
+
+import sys
+
+import numpy as np
+from hydra import compose, initialize_config_dir
+
+from src import config
+from src.config import CONF
+from src.datamodules.splits import label_columns, pair_columns
+from src.datamodules.stratify import split_groups
+from src.errors import InputError, leave
+from src.inference.features import extract_features
+from src.inference.heads import fit_heads
+from src.labels import LabelSpace
+
+SEEDS = range(1, 11)
+SHARES = (0.7, 0.15, 0.15)
+
+
+def main() -> None:
+    """Print a Markdown table: accuracy per kind, or mean average precision, over ten splits of each sort."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", [*sys.argv[1:], "output_dir=."])
+    datamodule = config.build(cfg.data)
+    linked = datamodule.collect()
+    records, multilabel = linked.records, datamodule.multilabel
+    kinds = dict.fromkeys(kind for record in records for kind in record.labels)
+    labels = LabelSpace.from_labels({k: [n for r in records for n in r.labels.get(k, ())] for k in kinds})
+    model = config.build(cfg.model, labels=labels.as_dict(), class_weights=None)
+    features = extract_features(model, datamodule.root, records)
+    encode = labels.encode if multilabel else labels.encode_classes
+    targets = np.stack([encode(record.labels) for record in records])
+    columns, pairs = label_columns(records), pair_columns(records)
+    ways = {"photos": np.arange(len(records)), "groups": linked.groups}
+    found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+    for seed in SEEDS:
+        for way, groups in ways.items():
+            chosen = split_groups(columns, groups, SHARES, seed, pairs=pairs)
+            train, test = chosen == 0, chosen == 2
+            heads = fit_heads(features[train], targets[train], labels, multilabel)
+            scores = heads.probabilities(features[test])
+            seen = np.isin(linked.groups[test], linked.groups[train]).mean()
+            found[way].append({**figures(scores, targets[test], labels, multilabel), "seen": float(seen)})
+    groups = len(set(linked.groups.tolist()))
+    print(f"{len(records)} photos, {groups} groups, {len(SEEDS)} splits of each sort\n")
+    print(table(found))
+
+
+def figures(
+    scores: np.ndarray, targets: np.ndarray, labels: LabelSpace, multilabel: bool
+) -> dict[str, float]:
+    """Return accuracy per kind, or the mean average precision of the labels that occur."""
+    if multilabel:
+        from sklearn.metrics import average_precision_score
+
+        occur = targets.any(0)
+        return {"mAP": float(average_precision_score(targets[:, occur], scores[:, occur], average="macro"))}
+    accuracies = {}
+    for k, (kind, part) in enumerate(labels.slices.items()):
+        known = targets[:, k] >= 0
+        right = scores[known, part].argmax(1) == targets[known, k]
+        accuracies[f"{kind} accuracy"] = float(right.mean())
+    return accuracies
+
+
+def table(found: dict[str, list[dict[str, float]]]) -> str:
+    """Return mean and standard deviation of each figure for both sorts, and what the first claims too much."""
+    lines = ["| figure | split by photo claims | split by group | too much |", "|---|---|---|---|"]
+    for name in found["photos"][0]:
+        photos, groups = (np.array([one[name] for one in found[way]]) for way in ("photos", "groups"))
+        if name == "seen":
+            shares = f"{photos.mean():.1%} | {groups.mean():.1%}"
+            lines.append(f"| test photos whose group is in training | {shares} | |")
+            continue
+        lines.append(
+            f"| {name} | {photos.mean():.4f} ± {photos.std(ddof=1):.4f} "
+            f"| {groups.mean():.4f} ± {groups.std(ddof=1):.4f} | {photos.mean() - groups.mean():+.4f} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        leave(2, str(error))

@@ -1,0 +1,286 @@
+"""Labels that somebody should look at again, in four ranked lists.
+
+They rest on probabilities of heads that have not seen the photo that they judge (`heads.out_of_fold`). How
+well the lists rank is measured in `benchmarks/label_errors.py`.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import combinations, product
+
+import numpy as np
+from scipy.special import logit
+
+from src.analysis.label_evidence import MIN_POSITIVES, Evidence, unjudgeable
+from src.datamodules.groups import Linked
+from src.labels import LabelSpace
+
+__all__ = ["LISTS", "Suspect", "find_suspects", "nearest_labelled", "unjudgeable"]
+
+LISTS = ("missing_label", "wrong_label", "unseen_pair", "near_duplicates")
+MISSING_FLOOR = 0.4  # probability; of what the demo set has between 0.3 and that, one in four is missing
+WRONG_FLOOR = 1.0  # log-odds; of what the demo set has between 0.5 and that, one in four is wrong
+BELIEVED = 1.5  # doubt in nats; on a photo where a label has more, it stands for no pair
+RIVALRY, STRONGEST = 0.5, 3.0  # what the log-odds of the most probable rival count, and up to where
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A photo whose labels may be wrong, and what to change.
+
+    Attributes:
+        list: one of `LISTS`.
+        position: of the record among `linked.records`.
+        add: labels that the suggestion adds.
+        remove: labels that it removes.
+        probability: out-of-fold, that the suggestion rests on: of the added label, for a pure removal that
+            the removed one is absent.
+        score: what the list is ranked by, highest first; log-odds, not comparable between lists.
+        other: of near duplicates, the position of the photo that disagrees.
+    """
+
+    list: str
+    position: int
+    add: tuple[str, ...]
+    remove: tuple[str, ...]
+    probability: float
+    score: float
+    other: int | None = None
+
+
+def find_suspects(
+    linked: Linked,
+    labels: LabelSpace,
+    multilabel: bool,
+    probabilities: np.ndarray,
+    min_positives: int = MIN_POSITIVES,
+) -> dict[str, list[Suspect]]:
+    """Return the four lists, each sorted by score, then by path.
+
+    - `missing_label`: an absent label that is probable; for heads, of a kind that the photo has no label of.
+      A label that `wrong_label` puts in another one's place is here too: often both are there.
+    - `wrong_label`: a given label that is improbable for its share of the photos, with the label of its kind
+      that takes its place: always for heads, else where an absent one is probable.
+    - `unseen_pair`: labels of two kinds that stand together on no photo of another group, not counting photos
+      that `wrong_label` doubts one of the two on. For `multilabel`, none of the photo's labels of the other
+      kind does.
+    - `near_duplicates`: photos that look alike and have different labels, once for each photo to change.
+
+    Labels that `unjudgeable` names are neither added nor removed by the first three.
+
+    Args:
+        linked: the records with their groups and near duplicates.
+        labels: the label space of all records.
+        multilabel: any combination of labels on a photo; else one of each kind at most.
+        probabilities: float `[records, labels]`, from `heads.out_of_fold`.
+        min_positives: see `unjudgeable`.
+
+    Raises:
+        InputError: for a label that is not in the label space.
+        ValueError: for probabilities of another shape, or NaN among them.
+    """
+    evidence = Evidence.of(linked, labels, multilabel, probabilities, min_positives)
+    makers = (_missing_labels, _wrong_labels, _unseen_pairs, _disagreeing)
+
+    def rank(suspect: Suspect) -> tuple:
+        other = -1 if suspect.other is None else suspect.other
+        return -suspect.score, linked.records[suspect.position].path, suspect.add, suspect.remove, other
+
+    return {name: sorted(make(evidence), key=rank) for name, make in zip(LISTS, makers, strict=True)}
+
+
+def nearest_labelled(
+    features: np.ndarray, groups: np.ndarray, count: int = 3, block: int = 256
+) -> np.ndarray:
+    """Return the most similar photos of other groups, int64 `[N, count]`, -1 where there are too few.
+
+    Args:
+        features: float `[N, F]`, compared by the cosine; equal ones by position.
+        groups: int `[N]`.
+        count: neighbours of each photo.
+        block: photos that are compared with all others at once.
+    """
+    features = np.asarray(features, np.float32)
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    unit = features / np.where(norms > 0, norms, 1)
+    found = np.full((len(unit), count), -1, np.int64)
+    kept = min(count, len(unit))
+    for begin in range(0, len(unit) if kept else 0, block):
+        part = slice(begin, begin + block)
+        similar = unit[part] @ unit.T
+        similar[groups[part, None] == groups] = -np.inf
+        best = np.sort(np.argpartition(-similar, kept - 1, axis=1)[:, :kept], axis=1)
+        values = np.take_along_axis(similar, best, 1)
+        order = np.argsort(-values, axis=1, kind="stable")
+        best = np.take_along_axis(best, order, 1)
+        found[part, :kept] = np.where(np.isfinite(np.take_along_axis(values, order, 1)), best, -1)
+    return found
+
+
+def _suspect(
+    evidence: Evidence,
+    name: str,
+    position: int,
+    add: list[int],
+    remove: list[int],
+    score: float,
+    other: int | None = None,
+) -> Suspect:
+    """Return a suggestion; it rests on its most probable added label, or least probable removed one."""
+    there = evidence.probabilities[position]
+    resting = there[add].max() if add else 1 - there[remove].min()
+    names = [tuple(evidence.labels.names[label] for label in labels) for labels in (add, remove)]
+    return Suspect(name, int(position), *names, float(resting), float(score), other)
+
+
+def _wrong_labels(evidence: Evidence) -> Iterator[Suspect]:
+    """Yield given labels that are doubted, with what takes their place.
+
+    A label that was written down by mistake lacks another one: an absent label of its kind that is probable
+    speaks against it, too.
+    """
+    for part in evidence.labels.slices.values():
+        kind = np.arange(part.start, part.stop)
+        rivals = np.clip(evidence.addable[:, part].max(1, keepdims=True), -STRONGEST, STRONGEST)
+        scores = evidence.doubt[:, part] + RIVALRY * rivals
+        for position, label in np.argwhere(evidence.given[:, part] & (scores > WRONG_FLOOR)).tolist():
+            score = scores[position, label]
+            label += part.start
+            instead = evidence.best(position, kind, kind)
+            better = instead is not None and evidence.log_odds[position, [label, instead]].argmax() == 1
+            if better or evidence.multilabel:
+                add = [instead] if better else []
+                yield _suspect(evidence, "wrong_label", position, add, [label], score)
+
+
+def _missing_labels(evidence: Evidence) -> Iterator[Suspect]:
+    """Yield absent labels that are probable; for heads one of each kind that the photo has no label of."""
+    probable = evidence.addable > logit(MISSING_FLOOR)
+    if not evidence.multilabel:
+        for part in evidence.labels.slices.values():
+            highest = evidence.addable[:, part].max(1, keepdims=True)
+            lacking = ~evidence.given[:, part].any(1, keepdims=True)
+            probable[:, part] &= lacking & (evidence.addable[:, part] == highest)
+    for position, label in np.argwhere(probable):
+        score = evidence.addable[position, label]
+        yield _suspect(evidence, "missing_label", position, [label], [], score)
+
+
+def _unseen_pairs(evidence: Evidence) -> Iterator[Suspect]:
+    """Yield pairs of labels of two kinds that are seen nowhere else, as far as something speaks against one.
+
+    A pair is as suspicious as its strongest explanation: the second label is wrong, all of the first kind
+    are, or (`multilabel`) one of the first kind is missing that is seen with the second elsewhere. How often
+    chance alone would make the pair tells nothing beside that: pairs that exist and are rare are as many.
+    """
+    slices = evidence.labels.slices.values()
+    for first, second in combinations([np.arange(part.start, part.stop) for part in slices], 2):
+        elsewhere = _together(evidence, first, second)
+        both = evidence.given[:, first].any(1) & evidence.given[:, second].any(1)
+        for position in np.flatnonzero(both).tolist():
+            seen = elsewhere(position)
+            partners = evidence.given[position, first]
+            found = [
+                _explained(evidence, position, label, first, second, seen)
+                for label in second[evidence.given[position, second]].tolist()
+                if not seen[partners, label - second[0]].any()
+            ]
+            yield from {(s.add, s.remove): s for s in found if s is not None}.values()
+
+
+def _together(evidence: Evidence, first: np.ndarray, second: np.ndarray) -> Callable[[int], np.ndarray]:
+    """Return a function from a position to which pairs of labels other groups show, bool `[first, second]`.
+
+    A photo on which one of the two labels is doubted does not count: a mistake that was made twice is none
+    the less a mistake.
+    """
+    believed = evidence.given & ~(evidence.doubt > BELIEVED)
+    groups = evidence.linked.groups.tolist()
+    shown: dict[int, set[tuple[int, int]]] = defaultdict(set)
+    for position in np.flatnonzero(believed[:, first].any(1) & believed[:, second].any(1)).tolist():
+        rows, columns = np.flatnonzero(believed[position, first]), np.flatnonzero(believed[position, second])
+        shown[groups[position]] |= set(product(rows.tolist(), columns.tolist()))
+    total = np.zeros((len(first), len(second)), np.int64)
+    for pairs in shown.values():
+        for pair in pairs:
+            total[pair] += 1
+
+    def elsewhere(position: int) -> np.ndarray:
+        others = total.copy()
+        for pair in shown.get(groups[position], ()):
+            others[pair] -= 1
+        return others > 0
+
+    return elsewhere
+
+
+def _explained(
+    evidence: Evidence, position: int, label: int, first: np.ndarray, second: np.ndarray, seen: np.ndarray
+) -> Suspect | None:
+    """Return the strongest explanation of a pair that is seen nowhere else; None where nothing speaks for it.
+
+    Args:
+        evidence: of all photos.
+        position: the photo.
+        label: of the second kind.
+        first: all labels of the first kind.
+        second: all labels of the second kind.
+        seen: which pairs other groups show, bool `[first, second]`.
+    """
+    doubt, addable = evidence.doubt[position], evidence.addable[position]
+    partners = first[evidence.given[position, first]]
+    with_label = first[seen[:, label - second[0]]]
+    with_partners = second[seen[partners - first[0]].any(0)]
+    fitting = with_label[[addable[with_label].argmax()]] if len(with_label) else with_label
+    explanations = [
+        (doubt[label], [label], evidence.best(position, with_partners, second)),
+        (doubt[partners].min(), partners.tolist(), evidence.best(position, with_label, first)),
+    ]
+    if evidence.multilabel and len(fitting):
+        explanations.append((addable[fitting[0]], [], int(fitting[0])))
+    score, remove, instead = max(explanations, key=lambda explanation: explanation[0])
+    if score <= 0 or (instead is None and not evidence.multilabel):
+        return None
+    return _suspect(evidence, "unseen_pair", position, [] if instead is None else [instead], remove, score)
+
+
+def _disagreeing(evidence: Evidence) -> Iterator[Suspect]:
+    """Yield near duplicates with different labels, each photo of a pair that the suggestion changes.
+
+    What either photo's own pixels say decides; a label that cannot be judged, and stands on one photo only,
+    was forgotten on the other one.
+    """
+    for a, b in _alike(evidence.linked):
+        if (evidence.given[a] == evidence.given[b]).all():
+            continue
+        speaks = np.where(evidence.judged, evidence.seen[[a, b]].mean(0) - evidence.share, 0.0)
+        wanted = _agreed(evidence, a, b, speaks)
+        for position, other in ((a, b), (b, a)):
+            add = np.flatnonzero(wanted & ~evidence.given[position]).tolist()
+            remove = np.flatnonzero(~wanted & evidence.given[position]).tolist()
+            if add or remove:
+                score = np.abs(speaks[add + remove]).max()
+                yield _suspect(evidence, "near_duplicates", position, add, remove, score, other)
+
+
+def _alike(linked: Linked) -> list[tuple[int, int]]:
+    """Return the pairs of near duplicates and of byte-identical photos, sorted."""
+    pairs = set(map(tuple, linked.pairs.tolist()))
+    same: dict[str, list[int]] = defaultdict(list)
+    for position, record in enumerate(linked.records):
+        same[record.digest].append(position)
+    pairs |= {(several[0], copy) for digest, several in same.items() if digest for copy in several[1:]}
+    return sorted(pairs)
+
+
+def _agreed(evidence: Evidence, a: int, b: int, speaks: np.ndarray) -> np.ndarray:
+    """Return the labels that both photos of a pair should have, bool `[labels]`."""
+    either = evidence.given[a] | evidence.given[b]
+    if evidence.multilabel:
+        return either & (evidence.given[a] & evidence.given[b] | (speaks >= 0))
+    wanted = np.zeros_like(either)
+    for part in evidence.labels.slices.values():
+        if either[part].any():
+            wanted[part.start + np.where(either[part], speaks[part], -np.inf).argmax()] = True
+    return wanted

@@ -1,0 +1,158 @@
+"""What speaks for and against each label of each photo: its pixels, and the other photos of its group.
+
+What ranks label errors well, on the same out-of-fold probabilities (`benchmarks/label_errors.py`):
+
+- An absent label is missed by its probability alone: one that was forgotten leaves no trace. A given one is
+  doubted by how improbable it is for its share of the photos, to the power of a half: common labels are
+  written down by mistake more often (power 1, as in the demo set), or as often as others (power 0).
+- What the other photos of the group carry counts, by as much as it agrees with the labels of that kind here.
+- Labels of the nearest photos, and how often labels go together, add little or nothing to that.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit, logit
+
+from src.datamodules.groups import Linked
+from src.labels import LabelSpace
+
+MIN_POSITIVES = 3  # photos, and groups, that a label needs to be judged
+CLIP = 1e-4  # probabilities nearer to 0 or 1 are not told apart
+
+
+def unjudgeable(linked: Linked, labels: LabelSpace, min_positives: int = MIN_POSITIVES) -> dict[str, str]:
+    """Return `{label: reason}` of the labels that too few photos, or too few groups, carry to be judged.
+
+    A label of one group is never seen by the heads that judge that group, and one of two by those of half its
+    photos. The demo set's lists are as good with labels of three photos as without them.
+    """
+    given = _given(linked, labels)
+    reasons = {}
+    for label, name in enumerate(labels.names):
+        photos = int(given[:, label].sum())
+        groups = len(np.unique(linked.groups[given[:, label]]))
+        if photos < min_positives:
+            reasons[name] = f"{photos} photos carry it, {min_positives} are needed"
+        elif groups < min_positives:
+            reasons[name] = f"{photos} photos in {groups} groups carry it, {min_positives} groups are needed"
+    return reasons
+
+
+def _given(linked: Linked, labels: LabelSpace) -> np.ndarray:
+    """Return which labels each photo carries, bool `[N, labels]`."""
+    hot = [labels.encode(record.labels) for record in linked.records]
+    return np.array(hot, np.float32).reshape(-1, len(labels)) > 0
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What speaks for and against each label on each photo; arrays `[N, labels]`.
+
+    Attributes:
+        linked: the records.
+        labels: the label space.
+        multilabel: any combination of labels on a photo.
+        probabilities: out of fold.
+        given: which labels each photo carries.
+        seen: log-odds by the photo alone.
+        log_odds: that the label is given, by the photo and the others of its group.
+        share: `[labels]`, log-odds of the label's share of the photos.
+        judged: bool `[labels]`.
+    """
+
+    linked: Linked
+    labels: LabelSpace
+    multilabel: bool
+    probabilities: np.ndarray
+    given: np.ndarray
+    seen: np.ndarray
+    log_odds: np.ndarray
+    share: np.ndarray
+    judged: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        linked: Linked,
+        labels: LabelSpace,
+        multilabel: bool,
+        probabilities: np.ndarray,
+        min_positives: int,
+    ) -> "Evidence":
+        """Weigh the evidence; see `find_suspects`."""
+        given, probabilities = _given(linked, labels), np.asarray(probabilities, float)
+        if probabilities.shape != given.shape or np.isnan(probabilities).any():
+            raise ValueError(f"probabilities {probabilities.shape}, NaN or not {given.shape}")
+        few = unjudgeable(linked, labels, min_positives)
+        judged = np.array([name not in few for name in labels.names], bool)
+        seen = logit(np.clip(probabilities, CLIP, 1 - CLIP))
+        log_odds, share = seen.copy(), np.zeros(len(labels))
+        for part in labels.slices.values():
+            known = np.ones(len(given), bool) if multilabel else given[:, part].any(1)
+            counts = given[known, part].sum(0)
+            share[part] = logit((counts + 0.5) / (known.sum() + 1))
+            others, votes = _votes(linked.groups, given[:, part], known, expit(share[part]))
+            heard = known & (others > 0)
+            weights = _agreement(seen[heard, part], votes[heard], given[heard, part])
+            told = others > 0
+            log_odds[told, part] = weights[0] * seen[told, part] + weights[1] * votes[told] + weights[2]
+        return cls(linked, labels, multilabel, probabilities, given, seen, log_odds, share, judged)
+
+    @cached_property
+    def doubt(self) -> np.ndarray:
+        """How improbable each label is for its share, in nats; -inf for labels that are not judged."""
+        return np.where(self.judged, self.share / 2 - self.log_odds, -np.inf)
+
+    @cached_property
+    def addable(self) -> np.ndarray:
+        """The log-odds of labels that could be added; -inf for given ones and labels not judged."""
+        return np.where(self.judged & ~self.given, self.log_odds, -np.inf)
+
+    def best(self, position: int, fitting: np.ndarray, kind: np.ndarray) -> int | None:
+        """Return the label that takes another one's place, or None.
+
+        It is the most probable one of `fitting`; for `multilabel` one that is more probable than not, for
+        heads, which need one, else of the whole `kind`. Both hold positions on the label axis.
+        """
+        floor = 0.0 if self.multilabel else -np.inf
+        for among in (fitting, fitting if self.multilabel else kind):
+            if (self.addable[position, among] > floor).any():
+                return int(among[self.addable[position, among].argmax()])
+        return None
+
+
+def _votes(
+    groups: np.ndarray, given: np.ndarray, known: np.ndarray, share: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many other photos of its group each has, `[N]`, and what they say, `[N, labels of a kind]`.
+
+    That is the log of how much the odds of a label among them, with one photo of the whole set's `share`
+    added, exceed those in the set. Photos that are not `known` say nothing.
+    """
+    count = int(groups.max(initial=-1)) + 1
+    held = np.zeros((count, given.shape[1]))
+    np.add.at(held, groups[known], given[known])
+    others = np.bincount(groups[known], minlength=count)[groups] - known
+    rate = (held[groups] - given * known[:, None] + share) / (others + 1)[:, None]
+    return others, logit(np.clip(rate, CLIP, 1 - CLIP)) - logit(share)
+
+
+def _agreement(seen: np.ndarray, votes: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """Return the weights of `seen`, of `votes` and of 1 under which they predict `given` best.
+
+    A logistic regression over all labels of a kind. Its penalty pulls towards the photo alone, (1, 0, 0):
+    groups that mean nothing for a kind of labels get no say.
+    """
+    columns = np.stack([seen.ravel(), votes.ravel(), np.ones(seen.size)])
+    sign = np.where(given.ravel(), -1.0, 1.0)
+    alone = np.array([1.0, 0.0, 0.0])
+
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        margin = sign * (weights @ columns)
+        away = weights - alone
+        return np.logaddexp(0, margin).sum() + (away**2).sum() / 2, columns @ (sign * expit(margin)) + away
+
+    return minimize(loss, alone, jac=True, method="L-BFGS-B").x
