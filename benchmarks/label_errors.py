@@ -10,7 +10,8 @@ was wrong in it before counts as right.
 A planted error is a `missing` label; a `wrong` one in another one's place; or, where such errors leave a
 label with none of the other kind that it truly occurs with anywhere, an `impossible pair`. Precision at k is
 the share of a ranking's first k that are planted errors of the kind; where k is their number it is the
-recall, too. Labels whose place a wrong one took are found with that one: rankings of missing ones leave them out.
+recall, too. Labels whose place a wrong one took are found with that one; rankings of missing ones leave
+them out.
 """
 
 import argparse

@@ -68,7 +68,7 @@ def figures(
 
 
 def table(found: dict[str, list[dict[str, float]]]) -> str:
-    """Return mean and standard deviation of each figure for both sorts, and what the first claims too much."""
+    """Return mean and standard deviation of each figure for both sorts, and how much the first flatters."""
     lines = ["| figure | split by photo claims | split by group | too much |", "|---|---|---|---|"]
     for name in found["photos"][0]:
         photos, groups = (np.array([one[name] for one in found[way]]) for way in ("photos", "groups"))
