@@ -56,6 +56,7 @@ def audit(cfg: DictConfig, datamodule, folder: Path) -> None:
         name="/".join(datamodule.root.absolute().parts[-2:]),
         root=datamodule.root,
         records=linked.records,
+        groups=linked.groups,
         labels=labels,
         suspects=find_suspects(linked, labels, datamodule.multilabel, probabilities),
         unjudged=unjudgeable(linked, labels),

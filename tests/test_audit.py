@@ -587,7 +587,8 @@ def page(tmp_path):
     labels = judged_labels(linked.records, False)
     nearest = np.array([[(i + 4) % 18, (i + 6) % 18, -1] for i in range(18)])
     audit = Audit(
-        "photos", root, linked.records, labels, suspects, {"Radial Joint": "4 photos carry it"}, nearest,
+        "photos", root, linked.records, np.arange(18) // 4, labels, suspects,
+        {"Radial Joint": "4 photos carry it"}, nearest,
         notes=["Seen before."],
     )  # fmt: skip
     return lambda top=60: audit_page(replace(audit), top, "python scripts/audit.py apply='a b.csv'").decode()
@@ -597,6 +598,7 @@ def test_the_page_shows_what_there_is_to_decide(page):
     text = page()
     assert "&lt;b&gt;&amp;" in text and "<b>&" not in text
     for words in ("remove Corrosion-Heavy; add Intact", "probability 0.90", "Seen before.",
+                  "2 of 3 other photos of its group carry Leaks",
                   "the left one; probability 0.70",
                   "Cannot be judged: Radial Joint (4 photos carry it)", "None found",
                   "apply=&#x27;a b.csv&#x27;"):  # fmt: skip

@@ -87,6 +87,7 @@ class Audit:
         name: of the data.
         root: the folder that the records' paths start from.
         records: the photos.
+        groups: the number of each one's group, int `[records]`.
         labels: all labels.
         suspects: the lists, each with the most suspicious first.
         unjudged: `{label: why it cannot be judged}`.
@@ -99,6 +100,7 @@ class Audit:
     name: str
     root: Path
     records: Sequence[Record]
+    groups: np.ndarray
     labels: LabelSpace
     suspects: Mapping[str, Sequence[Suspect]]
     unjudged: Mapping[str, str]
@@ -199,10 +201,19 @@ def _card(audit: Audit, rank: int, suspect: Suspect) -> Html:
     return element(
         "div",
         _picture(audit, record),
-        element("div", name, given, do, element("p", sure, css="said")),
+        element("div", name, given, do, element("p", f"{sure}{_group_says(audit, suspect)}", css="said")),
         element("div", beside, *near, css="near") if near else "",
         css="card",
     )
+
+
+def _group_says(audit: Audit, suspect: Suspect) -> str:
+    """Say how many other photos of the group carry the label in question; the ranking weighs that too."""
+    label = (*suspect.add, *suspect.remove)[0]
+    others = np.flatnonzero(audit.groups == audit.groups[suspect.position])
+    others = [audit.records[i] for i in others.tolist() if i != suspect.position]
+    carrying = sum(label in names for record in others for names in record.labels.values())
+    return f"; {carrying} of {len(others)} other photos of its group carry {label}" if others else ""
 
 
 def _given(audit: Audit, record: Record, doubted: Sequence[str]) -> Html:
