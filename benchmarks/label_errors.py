@@ -9,9 +9,8 @@ was wrong in it before counts as right.
 
 A planted error is a `missing` label; a `wrong` one in another one's place; or, where such errors leave a
 label with none of the other kind that it truly occurs with anywhere, an `impossible pair`. Precision at k is
-the share of a ranking's first k that are planted errors of the kind; where k is their number it is the
-recall, too. Labels whose place a wrong one took are found with that one; rankings of missing ones leave
-them out.
+the share of a ranking's first k that are planted errors of the kind; at k = planted it is the recall as well.
+A label whose place a wrong one took is found with that one: rankings of missing labels leave it out.
 """
 
 import argparse
@@ -250,15 +249,7 @@ def plant(linked: Linked, seed: int) -> tuple[Linked, np.ndarray, dict[str, list
     return Linked([changed[i] for i in kept], groups, pairs, distances), kept, truth
 
 
-def features_of(root: Path, linked: Linked, backbone: str, weights: str) -> np.ndarray:
-    """Return the features of an untrained model's backbone, float32 `[N, features]`."""
-    model = MultiLabelClassifier(
-        task="multilabel", labels={"label": ["any"]}, preprocess=PIXELS, backbone=backbone, weights=weights
-    )
-    return extract_features(model, root, linked.records)
-
-
-def demo_cases(seed: int, backbone: str, weights: str) -> tuple[Case, Case]:
+def demo_cases(seed: int, model: MultiLabelClassifier) -> tuple[Case, Case]:
     """Draw the demo set; return its table and its folders."""
     with tempfile.TemporaryDirectory() as folder:
         make_demo(folder, count=COUNT, seed=seed, missing=MISSING, wrong=WRONG)
@@ -267,7 +258,7 @@ def demo_cases(seed: int, backbone: str, weights: str) -> tuple[Case, Case]:
         table = TableDataModule(
             task="multilabel", root=folder, group="asset", healthy=HEALTHY, **COMMON
         ).collect()
-        seen = features_of(Path(folder), folders, backbone, weights)
+        seen = extract_features(model, Path(folder), folders.records)
     row_of = {record.path: i for i, record in enumerate(folders.records)}
     every = {path: f"{row['components']};{row['defects']}".split(";") for path, row in rows.items()}
     main = {path: [row["main_component"], row["main_defect"]] for path, row in rows.items()}
@@ -276,14 +267,14 @@ def demo_cases(seed: int, backbone: str, weights: str) -> tuple[Case, Case]:
 
 
 def table_cases(
-    seeds: Sequence[int], csv: str, images: str, group: str | None, backbone: str, weights: str
+    seeds: Sequence[int], csv: str, images: str, group: str | None, model: MultiLabelClassifier
 ) -> Iterator[Case]:
     """Yield a table with errors planted by each seed."""
     datamodule = TableDataModule(
         task="multilabel", csv=csv, images=images, group=group, healthy=HEALTHY, **COMMON
     )
     linked = datamodule.collect()
-    seen = features_of(datamodule.root, linked, backbone, weights)
+    seen = extract_features(model, datamodule.root, linked.records)
     for seed in seeds:
         changed, kept, truth = plant(linked, seed)
         yield audited(changed, truth, True, seen[kept])
@@ -312,10 +303,13 @@ def run(
     Raises:
         InputError: for files that cannot be read or do not fit.
     """
+    model = MultiLabelClassifier(
+        task="multilabel", labels={"label": ["any"]}, preprocess=PIXELS, backbone=backbone, weights=weights
+    )
     if data == "demo":
-        tables, folders = zip(*(demo_cases(seed, backbone, weights) for seed in seeds), strict=True)
+        tables, folders = zip(*(demo_cases(seed, model) for seed in seeds), strict=True)
         return measured("demo, table", tables) + measured("demo, folders", folders)
-    return measured(Path(csv).parent.name, list(table_cases(seeds, csv, images, group, backbone, weights)))
+    return measured(Path(csv).parent.name, list(table_cases(seeds, csv, images, group, model)))
 
 
 def markdown(rows: Sequence[Mapping]) -> str:

@@ -20,8 +20,10 @@ def main(cfg: DictConfig) -> None:
     from src.analysis.survey import survey_photos
     from src.callbacks.results import shown
     from src.datamodules.groups import assign_groups
+    from src.demo.at_hand import draw_when_missing
 
-    config.check_targets(cfg.data)
+    config.check_targets(cfg.data, "data")
+    draw_when_missing(cfg.data.get("root"))
     datamodule = config.build(cfg.data)
     folder = Path(cfg.output or cfg.output_dir).expanduser()
     source = datamodule.read()
@@ -34,6 +36,7 @@ def main(cfg: DictConfig) -> None:
     summary = write_exploration(data, folder)
     found = [f"{part['title'].lower()} {part['count']:,}" for part in summary["problems"] if part["count"]]
     print(f"{len(records):,} labelled photos, {summary['groups']['joined']:,} groups")
+    print("".join(f"note   {notice}\n" for notice in summary["notices"]), end="")
     print(f"found  {', '.join(found) or 'no problem'}")
     print(f"read   {shown(folder / PAGE)}")
 

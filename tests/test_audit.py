@@ -634,14 +634,16 @@ def test_the_csv_has_every_row_and_what_to_compare_with(tmp_path):
     assert row["nearest"] == f"{names[2]} | {names[4]}" and row["decision"] == row["comment"] == ""
 
 
-def test_look_alikes_are_not_made_to_swap_their_labels(around):
-    content = audited(around.linked, True, *DOUBTS)
-    frame = decided(content, "accept", "", "accept").assign(
-        other=["a5 (Bolt, Leaks)", "", "a1 (Bolt, Leaks)"]
-    )
-    frame.to_csv(around.home / "audit.csv", index=False)
-    with pytest.raises(InputError, match="rows 2 and 4 make each of a1 and a5 like the other"):
-        apply_audit(around.old, around.linked, around.home / "audit.csv", around.home / "new")
+def test_a_photo_that_was_replaced_since_the_audit_is_refused(tmp_path):
+    root = make_folders(tmp_path / "photos", each=2)
+    linked = of_folders(root).collect()
+    record = linked.records[0]
+    content = audited(linked, False, (record.id, ["Intact"], ["Leaks"]))
+    decided(content, "keep").to_csv(tmp_path / "audit.csv", index=False)
+    apply_audit(of := of_folders(root), of.collect(), tmp_path / "audit.csv", tmp_path / "new")
+    (root / record.path).write_bytes((root / linked.records[1].path).read_bytes())
+    with pytest.raises(InputError, match=f"row 2 {re.escape(record.path)}; audit again"):
+        apply_audit(of := of_folders(root), of.collect(), tmp_path / "audit.csv", tmp_path / "newer")
 
 
 @pytest.fixture(scope="module")
@@ -725,11 +727,11 @@ def test_features_that_have_seen_the_labels_are_named(tmp_path, monkeypatch, cap
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["folds=1"], "folds=1: from 2 to"),
-        (["folds=1000"], "folds=1000: from 2 to"),
+        (["folds=1"], "folds=1: needs a number from 2 to"),
+        (["folds=1000"], "folds=1000: needs a number from 2 to"),
         (["top=-1"], "top=-1"),
         (["output='{data}/images/new'"], "lies among the photos"),
-        (["output='{data}/image_data.csv'"], "a file; name a folder"),
+        (["output='{data}/image_data.csv'"], "there is a file of this name"),
         (["output=taken"], "it holds audit.csv already"),
         (["apply=nothing.csv"], "apply=nothing.csv: no such file"),
         (["apply='{data}/image_data.csv'"], "not an audit of these photos"),

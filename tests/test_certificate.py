@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from src.datamodules import FolderDataModule
@@ -9,6 +10,7 @@ from src.datamodules.groups import link_records
 from src.datamodules.records import Record
 from src.datamodules.splits import SPLITS, split_folds, split_hash, split_records
 from src.errors import InputError
+from tests.made import make_folders
 
 SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
 
@@ -52,7 +54,7 @@ def test_it_says_what_the_split_is():
 
 
 def test_deviations_are_those_of_the_counts():
-    found, _ = certified(made())
+    found, splits = certified(made())
     apart = {
         (row["label"], name): abs(row[name] / sum(row[n] for n in SPLITS) - SHARES[name])
         for row in found["labels"]
@@ -62,7 +64,20 @@ def test_deviations_are_those_of_the_counts():
     assert found["deviation"]["worst"] == pytest.approx(max(apart.values()), abs=1e-6)
     assert apart[worst] == pytest.approx(max(apart.values()))
     assert found["deviation"]["mean"] == pytest.approx(sum(apart.values()) / len(apart), abs=1e-6)
-    assert found["pair_deviation"]["worst_label"].count(" + ") == 1
+    pairs = {}
+    for name in SPLITS:
+        for record in splits[name]:
+            for component in record.labels["component"]:
+                for defect in record.labels["defect"]:
+                    pairs.setdefault(f"{component} + {defect}", dict.fromkeys(SPLITS, 0))[name] += 1
+    apart = {
+        (pair, name): abs(counts[name] / sum(counts.values()) - SHARES[name])
+        for pair, counts in pairs.items()
+        for name in SPLITS
+    }
+    worst = found["pair_deviation"]["worst_label"], found["pair_deviation"]["worst_split"]
+    assert apart[worst] == pytest.approx(max(apart.values()))
+    assert found["pair_deviation"]["mean"] == pytest.approx(sum(apart.values()) / len(apart), abs=1e-6)
 
 
 def test_near_duplicates_stay_together_and_the_closest_pair_that_is_left_is_named():
@@ -75,10 +90,9 @@ def test_near_duplicates_stay_together_and_the_closest_pair_that_is_left_is_name
     assert len({split_of[f"p{i}"] for i in (200, 201, 202, 203, 204, 205)} | {split_of["p000"]}) == 1
     assert split_of["p301"] == split_of["p000"]
     assert found["near_duplicates"]["pairs"] >= 6 and found["crossing"]["near_duplicate_pairs"] == 0
-    if found["closest"]:
-        assert found["closest"]["distance"] > 4
-        one, other = found["closest"]["photos"]
-        assert one["split"] != other["split"] and split_of[one["path"][:4]] == one["split"]
+    assert 4 < found["closest"]["distance"] < 64
+    one, other = found["closest"]["photos"]
+    assert one["split"] != other["split"] and split_of[one["path"][:4]] == one["split"]
 
 
 def test_what_crosses_a_given_split_is_counted():
@@ -94,6 +108,13 @@ def test_what_crosses_a_given_split_is_counted():
     assert found["crossing"]["near_duplicate_pairs"] == 1
     pair = found["crossing"]["examples"]["near_duplicate_pairs"][0]
     assert pair == [{"path": "p000.jpg", "split": "train"}, {"path": "p001.jpg", "split": "test"}]
+
+
+def test_photos_without_contrast_are_counted_and_join_nothing():
+    records = [replace(r, phash=None) if i % 4 == 0 else r for i, r in enumerate(made(80))]
+    found, _ = certified(records)
+    assert found["near_duplicates"]["without_contrast"] == 20
+    assert found["near_duplicates"]["groups_joined"] == found["near_duplicates"]["groups_of_the_user"] == 40
 
 
 def test_without_near_duplicates_only_identical_photos_are_joined():
@@ -122,12 +143,59 @@ def test_the_folds_of_a_cross_validation_test_every_photo_once():
 
 
 @pytest.mark.parametrize(
-    ("fold", "message"),
-    [((0, 1), "from 2 to 60"), ((5, 5), "data.fold=5: from 0 to 4"), ((0, 61), "from 2 to 60")],
+    ("fold", "message"), [((0, 1), "from 2 to 60"), ((0, 61), "data.folds=61: needs a number from 2 to 60")]
 )
 def test_folds_that_make_no_sense(fold, message):
     with pytest.raises(InputError, match=message):
         split_records(link_records(made(), None), SHARES, 0, fold=fold)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_fold_tests_all_photos_of_a_label(seed):
+    rng = np.random.default_rng(seed)
+    names = [[] for _ in range(60)]
+    for label in range(12):
+        for photo in rng.choice(10, 2, replace=False):
+            names[photo].append(f"d{label}")
+    records = [
+        replace(record(i), labels={"defect": tuple(found or ["plain"])}) for i, found in enumerate(names)
+    ]
+    linked = link_records(records, None)
+    for fold in range(5):
+        splits = split_records(linked, SHARES, seed, fold=(fold, 5))
+        trained = {name for r in splits["train"] for name in r.labels["defect"]}
+        assert trained == {name for r in records for name in r.labels["defect"]}
+
+
+def test_the_certificate_of_a_fold_knows_what_was_asked(tmp_path):
+    root = make_folders(tmp_path / "photos", each=4)
+    options = {"task": "dual_head", "preprocess": {}, "splits": SHARES, "root": str(root)}
+    module = FolderDataModule(**options, folds=4, fold=1)
+    module.setup()
+    assert not module.certificate["given"]
+    assert module.certificate["asked"] == pytest.approx({"train": 0.617647, "val": 0.132353, "test": 0.25})
+    whole = FolderDataModule(**options)
+    whole.setup()
+    assert whole.certificate["asked"] == SHARES and not whole.certificate["given"]
+    rows = "".join(f"{r.id},{name}\n" for name, found in whole.splits.items() for r in found)
+    (tmp_path / "split.csv").write_text(f"ID,split\n{rows}")
+    given = FolderDataModule(**options, split_file=str(tmp_path / "split.csv"))
+    given.setup()
+    assert given.certificate["given"] and given.certificate["hash"] == whole.certificate["hash"]
+    assert given.certificate["asked"] != SHARES
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fold": 2}, "data.fold=2 needs data.folds"),
+        ({"folds": 3, "fold": 3}, "data.fold=3: from 0 to 2"),
+        ({"folds": 3, "split_file": "a.csv"}, "leave out data.split_file"),
+    ],
+)
+def test_folds_are_checked_before_a_photo_is_read(options, message):
+    with pytest.raises(InputError, match=message):
+        FolderDataModule(task="multiclass", preprocess={}, splits=SHARES, root="photos", **options)
 
 
 def test_a_group_of_more_than_half_the_photos_is_said(caplog):

@@ -85,6 +85,13 @@ def test_equal_hashes_are_paired_with_the_first_alone():
     assert len(near_pairs(many, 4)[0]) == 49_999
 
 
+def test_a_dense_cluster_gives_each_pair_once():
+    bits = np.uint64(1) << np.arange(64, dtype=np.uint64)
+    hashes = np.concatenate([[0], bits, bits[:20] | bits[1:21]]).astype(np.uint64)
+    pairs, _ = near_pairs(hashes, 4)
+    assert len(pairs) == len({tuple(pair) for pair in pairs.tolist()}) == len(brute_force(hashes, 4))
+
+
 def test_no_hashes_no_pairs():
     assert near_pairs(np.empty(0, np.uint64), 4)[0].shape == (0, 2)
     with pytest.raises(ValueError, match="0 to 7"):

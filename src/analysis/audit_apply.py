@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from src.analysis.audit_decisions import Labels, settle
-from src.analysis.audit_files import CHANGES, SPLIT, SUMMARY, TABLE
+from src.analysis.audit_files import APPLIED, CHANGES, SPLIT, SUMMARY, TABLE, refuse_to_replace
 from src.analysis.audit_table import Decision, judged_labels, read_decisions
 from src.analysis.run_folder import write_whole
 from src.datamodules.groups import Linked
@@ -59,6 +59,7 @@ def apply_audit(datamodule: PhotoDataModule, linked: Linked, audit: Path, folder
         "decisions": dict(sorted(Counter(decision.word for decision in decisions).items())),
         "labels": _tally(revision, datamodule.source.records),
     }
+    refuse_to_replace(folder, APPLIED)
     write_whole(folder / CHANGES, _changes(decisions, records, kind_of, revision))
     write_whole(folder / SUMMARY, (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode())
     if revision.split is not None:

@@ -38,7 +38,6 @@ def settle(
     for decision in decisions:
         _check_given(decision, record_of[decision.path], where)
         rows.setdefault(decision.path, []).append(_with_known_labels(decision, kind_of, where))
-    _check_pairs(decisions, record_of, where)
     settled: dict[str, Labels | None] = {}
     for path, found in rows.items():
         _check_together(found, record_of[path], where)
@@ -73,9 +72,8 @@ def _with_known_labels(decision: Decision, kind_of: Mapping[str, str], where: st
         alike = folded.get(label.casefold(), [])
         if label not in kind_of and len(alike) != 1:
             hint = "; labels are separated by ';'" if "," in label else ""
-            raise InputError(
-                f"{where}, row {decision.row}: unknown label '{label}': {did_you_mean(label, kind_of)}{hint}"
-            )
+            choices = did_you_mean(label, kind_of)
+            raise InputError(f"{where}, row {decision.row}: unknown label '{label[:60]}': {choices}{hint}")
         return label if label in kind_of else alike[0]
 
     names = {"set": ("labels",), "accept": ("add", "remove")}.get(decision.word, ())
@@ -106,18 +104,6 @@ def _check_together(found: Sequence[Decision], record: Record, where: str) -> No
                 wrong |= {True, False} <= said
         if wrong:
             raise InputError(f"{where}: of {record.id}, {one} and {other}: both cannot hold, change one")
-
-
-def _check_pairs(decisions: Sequence[Decision], record_of: Mapping[str, Record], where: str) -> None:
-    """Refuse two rows that make each of two look-alikes like the other: they would only swap their labels."""
-    pairs = [decision for decision in decisions if decision.other and decision.word == "accept"]
-    for one, other in combinations(pairs, 2):
-        ids = [record_of[decision.path].id for decision in (one, other)]
-        if one.other.startswith(f"{ids[1]} (") and other.other.startswith(f"{ids[0]} ("):
-            raise InputError(
-                f"{where}: rows {one.row} and {other.row} make each of {' and '.join(ids)} like the other: "
-                "accept one of them"
-            )
 
 
 def _changed(found: Sequence[Decision], record: Record, kind_of: Mapping[str, str]) -> Labels:

@@ -37,7 +37,7 @@ def feature_model(
         origin = f"Features: the backbone of {path.as_posix()} ({model.hparams['backbone']})"
         trained_on = set(model.provenance.get("train_digests", ()))
         seen = sum(record.digest in trained_on for record in records)
-        if seen and not model.hparams["freeze_backbone"]:
+        if seen and model.provenance.get("backbone_trained", not model.hparams["freeze_backbone"]):
             notes.append(
                 f"The backbone of {path.as_posix()} was trained on {seen:,} of these {len(records):,} photos "
                 "with their labels, so it may have learned their errors, and these are harder to find: a "

@@ -7,7 +7,7 @@ from pathlib import Path
 from src.analysis.agreement import agreement, agreement_csv
 from src.analysis.audit_page import TITLES, Audit, audit_page
 from src.analysis.audit_table import audit_csv
-from src.analysis.run_folder import write_whole
+from src.analysis.run_folder import make_folder, write_whole
 from src.datamodules.photos import PhotoDataModule
 from src.errors import InputError, listed
 
@@ -17,18 +17,22 @@ AUDITED, APPLIED = (PAGE, LIST, ROWS), (TABLE, SPLIT, CHANGES, SUMMARY)
 
 
 def claim(folder: Path, datamodule: PhotoDataModule, names: Sequence[str]) -> None:
-    """Refuse a folder that holds such files already, is a file, or lies among the photos.
+    """Make the folder; refuse one that holds such files, lies among the photos, or cannot be written.
 
     Raises:
         InputError: because a person's decisions or labels may stand in it.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"output={folder}: a file; name a folder")
-    if there := [name for name in names if (folder / name).exists()]:
-        raise InputError(f"output={folder}: it holds {listed(there)} already; name another folder")
     photos = Path(getattr(datamodule, "images", None) or datamodule.root).expanduser()
     if folder.resolve().is_relative_to(photos.resolve()):
         raise InputError(f"output={folder}: lies among the photos in {photos}; name a folder outside")
+    make_folder(folder)
+    refuse_to_replace(folder, names)
+
+
+def refuse_to_replace(folder: Path, names: Sequence[str]) -> None:
+    """Refuse a folder that holds such files; another call may have written them since it was claimed."""
+    if there := [name for name in names if (folder / name).exists()]:
+        raise InputError(f"output={folder}: it holds {listed(there)} already; name another folder")
 
 
 def write_audit(found: Audit, datamodule: PhotoDataModule, folder: Path, top: int, command: str) -> None:
@@ -47,6 +51,7 @@ def write_audit(found: Audit, datamodule: PhotoDataModule, folder: Path, top: in
     several = [record for record in found.records if len(rows.get(record.path, ())) > 1]
     agreements = agreement(several, rows, found.labels, healthy, not multilabel) if several else []
     found = replace(found, agreements=agreements)
+    refuse_to_replace(folder, AUDITED)
     if agreements:
         write_whole(folder / ROWS, agreement_csv(agreements))
     write_whole(folder / PAGE, audit_page(found, top, command))

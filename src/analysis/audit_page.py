@@ -35,8 +35,8 @@ TITLES = {
     ),
     "near_duplicates": (
         "Look-alikes with different labels",
-        "Two photos are nearly the same picture but are not labelled alike. Each row changes one of them: "
-        "accept one at the most.",
+        "Two photos are nearly the same picture but are not labelled alike. Both rows of a pair "
+        "make towards the same labels: accept both, or neither.",
     ),
 }
 HOW = (

@@ -16,6 +16,7 @@ from src.datamodules.records import Record, tidy
 from src.errors import InputError, did_you_mean, listed
 from src.labels import LabelSpace
 
+CONTENT = "content "  # before a digest, which a spreadsheet would else take for a number
 GIVEN = "given_"  # before a kind's name: the column of the labels that were judged
 WORDS = ("accept", "keep", "exclude", "set A;B")
 DONE = re.compile(r"(add|remove) (.+)", re.DOTALL)
@@ -105,7 +106,7 @@ def audit_csv(
     given = [f"{GIVEN}{kind}" for kind in labels.kinds]
     writer.writerow(
         ["list", "rank", "ID", "path", *given, "suggestion", "probability", "other", "nearest", "decision",
-         "comment"]
+         "comment", "photo"]
     )  # fmt: skip
     for name, found in suspects.items():
         for rank, suspect in enumerate(found, 1):
@@ -124,6 +125,7 @@ def audit_csv(
                     " | ".join(near),
                     "",
                     "",
+                    f"{CONTENT}{record.digest}",
                 ]
             )
     return buffer.getvalue().encode("utf-8-sig")
@@ -225,6 +227,18 @@ def _check_photos(
         raise InputError(
             f"apply={path}: {len(lost)} rows decide on photos that are not there now: "
             f"{listed(lost.values(), 20)}; put them back, or empty their decisions"
+        )
+    digests = {record.path: f"{CONTENT}{record.digest}" for record in records}
+    contents = frame["photo"].tolist() if "photo" in frame else [""] * len(frame)
+    replaced = [
+        f"row {row} {name}"
+        for row, name, content, decision in zip(frame.index.tolist(), paths, contents, decided, strict=True)
+        if decision and content.strip() and content.strip() != digests[name]
+    ]
+    if replaced:
+        raise InputError(
+            f"apply={path}: {len(replaced)} rows decide on photos whose files have changed since the audit: "
+            f"{listed(replaced, 20)}; audit again, or empty their decisions"
         )
     ids = frame["id"].tolist() if "id" in frame else [""] * len(frame)
     for row, name, id_, decision in zip(frame.index.tolist(), paths, ids, decided, strict=True):

@@ -16,7 +16,7 @@ from src.analysis.exploration import Exploration, label_text
 from src.analysis.explore_page import explore_page
 from src.analysis.explore_summary import MADE_BY, RARE, SHOWN, summarise
 from src.analysis.problems import Problem, find_problems, identical_sets
-from src.analysis.run_folder import write_whole
+from src.analysis.run_folder import make_folder, write_whole
 from src.analysis.worst_errors import thumbnail
 from src.errors import InputError, listed
 from src.images import open_image
@@ -51,18 +51,17 @@ def check_folder(folder: Path, photos: Iterable[Path]) -> None:
         photos: folders that photos are read from: pictures written there would be photos the next time.
 
     Raises:
-        InputError: for a file, a folder that photos are read from or one below it, and one that holds a file
-            of a name that would be written, unless an exploration wrote it.
+        InputError: for a folder that cannot be written, that photos are read from or that lies in one, and
+            for one that holds a file of a name that would be written, unless an exploration wrote it.
     """
     whole = folder.resolve()
-    if any(path.exists() and not path.is_dir() for path in (whole, *whole.parents)):
-        raise InputError(f"output={folder}: there is a file of this name; name a folder")
     for root in photos:
         if whole.is_relative_to(root.resolve()):
             raise InputError(
                 f"output={folder}: lies in the photos' folder {root}, where its pictures would count as "
                 "photos; name another folder"
             )
+    make_folder(folder)
     taken = [name for name in FILES if (folder / name).exists()]
     if taken and not _is_ours(folder / FIGURES):
         raise InputError(

@@ -19,8 +19,9 @@ from src.labels import LabelSpace
 __all__ = ["LISTS", "Suspect", "find_suspects", "nearest_labelled", "unjudgeable"]
 
 LISTS = ("missing_label", "wrong_label", "unseen_pair", "near_duplicates")
-MISSING_FLOOR = 0.4  # probability; of what the demo set has between 0.3 and that, one in four is missing
-WRONG_FLOOR = 1.0  # log-odds; of what the demo set has between 0.5 and that, one in four is wrong
+HEARSAY = 3.0  # nats by which the photos of its group may speak for a label that a photo itself does not show
+MISSING_FLOOR = 0.4  # probability; of what the demo set has between 0.3 and that, four in ten are missing
+WRONG_FLOOR = 1.0  # nats; of what the demo set has between 0.5 and that, one in seven is wrong
 BELIEVED = 1.5  # doubt in nats; on a photo where a label has more, it stands for no pair
 RIVALRY, STRONGEST = 0.5, 3.0  # what the log-odds of the most probable rival count, and up to where
 
@@ -156,14 +157,15 @@ def _wrong_labels(evidence: Evidence) -> Iterator[Suspect]:
 
 def _missing_labels(evidence: Evidence) -> Iterator[Suspect]:
     """Yield absent labels that are probable; for heads one of each kind that the photo has no label of."""
-    probable = evidence.addable > logit(MISSING_FLOOR)
+    likely = np.minimum(evidence.addable, evidence.seen + HEARSAY)
+    probable = likely > logit(MISSING_FLOOR)
     if not evidence.multilabel:
         for part in evidence.labels.slices.values():
-            highest = evidence.addable[:, part].max(1, keepdims=True)
+            highest = likely[:, part].max(1, keepdims=True)
             lacking = ~evidence.given[:, part].any(1, keepdims=True)
-            probable[:, part] &= lacking & (evidence.addable[:, part] == highest)
+            probable[:, part] &= lacking & (likely[:, part] == highest)
     for position, label in np.argwhere(probable):
-        score = evidence.addable[position, label]
+        score = likely[position, label]
         yield _suspect(evidence, "missing_label", position, [label], [], score)
 
 

@@ -20,14 +20,15 @@ from src.datamodules.groups import Linked
 from src.labels import LabelSpace
 
 MIN_POSITIVES = 3  # photos, and groups, that a label needs to be judged
+PULL = 10.0  # nats; a few groups, and the errors in them, are to move the weights of their votes little
 CLIP = 1e-4  # probabilities nearer to 0 or 1 are not told apart
 
 
 def unjudgeable(linked: Linked, labels: LabelSpace, min_positives: int = MIN_POSITIVES) -> dict[str, str]:
     """Return `{label: reason}` of the labels that too few photos, or too few groups, carry to be judged.
 
-    A label of one group is never seen by the heads that judge that group, and one of two by those of half its
-    photos. The demo set's lists are as good with labels of three photos as without them.
+    A label of one group is never seen by the heads that judge that group. From three photos on, lists of the
+    demo set lost by leaving labels out.
     """
     given = _given(linked, labels)
     reasons = {}
@@ -153,6 +154,7 @@ def _agreement(seen: np.ndarray, votes: np.ndarray, given: np.ndarray) -> np.nda
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
         margin = sign * (weights @ columns)
         away = weights - alone
-        return np.logaddexp(0, margin).sum() + (away**2).sum() / 2, columns @ (sign * expit(margin)) + away
+        pull = PULL * (away**2).sum()
+        return np.logaddexp(0, margin).sum() + pull, columns @ (sign * expit(margin)) + 2 * PULL * away
 
     return minimize(loss, alone, jac=True, method="L-BFGS-B").x

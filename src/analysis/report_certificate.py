@@ -27,17 +27,24 @@ def certificate_section(run: RunFolder, root: Path | None) -> Html:
     ]
     parts = [facts((name, value) for name, value in rows if value)]
     closest = found["closest"]
-    if closest:
+    if closest is None:
+        parts.append(
+            element(
+                "p",
+                "The closest photos of different splits were not looked for: too many, or no contrast.",
+                css="muted small",
+            )
+        )
+    else:
         said = (
             f"The two most alike photos in different splits differ in {closest['distance']} of 64 bits. "
             "If they show one asset, data.group does not hold it together."
         )
         cards = [_card(root, photo) for photo in closest["photos"]]
         parts += [element("p", said, css="muted small"), element("div", *cards, css="photos")]
-    parts += [
-        element("p", "How each label is divided; asked for were the shares in the head.", css="muted small"),
-        _shares(found),
-    ]
+    head = "of all photos" if found["given"] else "asked for"
+    said = f"How each label is divided; in the head each split's share {head}."
+    parts += [element("p", said, css="muted small"), _shares(found)]
     return section("Certificate of the split", *parts)
 
 

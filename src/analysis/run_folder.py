@@ -181,6 +181,25 @@ def crossing_groups(run: RunFolder) -> list[str]:
     return sorted(crossing)
 
 
+def make_folder(folder: Path) -> None:
+    """Make an output folder, and try whether files can be written there, before anything is computed.
+
+    Raises:
+        InputError: if not.
+    """
+    whole, probe = folder.absolute(), folder / f".{os.getpid()}.tmp"
+    try:
+        if any(path.exists() and not path.is_dir() for path in (whole, *whole.parents)):
+            raise InputError(f"output={folder}: there is a file of this name; name a folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"output={folder}: cannot be written ({error.strerror}); name another folder"
+        ) from error
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: beside it first, then in its place."""
     path = Path(path)

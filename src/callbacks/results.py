@@ -95,12 +95,16 @@ def begin_run(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule) ->
     write_json(run / "split_certificate.json", datamodule.certificate)
     (run / ".hydra").mkdir(exist_ok=True)
     (run / ".hydra" / "data_root.txt").write_text(f"{datamodule.root.absolute()}\n", encoding="utf-8")
+    last = run / "checkpoints" / "last.ckpt"  # of a resumed run
+    before = read_checkpoint(last)["provenance"] if last.is_file() else model.provenance
+    digests = {record.digest for record in datamodule.splits["train"]}
     model.provenance = {
         "versions": versions(),
         "git": git_commit(),
         "split_hash": datamodule.split_hash,
         "data_hash": datamodule.data_hash,
-        "train_digests": sorted(record.digest for record in datamodule.splits["train"]),
+        "train_digests": sorted(digests.union(before.get("train_digests", ()))),
+        "backbone_trained": not model.hparams["freeze_backbone"] or bool(before.get("backbone_trained")),
     }
 
 

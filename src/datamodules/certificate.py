@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from src.datamodules.groups import Linked
 from src.datamodules.near_duplicates import nearest_across
 from src.datamodules.records import Record
-from src.datamodules.splits import SPLITS, split_hash
+from src.datamodules.splits import SPLITS, pairs_of, split_hash
 
 SEARCHED = 10_000  # up to so many photos the closest pair across splits is looked for
 SHOWN = 20  # pairs and groups that cross are listed up to so many
@@ -45,7 +44,7 @@ def certify(
     shares = shares / shares.sum()
     carried = [{(kind, name) for kind, names in r.labels.items() for name in names} for r in records]
     labels = _tally(carried, chosen)
-    pairs = _tally([_pairs(r) for r in records], chosen)
+    pairs = _tally([pairs_of(r) for r in records], chosen)
     groups = Counter(
         label for group in _members(linked) for label in set().union(*(carried[i] for i in group))
     )
@@ -73,12 +72,6 @@ def certify(
         "closest": _closest(records, chosen),
         "not_evaluable": _not_evaluable(labels, groups, photos),
     }
-
-
-def _pairs(record: Record) -> set[tuple[str, str]]:
-    """Return the pairs of labels of two kinds that a photo carries."""
-    kinds = list(record.labels.values())
-    return {pair for i, names in enumerate(kinds) for others in kinds[:i] for pair in product(others, names)}
 
 
 def _tally(carried: Sequence[set], chosen: np.ndarray) -> dict[Any, list[int]]:

@@ -99,5 +99,5 @@ def report_copies(records: list[Record]) -> None:
         log.info("%d photos are byte-identical copies of others; copies stay in one split", extra)
     differing = [same for same in copies.values() if any(r.labels != same[0].labels for r in same)]
     if differing:
-        shown = listed((" = ".join(r.path for r in same) for same in differing), 3)
+        shown = listed((" = ".join(r.path for r in same[:3]) for same in differing), 3)
         log.warning("%d photos have byte-identical copies with other labels: %s", len(differing), shown)

@@ -32,7 +32,8 @@ def near_pairs(hashes: np.ndarray, max_distance: int) -> tuple[np.ndarray, np.nd
 
     Exact: the bits are cut into more bands than `max_distance`, so that two such hashes agree in a few whole
     bands, and only hashes that do are compared. Of equal hashes each is paired with the first one alone, and
-    only that one with others: a thousand copies are a thousand pairs, not a million.
+    only that one with others: a thousand copies are a thousand pairs, not a million. Hashes that differ by a
+    few bits, as a fixed camera's may, do make as many pairs as there are.
 
     Args:
         hashes: uint64 `[photos]`.
@@ -49,21 +50,22 @@ def near_pairs(hashes: np.ndarray, max_distance: int) -> tuple[np.ndarray, np.nd
     shared = 2 if max_distance <= 5 else 3  # bands that two near hashes have in common
     bands = np.array_split(np.arange(BITS, dtype=np.uint64), max_distance + shared)
     masks = [np.bitwise_or.reduce(np.uint64(1) << band) for band in bands]
-    found = [np.empty((0, 2), np.int64)]
+    keys = np.empty(0, np.int64)  # of a pair: one number for both positions
     for chosen in combinations(masks, shared) if max_distance else ():
-        found += _within_buckets(values, np.bitwise_or.reduce(chosen), max_distance)
-    near = np.unique(first[np.concatenate(found)].reshape(-1, 2), axis=0)
-    pairs = np.sort(np.concatenate([equal, near]), axis=1)
-    pairs = np.unique(pairs, axis=0).astype(np.int64)
+        found = np.sort(_within_buckets(values, np.bitwise_or.reduce(chosen), max_distance), axis=1)
+        keys = np.union1d(keys, found[:, 0] * len(values) + found[:, 1])
+    near = first[np.column_stack(np.divmod(keys, max(len(values), 1)))]
+    pairs = np.sort(np.concatenate([equal, near]), axis=1).astype(np.int64)
+    pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
     return pairs, distances(hashes, pairs)
 
 
-def _within_buckets(values: np.ndarray, mask: np.uint64, max_distance: int) -> list[np.ndarray]:
-    """Return the near pairs among values that agree in the bits of `mask`, in parts `[pairs, 2]`."""
+def _within_buckets(values: np.ndarray, mask: np.uint64, max_distance: int) -> np.ndarray:
+    """Return the near pairs `[pairs, 2]` among values that agree in the bits of `mask`."""
     keys = values & mask
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
-    found = []
+    found = [np.empty((0, 2), np.int64)]
     start, lag = np.arange(len(keys)), 0
     while len(start):
         lag += 1
@@ -71,7 +73,7 @@ def _within_buckets(values: np.ndarray, mask: np.uint64, max_distance: int) -> l
         start = start[keys[start] == keys[start + lag]]
         pairs = np.column_stack([order[start], order[start + lag]])
         found.append(pairs[distances(values, pairs) <= max_distance])
-    return found
+    return np.concatenate(found)
 
 
 def distances(hashes: np.ndarray, pairs: np.ndarray) -> np.ndarray:

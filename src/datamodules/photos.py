@@ -92,6 +92,12 @@ class PhotoDataModule(L.LightningDataModule):
                 f"data.near_duplicates={near_duplicates}: 0 to {FAITHFUL} bits, or null; further apart, most "
                 "photos of one kind of fixture would count as one"
             )
+        if folds is None and fold:
+            raise InputError(f"data.fold={fold} needs data.folds, the number of folds: data.folds=5")
+        if folds is not None and not 0 <= fold < folds:
+            raise InputError(f"data.fold={fold}: from 0 to {folds - 1}, as data.folds={folds}")
+        if folds is not None and split_file:
+            raise InputError("data.folds draws the splits itself: leave out data.split_file")
         check_arguments(preprocess, Preprocess, "preprocess")
         check_arguments(augment or {}, TrainTransform, "data.augment")
         check_arguments(class_weights or {}, statistics.Weighting, "data.class_weights")
@@ -164,7 +170,9 @@ class PhotoDataModule(L.LightningDataModule):
         self.splits = splits
         self.labels = self._label_space()
         self.split_hash, self.data_hash = sp.split_hash(splits), sp.data_hash(linked.records)
-        asked = None if fold or given is not None else self.shares
+        asked = (
+            sp.fold_shares(self.shares, self.folds) if fold else None if given is not None else self.shares
+        )
         self.certificate = certify(linked, splits, asked, self.near_duplicates)
 
     def _check_ids(self, records: list[rec.Record]) -> None:

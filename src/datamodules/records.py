@@ -90,6 +90,10 @@ def find_photos(root: Path) -> list[str]:
     for path in found:
         if not path.isascii() and any("\ud800" <= letter <= "\udfff" for letter in path):
             raise InputError(f"{root}: the file name {path!a} is not UTF-8: rename it")
+        if "\r" in path or "\n" in path:
+            raise InputError(
+                f"{root}: the file name {path!a} holds a line break, which no table can: rename it"
+            )
     return sorted(found)
 
 

@@ -68,13 +68,17 @@ def revise(datamodule: PhotoDataModule, linked: Linked, wanted: Mapping[str, Lab
             after[path] = names
     if all(path in after and after[path] is None for path in raw):
         raise InputError("every photo is left out: nothing would be left to train on")
-    table = (_table if source.columns else _table_of_folders)(datamodule, after)
+    ids = {} if source.columns else _ids_of_folders(datamodule)
+    table = _table(datamodule, after) if source.columns else _table_of_folders(datamodule, after, ids)
     _check(datamodule, table, {path: after.get(path, labels) for path, labels in raw.items()})
     split = None
     if source.given:
         splits = split_records(linked, datamodule.shares, datamodule.seed, source.given)
         lines = [
-            [r.id, name] for name, found in splits.items() for r in found if after.get(r.path, {}) is not None
+            [ids.get(r.path, r.id), name]
+            for name, found in splits.items()
+            for r in found
+            if after.get(r.path, {}) is not None
         ]
         split = _csv([["ID", "split"], *lines]).encode()
     return Revision(table, split, {path: raw[path] for path in after}, after)
@@ -165,20 +169,29 @@ def _joined(
     ]
 
 
-def _table_of_folders(datamodule: FolderDataModule, after: Mapping[str, Labels | None]) -> bytes:
+def _ids_of_folders(datamodule: FolderDataModule) -> dict[str, str]:
+    """Return `{path: ID}` by which a table names each photo alone: the record's own, else its path."""
+    index, ids = PhotoIndex(datamodule.root), {}
+    for record in datamodule.source.records:
+        names = (record.id, record.path, f"{datamodule.root.as_posix()}/{record.path}")
+        id_ = next((name for name in names if index.find(name) == [record.path]), None)
+        if id_ is None:
+            raise InputError(f"no ID in a table can name {record.path} alone: rename the file")
+        ids[record.path] = id_
+    return ids
+
+
+def _table_of_folders(
+    datamodule: FolderDataModule, after: Mapping[str, Labels | None], ids: Mapping[str, str]
+) -> bytes:
     """Return a table of photos in folders."""
-    index = PhotoIndex(datamodule.root)
     kinds = list(dict.fromkeys(kind for record in datamodule.source.records for kind in record.labels))
     rows = []
     for record in datamodule.source.records:
         labels = after.get(record.path, record.labels)
         if labels is None:
             continue
-        names = (record.id, record.path, f"{datamodule.root.as_posix()}/{record.path}")
-        id_ = next((name for name in names if index.find(name) == [record.path]), None)
-        if id_ is None:
-            raise InputError(f"no ID in a table can name {record.path} alone: rename the file")
-        rows.append([id_, *(";".join(labels.get(kind, ())) for kind in kinds)])
+        rows.append([ids[record.path], *(";".join(labels.get(kind, ())) for kind in kinds)])
     return _csv([["ID", *kinds], *rows]).encode("utf-8")
 
 

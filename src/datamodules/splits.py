@@ -37,7 +37,7 @@ def split_records(
         given: `{ID: split}`.
         frozen: nothing is taken from `given`'s train part for a split that it lacks.
         fold: `(which, of how many)`: the test split is that fold of a cross-validation, and train and val
-            share the rest. Where one group alone carries a label, it is trained on in every fold.
+            share the rest. A label that the fold holds all photos of gives its smallest group back.
 
     Returns:
         `{train: records, val: records, test: records}`, each sorted by path.
@@ -54,7 +54,7 @@ def split_records(
     if given is None and fold is None:
         chosen = np.array(SPLITS, object)[split_groups(targets, groups, weights, seed, pairs=pairs)]
     elif fold is not None:
-        chosen = _folded(targets, pairs, groups, fold, weights, seed)
+        chosen = _folded(linked, targets, pairs, fold, shares, seed)
     else:
         chosen = np.array([given[r.id] for r in records], object)
         lacking = [name for name, w in zip(SPLITS, weights, strict=True) if w > 0 and name not in chosen]
@@ -90,42 +90,53 @@ def _report_giant(linked: Linked) -> None:
         )
 
 
-def split_folds(linked: Linked, folds: int, seed: int) -> np.ndarray:
+def split_folds(linked: Linked, folds: int, seed: int, key: str = "folds") -> np.ndarray:
     """Return the number of a fold per record: whole groups, stratified as `split_groups` does it.
 
     Raises:
-        InputError: for fewer than two folds, or fewer groups than folds.
+        InputError: for fewer than two folds, or fewer groups than folds; it names the `key`.
     """
     count = int(linked.groups.max(initial=-1)) + 1
+    if count < 2:
+        raise InputError(f"{key}={folds}: all photos are one group, which cannot be divided; see data.group")
     if not 2 <= folds <= count:
-        raise InputError(f"folds={folds}: from 2 to {count}, the number of groups")
-    columns = label_columns(linked.records), pair_columns(linked.records)
-    return split_groups(columns[0], linked.groups, [1.0] * folds, seed, required=None, pairs=columns[1])
+        raise InputError(f"{key}={folds}: needs a number from 2 to {count}, the number of groups")
+    targets, pairs = label_columns(linked.records), pair_columns(linked.records)
+    return split_groups(targets, linked.groups, [1.0] * folds, seed, required=None, pairs=pairs)
+
+
+def fold_shares(shares: Mapping[str, float], folds: int) -> dict[str, float]:
+    """Return `{split: share}` of one fold: the test split's is 1 / folds, the others share the rest."""
+    train, val, _ = _weights(shares)
+    rest = 1 - 1 / folds
+    return {"train": rest * train / (train + val), "val": rest * val / (train + val), "test": 1 / folds}
 
 
 def _folded(
+    linked: Linked,
     targets: np.ndarray,
     pairs: np.ndarray,
-    groups: np.ndarray,
     fold: tuple[int, int],
-    weights: list[float],
+    shares: Mapping[str, float],
     seed: int,
 ) -> np.ndarray:
-    """Return the splits of one fold of a cross-validation, `[records]`."""
+    """Return the splits of one fold of a cross-validation, `[records]`.
+
+    A label that the fold holds all photos of gives back its smallest group: it has to be trained on.
+    """
     which, folds = fold
-    count = int(groups.max()) + 1
-    if not 2 <= folds <= count:
-        raise InputError(f"data.folds={folds}: from 2 to {count}, the number of groups")
-    if not 0 <= which < folds:
-        raise InputError(f"data.fold={which}: from 0 to {folds - 1}, as data.folds={folds}")
-    number = split_groups(targets, groups, [1.0] * folds, seed, required=None, pairs=pairs)
-    lone = [groups[column].min() for column in targets.T if len(set(groups[column].tolist())) == 1]
-    rest = (number != which) | np.isin(groups, lone)
-    chosen = np.full(len(groups), "test", object)
-    _, numbers = np.unique(groups[rest], return_inverse=True)
-    shares = [weights[0], weights[1], 0.0]
+    rest = split_folds(linked, folds, seed, key="data.folds") != which
+    sizes = np.bincount(linked.groups)
+    for column in targets.T:
+        if not (column & rest).any():
+            groups = np.unique(linked.groups[column])
+            rest |= linked.groups == groups[np.argmin(sizes[groups])]
+    wanted = fold_shares(shares, folds)
+    chosen = np.full(len(rest), "test", object)
+    _, numbers = np.unique(linked.groups[rest], return_inverse=True)
+    two = [wanted["train"], wanted["val"], 0.0]
     chosen[rest] = np.array(SPLITS, object)[
-        split_groups(targets[rest], numbers, shares, seed, pairs=pairs[rest])
+        split_groups(targets[rest], numbers, two, seed, pairs=pairs[rest])
     ]
     return chosen
 
@@ -151,13 +162,13 @@ def label_columns(records: Sequence[Record]) -> np.ndarray:
 
 def pair_columns(records: Sequence[Record]) -> np.ndarray:
     """Return which pairs of labels of two kinds each photo carries, bool `[photos, pairs]`, sorted."""
-    carried = []
-    for record in records:
-        kinds = list(record.labels.values())
-        carried.append(
-            {pair for i, names in enumerate(kinds) for others in kinds[:i] for pair in product(others, names)}
-        )
-    return _columns(carried)
+    return _columns([pairs_of(record) for record in records])
+
+
+def pairs_of(record: Record) -> set[tuple[str, str]]:
+    """Return the pairs of labels of two kinds that a photo carries."""
+    kinds = list(record.labels.values())
+    return {pair for i, names in enumerate(kinds) for others in kinds[:i] for pair in product(others, names)}
 
 
 def _columns(carried: list[set]) -> np.ndarray:
@@ -193,7 +204,7 @@ def _carve(
 
 
 def report_crossing(records: Sequence[Record], joined: np.ndarray, chosen: np.ndarray) -> None:
-    """Warn of groups, or byte-identical photos, that stand in several parts of a split that the user gave."""
+    """Warn of groups, copies or near duplicates that stand in several parts of a split that the user gave."""
     members: dict[int, dict[str, list[str]]] = {}
     for record, number, split in zip(records, joined.tolist(), chosen, strict=True):
         members.setdefault(number, {}).setdefault(split, []).append(record.path)
@@ -201,7 +212,7 @@ def report_crossing(records: Sequence[Record], joined: np.ndarray, chosen: np.nd
     if crossing:
         example = listed((f"{paths[0]} ({split})" for split, paths in crossing[0].items()), 3)
         log.warning(
-            "LEAK: %d groups (or identical photos) of the given split stand in several splits, as %s",
+            "LEAK: %d groups (assets, copies, near duplicates) stand in several of the given splits, as %s",
             len(crossing),
             example,
         )

@@ -7,6 +7,7 @@ import numpy as np
 SIZE_WEIGHT = 2.0  # what keeping the split's size counts against keeping one label's share
 PAIR_WEIGHT = 0.1  # what keeping one pair's share counts
 FEW_GROUPS, PASSES = 20_000, 3  # up to so many groups each is placed again in so many passes
+SPREADS = 4  # turns that each label has at standing in every split
 CANDIDATES, EXCHANGES = (
     512,
     200,
@@ -30,8 +31,8 @@ def split_groups(
        each to where the cost grows least: the sum over splits and labels of the squared deviation from the
        share, relative to the share. Where there are few groups, they are taken out and placed again.
     2. Photos that are a group of their own fill up what each split lacks, label by label, the rarest first.
-    3. A label that at least as many groups carry as there are splits gets one group in each, and every label
-       one in `required`.
+    3. A label that at least as many groups carry as there are splits gets one in each, unless that would
+       leave more gaps than it fills, and every label one in `required`.
     4. Groups change places, in pairs or alone, as long as the cost falls and 3 holds.
 
     Args:
@@ -155,22 +156,26 @@ def _spread_rare(
 ) -> None:
     """Move small groups, in place, until each label stands in `required`, and with enough groups everywhere.
 
-    Only a move into `required` may take a label's last group away from another split.
+    A move must fill more gaps than it makes, and only one into `required` may take a label's last group away
+    from another split. Later moves can make room for earlier labels, so all labels have several turns.
     """
     counts = _sums(carries.T.astype(float), assigned, max(splits) + 1)
     spread = carries.sum(0)
+    enough = spread >= len(splits)
     first = [] if required is None else [required]
     wanted = [*first, *(split for split in splits if split != required)]
-    for label in np.argsort(spread, kind="stable"):
+    for label in [*np.argsort(spread, kind="stable")] * SPREADS:
         if (counts[splits, label] > 0).all():
             continue
         members = np.flatnonzero(carries[:, label])
-        for split in wanted if len(members) >= len(splits) else first:
+        for split in wanted if enough[label] else first:
             if counts[split, label] or not len(members):
                 continue
-            lost = (carries[members] & (counts[assigned[members]] == 1)).sum(1)
-            best = np.lexsort((sizes[members], lost))[0]
-            if lost[best] and split != required:
+            last = carries[members] & (counts[assigned[members]] == 1)
+            lost = (last & enough).sum(1) + len(enough) * (last.any(1) & (assigned[members] == required))
+            filled = (carries[members] & enough & (counts[split] == 0)).sum(1)
+            best = np.lexsort((sizes[members], lost - filled))[0]
+            if lost[best] >= max(filled[best], 1) and split != required:
                 continue
             group = members[best]
             counts[assigned[group]] -= carries[group]

@@ -52,14 +52,14 @@ class PhotoIndex:
 
     def find(self, id_: str) -> list[str]:
         """Return the paths of the photos that `id_` can mean: one, none, or several where it is ambiguous."""
-        name = id_.replace("\\", "/").removeprefix("./").removeprefix(f"{self.root.as_posix()}/")
-        name = tidy(name)
-        for rank in range(4):
-            found = self._found.get((rank, name.casefold()), [])
-            if len(found) > 1:
-                found = [path for path in found if tidy(self._names(path)[rank]) == name] or found
-            if found:
-                return found
+        for name in dict.fromkeys((id_, id_.replace("\\", "/"))):  # a name may well hold a backslash
+            name = tidy(name.removeprefix("./").removeprefix(f"{self.root.as_posix()}/"))
+            for rank in range(4):
+                found = self._found.get((rank, name.casefold()), [])
+                if len(found) > 1:
+                    found = [path for path in found if tidy(self._names(path)[rank]) == name] or found
+                if found:
+                    return found
         return []
 
 

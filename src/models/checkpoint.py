@@ -129,6 +129,7 @@ def init_from(model: PhotoClassifier, path: str | Path, test_digests: Iterable[s
                 own["thresholds"][model.labels.position(label)] = state["thresholds"][threshold_row[label]]
             taken.append(label)
     model.load_state_dict(own, strict=True)
+    model.provenance = content.get("provenance", {})
     dropped = [label for label in rows if label not in model.labels.names]
     log.info(
         "Started from %s: backbone, heads of %d labels (%s); new: %s; not used: %s",

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+import torch
+
+from src.datamodules.records import Record
+from src.errors import InputError
+from src.images import Preprocess
+from src.inference.features import extract_features
+from src.models import MultiLabelClassifier, backbones
+from tests.made import tiny
+
+PIXELS = {"image_size": 16, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+
+
+@pytest.fixture
+def model(monkeypatch):
+    monkeypatch.setitem(backbones.BACKBONES, "tiny", backbones.Entry(tiny, None, "fc"))
+    torch.manual_seed(0)
+    return MultiLabelClassifier(
+        task="multilabel", labels={"label": ["a", "b"]}, preprocess=PIXELS, backbone="tiny", weights=None
+    )
+
+
+def records(*paths: str, digests: tuple[str, ...] = ()) -> list[Record]:
+    digests = digests or tuple(f"{i:016x}" for i in range(len(paths)))
+    return [Record(path, path, {}, digest=digest) for path, digest in zip(paths, digests, strict=True)]
+
+
+def test_rows_are_what_the_backbone_sees_in_eval_mode(model, make_tree, tmp_path):
+    root = make_tree(tmp_path, "a.png", "b.png", "c.png")
+    model.train()
+    found = extract_features(model, root, records("c.png", "a.png", "b.png"), "cpu", num_workers=0)
+    read = Preprocess.from_dict(PIXELS)
+    pixels = np.stack([read(root / name) for name in ("c.png", "a.png", "b.png")]).transpose(0, 3, 1, 2)
+    with torch.inference_mode():
+        wanted = model.eval().features(torch.from_numpy(pixels)).numpy()
+    assert found.dtype == np.float32 and found.shape == (3, 108)
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    assert not np.allclose(found[0], found[1])
+
+
+def test_same_photos_give_the_same_bytes_with_and_without_workers(model, make_tree, tmp_path):
+    names = [f"{i}.png" for i in range(5)]
+    root = make_tree(tmp_path, *names)
+    first = extract_features(model, root, records(*names), "cpu", batch_size=2, num_workers=0)
+    again = extract_features(model, root, records(*names), "cpu", batch_size=2, num_workers=2)
+    assert first.tobytes() == again.tobytes()
+
+
+def test_one_content_is_read_once_and_photos_without_digest_are_not_mixed_up(model, make_tree, tmp_path):
+    root = make_tree(tmp_path, "a.png", "b.png", "c.png")
+    (root / "b.png").unlink()  # a copy of a.png, as its digest says: nobody opens it
+    found = extract_features(
+        model, root, records("a.png", "b.png", "c.png", digests=("x", "x", "")), "cpu", num_workers=0
+    )
+    assert (found[0] == found[1]).all() and not np.allclose(found[0], found[2])
+    apart = extract_features(model, root, records("a.png", "c.png", digests=("", "")), "cpu", num_workers=0)
+    np.testing.assert_allclose(apart, found[[0, 2]], atol=1e-6)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_photo_that_vanished_is_one_line(model, make_tree, tmp_path, workers):
+    root = make_tree(tmp_path, "a.png", "b.png")
+    (root / "b.png").unlink()
+    with pytest.raises(InputError, match=r"b\.png cannot be read any more") as caught:
+        extract_features(model, root, records("a.png", "b.png"), "cpu", 1, workers)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_photos_are_no_rows_and_an_unknown_device_is_refused(model, tmp_path):
+    assert extract_features(model, tmp_path, [], "cpu").shape == (0, 0)
+    with pytest.raises(InputError, match="did you mean 'cuda'"):
+        extract_features(model, tmp_path, [], "cudda")

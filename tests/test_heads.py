@@ -1,0 +1,153 @@
+import numpy as np
+import pytest
+
+from src.datamodules.groups import link_records
+from src.datamodules.records import Record
+from src.datamodules.splits import split_folds
+from src.inference import heads
+from src.inference.heads import fit_heads, out_of_fold
+from src.labels import MISSING, LabelSpace
+
+LABELS = LabelSpace({"component": ("a", "b", "c"), "defect": ("x", "y")})
+
+
+def made(count: int = 240, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Features float32 `[N, 12]` that tell the classes int64 `[N, 2]` of both kinds."""
+    rng = np.random.default_rng(seed)
+    classes = np.column_stack([rng.integers(0, 3, count), rng.integers(0, 2, count)])
+    centres = rng.normal(0, 3, (2, 3, 12))
+    seen = centres[0, classes[:, 0]] + centres[1, classes[:, 1]] + rng.normal(0, 1, (count, 12))
+    return (seen * np.logspace(-3, 3, 12)).astype(np.float32), classes
+
+
+def hot(classes: np.ndarray) -> np.ndarray:
+    return np.hstack([np.eye(3)[classes[:, 0]], np.eye(2)[classes[:, 1]]]).astype(np.float32)
+
+
+def test_sigmoid_heads_learn_features_of_any_scale():
+    features, classes = made()
+    found = fit_heads(features[:160], hot(classes[:160]), LABELS, True).probabilities(features[160:])
+    assert found.dtype == np.float32 and found.shape == (80, 5)
+    assert ((found > 0.5) == (hot(classes[160:]) > 0)).mean() > 0.97
+
+
+def test_softmax_heads_sum_to_one_in_each_kind():
+    features, classes = made()
+    found = fit_heads(features[:160], classes[:160], LABELS, False).probabilities(features[160:])
+    np.testing.assert_allclose(found[:, :3].sum(1), 1, atol=1e-5)
+    np.testing.assert_allclose(found[:, 3:].sum(1), 1, atol=1e-5)
+    assert (found[:, :3].argmax(1) == classes[160:, 0]).mean() > 0.97
+    assert (found[:, 3:].argmax(1) == classes[160:, 1]).mean() > 0.97
+
+
+def test_photos_without_a_label_of_a_kind_do_not_change_its_head():
+    features, classes = made()
+    classes[::3, 1] = MISSING
+    known = classes[:, 1] != MISSING
+    garbled = classes.copy()
+    garbled[known, 0] = classes[known, 0]
+    whole = fit_heads(features, classes, LABELS, False)
+    assert np.isfinite(whole.probabilities(features)).all()
+    altered = classes.copy()
+    altered[~known, 0] = 0  # the other kind's labels of these photos
+    np.testing.assert_array_equal(
+        whole.probabilities(features)[:, 3:],
+        fit_heads(features, altered, LABELS, False).probabilities(features)[:, 3:],
+    )
+    filled = np.where(classes == MISSING, 0, classes)
+    assert not np.allclose(
+        whole.probabilities(features)[:, 3:],
+        fit_heads(features, filled, LABELS, False).probabilities(features)[:, 3:],
+    )
+
+
+def test_labels_that_all_or_none_carry_get_their_base_rate():
+    features, classes = made()
+    targets = hot(classes)
+    targets[:, 0], targets[:, 4] = 1, 0
+    found = fit_heads(features, targets, LABELS, True).probabilities(features)
+    assert (found[:, 0] == 1).all() and (found[:, 4] == 0).all() and 0 < found[0, 1] < 1
+
+
+def test_classes_that_do_not_occur_get_nothing_and_a_lone_one_everything():
+    features, classes = made()
+    classes[:, 0], classes[:, 1] = np.where(classes[:, 0] == 1, 0, classes[:, 0]), 1
+    found = fit_heads(features, classes, LABELS, False).probabilities(features)
+    assert (found[:, 1] == 0).all() and (found[:, 3] == 0).all() and (found[:, 4] == 1).all()
+    np.testing.assert_allclose(found[:, :3].sum(1), 1, atol=1e-5)
+    assert (found[:, :3].argmax(1) == classes[:, 0]).mean() > 0.97
+    classes[:, 1] = MISSING
+    assert (fit_heads(features, classes, LABELS, False).probabilities(features)[:, 3:] == 0.5).all()
+
+
+def test_constant_features_do_not_matter():
+    features, classes = made()
+    padded = np.hstack([features, np.full((len(features), 2), 7, np.float32)])
+    found = fit_heads(padded, classes, LABELS, False).probabilities(padded)
+    assert np.isfinite(found).all()
+
+
+def test_out_of_fold_is_deterministic_and_finds_what_can_be_learnt():
+    features, classes = made()
+    folds = np.arange(len(features)) % 5
+    found = out_of_fold(features, hot(classes), folds, LABELS, True)
+    assert found.tobytes() == out_of_fold(features, hot(classes), folds, LABELS, True).tobytes()
+    assert ((found > 0.5) == (hot(classes) > 0)).mean() > 0.97
+
+
+def test_no_photo_is_judged_by_heads_that_saw_its_group_its_copy_or_its_near_duplicate(monkeypatch):
+    rng = np.random.default_rng(0)
+    hashes = [int(value) for value in rng.integers(0, 2**63, 60)]
+    hashes[40] = hashes[10] ^ 0b101  # a near duplicate in another group of the user
+    records = [
+        Record(f"{i:02d}", f"{i:02d}.jpg", {"component": (LABELS.kinds["component"][i % 3],)}, f"g{i // 3}",
+               "same" if i in (5, 50) else f"{i:x}", hashes[i])
+        for i in range(60)
+    ]  # fmt: skip
+    linked = link_records(records, 4)
+    assert linked.groups[10] == linked.groups[40] and linked.groups[5] == linked.groups[50]
+    features = np.column_stack([np.arange(60), rng.normal(size=(60, 4))]).astype(np.float32)
+    targets = np.stack([LABELS.encode(r.labels) for r in linked.records])
+    judged, fit = [], heads.fit_heads
+
+    def watched(seen, *rest):
+        fitted = fit(seen, *rest)
+        trained = set(linked.groups[seen[:, 0].astype(int)])
+
+        class Watched:
+            def probabilities(self, asked):
+                here = linked.groups[asked[:, 0].astype(int)]
+                assert not trained & set(here)
+                judged.extend(asked[:, 0].astype(int))
+                return fitted.probabilities(asked)
+
+        return Watched()
+
+    monkeypatch.setattr(heads, "fit_heads", watched)
+    out_of_fold(features, targets, split_folds(linked, 5, 42), LABELS, True)
+    assert sorted(judged) == list(range(60))
+
+
+def test_labels_of_a_fold_do_not_reach_its_own_probabilities():
+    features, classes = made(seed=1)
+    folds = np.arange(len(features)) // 48
+    before = out_of_fold(features, classes, folds, LABELS, False)
+    turned = classes.copy()
+    turned[folds == 2, 0] = (turned[folds == 2, 0] + 1) % 3
+    after = out_of_fold(features, turned, folds, LABELS, False)
+    np.testing.assert_array_equal(before[folds == 2], after[folds == 2])
+    assert np.abs(before - after)[folds != 2].max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("features", "targets", "folds", "said"),
+    [
+        (np.zeros((4, 3)), np.zeros((4, 4)), [0, 0, 1, 1], "targets"),
+        (np.zeros((4, 3)), np.zeros((4, 5)), [0, 0, 0, 0], "1 numbers"),
+        (np.zeros((4, 3)), np.zeros((4, 5)), [0, 0, 1], "folds"),
+        (np.full((4, 3), np.nan), np.eye(4, 5), [0, 0, 1, 1], "NaN"),
+    ],
+)
+def test_shapes_that_do_not_fit_and_features_that_are_no_numbers_are_refused(features, targets, folds, said):
+    with pytest.raises(ValueError, match=said):
+        out_of_fold(features, targets, np.array(folds), LABELS, True)
