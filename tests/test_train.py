@@ -387,6 +387,8 @@ def test_init_from_keeps_rows_by_label_name_and_warns_of_leaks(finished, monkeyp
     said = capsys.readouterr().err
     assert "heads of 5 labels" in said and "new: Drummy" in said and "LEAK" in said
     old, new = load(run), load(only_run(tmp_path))
+    assert set(old.provenance["train_digests"]) < set(new.provenance["train_digests"])
+    assert old.provenance["backbone_trained"] and new.provenance["backbone_trained"]
     for label in old.labels.names:
         kind = "component" if label in old.labels.kinds["component"] else "defect"
         rows = [m.get_submodule(f"head_{kind}").weight[m.labels.kinds[kind].index(label)] for m in (old, new)]

@@ -61,7 +61,7 @@ def report_near_duplicates(linked: Linked) -> None:
     joined = len(set(names)) - len(set(linked.groups.tolist()))
     alike = [pair for pair in linked.pairs.tolist() if len({linked.records[i].digest for i in pair}) > 1]
     if alike:
-        shown = listed((" = ".join(linked.records[i].path for i in pair) for pair in alike), 3)
+        shown = listed((" = ".join(linked.records[i].path for i in pair) for pair in alike), 1)
         log.info("%d pairs of near duplicates: %s", len(alike), shown)
     if joined:
         log.info("Copies and near duplicates join %d groups with others", joined)

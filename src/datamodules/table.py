@@ -2,8 +2,10 @@
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+
+import pandas as pd
 
 from src.datamodules.delimited import ID_COLUMNS, pick_column, read_csv
 from src.datamodules.photos import PhotoDataModule
@@ -146,24 +148,8 @@ def read_table(
     index = PhotoIndex(images)
     if not index.paths:
         raise InputError(f"data.images={images}: no photo in it (jpg, jpeg, png, bmp, tif, tiff, webp)")
-    labels: dict[str, dict[str, list[str]]] = {}
-    ids: dict[str, str] = {}
-    lost: dict[str, list[str]] = {}
-    annotations: dict[str, list[dict[str, list[str]]]] = defaultdict(list)
-    rows = []
-    for id_, *cells in zip(*(frame[name].tolist() for name in (id_column, *names.values())), strict=True):
-        id_ = id_.strip()
-        found = index.find(id_) if id_ else []
-        if len(found) != 1:
-            lost[id_] = found
-            rows.append("")
-            continue
-        (path,) = found
-        rows.append(ids.setdefault(path, id_))
-        union = labels.setdefault(path, {kind: [] for kind in reader.kinds})
-        annotations[path].append(reader.labels(dict(zip(names, cells, strict=True))))
-        for kind, new in annotations[path][-1].items():
-            union[kind] += [name for name in new if name not in union[kind]]
+    rows, ids, lost, annotations = _matched(frame, id_column, names, reader, index)
+    labels = {path: _union(found, reader.kinds) for path, found in annotations.items()}
     _report(csv_path, index, reader, labels, lost)
     records = [
         Record(ids[path], path, {kind: tuple(names) for kind, names in found.items()})
@@ -183,6 +169,37 @@ def read_table(
         unlabelled=[path for path in index.paths if path not in labelled],
         label_columns=names,
     )
+
+
+def _matched(
+    frame: pd.DataFrame, id_column: str, names: Mapping[str, str], reader: TableReader, index: PhotoIndex
+) -> tuple[list[str], dict[str, str], dict[str, list[str]], dict[str, list[dict[str, list[str]]]]]:
+    """Match the rows with photos.
+
+    Returns:
+        the ID of each row, empty for one without a photo; `{path: ID}`; `{ID: paths}` of IDs that name none,
+        or several; `{path: labels by kind of each of its rows}`.
+    """
+    rows: list[str] = []
+    ids: dict[str, str] = {}
+    lost: dict[str, list[str]] = {}
+    annotations: dict[str, list[dict[str, list[str]]]] = defaultdict(list)
+    for id_, *cells in zip(*(frame[name].tolist() for name in (id_column, *names.values())), strict=True):
+        id_ = id_.strip()
+        found = index.find(id_) if id_ else []
+        if len(found) != 1:
+            lost[id_] = found
+            rows.append("")
+            continue
+        (path,) = found
+        rows.append(ids.setdefault(path, id_))
+        annotations[path].append(reader.labels(dict(zip(names, cells, strict=True))))
+    return rows, ids, lost, annotations
+
+
+def _union(rows: Sequence[Mapping[str, list[str]]], kinds: Sequence[str]) -> dict[str, list[str]]:
+    """Return the labels of all rows of a photo by kind, each once, in their order."""
+    return {kind: list(dict.fromkeys(name for row in rows for name in row[kind])) for kind in kinds}
 
 
 def _report(
