@@ -18,13 +18,14 @@ def main() -> int:
     for name in names:
         if name not in NAMES:
             leave(2, f"no benchmark '{name}': {did_you_mean(name, NAMES)}")
-    try:
-        from benchmarks.harness import circumstances, run, table
-    except ImportError as error:
-        leave(2, f"{error.name} is not installed: benchmarks need the extra dev, pip install -e '.[dev]'")
+    from benchmarks.harness import circumstances, run, table
+
     right = True
     for name in names:
-        rows, remarks = run(name)
+        try:
+            rows, remarks = run(name)
+        except ModuleNotFoundError as error:
+            leave(2, f"{error.name} is not installed: benchmarks need the extra dev, pip install -e '.[dev]'")
         file = REPOSITORY / "outputs" / "bench" / f"{name}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
