@@ -27,6 +27,7 @@ import numpy as np
 from src.analysis.label_errors import find_suspects
 from src.datamodules import FolderDataModule, TableDataModule
 from src.datamodules.groups import Linked
+from src.datamodules.records import label_space
 from src.datamodules.splits import split_folds
 from src.demo import make_demo
 from src.demo.tables import read_truth
@@ -112,11 +113,7 @@ class Case:
 
 def audited(linked: Linked, truth: Mapping[str, Sequence[str]], multilabel: bool, seen: np.ndarray) -> Case:
     """Return records with `truth` `{path: labels}`, judged out of fold by heads on features `seen`."""
-    names: dict[str, list[str]] = defaultdict(list)
-    for record in linked.records:
-        for kind, found in record.labels.items():
-            names[kind] += found
-    labels = LabelSpace.from_labels(names)
+    labels = label_space(linked.records)
     encode = labels.encode if multilabel else labels.encode_classes
     targets = np.stack([encode(record.labels) for record in linked.records])
     folds = split_folds(linked, FOLDS, SEED)

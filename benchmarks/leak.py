@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 
 from src import config
 from src.config import CONF
+from src.datamodules.records import label_space
 from src.datamodules.splits import label_columns, pair_columns
 from src.datamodules.stratify import split_groups
 from src.errors import InputError, leave
@@ -28,8 +29,7 @@ def main() -> None:
     datamodule = config.build(cfg.data)
     linked = datamodule.collect()
     records, multilabel = linked.records, datamodule.multilabel
-    kinds = dict.fromkeys(kind for record in records for kind in record.labels)
-    labels = LabelSpace.from_labels({k: [n for r in records for n in r.labels.get(k, ())] for k in kinds})
+    labels = label_space(records)
     model = config.build(cfg.model, labels=labels.as_dict(), class_weights=None)
     features = extract_features(model, datamodule.root, records)
     encode = labels.encode if multilabel else labels.encode_classes

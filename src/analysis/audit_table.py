@@ -12,7 +12,7 @@ import pandas as pd
 
 from src.analysis.label_errors import Suspect
 from src.datamodules.delimited import read_csv
-from src.datamodules.records import Record, tidy
+from src.datamodules.records import Record, label_space, tidy
 from src.errors import InputError, did_you_mean, listed
 from src.labels import LabelSpace
 
@@ -62,9 +62,7 @@ def judged_labels(records: Sequence[Record], multilabel: bool) -> LabelSpace:
     Raises:
         InputError: where there is nothing to confuse: one label only, or the same on every photo.
     """
-    kinds = dict.fromkeys(kind for record in records for kind in record.labels)
-    found = {kind: {name for r in records for name in r.labels.get(kind, ())} for kind in kinds}
-    labels = LabelSpace.from_labels({kind: names for kind, names in found.items() if names})
+    labels = label_space(records)
     for kind, names in labels.kinds.items():
         if len(names) < 2 and not multilabel:
             raise InputError(f"only one {kind}, '{names[0]}': there is no other to take it for")

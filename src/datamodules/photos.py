@@ -204,16 +204,15 @@ class PhotoDataModule(L.LightningDataModule):
     def _label_space(self) -> LabelSpace:
         """Fix the labels from the training split, and hold the other splits to them."""
         train = self.splits["train"]
-        kinds = dict.fromkeys(kind for record in train for kind in record.labels)
-        found = {kind: {name for r in train for name in r.labels.get(kind, ())} for kind in kinds}
-        for kind in [kind for kind, names in found.items() if not names]:
-            log.warning("No training photo carries a label of kind '%s': the kind is left out", kind)
-        labels = LabelSpace.from_labels({kind: names for kind, names in found.items() if names})
+        labels = rec.label_space(train)
+        for kind in dict.fromkeys(kind for record in train for kind in record.labels):
+            if kind not in labels.kinds:
+                log.warning("No training photo carries a label of kind '%s': the kind is left out", kind)
         strangers: dict[str, list[str]] = {}
         for split in ("val", "test"):
             for record in self.splits[split]:
                 for kind, names in record.labels.items():
-                    for name in set(names) - found.get(kind, set()):
+                    for name in set(names).difference(labels.kinds.get(kind, ())):
                         strangers.setdefault(f"'{name}' ({kind})", []).append(f"{split}: {record.path}")
         if strangers:
             shown = "; ".join(f"{label} in {listed(where, 2)}" for label, where in sorted(strangers.items()))
@@ -236,7 +235,7 @@ class PhotoDataModule(L.LightningDataModule):
     def log_tables(self) -> None:
         """Log what the run stands on: photos per label, pair and split, weights, labels without a test."""
         sizes = ", ".join(
-            f"{name} {len(records)} photos in {len({r.group for r in records})} groups"
+            f"{name} {len(records)} photos in {self.certificate['groups'][name]} groups"
             for name, records in self.splits.items()
         )
         table = statistics.label_table(self.splits, self.labels)

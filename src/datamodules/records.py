@@ -10,6 +10,7 @@ from pathlib import Path
 
 from src.errors import InputError, listed
 from src.images import EXTENSIONS
+from src.labels import LabelSpace
 
 log = logging.getLogger(__name__)
 
@@ -150,3 +151,12 @@ def without_healthy(records: list[Record], healthy: Iterable[str]) -> list[Recor
         )
         for r in records
     ]
+
+
+def label_space(records: Iterable[Record]) -> LabelSpace:
+    """Return the labels that the records carry, by kind; kinds that no record has a label of are left out."""
+    found: dict[str, set[str]] = {}
+    for record in records:
+        for kind, names in record.labels.items():
+            found.setdefault(kind, set()).update(names)
+    return LabelSpace.from_labels({kind: names for kind, names in found.items() if names})
