@@ -90,7 +90,8 @@ def read_folders(
 def _photos(root: Path) -> list[str]:
     """Return the paths of the photos below `root`, or say that there are none."""
     if not root.is_dir():
-        beside = [p.name for p in root.parent.iterdir() if p.is_dir()] if root.parent.is_dir() else []
+        found = root.parent.iterdir() if root.parent.is_dir() else ()
+        beside = [p.name for p in found if p.is_dir() and not p.name.startswith(".")]
         hint = f"; folders beside it: {listed(nearest(root.name, sorted(beside)), 5)}" if beside else ""
         raise InputError(f"data.root={root}: no such folder{hint}")
     paths = find_photos(root)
