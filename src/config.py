@@ -1,4 +1,4 @@
-"""Configuration: root schemas, the check of every target, the one `instantiate`, the top of each script."""
+"""Configuration: the check of every target, the one `instantiate`, the top of each script."""
 
 import errno
 import functools
@@ -11,12 +11,11 @@ import traceback
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import (
     HydraException,
@@ -30,6 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src.errors import InputError, did_you_mean, leave
 from src.overrides import tidied, typed
+from src.schemas import SCHEMAS, TrainConfig
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONF = REPOSITORY / "conf"
@@ -37,82 +37,6 @@ RESERVED = {"_target_", "_convert_", "_recursive_", "_partial_", "_args_"}
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 QUOTES = "'\""
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class TrainConfig:
-    """Root keys of `conf/train.yaml`; an unknown key or a value of another type is refused when composing."""
-
-    task: str = "???"
-    seed: int = 42
-    resume: str | None = None
-    output_dir: str = "???"
-    preprocess: Any = field(default_factory=dict)
-    data: Any = None
-    model: Any = None
-    callbacks: Any = None
-    logger: Any = None
-    trainer: Any = None
-
-
-@dataclass
-class PredictConfig:
-    """Root keys of `conf/predict.yaml`."""
-
-    images: str | None = None
-    ckpt: str | None = None
-    output: str | None = None
-    root: str | None = None
-    threshold: Any = None
-    probabilities: bool = False
-    batch_size: int = 16
-    num_workers: int | None = None
-    device: str = "auto"
-    output_dir: str = "???"
-
-
-@dataclass
-class DemoConfig:
-    """Root keys of `conf/make_demo_data.yaml`."""
-
-    output: str = "data/demo"
-    count: int = 600
-    width: int = 640
-    height: int = 480
-    seed: int = 7
-    missing: float = 0.0
-    wrong: float = 0.0
-    output_dir: str = "???"
-
-
-@dataclass
-class ExploreConfig(TrainConfig):
-    """Root keys of `conf/explore.yaml`: those of training, so that an experiment fits, and where to write."""
-
-    output: str | None = None
-
-
-@dataclass
-class AuditConfig(TrainConfig):
-    """Root keys of `conf/audit.yaml`, likewise."""
-
-    ckpt: str | None = None
-    folds: int = 5
-    top: int = 60
-    apply: str | None = None
-    output: str | None = None
-    device: str = "auto"
-
-
-SCHEMAS = {
-    "train": TrainConfig,
-    "predict": PredictConfig,
-    "make_demo_data": DemoConfig,
-    "explore": ExploreConfig,
-    "audit": AuditConfig,
-}
-for _name, _schema in SCHEMAS.items():
-    ConfigStore.instance().store(name=f"{_name}_schema", node=_schema)
 
 
 def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Callable[[], None]]:

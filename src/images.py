@@ -1,4 +1,4 @@
-"""The one door for pixels: open, limits, EXIF, modes, scaled decode, resize.
+"""The one door for pixels: open, limits, EXIF, modes, scaled decode.
 
 Training, evaluation, prediction and a service read photos here and nowhere else, so that all of them see the
 same pixels. Pillow and NumPy only.
@@ -13,8 +13,7 @@ import stat
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from numbers import Integral, Real
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,15 +25,13 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from src.errors import InputError, did_you_mean
+from src.errors import InputError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".heic", ".heif"})
 MAX_BYTES = 100 * 2**20
 MAX_PIXELS = 50_000_000
 MAX_JPEG_PIXELS = 200_000_000  # in the header, whatever the scale it is decoded at
 OVERSAMPLING = 2  # a scaled JPEG decode keeps this many times the pixels that a resize needs, along each axis
-LETTERBOX_GRAY = 114
-RESIZES = ("squash", "letterbox", "crop")
 
 _ACCEPTED = "JPEG, PNG, WebP, BMP, TIFF"
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
@@ -362,100 +359,3 @@ def _gray_to_8_bit(image: Image.Image) -> Image.Image:
     if isinstance(transparent, int):
         gray[samples == transparent] = 255
     return Image.fromarray(gray)
-
-
-@dataclass(frozen=True)
-class Preprocess:
-    """From a photo to the pixels that a model takes; saved in its checkpoint, one for training and serving.
-
-    Resizing is Pillow's bilinear filter in one step; it is antialiased, it averages over all pixels that fall
-    into one. After a scaled decode, a sharper filter or a `reducing_gap` gains nothing.
-
-    Args:
-        image_size: Side in pixels of a square, or `(height, width)`.
-        resize: `squash` fits the whole photo without regard to its aspect ratio; `letterbox` fits it within,
-            centred on gray 114; `crop` fits the short side and cuts the long one, centred.
-        mean: Of red, green and blue, for values between 0 and 1. Only carried here: the model normalises.
-        std: Standard deviations, likewise. The defaults are ImageNet's.
-
-    Raises:
-        InputError: for sizes below 1, an unknown `resize`, or `mean` and `std` that are not three numbers.
-    """
-
-    image_size: int | tuple[int, int] = 224
-    resize: str = "squash"
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-
-    def __post_init__(self):
-        object.__setattr__(self, "image_size", _sides(self.image_size))
-        if self.resize not in RESIZES:
-            raise InputError(f"preprocess.resize '{self.resize}': {did_you_mean(str(self.resize), RESIZES)}")
-        for name in ("mean", "std"):
-            object.__setattr__(self, name, _three_numbers(name, getattr(self, name)))
-        if min(self.std) <= 0:
-            raise InputError(f"preprocess.std {list(self.std)}: must be above 0, pixels are divided by it")
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """`(height, width)` in pixels."""
-        return (self.image_size,) * 2 if isinstance(self.image_size, int) else self.image_size
-
-    def __call__(self, source: str | Path | bytes | BinaryIO) -> np.ndarray:
-        """Open a photo and resize it; uint8 of shape `[height, width, 3]`, or `UnreadableImage`."""
-        return self.resize_image(open_image(source, min_size=self.size))
-
-    def resize_image(self, image: Image.Image) -> np.ndarray:
-        """Resize what `open_image(..., min_size=self.size)` gave to uint8 `[height, width, 3]`."""
-        height, width = self.size
-        if self.resize == "letterbox":
-            image = self._letterbox(image)
-        else:
-            box = self._crop_box(image) if self.resize == "crop" else None
-            image = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
-        return np.array(image)
-
-    def _letterbox(self, image: Image.Image) -> Image.Image:
-        """Fit the whole image within, centred on gray."""
-        height, width = self.size
-        scale = min(height / image.height, width / image.width)
-        inner = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        canvas = Image.new("RGB", (width, height), (LETTERBOX_GRAY,) * 3)
-        corner = ((width - inner[0]) // 2, (height - inner[1]) // 2)
-        canvas.paste(image.resize(inner, Image.Resampling.BILINEAR), corner)
-        return canvas
-
-    def _crop_box(self, image: Image.Image) -> tuple[float, float, float, float]:
-        """Return the centred part of `image` that has the aspect ratio asked for, in its pixels."""
-        height, width = self.size
-        scale = max(height / image.height, width / image.width)
-        w, h = min(width / scale, image.width), min(height / scale, image.height)
-        left, top = (image.width - w) / 2, (image.height - h) / 2
-        return left, top, left + w, top + h
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, object]) -> "Preprocess":
-        """Build from a checkpoint's or a config's mapping; an unknown key is an `InputError`."""
-        known = [field.name for field in fields(cls)]
-        for key in values:
-            if key not in known:
-                raise InputError(f"unknown key preprocess.{key}: {did_you_mean(str(key), known)}")
-        return cls(**values)
-
-
-def _sides(size: object) -> int | tuple[int, int]:
-    """Check an image size; any sequence of two becomes a tuple."""
-    sides = (size,) if isinstance(size, Integral) else tuple(size) if np.iterable(size) else ()
-    whole = all(isinstance(side, Integral) and not isinstance(side, bool) and side > 0 for side in sides)
-    if isinstance(size, str) or len(sides) not in (1, 2) or not whole:
-        raise InputError(f"preprocess.image_size {size}: needs one side or [height, width], in whole pixels")
-    return int(size) if isinstance(size, Integral) else (int(sides[0]), int(sides[-1]))
-
-
-def _three_numbers(name: str, values: object) -> tuple[float, float, float]:
-    """Check a value per colour channel; any sequence becomes a tuple of floats."""
-    numbers = tuple(values) if np.iterable(values) and not isinstance(values, str) else ()
-    finite = all(isinstance(value, Real) and np.isfinite(value) for value in numbers)
-    if len(numbers) != 3 or not finite:
-        raise InputError(f"preprocess.{name} {values}: needs three numbers (red, green, blue)")
-    return tuple(float(value) for value in numbers)

@@ -4,9 +4,9 @@ import torch
 
 from src.datamodules.records import Record
 from src.errors import InputError
-from src.images import Preprocess
 from src.inference.features import extract_features
 from src.models import MultiLabelClassifier, backbones
+from src.preprocess import Preprocess
 from tests.made import tiny
 
 PIXELS = {"image_size": 16, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image, ImageFile, JpegImagePlugin
 
 from src.errors import InputError
-from src.images import EXTENSIONS, Preprocess, UnreadableImage, as_upright_rgb, open_image
+from src.images import EXTENSIONS, UnreadableImage, as_upright_rgb, open_image
+from src.preprocess import Preprocess
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")  # as src.images does
 ROOT = Path(__file__).resolve().parents[1]

@@ -235,7 +235,20 @@ def _plain(text: str) -> object:
 
 
 FLOORS = {
-    **dict.fromkeys(("errors", "seeds", "labels", "images", "config", "overrides", "leaderboard"), 0),
+    **dict.fromkeys(
+        (
+            "errors",
+            "seeds",
+            "labels",
+            "images",
+            "preprocess",
+            "schemas",
+            "config",
+            "overrides",
+            "leaderboard",
+        ),
+        0,
+    ),
     **dict.fromkeys(("datamodules", "models", "decisions", "demo"), 1),
     **dict.fromkeys(("callbacks", "inference", "analysis"), 2),
     "serving": 3,

@@ -10,8 +10,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from src.datamodules.records import Record
 from src.datamodules.transforms import EvalTransform, TrainTransform
 from src.errors import InputError
-from src.images import Preprocess, UnreadableImage
+from src.images import UnreadableImage
 from src.labels import LabelSpace
+from src.preprocess import Preprocess
 from src.seeds import mixed_seed
 
 

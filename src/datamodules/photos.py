@@ -20,8 +20,8 @@ from src.datamodules.inspection import drop_unreadable, report_copies
 from src.datamodules.near_duplicates import FAITHFUL
 from src.datamodules.transforms import EvalTransform, TrainTransform
 from src.errors import InputError, did_you_mean, listed
-from src.images import Preprocess
 from src.labels import LabelSpace
+from src.preprocess import Preprocess
 
 log = logging.getLogger(__name__)
 TASKS = ("dual_head", "multiclass", "multilabel")
@@ -32,7 +32,7 @@ class PhotoDataModule(L.LightningDataModule):
 
     Args:
         task: `dual_head`, `multiclass` or `multilabel`.
-        preprocess: arguments of `images.Preprocess`.
+        preprocess: arguments of `preprocess.Preprocess`.
         splits: `{train: share, val: share, test: share}`.
         group: a column, or a regular expression on the file name; null: every ID is a group.
         split_file: a run folder or a CSV `ID,split` whose split is used as it is.

@@ -10,10 +10,10 @@ from tqdm import tqdm
 
 from src.datamodules.dataset import LostPhoto
 from src.datamodules.records import Record
-from src.images import Preprocess
 from src.inference.photos import Photo
 from src.inference.predictor import choose_device, decoded
 from src.models import PhotoClassifier
+from src.preprocess import Preprocess
 
 log = logging.getLogger(__name__)
 

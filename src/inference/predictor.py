@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader, Dataset
 from src.datamodules.inspection import content_digest
 from src.decisions.predictions import columns, decide, row
 from src.errors import InputError, did_you_mean
-from src.images import Preprocess, UnreadableImage, as_upright_rgb, read_photo
+from src.images import UnreadableImage, as_upright_rgb, read_photo
 from src.inference.photos import Photo
 from src.models import PhotoClassifier, find_checkpoint, load_model
+from src.preprocess import Preprocess
 
 log = logging.getLogger(__name__)
 

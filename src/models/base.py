@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from src.errors import InputError, did_you_mean, listed
-from src.images import Preprocess
 from src.labels import LabelSpace
 from src.models.backbones import build_backbone
 from src.models.metrics import Collected
+from src.preprocess import Preprocess
 from src.seeds import mixed_seed
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class PhotoClassifier(L.LightningModule, ABC):
     Args:
         task: `dual_head`, `multiclass` or `multilabel`.
         labels: `{kind: [labels]}`.
-        preprocess: arguments of `images.Preprocess`; mean and standard deviation (of values in 0..1) are
+        preprocess: arguments of `preprocess.Preprocess`; mean and standard deviation (of values in 0..1) are
             applied here, resizing before.
         class_weights: `{kind: [weights]}` of the loss, or null.
         backbone: a key of `backbones.BACKBONES`.

@@ -1,0 +1,82 @@
+"""The root keys of each script's configuration, with their types."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+
+
+@dataclass
+class TrainConfig:
+    """Root keys of `conf/train.yaml`; an unknown key or a value of another type is refused when composing."""
+
+    task: str = "???"
+    seed: int = 42
+    resume: str | None = None
+    output_dir: str = "???"
+    preprocess: Any = field(default_factory=dict)
+    data: Any = None
+    model: Any = None
+    callbacks: Any = None
+    logger: Any = None
+    trainer: Any = None
+
+
+@dataclass
+class PredictConfig:
+    """Root keys of `conf/predict.yaml`."""
+
+    images: str | None = None
+    ckpt: str | None = None
+    output: str | None = None
+    root: str | None = None
+    threshold: Any = None
+    probabilities: bool = False
+    batch_size: int = 16
+    num_workers: int | None = None
+    device: str = "auto"
+    output_dir: str = "???"
+
+
+@dataclass
+class DemoConfig:
+    """Root keys of `conf/make_demo_data.yaml`."""
+
+    output: str = "data/demo"
+    count: int = 600
+    width: int = 640
+    height: int = 480
+    seed: int = 7
+    missing: float = 0.0
+    wrong: float = 0.0
+    output_dir: str = "???"
+
+
+@dataclass
+class ExploreConfig(TrainConfig):
+    """Root keys of `conf/explore.yaml`: those of training, so that an experiment fits, and where to write."""
+
+    output: str | None = None
+
+
+@dataclass
+class AuditConfig(TrainConfig):
+    """Root keys of `conf/audit.yaml`, likewise."""
+
+    ckpt: str | None = None
+    folds: int = 5
+    top: int = 60
+    apply: str | None = None
+    output: str | None = None
+    device: str = "auto"
+
+
+SCHEMAS = {
+    "train": TrainConfig,
+    "predict": PredictConfig,
+    "make_demo_data": DemoConfig,
+    "explore": ExploreConfig,
+    "audit": AuditConfig,
+}
+for _name, _schema in SCHEMAS.items():
+    ConfigStore.instance().store(name=f"{_name}_schema", node=_schema)
