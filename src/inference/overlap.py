@@ -1,0 +1,37 @@
+"""Work on many items in threads, results in order, never more than a few of them waiting."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_order(
+    work: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int = 2
+) -> Iterator[Result]:
+    """Yield `work(item)` of each item in order; memory does not grow with the number of items.
+
+    Decoding, resizing and a forward pass release the interpreter's lock, so threads use all cores without
+    a copy of anything. An exception of `work` comes out here, and what has not begun by then never does.
+
+    Args:
+        work: called in the threads.
+        items: taken one by one as results are.
+        workers: threads.
+        ahead: items that are begun or done beyond one for each thread.
+    """
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) >= workers + ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
