@@ -1,5 +1,3 @@
-from src.files import write_whole
-
 """How all figures are drawn: palette, text, axes, and one way to write a PNG."""
 
 import io
@@ -11,6 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from src.files import write_whole
 
 DPI = 110
 INK, MUTED, FAINT, PAPER = "#1f2933", "#66727f", "#d9dee4", "#ffffff"
