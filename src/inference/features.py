@@ -5,6 +5,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +57,8 @@ def extract_features(
     if not records:
         return np.empty((0, 0), np.float32)
     if cache_dir:
-        store = stored_features(model, root, records, cache_dir, device, num_workers)
-        return store.take(range(len(records)))
+        store = store_features(model, root, records, cache_dir, device, num_workers)
+        return store.rows([record.digest for record in records]).take(range(len(records)))
     contents = [record.digest or f"/{record.path}" for record in records]
     first = {content: record for content, record in zip(reversed(contents), reversed(records), strict=True)}
     found = list(_rows(model, root, list(first.values()), device, num_workers))
@@ -65,7 +66,7 @@ def extract_features(
     return np.stack(found)[[place[content] for content in contents]]
 
 
-def stored_features(
+def store_features(
     model: PhotoClassifier,
     root: Path,
     records: Sequence[Record],
@@ -73,8 +74,8 @@ def stored_features(
     device: str = "auto",
     num_workers: int | None = None,
     view: View | None = None,
-) -> Rows:
-    """Return the same features memory-mapped from the cache, computed first where it lacks them.
+) -> RowStore:
+    """Return the part of the cache that holds these features, computed first where it lacks them.
 
     A row is found by the photo's content, and its store by the backbone's weights, the preprocessing, the
     decoder, the kind of device and the view, so that none is used for anything else.
@@ -115,7 +116,7 @@ def stored_features(
             store.add(record.digest, row)
     finally:
         store.flush()
-    return store.rows([record.digest for record in records])
+    return store
 
 
 def split_features(
@@ -141,14 +142,14 @@ def split_features(
     views: list[View | None] = [None]
     if augmented:
         views = [(datamodule.transform, datamodule.seed, number) for number in range(datamodule.views)]
-    return {
-        split: [
-            stored_features(model, datamodule.root, records, datamodule.cache_dir, device, None, view)
-            for view in (views if split == "train" else [None])
-        ]
-        for split, records in datamodule.splits.items()
-        if records
-    }
+    found: dict[str, list[Rows]] = {split: [] for split, records in datamodule.splits.items() if records}
+    for view in dict.fromkeys([None, *views]):
+        asked = [split for split in found if view in (views if split == "train" else [None])]
+        records = [record for split in asked for record in datamodule.splits[split]]
+        store = store_features(model, datamodule.root, records, datamodule.cache_dir, device, None, view)
+        for split in asked:
+            found[split].append(store.rows([record.digest for record in datamodule.splits[split]]))
+    return found
 
 
 def weights_digest(model: PhotoClassifier) -> str:
@@ -182,13 +183,20 @@ def _rows(
 
     batches = [records[begin : begin + BATCH] for begin in range(0, len(records), BATCH)]
     workers = num_workers or min(16, os.cpu_count() or 1)
+    with one_thread(), tqdm(total=len(records), desc="Features", unit="photo", disable=None) as bar:
+        for found in in_order(see if on.type == "cpu" else read, batches, workers):
+            found = found if on.type == "cpu" else _forward(model, found, on)
+            bar.update(len(found))
+            yield from found
+
+
+@contextmanager
+def one_thread(only: bool = True) -> Iterator[None]:
+    """Let torch work on one thread: where several work side by side, or on what is too small to share."""
     threads = torch.get_num_threads()
     try:
-        with tqdm(total=len(records), desc="Features", unit="photo", disable=None) as bar:
-            for found in in_order(see if on.type == "cpu" else read, batches, workers):
-                found = found if on.type == "cpu" else _forward(model, found, on)
-                bar.update(len(found))
-                yield from found
+        torch.set_num_threads(1 if only else threads)
+        yield
     finally:
         torch.set_num_threads(threads)
 
