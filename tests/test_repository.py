@@ -246,6 +246,8 @@ FLOORS = {
             "config",
             "overrides",
             "leaderboard",
+            "files",
+            "overlap",
         ),
         0,
     ),
