@@ -5,20 +5,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from src.datamodules.dataset import LostPhoto
 from src.datamodules.records import Record
+from src.inference.batches import run_batches
 from src.inference.photos import Photo
-from src.inference.predictor import choose_device, decoded
+from src.inference.torch_backend import TorchBackend
 from src.models import PhotoClassifier
-from src.preprocess import Preprocess
 
 log = logging.getLogger(__name__)
 
 
-@torch.inference_mode()
 def extract_features(
     model: PhotoClassifier,
     root: Path,
@@ -38,27 +36,24 @@ def extract_features(
         records: the photos.
         device: `auto`, `cpu`, `cuda` or `mps`.
         batch_size: photos per forward pass. The last digits of features can depend on it.
-        num_workers: processes that decode; null: one per core, 4 at most.
+        num_workers: see `run_batches`.
 
     Raises:
         InputError: for a photo that cannot be read any more.
     """
-    preprocess = Preprocess.from_dict(model.hparams["preprocess"])
     contents = [record.digest or f"/{record.path}" for record in records]
     first = {content: i for i, content in reversed(list(enumerate(contents)))}
     unique = sorted(first.values())
     photos = [Photo(records[i].id, records[i].path, root / records[i].path) for i in unique]
-    on, found = choose_device(device), []
-    model = model.to(on).eval()
+    backend, found = TorchBackend(model, device), []
     with tqdm(total=len(photos), desc="Features", unit="photo", disable=None) as bar:
-        for batch in decoded(photos, preprocess, batch_size, num_workers):
-            for index, _, _, reason in batch:
-                if reason:
-                    raise LostPhoto(f"{photos[index].file} cannot be read any more: {reason}")
-            pixels = torch.from_numpy(np.stack([pixels for _, pixels, _, _ in batch])).to(on)
-            found.append(model.features(pixels.permute(0, 3, 1, 2)).float().cpu().numpy())
+        for batch in run_batches(backend, photos, batch_size, num_workers, backend.features):
+            for result in batch:
+                if result.error:
+                    raise LostPhoto(f"{photos[result.index].file} cannot be read any more: {result.error}")
+            found += [result.values for result in batch]
             bar.update(len(batch))
     if not found:
         return np.empty((0, 0), np.float32)
     row = {i: position for position, i in enumerate(unique)}
-    return np.concatenate(found)[[row[first[content]] for content in contents]]
+    return np.stack(found)[[row[first[content]] for content in contents]]
