@@ -55,7 +55,7 @@ def same_training(one, other, tolerance=1e-5):
 
 def refuse_decoding(monkeypatch):
     """Let nothing compute a feature from here on."""
-    monkeypatch.setattr(features, "_forward", None)
+    monkeypatch.setattr(features.TorchBackend, "features", None)
 
 
 @pytest.mark.parametrize("task", ["dual_head", "multilabel"])
@@ -93,13 +93,13 @@ def test_features_are_computed_once_and_shared_by_seeds_rates_and_folds(train, m
 def test_other_weights_another_size_a_replaced_photo_are_computed_anew(train, photos, tmp_path, monkeypatch):
     root = shutil.copytree(photos["dual_head"], tmp_path / "copy")
     kept = ("data.augment=null", "data.cache=features", f"data.root={root}")
-    seen, real = [], features._forward
+    seen, real = [], features.read_unchanged
 
-    def count(model, images, on):
-        seen.append(len(images))
-        return real(model, images, on)
+    def count(root, record, preprocess):
+        seen.append(1)
+        return real(root, record, preprocess)
 
-    monkeypatch.setattr(features, "_forward", count)
+    monkeypatch.setattr(features, "read_unchanged", count)
     first = train("first", *kept)
     assert sum(seen) == 72
     seen.clear()

@@ -238,6 +238,7 @@ FLOORS = {
     **dict.fromkeys(
         (
             "errors",
+            "deferred",
             "seeds",
             "labels",
             "images",

@@ -32,7 +32,7 @@ from src.files import write_whole
 from src.inference import Photo, Predictor
 from src.models import PhotoClassifier
 from src.models.checkpoint import read_checkpoint
-from src.overrides import typed
+from src.overrides import shown, typed
 
 log = logging.getLogger(__name__)
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow")
@@ -261,11 +261,6 @@ def log_hyperparameters(trainer: L.Trainer, cfg: DictConfig, metrics: Mapping[st
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(chosen, {"best_score": metrics["run"]["best_score"]})
             logger.finalize("success")
-
-
-def shown(path: Path) -> Path:
-    """Return the path as one would type it here: relative where it lies below the working folder."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def say(run: Path, metrics: Mapping[str, Any]) -> None:

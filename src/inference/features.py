@@ -18,7 +18,7 @@ from src.datamodules.photos import PhotoDataModule
 from src.datamodules.records import Record
 from src.datamodules.transforms import TrainTransform
 from src.errors import InputError
-from src.inference.predictor import choose_device
+from src.inference.torch_backend import TorchBackend, choose_device
 from src.models import PhotoClassifier
 from src.overlap import in_order
 from src.preprocess import Preprocess
@@ -169,51 +169,45 @@ def _rows(
     num_workers: int | None,
     view: View | None = None,
 ) -> Iterator[np.ndarray]:
-    """Yield the features of each photo in turn."""
-    on = choose_device(device)
-    preprocess = Preprocess.from_dict(model.hparams["preprocess"])
-    model = model.to(on).eval()
+    """Yield the features of each photo in turn; the last batch is filled up, for the same digits."""
+    backend = TorchBackend(model, device)
 
     def read(batch: Sequence[Record]) -> np.ndarray:
-        return np.stack([_seen(read_unchanged(root, record, preprocess), record, view) for record in batch])
+        pixels = np.zeros((BATCH, *backend.preprocess.size, 3), np.uint8)
+        for place, record in zip(pixels, batch, strict=False):
+            place[:] = _seen(read_unchanged(root, record, backend.preprocess), record, view)
+        return pixels
 
     def see(batch: Sequence[Record]) -> np.ndarray:
-        torch.set_num_threads(1)
-        return _forward(model, read(batch), on)
+        with backend.one_thread():
+            return backend.features(read(batch))
 
     batches = [records[begin : begin + BATCH] for begin in range(0, len(records), BATCH)]
-    workers = num_workers or min(16, os.cpu_count() or 1)
-    with one_thread(), tqdm(total=len(records), desc="Features", unit="photo", disable=None) as bar:
-        for found in in_order(see if on.type == "cpu" else read, batches, workers):
-            found = found if on.type == "cpu" else _forward(model, found, on)
-            bar.update(len(found))
-            yield from found
+    found = in_order(read if backend.on_gpu else see, batches, num_workers or min(16, os.cpu_count() or 1))
+    bar = tqdm(total=len(records), desc="Features", unit="photo", disable=None)
+    with backend.threads_kept(), bar:
+        for batch, rows in zip(batches, found, strict=True):
+            rows = backend.features(rows) if backend.on_gpu else rows
+            bar.update(len(batch))
+            yield from rows[: len(batch)]
+
+
+def _seen(pixels: np.ndarray, record: Record, view: View | None) -> np.ndarray:
+    """Return the view of a resized photo, uint8 `[H, W, 3]`."""
+    if view is None:
+        return pixels
+    transform, seed, number = view
+    image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    with _DRAWING:
+        return transform(image, seed, number, int(record.digest, 16)).permute(1, 2, 0).numpy()
 
 
 @contextmanager
 def one_thread(only: bool = True) -> Iterator[None]:
-    """Let torch work on one thread: where several work side by side, or on what is too small to share."""
+    """Let torch work on one thread: where what it works on is too small to share."""
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1 if only else threads)
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _seen(pixels: np.ndarray, record: Record, view: View | None) -> np.ndarray:
-    """Return the view of a resized photo, uint8 `[3, H, W]`."""
-    image = torch.from_numpy(pixels).permute(2, 0, 1)
-    if view is not None:
-        transform, seed, number = view
-        with _DRAWING:
-            image = transform(image.contiguous(), seed, number, int(record.digest, 16))
-    return image.numpy()
-
-
-@torch.inference_mode()
-def _forward(model: PhotoClassifier, images: np.ndarray, on: torch.device) -> np.ndarray:
-    """Return the features of uint8 images `[B, 3, H, W]`; a smaller batch is filled up: the same digits."""
-    filled = np.zeros((BATCH, *images.shape[1:]), np.uint8)
-    filled[: len(images)] = images
-    return model.features(torch.from_numpy(filled).to(on)).float().cpu().numpy()[: len(images)]
