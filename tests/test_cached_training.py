@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -60,13 +61,21 @@ def refuse_decoding(monkeypatch):
 
 @pytest.mark.parametrize("task", ["dual_head", "multilabel"])
 @pytest.mark.parametrize("augment", [("data.augment=null",), (VIEWS, "data.views=2")])
-def test_features_train_the_same_heads(train, task, augment):
+def test_features_train_the_same_heads(train, monkeypatch, task, augment):
     plain = train("plain", *augment, task=task)
     kept = train("kept", *augment, "data.cache=features", task=task)
     same_training(plain, kept)
     assert len(pd.read_csv(kept / "history.csv")) == 4
     tables = [pd.read_csv(run / "predictions.csv", dtype=str) for run in (plain, kept)]
     assert list(tables[0]["path"]) == list(tables[1]["path"])
+    images = kept / "test_metadata.csv"
+    assert (
+        run_script(
+            monkeypatch, "predict", f"ckpt={kept}", f"images={images}", "output=again.csv", "device=cpu"
+        )
+        == 0
+    )
+    assert Path("again.csv").read_bytes() == (kept / "predictions.csv").read_bytes()
     first, second = (json.loads((run / "metrics.json").read_text())["test"] for run in (plain, kept))
     assert first["exact_match"] == second["exact_match"] and abs(first["loss"] - second["loss"]) < 1e-5
 

@@ -18,6 +18,7 @@ from src.datamodules.photos import PhotoDataModule
 from src.datamodules.records import Record
 from src.datamodules.transforms import TrainTransform
 from src.errors import InputError
+from src.inference.batches import Result
 from src.inference.torch_backend import TorchBackend, choose_device
 from src.models import PhotoClassifier
 from src.overlap import in_order
@@ -150,6 +151,26 @@ def split_features(
         for split in asked:
             found[split].append(store.rows([record.digest for record in datamodule.splits[split]]))
     return found
+
+
+def results_from_features(
+    backend: TorchBackend, features: Rows, digests: Sequence[str], batch_size: int
+) -> Iterator[list[Result]]:
+    """Yield the results that `run_batches` gives for these photos; with batches of `BATCH` bit for bit.
+
+    Args:
+        backend: whose backbone gave the features.
+        features: float32 `[photos, F]`.
+        digests: of the photos' contents.
+        batch_size: photos a batch.
+    """
+    for begin in range(0, len(digests), batch_size):
+        index = range(begin, min(begin + batch_size, len(digests)))
+        rows = np.zeros((batch_size, *features.shape), np.float32)
+        rows[: len(index)] = features.take(index)
+        with backend.one_thread():
+            scores = backend.heads(rows)
+        yield [Result(i, row, digests[i]) for i, row in zip(index, scores, strict=False)]
 
 
 def weights_digest(model: PhotoClassifier) -> str:

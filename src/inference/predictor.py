@@ -1,7 +1,7 @@
 """From a model to predictions, for one photo or an archive. No torch but what the backend brings."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from src.decisions.predictions import columns, decide, row
 from src.errors import InputError
 from src.images import as_upright_rgb
 from src.inference.backends import Backend, load_backend
-from src.inference.batches import run_batches
+from src.inference.batches import Result, run_batches
 from src.inference.photos import Photo
 
 log = logging.getLogger(__name__)
@@ -126,13 +126,25 @@ class Predictor:
         """Return the columns of this model's `predictions.csv`."""
         return columns(self.task, self.labels, probabilities)
 
-    def rows(self, photos: Sequence[Photo], probabilities: bool = False) -> Iterator[list[dict[str, str]]]:
+    def rows(
+        self,
+        photos: Sequence[Photo],
+        probabilities: bool = False,
+        results: Iterable[list[Result]] | None = None,
+    ) -> Iterator[list[dict[str, str]]]:
         """Yield the rows of `predictions.csv` batch by batch, in the order of `photos`.
 
         At the end one line says how many of the photos the model was trained on, if any.
+
+        Args:
+            photos: the photos.
+            probabilities: whether to add `p:<label>` for each label.
+            results: scores of the photos, in batches; None: they are read and scored here.
         """
         seen = 0
-        for batch in run_batches(self.backend, photos, self.batch_size, self.num_workers):
+        if results is None:
+            results = run_batches(self.backend, photos, self.batch_size, self.num_workers)
+        for batch in results:
             seen += sum(result.digest in self.backend.trained_on for result in batch)
             yield [
                 row(
