@@ -13,6 +13,7 @@ from src.analysis.photo_rules import (
     odd_size,
     overexposed,
 )
+from src.datamodules.near_duplicates import MANY
 from src.datamodules.records import Record
 
 GONE = "no such file"  # the reason that `open_image` gives
@@ -182,7 +183,8 @@ def _near_duplicates(data: Exploration) -> Problem:
     rule = (
         f"Pairs whose 64-bit perceptual hashes differ in {data.near_duplicates} bits or fewer "
         "(data.near_duplicates) and whose files differ. A split keeps them together. Of photos with the same "
-        "hash each is paired with the first one."
+        f"hash each is paired with the first one; past {MANY:,} pairs (or four per photo) only those are "
+        "listed that hold each set together."
     )
     if data.near_duplicates is None:
         rule = "Not looked for: data.near_duplicates=null."

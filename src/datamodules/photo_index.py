@@ -5,6 +5,8 @@ from pathlib import Path, PurePosixPath
 
 from src.datamodules.records import find_photos, tidy
 
+RANKS = 4  # names that an ID may have for a photo
+
 
 class PhotoIndex:
     """Finds the files that an ID of a table can mean.
@@ -16,10 +18,14 @@ class PhotoIndex:
     def __init__(self, root: Path):
         self.root = root
         self.paths = find_photos(root)
-        self._found: dict[tuple[int, str], list[str]] = defaultdict(list)
+        # nearly every name means one photo: a list for each would be most of the index
+        self._first: list[dict[str, str]] = [{} for _ in range(RANKS)]
+        self._others: dict[tuple[int, str], list[str]] = defaultdict(list)
         for path in self.paths:
             for rank, name in enumerate(self._names(path)):
-                self._found[rank, tidy(name).casefold()].append(path)
+                key = tidy(name).casefold()
+                if self._first[rank].setdefault(key, path) is not path:
+                    self._others[rank, key].append(path)
 
     @staticmethod
     def _names(path: str) -> tuple[str, str, str, str]:
@@ -31,10 +37,13 @@ class PhotoIndex:
         """Return the paths of the photos that `id_` can mean: one, none, or several where it is ambiguous."""
         for name in dict.fromkeys((id_, id_.replace("\\", "/"))):  # a name may well hold a backslash
             name = tidy(name.removeprefix("./").removeprefix(f"{self.root.as_posix()}/"))
-            for rank in range(4):
-                found = self._found.get((rank, name.casefold()), [])
+            key = name.casefold()
+            for rank in range(RANKS):
+                first = self._first[rank].get(key)
+                if first is None:
+                    continue
+                found = [first, *self._others.get((rank, key), ())]
                 if len(found) > 1:
                     found = [path for path in found if tidy(self._names(path)[rank]) == name] or found
-                if found:
-                    return found
+                return found
         return []

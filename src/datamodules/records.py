@@ -15,7 +15,7 @@ from src.labels import LabelSpace
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """One photo.
 

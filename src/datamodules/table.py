@@ -59,8 +59,8 @@ class TableReader:
         self.routed: Counter[str] = Counter()
         self.unknown: Counter[str] = Counter()
 
-    def labels(self, cells: Mapping[str, str]) -> dict[str, list[str]]:
-        """Return the labels of one row by kind, from its cells by kind of column."""
+    def labels(self, cells: Mapping[str, str], times: int = 1) -> dict[str, list[str]]:
+        """Return the labels of a row by kind, from its cells by kind of column; `times` rows have these."""
         found: dict[str, list[str]] = {kind: [] for kind in self.kinds}
         for column_kind, cell in cells.items():
             for label in map(tidy, cell.split(self.separator)):
@@ -68,10 +68,10 @@ class TableReader:
                     continue
                 kind = self._kind(label, column_kind)
                 if kind is None:
-                    self.unknown[label] += 1
+                    self.unknown[label] += times
                     continue
                 if kind != column_kind and column_kind in found:
-                    self.routed[f"'{label}' from {column_kind} to {kind}"] += 1
+                    self.routed[f"'{label}' from {column_kind} to {kind}"] += times
                 if label not in found[kind]:
                     found[kind].append(label)
         return found
@@ -117,9 +117,10 @@ def read_table(
         raise InputError(f"data.images={images}: no photo in it (jpg, jpeg, png, bmp, tif, tiff, webp)")
     rows, ids, lost, annotations = _matched(frame, id_column, names, reader, index)
     labels = {path: _union(found, reader.kinds) for path, found in annotations.items()}
+    shared: dict[tuple, dict[str, tuple[str, ...]]] = {}  # records of the same labels hold one mapping
     _report(csv_path, index, reader, labels, lost)
     records = [
-        Record(ids[path], path, {kind: tuple(names) for kind, names in found.items()})
+        Record(ids[path], path, shared.setdefault(tuple(found.items()), found))
         for path, found in labels.items()
         if any(found.values())
     ]
@@ -150,7 +151,7 @@ def _matched(
     rows: list[str] = []
     ids: dict[str, str] = {}
     lost: dict[str, list[str]] = {}
-    annotations: dict[str, list[dict[str, list[str]]]] = defaultdict(list)
+    matched: list[tuple[str, tuple[str, ...]]] = []
     for id_, *cells in zip(*(frame[name].tolist() for name in (id_column, *names.values())), strict=True):
         id_ = id_.strip()
         found = index.find(id_) if id_ else []
@@ -160,13 +161,18 @@ def _matched(
             continue
         (path,) = found
         rows.append(ids.setdefault(path, id_))
-        annotations[path].append(reader.labels(dict(zip(names, cells, strict=True))))
+        matched.append((path, tuple(cells)))
+    times = Counter(cells for _, cells in matched)
+    said = {cells: reader.labels(dict(zip(names, cells, strict=True)), n) for cells, n in times.items()}
+    annotations: dict[str, list[dict[str, list[str]]]] = defaultdict(list)
+    for path, cells in matched:  # rows of the same cells share what they say: a million rows say few things
+        annotations[path].append(said[cells])
     return rows, ids, lost, annotations
 
 
-def _union(rows: Sequence[Mapping[str, list[str]]], kinds: Sequence[str]) -> dict[str, list[str]]:
+def _union(rows: Sequence[Mapping[str, list[str]]], kinds: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Return the labels of all rows of a photo by kind, each once, in their order."""
-    return {kind: list(dict.fromkeys(name for row in rows for name in row[kind])) for kind in kinds}
+    return {kind: tuple(dict.fromkeys(name for row in rows for name in row[kind])) for kind in kinds}
 
 
 def _report(
