@@ -239,6 +239,7 @@ FLOORS = {
         (
             "errors",
             "seeds",
+            "ranks",
             "labels",
             "images",
             "preprocess",

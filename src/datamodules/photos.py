@@ -48,8 +48,8 @@ class PhotoDataModule(L.LightningDataModule):
         skip_unreadable: leave unreadable photos out instead of stopping.
         class_weights: `{sqrt: bool, clip: [low, high] or null}`, or null for an unweighted loss.
         augment: arguments of `TrainTransform`, or null for none.
-        batch_size: photos a batch (and device).
-        num_workers: processes that decode; null: one per core, 4 at most.
+        batch_size: photos a batch and device.
+        num_workers: processes that decode for a device; null: one per core, 4 at most.
         seed: of the split, the order and the augmentation.
 
     After `setup`: `labels`, `splits` (`{split: records}`), `root`, `split_hash`, `data_hash`, `unreadable`,
@@ -272,7 +272,10 @@ class PhotoDataModule(L.LightningDataModule):
         """Return the loader of a split; that of training shuffles."""
         train = split == "train"
         epoch = self.first_epoch if train else 0
-        return make_loader(self.dataset(split), self.batch_size, self.num_workers, self.seed, train, epoch)
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return make_loader(
+            self.dataset(split), self.batch_size, self.num_workers, self.seed, train, epoch, rank, world
+        )
 
     def train_dataloader(self) -> DataLoader:
         """Return shuffled, augmented batches of the training split."""
