@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from omegaconf import DictConfig
 
-from src import config, overrides
+from src import config, overrides, ranks
 
 
 @config.command("train")
@@ -18,11 +18,13 @@ def main(cfg: DictConfig) -> float:
     import lightning as L
 
     from src.callbacks import quiet_lightning
+    from src.callbacks.distributed import check_devices
     from src.callbacks.results import (
         begin_run,
         claim,
         ending_on_signals,
         finish_run,
+        inference_device,
         make_trainer,
         resume_point,
     )
@@ -45,31 +47,32 @@ def main(cfg: DictConfig) -> float:
     )
     if model.init_from:
         init_from(model, model.init_from, [record.digest for record in datamodule.splits["test"]])
-    datamodule.prepare_data()
-    if datamodule.cache == "features":
-        datamodule.features = split_features(
-            model, datamodule, "cpu" if cfg.trainer.accelerator == "cpu" else "auto"
-        )
 
     run = Path(cfg.output_dir)
     ckpt, step = None, None
     if resuming:
         ckpt, step, datamodule.first_epoch = resume_point(run, datamodule, cfg.trainer.max_epochs)
     trainer = make_trainer(cfg, model, step)
-    if not resuming:
-        claim(run)
-    if resuming:
-        overrides.remember_resumed(cfg)
-    begin_run(run, model, datamodule)
+    check_devices(cfg, trainer, model, datamodule)
+    if datamodule.cache == "features":
+        datamodule.features = split_features(model, datamodule, inference_device(cfg))
+    if trainer.is_global_zero:
+        datamodule.prepare_data()
+        if resuming:
+            overrides.remember_resumed(cfg)
+        else:
+            claim(run)
+        begin_run(run, model, datamodule)
     begun = time.perf_counter()
     with ending_on_signals(trainer), one_thread(bool(datamodule.features)):
         trainer.fit(model, datamodule, ckpt_path=ckpt, weights_only=True)
     score = finish_run(cfg, trainer, model, datamodule, time.perf_counter() - begun)
-    if cfg.data.get("root") == DEMO_ROOT and cfg.task == "dual_head" and datamodule.splits["test"]:
+    drawn = cfg.data.get("root") == DEMO_ROOT and cfg.task == "dual_head" and datamodule.splits["test"]
+    if drawn and trainer.is_global_zero:
         say_baseline(datamodule.root, datamodule.splits)
     return score
 
 
 if __name__ == "__main__":
-    sys.argv = overrides.continue_in_place(overrides.demo_when_no_photos(sys.argv))
+    sys.argv = overrides.continue_in_place(overrides.demo_when_no_photos(ranks.share_a_folder(sys.argv)))
     main()

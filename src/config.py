@@ -13,7 +13,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -27,6 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from src import ranks
 from src.errors import InputError, did_you_mean, leave
 from src.overrides import tidied, typed
 from src.schemas import SCHEMAS, TrainConfig
@@ -49,11 +50,14 @@ def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
     def decorate(task: Callable[[DictConfig], float | None]) -> Callable[[], None]:
         failed: list[Exception] = []
         begun = False
+        refuse = ranks.refuse if name == "train" else functools.partial(leave, 2)
 
         @functools.wraps(task)
         def guarded(cfg: DictConfig) -> float | None:
             nonlocal begun
             begun = True
+            if name == "train" and not ranks.is_main():
+                ranks.only_errors()
             try:
                 check_root(cfg, SCHEMAS[name])
                 return task(cfg)
@@ -62,7 +66,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
                 failed.append(error)
                 if isinstance(error, InputError) and HydraConfig.get().mode == RunMode.RUN:
                     _write_to_log(str(error))
-                    leave(2, str(error))
+                    refuse(str(error))
                 if error is caught:
                     raise
                 raise error from caught
@@ -79,26 +83,38 @@ def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
             try:
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(guarded)()
             except KeyboardInterrupt:
-                leave(128 + signal.SIGINT, "interrupted")
+                _leave_interrupted()
             except (HydraException, OmegaConfBaseException) as error:
                 if failed and not multirun:
                     raise
-                leave(1 if failed else 2, _failures(failed) if failed else explain(error))
+                _leave_sweep(failed, False) if failed else refuse(explain(error))
             except Exception as error:
                 if "Config group override must be" in str(error):
-                    leave(2, explain(error))
+                    refuse(explain(error))
                 if isinstance(error, OSError) and not begun:
-                    leave(2, f"the output folder cannot be made: {error.filename}: {error.strerror}")
+                    refuse(f"the output folder cannot be made: {error.filename}: {error.strerror}")
                 if not (multirun and failed):
                     raise
-                for other in failed:
-                    if not isinstance(other, InputError) and full:
-                        traceback.print_exception(other)
-                leave(1, _failures(failed) if failed else str(error))
+                _leave_sweep(failed, full)
 
         return main
 
     return decorate
+
+
+def _leave_interrupted() -> NoReturn:
+    """End with Ctrl-C's exit code; of several processes one says so."""
+    if ranks.is_main():
+        leave(128 + signal.SIGINT, "interrupted")
+    raise SystemExit(128 + signal.SIGINT)
+
+
+def _leave_sweep(failed: list[Exception], full: bool) -> NoReturn:
+    """End a sweep with failed jobs with exit code 1; with the tracebacks of our faults, if `full`."""
+    for error in failed if full else ():
+        if not isinstance(error, InputError):
+            traceback.print_exception(error)
+    leave(1, _failures(failed))
 
 
 def _write_to_log(message: str) -> None:

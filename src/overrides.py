@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from src import ranks
 from src.errors import InputError, leave
 
 PATHS = {"data.root", "data.csv", "data.images", "data.split_file", "model.weights", "model.init_from",
@@ -94,7 +95,8 @@ def demo_when_no_photos(argv: list[str]) -> list[str]:
     asks = {"--help", "-h", "--hydra-help", "--version", "--info"} & set(argv)
     if asks or any(arg.lstrip("+").startswith(says) for arg in argv[1:]):
         return argv
-    print("no photos named (data.root= or data.csv=): the demo set with experiment=demo", file=sys.stderr)
+    if ranks.is_main():
+        print("no photos named (data.root= or data.csv=): the demo set with experiment=demo", file=sys.stderr)
     return [*argv, "experiment=demo"]
 
 

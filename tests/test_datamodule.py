@@ -130,8 +130,9 @@ def test_loaders_stay_pinned_persistent_and_without_a_last_batch_of_one(root):
     dataset = folders(root).dataset("train")
     size = next(n for n in range(2, len(dataset)) if len(dataset) % n == 1)
     loader = make_loader(dataset, size, 2, 0, train=True)
-    assert loader.persistent_workers and loader.pin_memory == torch.cuda.is_available() and loader.drop_last
-    assert not make_loader(dataset, size, 0, 0, train=False).drop_last
+    assert loader.persistent_workers and loader.pin_memory == torch.cuda.is_available()
+    assert len(loader) == len(dataset) // size and len(loader.sampler) == len(dataset) - 1
+    assert len(make_loader(dataset, size, 0, 0, train=False)) == len(dataset) // size + 1
     assert not make_loader(dataset, len(dataset) - 1, 0, 0, train=False).persistent_workers
 
 

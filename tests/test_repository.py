@@ -240,6 +240,7 @@ FLOORS = {
             "errors",
             "deferred",
             "seeds",
+            "ranks",
             "labels",
             "images",
             "preprocess",

@@ -28,6 +28,8 @@ class TensorBoardFigures(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw how many photos each label has in each split."""
+        if not trainer.is_global_zero:
+            return
         table = label_table(trainer.datamodule.splits, pl_module.labels).set_index("label")
         self._show(
             trainer,

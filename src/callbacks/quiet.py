@@ -20,6 +20,8 @@ class NoAdverts(logging.Filter):
         "weights_only",
         "stopped: `max_epochs",
         "LOCAL_RANK",
+        "Initializing distributed",
+        "All distributed processes registered",
         "to estimate number of stepping batches",
     )
 

@@ -22,6 +22,7 @@ from src.analysis.figures import class_distribution_figure, loss_curve_figure
 from src.analysis.report import write_report
 from src.analysis.run_folder import read_run
 from src.callbacks.checkpoint import AtomicCheckpointIO, BestCheckpoint, epochs_done
+from src.callbacks.distributed import OneRun, ending_together
 from src.callbacks.figures import confusion_of
 from src.config import REPOSITORY, build
 from src.datamodules import PhotoDataModule
@@ -54,7 +55,7 @@ def make_trainer(cfg: DictConfig, model: PhotoClassifier, since: int | None) -> 
     purge = {} if since is None else {"purge_step": since}
     trainer = build(
         cfg.trainer,
-        callbacks=[build(callback) for callback in cfg.callbacks.values() if callback],
+        callbacks=[*(build(callback) for callback in cfg.callbacks.values() if callback), OneRun()],
         logger=build(cfg.logger, **purge) if cfg.logger else False,
         plugins=[AtomicCheckpointIO()],
     )
@@ -82,10 +83,6 @@ def check_trainer(trainer: L.Trainer, model: PhotoClassifier) -> None:
         raise InputError("trainer.max_steps: a run is counted in whole epochs; use trainer.max_epochs")
     if trainer.check_val_every_n_epoch != 1 or trainer.val_check_interval not in (1, 1.0):
         raise InputError("trainer: validation runs once after each epoch; leave its interval alone")
-    if trainer.world_size > 1:
-        raise InputError(
-            f"trainer: {trainer.world_size} devices; this version trains on one: trainer.devices=1"
-        )
 
 
 def begin_run(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule) -> None:
@@ -137,10 +134,14 @@ def ending_on_signals(trainer: L.Trainer) -> Iterator[None]:
     """Let a signal end the script with its exit code, 130 or 143, and with how to go on, not a traceback."""
     code = None
     try:
-        yield
+        with ending_together(trainer):
+            yield
     except BaseException as error:
         # a signal to the whole process group ends loader workers first, and looks like their failure
-        if not trainer.received_sigterm and not (isinstance(error, SystemExit) and trainer.interrupted):
+        interrupted = isinstance(error, KeyboardInterrupt) or (
+            isinstance(error, SystemExit) and error.code == 1 and trainer.interrupted
+        )
+        if not trainer.received_sigterm and not interrupted:
             raise
         code = 128 + (signal.SIGTERM if trainer.received_sigterm else signal.SIGINT)
     if code or trainer.received_sigterm:
@@ -158,6 +159,8 @@ def finish_run(
 ) -> float:
     """Evaluate best.ckpt and write everything else of the run's folder.
 
+    Of several processes all evaluate, the main one writes.
+
     Returns:
         `val/f1` of best.ckpt, the score of a sweep.
 
@@ -170,6 +173,8 @@ def finish_run(
         return float(trainer.callback_metrics["val/f1"])
     score = trainer.checkpoint_callback.best_model_score
     if score is None or not math.isfinite(score):
+        if not trainer.is_global_zero:
+            raise SystemExit(2)
         raise InputError(f"no epoch had a finite validation loss: lower model.lr (now {cfg.model.lr})")
     best = run / "checkpoints" / "best.ckpt"
     begun = time.perf_counter()
@@ -184,6 +189,8 @@ def finish_run(
         split: {"loss": losses.get(split), **model.figures.get(split, {})} for split in losses
     }
     metrics.setdefault("test", {})
+    if not trainer.is_global_zero:
+        return float(metrics["val"]["f1_macro"])
     predicting = time.perf_counter()
     write_predictions(run, datamodule, inference_device(cfg))
     durations = {"fit": seconds, "evaluate": predicting - begun, "predict": time.perf_counter() - predicting}
@@ -213,6 +220,8 @@ def run_facts(
         "task": cfg.task,
         "backbone": cfg.model.backbone,
         "seed": cfg.seed,
+        "devices": trainer.num_devices,
+        "world_size": trainer.world_size,
         "epochs": trainer.current_epoch,
         "best_epoch": epochs_done(content),
         "best_score": model.figures["val"]["f1_macro"],

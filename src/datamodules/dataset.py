@@ -114,26 +114,60 @@ class FeatureDataset(Dataset):
 class EpochSampler(Sampler[tuple[int, int]]):
     """Yields (epoch, index); the order is a pure function of (seed, epoch).
 
+    Several processes take their parts of one order: of each global batch in training, of the whole split in
+    evaluation. Parts of one batch differ by a photo at the most, and every photo is in exactly one.
+
     Lightning calls `set_epoch` before each epoch, but after a resume it starts the workers on the first one
     before that: a resumed fit gives its first epoch here.
+
+    Args:
+        size: photos of the split.
+        seed: of the order.
+        shuffle: whether the order is a random one.
+        epoch: the first one that will be asked for.
+        batch: photos of a global batch, of all processes together; a last one with a single photo, or with
+            fewer than there are processes, is left out, unless it is the only one. Null: the split is one
+            batch, left whole.
+        rank: which process this is, from 0.
+        world: how many processes there are.
     """
 
-    def __init__(self, size: int, seed: int, shuffle: bool, epoch: int = 0):
+    def __init__(
+        self,
+        size: int,
+        seed: int,
+        shuffle: bool,
+        epoch: int = 0,
+        batch: int | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ):
         self.size, self.seed, self.shuffle, self.epoch = size, seed, shuffle, epoch
+        self.batch, self.rank, self.world = batch or max(1, size), rank, world
+        last = size % self.batch
+        # a batch of one has no variance for BatchNorm to normalise by where the feature map is a single pixel
+        self.kept = size - last if batch and size > batch and last < max(2, world) else size
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order comes next."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.size
+        return sum(end - start for start, end in self._parts())
+
+    def _parts(self) -> Iterator[tuple[int, int]]:
+        """Yield where this process's part of each global batch begins and ends in the order."""
+        for start in range(0, self.kept, self.batch):
+            count = min(self.batch, self.kept - start)
+            yield start + count * self.rank // self.world, start + count * (self.rank + 1) // self.world
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = torch.arange(self.size)
         if self.shuffle:
             generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch))
             order = torch.randperm(self.size, generator=generator)
-        return ((self.epoch, int(index)) for index in order)
+        epoch = self.epoch
+        return ((epoch, int(index)) for start, end in self._parts() for index in order[start:end])
 
 
 def make_loader(
@@ -143,24 +177,26 @@ def make_loader(
     seed: int,
     train: bool,
     epoch: int = 0,
+    rank: int = 0,
+    world: int = 1,
 ) -> DataLoader:
     """Return the loader of a split; in training shuffled, and without a last batch of one photo.
 
-    A batch of one has no variance for BatchNorm to normalise by where the feature map is a single pixel.
-    `epoch` is the first one that will be asked for. Features need no process to read them.
+    `batch_size` counts the photos of one process; for the rest see `EpochSampler`. Features need no process
+    to read them.
     """
+    batch = batch_size * world if train else None
     whole = isinstance(dataset, FeatureDataset)
     num_workers = 0 if whole else num_workers
     return DataLoader(
         dataset,
         batch_size=batch_size,
-        sampler=EpochSampler(len(dataset), seed, train, epoch),
+        sampler=EpochSampler(len(dataset), seed, train, epoch, batch, rank, world),
         num_workers=num_workers,
         collate_fn=_as_it_is if whole else None,
         persistent_workers=num_workers > 0,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(seed),
-        drop_last=train and len(dataset) > batch_size and len(dataset) % batch_size == 1,
     )
 
 

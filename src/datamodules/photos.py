@@ -56,8 +56,8 @@ class PhotoDataModule(L.LightningDataModule):
             photos are decoded in every epoch.
         cache_dir: the folder of what is kept, shared by all runs; what reading a photo told is remembered
             there in any case. null: nothing is.
-        batch_size: photos a batch (and device).
-        num_workers: processes that decode; null: one per core, 4 at most.
+        batch_size: photos a batch and device.
+        num_workers: processes that decode for a device; null: one per core, 4 at most.
         seed: of the split, the order and the augmentation.
 
     After `setup`: `labels`, `splits` (`{split: records}`), `root`, `split_hash`, `data_hash`, `unreadable`,
@@ -319,7 +319,8 @@ class PhotoDataModule(L.LightningDataModule):
         dataset = self.dataset(split)
         if self.features:
             dataset = FeatureDataset(self.features[split], dataset.targets)
-        return make_loader(dataset, self.batch_size, self.num_workers, self.seed, train, epoch)
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return make_loader(dataset, self.batch_size, self.num_workers, self.seed, train, epoch, rank, world)
 
     def train_dataloader(self) -> DataLoader:
         """Return shuffled, augmented batches of the training split."""

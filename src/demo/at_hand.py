@@ -4,8 +4,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from src import ranks
 from src.demo.make import make_demo
 from src.demo.sheet import colour_histogram_baseline
+from src.errors import InputError
 
 log = logging.getLogger(__name__)
 DEMO_ROOT = "data/demo"
@@ -15,6 +17,8 @@ def draw_when_missing(root: str | None) -> None:
     """Draw the demo set if `root` is where it belongs and it is not there yet."""
     if root != DEMO_ROOT or (Path(root) / "truth.csv").is_file():
         return
+    if ranks.launched() > 1:
+        raise InputError(f"{root} is not there yet: draw it first, python scripts/make_demo_data.py")
     log.info("Drawing the demo set into %s (once)", root)
     make_demo(root)
 

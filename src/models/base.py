@@ -3,7 +3,7 @@
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -14,6 +14,7 @@ from src.errors import InputError, did_you_mean, listed
 from src.labels import LabelSpace
 from src.models.backbones import build_backbone
 from src.models.metrics import Collected
+from src.models.shares import loss_shares
 from src.preprocess import Preprocess
 from src.seeds import mixed_seed
 
@@ -118,6 +119,7 @@ class PhotoClassifier(L.LightningModule, ABC):
         self.collected = {split: Collected() for split in ("train", "val", "test")}
         self.figures: dict[str, dict[str, Any]] = {}
         self.scored: dict[str, tuple[Tensor, Tensor]] = {}
+        self._taught: set[str] = set()  # kinds with a label in the batches since the optimizer's last step
 
     def _check(
         self, task: str, schedule: str, label_smoothing: float, lr: float, weight_decay: float
@@ -183,8 +185,20 @@ class PhotoClassifier(L.LightningModule, ABC):
         """Return the scores `[B, labels]` of logits by kind, in the order of `labels.names`."""
 
     @abstractmethod
-    def loss(self, logits: Mapping[str, Tensor], target: Tensor) -> Tensor:
-        """Return the mean loss of a batch."""
+    def loss(
+        self, logits: Mapping[str, Tensor], target: Tensor, shares: Sequence[float] | None = None
+    ) -> Tensor:
+        """Return the mean loss of a batch.
+
+        Args:
+            logits: `{kind: [B, labels of the kind]}`.
+            target: `[B, ...]`.
+            shares: where the batch is one process's part of a larger one: `loss_shares` of `counted`.
+        """
+
+    @abstractmethod
+    def counted(self, target: Tensor) -> Tensor:
+        """Return how many photos of a batch the loss of each kind is a mean over, int64 `[kinds]`."""
 
     @abstractmethod
     def evaluate(self, scores: Tensor, target: Tensor) -> dict[str, Any]:
@@ -224,12 +238,32 @@ class PhotoClassifier(L.LightningModule, ABC):
         return {kind: logits[:, part] for kind, part in self.labels.slices.items()}
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
-        """Return the loss of a batch."""
-        loss = self.loss(self._step(batch, "train"), batch["target"])
-        self.log(
-            "train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["index"]), prog_bar=True
-        )
+        """Return the loss of a batch; of several processes, what averages to that of all their photos."""
+        photos, shares = self._shares(batch["target"])
+        loss = self.loss(self._step(batch, "train"), batch["target"], shares)
+        # the shares are in the loss, so each process weighs it with the photos of all
+        options = {"on_step": False, "on_epoch": True, "prog_bar": True, "sync_dist": True}
+        self.log("train/loss", loss, batch_size=photos, **options)
         return loss
+
+    def _shares(self, target: Tensor) -> tuple[int, list[float] | None]:
+        """Return the photos of all processes and this one's share of each kind's loss; note taught kinds."""
+        world = self.trainer.world_size
+        if world == 1:
+            return len(target), None
+        local = self.counted(target)
+        everywhere = torch.cat([local.new_tensor([len(target)]), local])
+        photos, *total = self.trainer.strategy.reduce(everywhere, reduce_op="sum").tolist()
+        self._taught |= {kind for kind, count in zip(self.labels.kinds, total, strict=True) if count}
+        return photos, loss_shares(local.tolist(), total, world)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Leave a head alone that no photo taught: DDP gives it zeros, and Adam would move it by momentum."""
+        if self.trainer.world_size > 1:
+            for kind in set(self.labels.kinds) - self._taught:
+                for parameter in self.get_submodule(f"head_{kind}").parameters():
+                    parameter.grad = None
+            self._taught.clear()
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Collect the scores of a batch."""
@@ -249,8 +283,12 @@ class PhotoClassifier(L.LightningModule, ABC):
                 group["lr"] = base * factor(scheduler.last_epoch)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Make dropout a function of (seed, epoch, batch), so that a resumed run draws the same masks."""
-        torch.manual_seed(mixed_seed(self.hparams["seed"], self.current_epoch, batch_idx))
+        """Make dropout a function of (seed, epoch, batch), so that a resumed run draws the same masks.
+
+        Of several processes each draws its own, those of the first as if it were alone.
+        """
+        rank = [self.global_rank] if self.global_rank else []
+        torch.manual_seed(mixed_seed(self.hparams["seed"], self.current_epoch, batch_idx, *rank))
 
     def _finish(self, split: str) -> None:
         """Log the figures of a whole split; the loss, but for training's, as if it were one batch."""
@@ -258,14 +296,16 @@ class PhotoClassifier(L.LightningModule, ABC):
         logits, targets = self.collected[split].compute()
         if split != "train":
             on_device = self._by_kind(logits.to(self.device))
-            self.log(f"{split}/loss", self.loss(on_device, targets.to(self.device)), prog_bar=split == "val")
+            loss = self.loss(on_device, targets.to(self.device))
+            self.log(f"{split}/loss", loss, prog_bar=split == "val", sync_dist=True)
         self.collected[split].reset()
         figures = self.evaluate(*self.scored[split])
         self.figures[split] = figures
         named = {"f1": figures["f1_macro"], **self.accuracy_of(figures)}
         for name, value in named.items():
             if value is not None:
-                self.log(f"{split}/{name}", value, prog_bar=(split, name) == ("val", "f1"))
+                shown = (split, name) == ("val", "f1")
+                self.log(f"{split}/{name}", value, prog_bar=shown, sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         """Log the figures of validation, its thresholds tuned by then, and of the training before it.

@@ -1,6 +1,6 @@
 """The two classifiers: softmax heads, and independent sigmoids."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,7 +39,13 @@ class DualHeadClassifier(PhotoClassifier):
         """Return softmax scores `[B, labels]`, each kind summing to 1."""
         return torch.cat([logits[kind].softmax(1) for kind in self.labels.kinds], 1)
 
-    def loss(self, logits: Mapping[str, Tensor], target: Tensor) -> Tensor:
+    def counted(self, target: Tensor) -> Tensor:
+        """Return how many photos have a label of each kind."""
+        return (target != MISSING).sum(0)
+
+    def loss(
+        self, logits: Mapping[str, Tensor], target: Tensor, shares: Sequence[float] | None = None
+    ) -> Tensor:
         """Return the weighted sum of the heads' cross-entropies.
 
         Each head's is the mean over the photos that have a label of its kind, weighted by class: the
@@ -48,6 +54,7 @@ class DualHeadClassifier(PhotoClassifier):
         total = target.new_zeros((), dtype=torch.float32)
         for k, kind in enumerate(self.labels.kinds):
             known = target[:, k] != MISSING
+            factor = (self.hparams["head_weights"] or {}).get(kind, 1.0) * (shares[k] if shares else 1.0)
             if known.any():
                 losses = nnf.cross_entropy(
                     logits[kind][known],
@@ -56,7 +63,9 @@ class DualHeadClassifier(PhotoClassifier):
                     reduction="none",
                     label_smoothing=self.hparams["label_smoothing"] if self.training else 0.0,
                 )
-                total = total + (self.hparams["head_weights"] or {}).get(kind, 1.0) * losses.mean()
+                total = total + factor * losses.mean()
+            elif shares:
+                total = total + 0.0 * logits[kind].sum()  # DDP waits for a gradient of each head
         return total
 
     def evaluate(self, scores: Tensor, target: Tensor) -> dict[str, Any]:
@@ -94,14 +103,21 @@ class MultiLabelClassifier(PhotoClassifier):
         """Return sigmoid scores `[B, labels]`."""
         return torch.cat([logits[kind] for kind in self.labels.kinds], 1).sigmoid()
 
-    def loss(self, logits: Mapping[str, Tensor], target: Tensor) -> Tensor:
+    def counted(self, target: Tensor) -> Tensor:
+        """Return the number of photos, for each kind: a photo without a label of one says "none of them"."""
+        return torch.full((len(self.labels.kinds),), len(target), device=target.device)
+
+    def loss(
+        self, logits: Mapping[str, Tensor], target: Tensor, shares: Sequence[float] | None = None
+    ) -> Tensor:
         """Return the binary cross-entropy with weighted positives, mean over photos and labels."""
         weights = [self.weight_of(kind) for kind in self.labels.kinds]
         pos_weight = torch.cat(weights) if all(w is not None for w in weights) else None
         joined = torch.cat([logits[kind] for kind in self.labels.kinds], 1)
         smoothing = self.hparams["label_smoothing"] if self.training else 0.0
         target = target * (1 - smoothing) + smoothing / 2
-        return nnf.binary_cross_entropy_with_logits(joined, target, pos_weight=pos_weight)
+        loss = nnf.binary_cross_entropy_with_logits(joined, target, pos_weight=pos_weight)
+        return loss * shares[0] if shares else loss
 
     def evaluate(self, scores: Tensor, target: Tensor) -> dict[str, Any]:
         """Return Hamming loss, exact match, F1 and average precision at the thresholds of now."""

@@ -1,0 +1,164 @@
+"""Several processes as one run: what is refused, the same photos everywhere, and one end for all of them."""
+
+import copy
+import logging
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from subprocess import Popen
+from types import FrameType
+
+import lightning as L
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from omegaconf import DictConfig
+
+from src import ranks
+from src.datamodules import PhotoDataModule
+from src.errors import InputError
+from src.models import PhotoClassifier
+
+log = logging.getLogger(__name__)
+GRACE = 4.0  # seconds that a failed process has to end, so that its exit code can be taken
+
+
+def check_devices(
+    cfg: DictConfig, trainer: L.Trainer, model: PhotoClassifier, datamodule: PhotoDataModule
+) -> None:
+    """Refuse what several devices could not train as one run.
+
+    Raises:
+        InputError: before any process is started.
+    """
+    world, started = trainer.world_size, ranks.launched()
+    if started > 1 and started != world:
+        raise InputError(
+            f"{started} processes were started for trainer.devices={trainer.num_devices} on "
+            f"trainer.num_nodes={trainer.num_nodes}: as many as devices are needed, with trainer=ddp"
+        )
+    if world == 1:
+        return
+    hydra = HydraConfig.get()
+    if hydra.mode == RunMode.MULTIRUN:
+        raise InputError(f"a sweep (-m) trains on one device, not on {world}: leave out trainer=ddp")
+    if cfg.data.get("cache") == "features":
+        raise InputError("data.cache=features: heads on cached features train on one device")
+    if not isinstance(trainer.strategy, DDPStrategy) or not isinstance(
+        trainer.strategy.launcher, _SubprocessScriptLauncher
+    ):
+        raise InputError(f"trainer.strategy={cfg.trainer.get('strategy')}: several devices need trainer=ddp")
+    if cfg.trainer.get("use_distributed_sampler", True):
+        raise InputError("trainer.use_distributed_sampler=true: Corbel deals the photos out itself; leave it")
+    if cfg.trainer.get("sync_batchnorm") and trainer.strategy.root_device.type != "cuda":
+        raise InputError("trainer.sync_batchnorm=true needs GPUs")
+    if trainer.num_nodes > 1 and not cfg.resume and not any("run.dir=" in o for o in hydra.overrides.hydra):
+        raise InputError(f"{trainer.num_nodes} machines need one folder: add hydra.run.dir=FOLDER")
+    for split, records in datamodule.splits.items():
+        if 0 < len(records) < world:
+            raise InputError(f"{split} has {len(records)} photos, fewer than {world} devices")
+    last = len(datamodule.splits["train"]) % (world * datamodule.batch_size)
+    alone = datamodule.batch_size == 1 or max(2, world) <= last < 2 * world
+    if alone and not cfg.trainer.get("sync_batchnorm") and not _normalises_one(model, datamodule):
+        raise InputError(
+            f"data.batch_size={datamodule.batch_size} leaves a device one photo in a step, whose feature "
+            "map of one pixel BatchNorm cannot normalise: another one, or larger photos"
+        )
+
+
+def _normalises_one(model: PhotoClassifier, datamodule: PhotoDataModule) -> bool:
+    """Whether the backbone can be trained, or need not be, on a batch of one photo."""
+    if model.hparams["freeze_backbone"]:
+        return True
+    backbone = copy.deepcopy(model.backbone).train()  # a copy, as its running statistics change
+    try:
+        with torch.inference_mode():
+            backbone(torch.zeros(1, 3, *datamodule.preprocess.size))
+    except ValueError:
+        return False
+    return True
+
+
+class OneRun(L.Callback):
+    """Makes sure that all processes see the same photos, and lets a request to end reach each at once.
+
+    Lightning's own answer to SIGTERM is a collective call inside the signal handler, which deadlocks where it
+    interrupts another one. `last.ckpt` is whole at any time, so nothing is lost by ending at once.
+    """
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse processes whose photos, labels or split differ, as on machines with different copies."""
+        if trainer.world_size == 1 or stage != "fit":
+            return
+        data = trainer.datamodule
+        found: list[tuple[str, str] | None] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(found, (data.data_hash, data.split_hash))
+        others = [rank for rank, hashes in enumerate(found) if hashes != found[0]]
+        if others and not trainer.is_global_zero:
+            raise SystemExit(2)
+        if others:
+            raise InputError(f"the photos or labels that process {others[0]} sees are others than here")
+        world = trainer.world_size
+        log.info("Training on %d devices, %d photos a step", world, world * data.batch_size)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Replace Lightning's handler, which is in place by now."""
+        _end_at_once(trainer)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Likewise."""
+        _end_at_once(trainer)
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Likewise."""
+        _end_at_once(trainer)
+
+
+def _end_at_once(trainer: L.Trainer) -> None:
+    """Let SIGTERM end one of several processes where it stands."""
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one is enough
+        trainer._signal_connector.received_sigterm = True
+        raise SIGTERMException
+
+    if trainer.world_size > 1:
+        signal.signal(signal.SIGTERM, end)
+
+
+@contextmanager
+def ending_together(trainer: L.Trainer) -> Iterator[None]:
+    """End the processes that this one started when it fails, and take over the exit code of one that failed.
+
+    A process that lost another one only knows of a broken connection; the one that failed has told why.
+    Processes that torchrun or srun started are ended by these.
+    """
+    try:
+        yield
+    except BaseException as error:
+        launcher = trainer.strategy.launcher
+        children = list(getattr(launcher, "procs", ()))
+        if children:
+            launcher.procs.clear()  # Lightning's observer would kill this process as well
+        told = isinstance(error, InputError | SystemExit | KeyboardInterrupt)
+        code = None if told else _first_code(children)
+        for child in children:
+            child.kill()
+        if code:
+            raise SystemExit(code) from error
+        raise
+
+
+def _first_code(children: list[Popen]) -> int | None:
+    """Return the exit code of a process that failed, waiting a while for it to end; None if none did."""
+    until = time.monotonic() + GRACE
+    while children and time.monotonic() < until:
+        found = next((code for child in children if (code := child.poll())), None)
+        if found:
+            return found if found > 0 else 128 - found
+        time.sleep(0.05)
+    return None
