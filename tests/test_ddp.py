@@ -210,7 +210,7 @@ def test_two_processes_train_as_one(monkeypatch, tmp_path):
         {re.sub(r"tfevents.*", "", path.name) for path in run.rglob("*") if path.is_file()}
         for run in (one, two)
     ]
-    assert kept[0] == kept[1] and len(list(homes[1].glob("outputs/*/*"))) == 1
+    assert kept[0] == kept[1] and len(list(homes[1].glob("outputs/*/*/train.log"))) == 1
     files = [json.loads((run / "thresholds.json").read_text()) for run in (one, two)]
     assert files[0] == pytest.approx(files[1], abs=1e-6) and set(files[0].values()) != {0.5}
     tested = [pd.read_csv(run / "predictions.csv") for run in (one, two)]
