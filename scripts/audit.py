@@ -40,16 +40,17 @@ def audit(cfg: DictConfig, datamodule, folder: Path) -> None:
     from src.analysis.audit_page import Audit
     from src.analysis.audit_table import encoded, judged_labels
     from src.analysis.label_errors import find_suspects, nearest_labelled, unjudgeable
-    from src.callbacks.results import shown
     from src.datamodules.splits import split_folds
     from src.inference.features import extract_features
     from src.inference.heads import out_of_fold
+    from src.overrides import shown
 
     linked = datamodule.collect()
     labels = judged_labels(linked.records, datamodule.multilabel)
     folds = split_folds(linked, cfg.folds, cfg.seed)
     model, origin, notes = feature_model(cfg, labels, linked.records)
-    features = extract_features(model, datamodule.root, linked.records, cfg.device)
+    kept = datamodule.cache_dir if datamodule.cache == "features" else None
+    features = extract_features(model, datamodule.root, linked.records, cfg.device, cache_dir=kept)
     targets = encoded(linked.records, labels, datamodule.multilabel)
     probabilities = out_of_fold(features, targets, folds, labels, datamodule.multilabel)
     found = Audit(
@@ -74,7 +75,7 @@ def take_back(cfg: DictConfig, datamodule, folder: Path) -> None:
     """Write a new table with the decisions of `apply=`, and say how to train on it."""
     from src.analysis.audit_apply import apply_audit, told
     from src.analysis.audit_files import SPLIT, TABLE
-    from src.callbacks.results import shown
+    from src.overrides import shown
 
     summary = apply_audit(datamodule, datamodule.collect(), Path(cfg.apply).expanduser(), folder)
     old = OWN | OLD | (set() if datamodule.source.columns else {"data.separator"})

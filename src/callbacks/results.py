@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from src.analysis.drawing import save
 from src.analysis.figures import class_distribution_figure, loss_curve_figure
 from src.analysis.report import write_report
-from src.analysis.run_folder import read_run, write_whole
+from src.analysis.run_folder import read_run
 from src.callbacks.checkpoint import AtomicCheckpointIO, BestCheckpoint, epochs_done
 from src.callbacks.figures import confusion_of
 from src.config import REPOSITORY, build
@@ -28,10 +28,11 @@ from src.datamodules import PhotoDataModule
 from src.datamodules.statistics import label_table
 from src.decisions.predictions import PredictionWriter
 from src.errors import InputError, did_you_mean
+from src.files import write_whole
 from src.inference import Photo, Predictor
 from src.models import PhotoClassifier
 from src.models.checkpoint import read_checkpoint
-from src.overrides import typed
+from src.overrides import shown, typed
 
 log = logging.getLogger(__name__)
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow")
@@ -260,11 +261,6 @@ def log_hyperparameters(trainer: L.Trainer, cfg: DictConfig, metrics: Mapping[st
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(chosen, {"best_score": metrics["run"]["best_score"]})
             logger.finalize("success")
-
-
-def shown(path: Path) -> Path:
-    """Return the path as one would type it here: relative where it lies below the working folder."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def say(run: Path, metrics: Mapping[str, Any]) -> None:
