@@ -23,9 +23,21 @@ GROWS = 1.3  # times the cost per photo at the size before: flagged
 GROUP = r"data.group='^(A\d+)_'"
 SMALL = ("preprocess.image_size=64", "data.num_workers=2")
 HEADS = (
-    "model.backbone=squeezenet1_1", "model.weights=null", "data.augment=null", "data.batch_size=64",
-    "trainer.max_epochs=2", "trainer.accelerator=cpu", "callbacks.progress=null", *SMALL,
+    "model.backbone=squeezenet1_1", "model.weights=null", "data.augment=null", "data.cache=features",
+    "data.batch_size=64", "trainer.max_epochs=2", "trainer.accelerator=cpu", "callbacks.progress=null",
+    *SMALL,
 )  # fmt: skip
+
+
+def _anew(out: Path) -> str:
+    """Return the option that keeps what is read of the photos in the stage's own folder, empty at first."""
+    return f"data.cache_dir={out / 'cache'}"
+
+
+def _setup(photos: Path, out: Path, *overrides: str) -> list[str]:
+    """Return the command that sets up the datamodule of a training."""
+    given = [f"data.root={photos}", *overrides, *SMALL, _anew(out)]
+    return ["-m", "benchmarks.scale", "setup", str(out), *given]
 
 
 def explore(photos: Path, out: Path) -> list[str]:
@@ -35,22 +47,12 @@ def explore(photos: Path, out: Path) -> list[str]:
 
 def split(photos: Path, out: Path) -> list[str]:
     """Return the command that reads folders of photos and splits them."""
-    return [
-        "-m",
-        "benchmarks.scale",
-        "setup",
-        str(out),
-        "model=dual_head",
-        f"data.root={photos}",
-        GROUP,
-        *SMALL,
-    ]
+    return _setup(photos, out, "model=dual_head", GROUP)
 
 
 def table(photos: Path, out: Path) -> list[str]:
     """Return the command that reads a table of several rows per photo and splits the photos."""
-    return ["-m", "benchmarks.scale", "setup", str(out), "model=multilabel", f"data.root={photos}",
-            "data.group=asset", *SMALL]  # fmt: skip
+    return _setup(photos, out, "model=multilabel", "data.group=asset")
 
 
 def records(photos: Path, out: Path) -> list[str]:
@@ -60,8 +62,7 @@ def records(photos: Path, out: Path) -> list[str]:
 
 def train(photos: Path, out: Path) -> list[str]:
     """Return the command that trains heads on a frozen backbone, and reports."""
-    cached = ["data.cache=features"] if "\ncache:" in (CONF / "data" / "base.yaml").read_text() else []
-    return ["scripts/train.py", f"data.root={photos}", GROUP, *HEADS, *cached, f"hydra.run.dir={out}"]
+    return ["scripts/train.py", f"data.root={photos}", GROUP, *HEADS, _anew(out), f"hydra.run.dir={out}"]
 
 
 def predict(photos: Path, out: Path) -> list[str]:
