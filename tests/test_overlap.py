@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from src.inference.overlap import in_order
+from src.overlap import in_order
 
 
 def test_results_come_in_order_and_few_wait():

@@ -11,11 +11,11 @@ from typing import Any
 from src.analysis.audit_decisions import Labels, settle
 from src.analysis.audit_files import APPLIED, CHANGES, SPLIT, SUMMARY, TABLE, refuse_to_replace
 from src.analysis.audit_table import Decision, judged_labels, read_decisions
-from src.analysis.run_folder import write_whole
 from src.datamodules.groups import Linked
 from src.datamodules.photos import PhotoDataModule
 from src.datamodules.records import Record
 from src.datamodules.revise import Revision, revise, usual_healthy
+from src.files import write_whole
 
 
 def apply_audit(datamodule: PhotoDataModule, linked: Linked, audit: Path, folder: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from src.analysis.run_folder import write_whole
+from src.files import write_whole
 
 DPI = 110
 INK, MUTED, FAINT, PAPER = "#1f2933", "#66727f", "#d9dee4", "#ffffff"

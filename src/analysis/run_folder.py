@@ -200,18 +200,6 @@ def make_folder(folder: Path) -> None:
         ) from error
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: beside it first, then in its place."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_bytes(content)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
 def _json(path: Path) -> dict:
     """Read an object; a file that is not there is an empty one."""
     if not path.is_file():

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import lightning as L
 
-from src.analysis.run_folder import write_whole
 from src.errors import InputError
+from src.files import write_whole
 
 COLUMNS = {
     "train_loss": "train/loss",

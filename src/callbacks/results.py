@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from src.analysis.drawing import save
 from src.analysis.figures import class_distribution_figure, loss_curve_figure
 from src.analysis.report import write_report
-from src.analysis.run_folder import read_run, write_whole
+from src.analysis.run_folder import read_run
 from src.callbacks.checkpoint import AtomicCheckpointIO, BestCheckpoint, epochs_done
 from src.callbacks.figures import confusion_of
 from src.config import REPOSITORY, build
@@ -28,6 +28,7 @@ from src.datamodules import PhotoDataModule
 from src.datamodules.statistics import label_table
 from src.decisions.predictions import PredictionWriter
 from src.errors import InputError, did_you_mean
+from src.files import write_whole
 from src.inference import Photo, Predictor
 from src.models import PhotoClassifier
 from src.models.checkpoint import read_checkpoint
