@@ -49,7 +49,8 @@ def audit(cfg: DictConfig, datamodule, folder: Path) -> None:
     labels = judged_labels(linked.records, datamodule.multilabel)
     folds = split_folds(linked, cfg.folds, cfg.seed)
     model, origin, notes = feature_model(cfg, labels, linked.records)
-    features = extract_features(model, datamodule.root, linked.records, cfg.device)
+    kept = datamodule.cache_dir if datamodule.cache == "features" else None
+    features = extract_features(model, datamodule.root, linked.records, cfg.device, cache_dir=kept)
     targets = encoded(linked.records, labels, datamodule.multilabel)
     probabilities = out_of_fold(features, targets, folds, labels, datamodule.multilabel)
     found = Audit(

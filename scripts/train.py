@@ -27,6 +27,7 @@ def main(cfg: DictConfig) -> float:
         resume_point,
     )
     from src.demo.at_hand import DEMO_ROOT, draw_when_missing, say_baseline
+    from src.inference.features import split_features
     from src.models import init_from
 
     quiet_lightning()
@@ -44,6 +45,11 @@ def main(cfg: DictConfig) -> float:
     )
     if model.init_from:
         init_from(model, model.init_from, [record.digest for record in datamodule.splits["test"]])
+    datamodule.prepare_data()
+    if datamodule.cache == "features":
+        datamodule.features = split_features(
+            model, datamodule, "cpu" if cfg.trainer.accelerator == "cpu" else "auto"
+        )
 
     run = Path(cfg.output_dir)
     ckpt, step = None, None

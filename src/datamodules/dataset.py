@@ -1,12 +1,13 @@
-"""Photos as batches: `{"image": uint8 [B,3,H,W], "target": ..., "index": [B]}`."""
+"""Photos as batches: `{"image": uint8 [B,3,H,W], "target": ..., "index": [B]}`, or `"features": [B,F]`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from src.datamodules.cache import Rows
 from src.datamodules.records import Record
 from src.datamodules.transforms import EvalTransform, TrainTransform
 from src.errors import InputError
@@ -26,6 +27,13 @@ class LostPhoto(InputError):
         super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
 
 
+def encoded_targets(records: Sequence[Record], labels: LabelSpace, multilabel: bool) -> torch.Tensor:
+    """Return multi-hot float32 `[N, labels]`, or class indices int64 `[N, kinds]`, -1 for no label."""
+    encode = labels.encode if multilabel else labels.encode_classes
+    targets = [encode(record.labels) for record in records]
+    return torch.from_numpy(np.stack(targets)) if targets else torch.empty(0)
+
+
 class PhotoDataset(Dataset):
     """The photos of one split.
 
@@ -40,6 +48,9 @@ class PhotoDataset(Dataset):
         preprocess: opens and resizes.
         transform: what happens to the resized image.
         seed: of the augmentation.
+        views: number of augmented views that a photo has, one per epoch in turn; a view then depends on the
+            photo's content in the place of its index. None: each epoch has another one.
+        images: the resized photos, uint8 `[H, W, 3]` each, where they are kept; None: they are decoded.
     """
 
     def __init__(
@@ -51,25 +62,53 @@ class PhotoDataset(Dataset):
         preprocess: Preprocess,
         transform: TrainTransform | EvalTransform,
         seed: int,
+        views: int | None = None,
+        images: Rows | None = None,
     ):
         self.paths = [record.path for record in records]
         self.root, self.preprocess, self.transform, self.seed = root, preprocess, transform, seed
-        encode = labels.encode if multilabel else labels.encode_classes
-        targets = [encode(record.labels) for record in records]
-        self.targets = torch.from_numpy(np.stack(targets)) if targets else torch.empty(0)
+        self.numbers = [int(record.digest, 16) for record in records] if views else None
+        self.views, self.images = views, images
+        self.targets = encoded_targets(records, labels, multilabel)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor | int]:
         epoch, index = key
+        pixels = self._read(index) if self.images is None else self.images[index]
+        image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+        which = (epoch % self.views, self.numbers[index]) if self.views else (epoch, index)
+        image = self.transform(image, self.seed, *which)
+        return {"image": image, "target": self.targets[index], "index": index}
+
+    def _read(self, index: int) -> np.ndarray:
+        """Decode and resize a photo."""
         try:
-            pixels = self.preprocess(self.root / self.paths[index])
+            return self.preprocess(self.root / self.paths[index])
         except UnreadableImage as error:
             raise LostPhoto(f"{self.root / self.paths[index]} cannot be read any more: {error}") from error
-        image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-        image = self.transform(image, self.seed, epoch, index)
-        return {"image": image, "target": self.targets[index], "index": index}
+
+
+class FeatureDataset(Dataset):
+    """What a frozen backbone sees in the photos of one split: batches of `{"features", "target", "index"}`.
+
+    Args:
+        views: the features `[photos, F]` of each view of the photos; an epoch takes its view in turn.
+        targets: as of `PhotoDataset`.
+    """
+
+    def __init__(self, views: Sequence[Rows], targets: torch.Tensor):
+        self.views, self.targets = views, targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
+        """Return the batch of (epoch, index) pairs of one epoch."""
+        index = torch.tensor([index for _, index in keys])
+        rows = self.views[keys[0][0] % len(self.views)].take(index.numpy())
+        return {"features": torch.from_numpy(rows), "target": self.targets[index], "index": index}
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -98,20 +137,33 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 def make_loader(
-    dataset: PhotoDataset, batch_size: int, num_workers: int, seed: int, train: bool, epoch: int = 0
+    dataset: PhotoDataset | FeatureDataset,
+    batch_size: int,
+    num_workers: int,
+    seed: int,
+    train: bool,
+    epoch: int = 0,
 ) -> DataLoader:
     """Return the loader of a split; in training shuffled, and without a last batch of one photo.
 
     A batch of one has no variance for BatchNorm to normalise by where the feature map is a single pixel.
-    `epoch` is the first one that will be asked for.
+    `epoch` is the first one that will be asked for. Features need no process to read them.
     """
+    whole = isinstance(dataset, FeatureDataset)
+    num_workers = 0 if whole else num_workers
     return DataLoader(
         dataset,
         batch_size=batch_size,
         sampler=EpochSampler(len(dataset), seed, train, epoch),
         num_workers=num_workers,
+        collate_fn=_as_it_is if whole else None,
         persistent_workers=num_workers > 0,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(seed),
         drop_last=train and len(dataset) > batch_size and len(dataset) % batch_size == 1,
     )
+
+
+def _as_it_is(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return a batch that its dataset has put together."""
+    return batch

@@ -8,12 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from src.datamodules.memory import Memory
 from src.datamodules.near_duplicates import HASHED_SIZE, perceptual_hash
 from src.datamodules.records import Record, Source
 from src.errors import InputError, listed
 from src.images import UnreadableImage, open_image, read_header, read_photo
 
 log = logging.getLogger(__name__)
+NOTED_AT_ONCE = 10_000  # photos that a kill makes read again at most
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,11 @@ def content_digest(content: bytes) -> str:
 
 
 def inspect_photos(
-    root: Path, paths: list[str], size: tuple[int, int] = (32, 32), say_from: int = 2000
+    root: Path,
+    paths: list[str],
+    size: tuple[int, int] = (32, 32),
+    say_from: int = 2000,
+    cache_dir: str | None = None,
 ) -> list[Inspection]:
     """Read every photo once, in the order of `paths`.
 
@@ -46,29 +52,58 @@ def inspect_photos(
         paths: the photos.
         size: `(height, width)` in pixels that they will be resized to; limits of `open_image` depend on it.
         say_from: number of photos from which on the log says that this takes a while.
+        cache_dir: where it is remembered, so that photos that have not changed since are not read again;
+            null: nowhere.
     """
-    if len(paths) >= say_from:
-        log.info("Reading %d photos once, to find unreadable ones and copies first", len(paths))
+    memory = _memory(cache_dir, root)
+    keys = [memory.key(path) for path in paths] if memory else [None] * len(paths)
+    known = memory.recall(keys) if memory else {}
+    unread = [i for i, key in enumerate(keys) if key not in known]
+    if len(unread) >= say_from:
+        log.info("Reading %d photos once, to find unreadable ones and copies first", len(unread))
 
-    def read(path: str) -> Inspection:
-        try:
-            content = read_photo(root / path)
-            image = open_image(content, min_size=HASHED_SIZE)
-            if max(size) > max(HASHED_SIZE):
-                read_header(content, min_size=size)  # a huge JPEG may be within the limits only when small
-            return Inspection(content_digest(content), perceptual_hash(image))
-        except UnreadableImage as error:
-            return Inspection(reason=str(error))
-
+    found = [Inspection(*known[key]) if key in known else Inspection() for key in keys]
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        return list(pool.map(read, paths))
+        looks = pool.map(lambda i: _inspect(root / paths[i], size), unread)
+        for count, (i, (look, any_size)) in enumerate(zip(unread, looks, strict=True), 1):
+            found[i] = look
+            if memory and any_size:
+                memory.note(keys[i], look.digest, look.phash)
+            if memory and (count % NOTED_AT_ONCE == 0 or count == len(unread)):
+                memory.save()
+    return found
+
+
+def _memory(cache_dir: str | None, root: Path) -> Memory | None:
+    """Return what is remembered of a folder's photos; None, and a line, where that cannot be had."""
+    try:
+        return Memory(cache_dir, root) if cache_dir else None
+    except InputError as error:
+        log.warning("Photos are read anew: %s", error)
+        return None
+
+
+def _inspect(path: Path, size: tuple[int, int]) -> tuple[Inspection, bool]:
+    """Read a photo; also tell whether what was found holds for photos resized to any size."""
+    try:
+        content = read_photo(path)
+        image = open_image(content, min_size=HASHED_SIZE)
+        any_size = True
+        try:
+            read_header(content)
+        except UnreadableImage:  # a huge JPEG may be within the limits only when small
+            any_size = False
+            read_header(content, min_size=max(size, HASHED_SIZE, key=max))
+        return Inspection(content_digest(content), perceptual_hash(image)), any_size
+    except UnreadableImage as error:
+        return Inspection(reason=str(error)), False
 
 
 def drop_unreadable(
-    source: Source, skip: bool, size: tuple[int, int] = (32, 32)
+    source: Source, skip: bool, size: tuple[int, int] = (32, 32), cache_dir: str | None = None
 ) -> tuple[Source, dict[str, str]]:
     """Read all photos; stop with the list of unreadable ones, or leave them out and report them."""
-    found = inspect_photos(source.root, [record.path for record in source.records], size)
+    found = inspect_photos(source.root, [record.path for record in source.records], size, cache_dir=cache_dir)
     inspected = list(zip(source.records, found, strict=True))
     reasons = {record.path: seen.reason for record, seen in inspected if seen.reason}
     if reasons:

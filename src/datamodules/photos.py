@@ -13,9 +13,11 @@ from src.config import check_arguments
 from src.datamodules import records as rec
 from src.datamodules import splits as sp
 from src.datamodules import statistics
+from src.datamodules.cache import Rows, RowStore
 from src.datamodules.certificate import certify
-from src.datamodules.dataset import PhotoDataset, make_loader
+from src.datamodules.dataset import FeatureDataset, PhotoDataset, make_loader
 from src.datamodules.groups import Linked, assign_groups, link_records, report_near_duplicates
+from src.datamodules.image_cache import image_store, store_images
 from src.datamodules.inspection import drop_unreadable, report_copies
 from src.datamodules.near_duplicates import FAITHFUL
 from src.datamodules.transforms import EvalTransform, TrainTransform
@@ -25,6 +27,7 @@ from src.preprocess import Preprocess
 
 log = logging.getLogger(__name__)
 TASKS = ("dual_head", "multiclass", "multilabel")
+CACHES = (None, "images", "features")
 
 
 class PhotoDataModule(L.LightningDataModule):
@@ -48,6 +51,11 @@ class PhotoDataModule(L.LightningDataModule):
         skip_unreadable: leave unreadable photos out instead of stopping.
         class_weights: `{sqrt: bool, clip: [low, high] or null}`, or null for an unweighted loss.
         augment: arguments of `TrainTransform`, or null for none.
+        views: augmented views that a photo has, one per epoch in turn; null: each epoch has new ones.
+        cache: `images` keeps resized photos on disk, `features` what a frozen backbone sees in them; null:
+            photos are decoded in every epoch.
+        cache_dir: the folder of what is kept, shared by all runs; what reading a photo told is remembered
+            there in any case. null: nothing is.
         batch_size: photos a batch (and device).
         num_workers: processes that decode; null: one per core, 4 at most.
         seed: of the split, the order and the augmentation.
@@ -73,6 +81,9 @@ class PhotoDataModule(L.LightningDataModule):
         skip_unreadable: bool = False,
         class_weights: Mapping | None = None,
         augment: Mapping | None = None,
+        views: int | None = None,
+        cache: str | None = None,
+        cache_dir: str | None = None,
         batch_size: int = 8,
         num_workers: int | None = None,
         seed: int = 42,
@@ -81,12 +92,21 @@ class PhotoDataModule(L.LightningDataModule):
         for name, value, choices in (
             ("task", task, TASKS),
             ("data.multiple", multiple, ("error", "first", "drop")),
+            ("data.cache", cache, CACHES),
         ):
             if value not in choices:
-                raise InputError(f"{name}={value}: {did_you_mean(value, choices)}")
-        for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers or 0, 0)):
+                raise InputError(f"{name}={value}: {did_you_mean(str(value), map(str, choices))}")
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("num_workers", num_workers or 0, 0),
+            ("views", 1 if views is None else views, 1),
+        ):
             if value < least:
                 raise InputError(f"data.{name}={value}: needs at least {least}")
+        if cache and not cache_dir:
+            raise InputError(f"data.cache={cache} needs a folder: data.cache_dir=outputs/cache")
+        if views and not augment:
+            raise InputError(f"data.views={views}: without data.augment there is one view")
         if near_duplicates is not None and not 0 <= near_duplicates <= FAITHFUL:
             raise InputError(
                 f"data.near_duplicates={near_duplicates}: 0 to {FAITHFUL} bits, or null; further apart, most "
@@ -112,10 +132,12 @@ class PhotoDataModule(L.LightningDataModule):
         self.preprocess = Preprocess(**preprocess)
         self.weighting = statistics.Weighting(**class_weights) if class_weights is not None else None
         self.transform = TrainTransform(**augment) if augment else EvalTransform()
+        self.views, self.cache, self.cache_dir = views, cache, cache_dir
         self.batch_size, self.seed = batch_size, seed
         self.num_workers = min(4, os.cpu_count() or 1) if num_workers is None else num_workers
         self.splits: dict[str, list[rec.Record]] = {}
         self.first_epoch = 0  # of the fit; a resumed one begins later
+        self.features: dict[str, list[Rows]] = {}  # by split, where a frozen backbone has seen the photos
 
     def _vocabulary(self, components: Iterable[str], defects: Iterable[str]) -> dict[str, list[str]]:
         """Return the known labels by kind; refuse one that is of both."""
@@ -141,7 +163,9 @@ class PhotoDataModule(L.LightningDataModule):
         """Read, check and group the photos, not yet split; sets `source`, `root` and `unreadable`."""
         source = self.read()
         self._check_ids(source.records)
-        self.source, self.unreadable = drop_unreadable(source, self.skip_unreadable, self.preprocess.size)
+        self.source, self.unreadable = drop_unreadable(
+            source, self.skip_unreadable, self.preprocess.size, self.cache_dir
+        )
         self.root = source.root
         report_copies(self.source.records)
         records = assign_groups(self.source, self.group)
@@ -260,19 +284,42 @@ class PhotoDataModule(L.LightningDataModule):
                     cells = [";".join(r.labels.get(kind, ())) for kind in self.labels.kinds]
                     writer.writerow([r.id, r.path, r.group, *cells])
 
+    def prepare_data(self) -> None:
+        """Keep every resized photo, where `cache=images` asks for it; once per machine, before the fit."""
+        if self.cache == "images":
+            records = [record for split in self.splits.values() for record in split]
+            store_images(self._image_store(), self.root, records, self.preprocess)
+
+    def _image_store(self) -> RowStore:
+        """Return the store of resized photos."""
+        return image_store(self.cache_dir, self.preprocess)
+
     def dataset(self, split: str) -> PhotoDataset:
-        """Return the dataset of a split, augmented only for `train`."""
-        transform = self.transform if split == "train" else EvalTransform()
-        records = self.splits[split]
+        """Return the photos of a split, augmented only for `train`."""
+        train, records = split == "train", self.splits[split]
+        images = None
+        if self.cache == "images":
+            images = self._image_store().rows([record.digest for record in records])
         return PhotoDataset(
-            records, self.root, self.labels, self.multilabel, self.preprocess, transform, self.seed
+            records,
+            self.root,
+            self.labels,
+            self.multilabel,
+            self.preprocess,
+            self.transform if train else EvalTransform(),
+            self.seed,
+            self.views if train else None,
+            images,
         )
 
     def _loader(self, split: str) -> DataLoader:
         """Return the loader of a split; that of training shuffles."""
         train = split == "train"
         epoch = self.first_epoch if train else 0
-        return make_loader(self.dataset(split), self.batch_size, self.num_workers, self.seed, train, epoch)
+        dataset = self.dataset(split)
+        if self.features:
+            dataset = FeatureDataset(self.features[split], dataset.targets)
+        return make_loader(dataset, self.batch_size, self.num_workers, self.seed, train, epoch)
 
     def train_dataloader(self) -> DataLoader:
         """Return shuffled, augmented batches of the training split."""

@@ -20,6 +20,7 @@ class TrainTransform:
             raise InputError(f"data.augment.horizontal_flip={horizontal_flip}: a probability, from 0 to 1")
         if not 0 <= rotation <= 180:
             raise InputError(f"data.augment.rotation={rotation}: degrees, from 0 to 180")
+        self.arguments = {"horizontal_flip": horizontal_flip, "rotation": rotation}
         steps: list[torch.nn.Module] = []
         if horizontal_flip:
             steps.append(v2.RandomHorizontalFlip(horizontal_flip))

@@ -1,64 +1,211 @@
 """What a frozen backbone sees in each photo."""
 
+import hashlib
 import logging
-from collections.abc import Sequence
+import os
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from src.datamodules.dataset import LostPhoto
+from src.datamodules.cache import Rows, RowStore, decoder, gigabytes
+from src.datamodules.image_cache import read_unchanged
+from src.datamodules.photos import PhotoDataModule
 from src.datamodules.records import Record
-from src.inference.photos import Photo
-from src.inference.predictor import choose_device, decoded
+from src.datamodules.transforms import TrainTransform
+from src.errors import InputError
+from src.inference.predictor import choose_device
 from src.models import PhotoClassifier
+from src.overlap import in_order
 from src.preprocess import Preprocess
 
 log = logging.getLogger(__name__)
+BATCH = 16  # photos per forward pass; the last digits of features can depend on it
+View = tuple[TrainTransform, int, int]  # the augmentation, its seed, and the number of the view
+_DRAWING = threading.Lock()  # augmentation draws from torch's global generator
 
 
-@torch.inference_mode()
 def extract_features(
     model: PhotoClassifier,
     root: Path,
     records: Sequence[Record],
     device: str = "auto",
-    batch_size: int = 32,
     num_workers: int | None = None,
+    cache_dir: str | Path | None = None,
 ) -> np.ndarray:
     """Return the features of the model's backbone, float32 `[records, features]`.
 
-    The heads do not matter. The same photos in the same order give the same bytes on a CPU; byte-identical
-    photos (equal digests) are read once and have equal rows.
+    The heads do not matter. The same photo gives the same bytes on a CPU, whatever stands beside it;
+    byte-identical photos (equal digests) are read once.
 
     Args:
         model: of a checkpoint (`load_model`), or newly built; it is set to eval mode and normalises itself.
         root: the folder that the records' paths start from.
         records: the photos.
         device: `auto`, `cpu`, `cuda` or `mps`.
-        batch_size: photos per forward pass. The last digits of features can depend on it.
-        num_workers: processes that decode; null: one per core, 4 at most.
+        num_workers: threads that decode and, on a CPU, infer; null: one per core, 16 at most.
+        cache_dir: where features are kept, and looked for first; null: nowhere.
 
     Raises:
-        InputError: for a photo that cannot be read any more.
+        InputError: for a photo that cannot be read any more, or a disk that refuses.
+    """
+    choose_device(device)
+    if not records:
+        return np.empty((0, 0), np.float32)
+    if cache_dir:
+        store = stored_features(model, root, records, cache_dir, device, num_workers)
+        return store.take(range(len(records)))
+    contents = [record.digest or f"/{record.path}" for record in records]
+    first = {content: record for content, record in zip(reversed(contents), reversed(records), strict=True)}
+    found = list(_rows(model, root, list(first.values()), device, num_workers))
+    place = {content: i for i, content in enumerate(first)}
+    return np.stack(found)[[place[content] for content in contents]]
+
+
+def stored_features(
+    model: PhotoClassifier,
+    root: Path,
+    records: Sequence[Record],
+    cache_dir: str | Path,
+    device: str = "auto",
+    num_workers: int | None = None,
+    view: View | None = None,
+) -> Rows:
+    """Return the same features memory-mapped from the cache, computed first where it lacks them.
+
+    A row is found by the photo's content, and its store by the backbone's weights, the preprocessing, the
+    decoder, the kind of device and the view, so that none is used for anything else.
+
+    Args:
+        model: see `extract_features`, as for the others but the last.
+        root: likewise.
+        records: likewise; with their digests.
+        cache_dir: likewise.
+        device: likewise.
+        num_workers: likewise.
+        view: an augmented view of each photo; None: the photo as it is.
+
+    Raises:
+        InputError: as `extract_features`.
     """
     preprocess = Preprocess.from_dict(model.hparams["preprocess"])
-    contents = [record.digest or f"/{record.path}" for record in records]
-    first = {content: i for i, content in reversed(list(enumerate(contents)))}
-    unique = sorted(first.values())
-    photos = [Photo(records[i].id, records[i].path, root / records[i].path) for i in unique]
-    on, found = choose_device(device), []
+    on = choose_device(device)
+    about = {
+        "backbone": model.hparams["backbone"],
+        "weights": weights_digest(model),
+        "preprocess": {**vars(preprocess)},
+        "decoder": decoder(),
+        "torch": torch.__version__,
+        "device": on.type,
+        "batch": BATCH,
+        "view": view and {"augment": view[0].arguments, "seed": view[1], "number": view[2]},
+    }
+    store = RowStore(cache_dir, "features", about, (model.num_features,), "float32")
+    absent = set(store.missing(record.digest for record in records))
+    left = list({record.digest: record for record in records if record.digest in absent}.values())
+    store.check_room(len(left))
+    if left:
+        size = gigabytes(len(left) * store.row_bytes)
+        log.info("Feature cache: %d photos to see once, %s in %s", len(left), size, store.folder)
+    try:
+        for record, row in zip(left, _rows(model, root, left, device, num_workers, view), strict=True):
+            store.add(record.digest, row)
+    finally:
+        store.flush()
+    return store.rows([record.digest for record in records])
+
+
+def split_features(
+    model: PhotoClassifier, datamodule: PhotoDataModule, device: str = "auto"
+) -> dict[str, list[Rows]]:
+    """Return the features of each split's photos for `data.cache=features`: every view of the training split.
+
+    Raises:
+        InputError: if features do not stand for the photos, as the backbone learns or each epoch has new
+            views; and as `extract_features`.
+    """
+    if not model.hparams["freeze_backbone"]:
+        raise InputError(
+            "data.cache=features needs model.freeze_backbone=true: a backbone that learns sees something "
+            "else in every step (data.cache=images works with any)"
+        )
+    augmented = isinstance(datamodule.transform, TrainTransform)
+    if augmented and not datamodule.views:
+        raise InputError(
+            "data.cache=features needs data.augment=null, or data.views=K for K views of each photo that "
+            "take turns (data.cache=images works with any augmentation)"
+        )
+    views: list[View | None] = [None]
+    if augmented:
+        views = [(datamodule.transform, datamodule.seed, number) for number in range(datamodule.views)]
+    return {
+        split: [
+            stored_features(model, datamodule.root, records, datamodule.cache_dir, device, None, view)
+            for view in (views if split == "train" else [None])
+        ]
+        for split, records in datamodule.splits.items()
+        if records
+    }
+
+
+def weights_digest(model: PhotoClassifier) -> str:
+    """Return what tells the backbone's weights from any others."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in model.backbone.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _rows(
+    model: PhotoClassifier,
+    root: Path,
+    records: Sequence[Record],
+    device: str,
+    num_workers: int | None,
+    view: View | None = None,
+) -> Iterator[np.ndarray]:
+    """Yield the features of each photo in turn."""
+    on = choose_device(device)
+    preprocess = Preprocess.from_dict(model.hparams["preprocess"])
     model = model.to(on).eval()
-    with tqdm(total=len(photos), desc="Features", unit="photo", disable=None) as bar:
-        for batch in decoded(photos, preprocess, batch_size, num_workers):
-            for index, _, _, reason in batch:
-                if reason:
-                    raise LostPhoto(f"{photos[index].file} cannot be read any more: {reason}")
-            pixels = torch.from_numpy(np.stack([pixels for _, pixels, _, _ in batch])).to(on)
-            found.append(model.features(pixels.permute(0, 3, 1, 2)).float().cpu().numpy())
-            bar.update(len(batch))
-    if not found:
-        return np.empty((0, 0), np.float32)
-    row = {i: position for position, i in enumerate(unique)}
-    return np.concatenate(found)[[row[first[content]] for content in contents]]
+
+    def read(batch: Sequence[Record]) -> np.ndarray:
+        return np.stack([_seen(read_unchanged(root, record, preprocess), record, view) for record in batch])
+
+    def see(batch: Sequence[Record]) -> np.ndarray:
+        torch.set_num_threads(1)
+        return _forward(model, read(batch), on)
+
+    batches = [records[begin : begin + BATCH] for begin in range(0, len(records), BATCH)]
+    workers = num_workers or min(16, os.cpu_count() or 1)
+    threads = torch.get_num_threads()
+    try:
+        with tqdm(total=len(records), desc="Features", unit="photo", disable=None) as bar:
+            for found in in_order(see if on.type == "cpu" else read, batches, workers):
+                found = found if on.type == "cpu" else _forward(model, found, on)
+                bar.update(len(found))
+                yield from found
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _seen(pixels: np.ndarray, record: Record, view: View | None) -> np.ndarray:
+    """Return the view of a resized photo, uint8 `[3, H, W]`."""
+    image = torch.from_numpy(pixels).permute(2, 0, 1)
+    if view is not None:
+        transform, seed, number = view
+        with _DRAWING:
+            image = transform(image.contiguous(), seed, number, int(record.digest, 16))
+    return image.numpy()
+
+
+@torch.inference_mode()
+def _forward(model: PhotoClassifier, images: np.ndarray, on: torch.device) -> np.ndarray:
+    """Return the features of uint8 images `[B, 3, H, W]`; a smaller batch is filled up: the same digits."""
+    filled = np.zeros((BATCH, *images.shape[1:]), np.uint8)
+    filled[: len(images)] = images
+    return model.features(torch.from_numpy(filled).to(on)).float().cpu().numpy()[: len(images)]

@@ -101,11 +101,11 @@ class PhotoClassifier(L.LightningModule, ABC):
         self.labels = LabelSpace(labels)
         self.init_from = init_from
         self.provenance: dict[str, Any] = {}
-        self.backbone, features = build_backbone(backbone, weights)
+        self.backbone, self.num_features = build_backbone(backbone, weights)
         self.backbone.to(memory_format=torch.channels_last)
         self.backbone.requires_grad_(not freeze_backbone)
         for kind, names in self.labels.kinds.items():
-            self.add_module(f"head_{kind}", nn.Linear(features, len(names)))
+            self.add_module(f"head_{kind}", nn.Linear(self.num_features, len(names)))
         pixels = Preprocess.from_dict(preprocess)
         for name in ("mean", "std"):
             values = torch.tensor(getattr(pixels, name), dtype=torch.float32).view(1, 3, 1, 1)
@@ -172,7 +172,10 @@ class PhotoClassifier(L.LightningModule, ABC):
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Return logits `{kind: [B, labels of the kind]}` of a uint8 batch `[B, 3, H, W]`."""
-        features = self.features(image)
+        return self.classify(self.features(image))
+
+    def classify(self, features: Tensor) -> dict[str, Tensor]:
+        """Return logits `{kind: [B, labels of the kind]}` of features `[B, F]`."""
         return {kind: self.get_submodule(f"head_{kind}")(features) for kind in self.labels.kinds}
 
     @abstractmethod
@@ -205,7 +208,7 @@ class PhotoClassifier(L.LightningModule, ABC):
 
     def _step(self, batch: Mapping[str, Tensor], split: str) -> dict[str, Tensor]:
         """Collect and return a batch's logits."""
-        logits = self(batch["image"])
+        logits = self.classify(batch["features"]) if "features" in batch else self(batch["image"])
         self.collected[split].update(
             torch.cat([logits[kind] for kind in self.labels.kinds], 1), batch["target"], batch["index"]
         )

@@ -1,0 +1,288 @@
+"""What has been computed of a photo, kept on disk by the photo's content.
+
+A store holds one row per content: the resized pixels, or the features of a frozen backbone. Its folder is
+named by all that the rows depend on beside the photo, so that other weights or another size never meet them.
+Rows lie in files that are written whole and never changed, so that a kill, a full disk or a second run beside
+this one leaves nothing that is half right: at worst two files hold the same row.
+"""
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, features
+
+from src.errors import InputError
+from src.files import whole_file, write_whole
+from src.images import OVERSAMPLING
+
+log = logging.getLogger(__name__)
+FORMAT = 1
+MARKER = "corbel-cache.json"
+ROWS_A_FILE, BYTES_A_FILE = 2048, 64 * 2**20  # a kill loses no more work than one file's
+OPEN_FILES = 128  # each open map holds a file descriptor
+STALE = 3600  # seconds after which a temporary file belongs to nobody
+EMPTY = np.empty(0, np.uint64)
+
+
+def decoder() -> dict[str, object]:
+    """Return what the pixels of a photo depend on beside its content and its size."""
+    return {
+        "pillow": Image.__version__,
+        "jpeg": features.version_feature("libjpeg_turbo") or features.version_codec("jpg"),
+        "oversampling": OVERSAMPLING,
+    }
+
+
+def checked_folder(cache_dir: str | Path) -> Path:
+    """Return the folder of all stores, made if it is not there.
+
+    Raises:
+        InputError: if it cannot be made, or belongs to another version or to somebody else.
+    """
+    folder = Path(cache_dir).expanduser()
+    marker = folder / MARKER
+    elsewhere = "name another folder with data.cache_dir="
+    try:
+        if marker.is_file():
+            found = json.loads(marker.read_bytes())["format"]
+            if found != FORMAT:
+                raise InputError(
+                    f"data.cache_dir={folder}: of another version of Corbel (format {found}, here {FORMAT}): "
+                    f"delete it, or {elsewhere}"
+                )
+        elif folder.is_dir() and any(not name.startswith(".") for name in os.listdir(folder)):
+            raise InputError(f"data.cache_dir={folder}: holds files, and no cache: {elsewhere}")
+        else:
+            write_whole(marker, json.dumps({"format": FORMAT}).encode())
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"data.cache_dir={folder}: its {MARKER} is damaged: delete the folder") from None
+    except OSError as error:
+        raise InputError(f"data.cache_dir={folder}: {error.strerror}; {elsewhere}") from None
+    return folder
+
+
+class RowStore:
+    """Rows of one shape and type, one for each content of a photo.
+
+    Args:
+        cache_dir: the folder of all stores.
+        kind: `images` or `features`.
+        about: all that a row depends on beside the photo's content; plain values.
+        shape: of a row.
+        dtype: of a row.
+
+    Raises:
+        InputError: see `checked_folder`.
+    """
+
+    def __init__(
+        self,
+        cache_dir: str | Path,
+        kind: str,
+        about: Mapping[str, object],
+        shape: tuple[int, ...],
+        dtype: str,
+    ):
+        said = json.dumps({"rows": [list(shape), dtype], **about}, sort_keys=True, indent=1)
+        name = hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
+        self.folder = checked_folder(cache_dir) / kind / name
+        self.shape, self.dtype = tuple(shape), np.dtype(dtype)
+        self._about = said
+        self._new: list[tuple[int, np.ndarray]] = []
+        self.refresh()
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    def refresh(self) -> None:
+        """Look at the files that are there now; one that is damaged is named and left out."""
+        self.files: list[Path] = []
+        keys, places = [], []
+        for path in sorted(self.folder.glob("*.rows")):
+            try:
+                found = self._contents(path)
+            except (OSError, ValueError) as error:
+                log.warning("%s is damaged (%s): its photos are read anew; delete it", path, error)
+                continue
+            keys.append(found)
+            places.append(np.stack([np.full(len(found), len(self.files)), np.arange(len(found))], 1))
+            self.files.append(path)
+        self._keys = np.concatenate(keys) if keys else EMPTY
+        self._places = np.concatenate(places) if places else np.empty((0, 2), np.int64)
+        order = np.argsort(self._keys, kind="stable")
+        self._keys, self._places = self._keys[order], self._places[order]
+
+    def _contents(self, path: Path) -> np.ndarray:
+        """Return the keys of a file whose rows are all there."""
+        with open(path, "rb") as file:
+            keys = np.lib.format.read_array(file)
+            version = np.lib.format.read_magic(file)
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+            offset, size = file.tell(), os.fstat(file.fileno()).st_size
+        if version != (1, 0) or fortran or keys.dtype != np.uint64 or dtype != self.dtype:
+            raise ValueError("not such a file")
+        if shape != (len(keys), *self.shape) or size != offset + len(keys) * self.row_bytes:
+            raise ValueError(f"{size:,} bytes for {len(keys)} rows")
+        return keys
+
+    def missing(self, digests: Iterable[str]) -> list[str]:
+        """Return the digests that the store has no row for, each once, in their order."""
+        unique = list(dict.fromkeys(digests))
+        return [digest for digest, at in zip(unique, self._find(unique), strict=True) if at < 0]
+
+    def _find(self, digests: Sequence[str]) -> np.ndarray:
+        """Return the position of each digest among the sorted keys, -1 where it is not."""
+        wanted = np.array([int(digest, 16) for digest in digests], np.uint64)
+        if not len(self._keys):
+            return np.full(len(wanted), -1)
+        at = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
+        return np.where(self._keys[at] == wanted, at, -1)
+
+    def rows(self, digests: Sequence[str]) -> "Rows":
+        """Return the rows of these photos, memory-mapped.
+
+        Raises:
+            KeyError: for a digest without a row.
+        """
+        at = self._find(digests)
+        if (at < 0).any():
+            raise KeyError(f"no row of {digests[int(at.argmin())]} in {self.folder}")
+        return Rows(self.files, self._places[at], self.shape, self.dtype)
+
+    def add(self, digest: str, row: np.ndarray) -> None:
+        """Take a row; it is on the disk with the next file of rows, at the latest after `flush`.
+
+        Raises:
+            InputError: if the disk refuses; what earlier files hold stays.
+        """
+        self._new.append((int(digest, 16), row))
+        if len(self._new) >= min(ROWS_A_FILE, max(1, BYTES_A_FILE // self.row_bytes)):
+            self._write_new()
+
+    def flush(self) -> None:
+        """Write the rows that were added, and let `rows` find them; raises as `add`."""
+        if self._new:
+            self._write_new()
+        self.refresh()
+
+    def _write_new(self) -> None:
+        """Write the rows that were added as one more file."""
+        keys = np.array([key for key, _ in self._new], np.uint64)
+        rows = np.stack([row for _, row in self._new]).astype(self.dtype, copy=False)
+        try:
+            with whole_file(self.folder / f"{time.time_ns():020d}-{os.getpid()}.rows") as file:
+                np.lib.format.write_array(file, keys, (1, 0))
+                np.lib.format.write_array(file, np.ascontiguousarray(rows), (1, 0))
+        except OSError as error:
+            self.refresh()
+            raise InputError(self._refusal(error)) from None
+        self._new = []
+
+    def _refusal(self, error: OSError) -> str:
+        """Return the line for a disk that does not take the rows."""
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        why = "the disk is full" if full else str(error.strerror)
+        return (
+            f"the cache {self.folder} cannot be written: {why}; {len(self._keys):,} photos are kept in it: "
+            "make room, or name another folder with data.cache_dir="
+        )
+
+    def check_room(self, rows: int) -> None:
+        """Refuse to begin what the disk cannot hold or nobody may write; clear what killed runs left.
+
+        Raises:
+            InputError: likewise.
+        """
+        if not rows:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for path in self.folder.glob(".*.tmp"):
+                if time.time() - path.stat().st_mtime > STALE:
+                    path.unlink(missing_ok=True)
+            with whole_file(self.folder / "about.json") as file:
+                file.write(self._about.encode())
+            free = shutil.disk_usage(self.folder).free
+        except OSError as error:
+            raise InputError(self._refusal(error)) from None
+        need = rows * self.row_bytes
+        if need > free:
+            raise InputError(
+                f"the cache {self.folder} needs {gigabytes(need)}, {gigabytes(free)} are free: make room, "
+                "name another folder with data.cache_dir=, or leave it out with data.cache=null"
+            )
+
+
+def gigabytes(size: int) -> str:
+    """Return a size as one reads it."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+class Rows:
+    """The rows of some photos, in their order, memory-mapped from the files of a store.
+
+    Args:
+        files: of the store.
+        places: int64 `[photos, 2]`: file and row.
+        shape: of a row.
+        dtype: of a row.
+    """
+
+    def __init__(self, files: Sequence[Path], places: np.ndarray, shape: tuple[int, ...], dtype: np.dtype):
+        self.files, self.places, self.shape, self.dtype = list(files), places, shape, dtype
+        self._maps: OrderedDict[int, np.ndarray] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Return a copy of a photo's row."""
+        file, row = self.places[index]
+        return self._map(int(file))[row].copy()
+
+    def take(self, indices: Sequence[int]) -> np.ndarray:
+        """Return the rows `[len(indices), ...]` of several photos."""
+        places = self.places[np.asarray(indices, np.int64)]
+        found = np.empty((len(places), *self.shape), self.dtype)
+        for file in np.unique(places[:, 0]):
+            here = places[:, 0] == file
+            found[here] = self._map(int(file))[places[here, 1]]
+        return found
+
+    def _map(self, file: int) -> np.ndarray:
+        """Return a file's rows, mapped once and kept while it is among those used last."""
+        rows = self._maps.pop(file, None)
+        if rows is None:
+            rows = self._open(self.files[file])
+            if len(self._maps) >= OPEN_FILES:
+                self._maps.popitem(last=False)
+        self._maps[file] = rows
+        return rows
+
+    def _open(self, path: Path) -> np.ndarray:
+        """Map the rows of a file."""
+        try:
+            with open(path, "rb") as file:
+                count = len(np.lib.format.read_array(file))
+                np.lib.format.read_magic(file)
+                np.lib.format.read_array_header_1_0(file)
+                return np.memmap(file, self.dtype, "r", file.tell(), (count, *self.shape))
+        except (OSError, ValueError) as error:
+            raise InputError(f"the cache file {path} is gone or damaged ({error}): start again") from None
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave the maps out: a loader's worker makes its own."""
+        return {**vars(self), "_maps": OrderedDict()}

@@ -1,0 +1,70 @@
+"""Resized photos on disk: decoded once, whatever number of epochs and runs looks at them."""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from src.datamodules.cache import RowStore, decoder, gigabytes
+from src.datamodules.dataset import LostPhoto
+from src.datamodules.inspection import content_digest
+from src.datamodules.records import Record
+from src.images import UnreadableImage, read_photo
+from src.overlap import in_order
+from src.preprocess import Preprocess
+
+log = logging.getLogger(__name__)
+
+
+def image_store(cache_dir: str | Path, preprocess: Preprocess) -> RowStore:
+    """Return the store of photos resized like this, uint8 `[H, W, 3]` each."""
+    about = {"resize": preprocess.resize, "decoder": decoder()}
+    return RowStore(cache_dir, "images", about, (*preprocess.size, 3), "uint8")
+
+
+def store_images(store: RowStore, root: Path, records: Sequence[Record], preprocess: Preprocess) -> None:
+    """Decode and resize the photos that the store does not hold yet.
+
+    Args:
+        store: from `image_store`.
+        root: the folder that the records' paths start from.
+        records: the photos, with their digests.
+        preprocess: opens and resizes.
+
+    Raises:
+        LostPhoto: for a photo that cannot be read any more, or that another one has replaced.
+        InputError: if the disk is too small or refuses; what was written stays and is used next time.
+    """
+    absent = set(store.missing(record.digest for record in records))
+    by_digest = {record.digest: record for record in records if record.digest in absent}
+    store.check_room(len(absent))
+    if absent:
+        size = gigabytes(len(absent) * store.row_bytes)
+        log.info("Image cache: %d photos to decode once, %s in %s", len(absent), size, store.folder)
+    shown = tqdm(total=len(absent), desc="Decoding", unit="photo", disable=None)
+    try:
+        for record, pixels in in_order(
+            lambda record: (record, read_unchanged(root, record, preprocess)),
+            by_digest.values(),
+            min(16, os.cpu_count() or 1),
+        ):
+            store.add(record.digest, pixels)
+            shown.update()
+    finally:
+        shown.close()
+        store.flush()
+
+
+def read_unchanged(root: Path, record: Record, preprocess: Preprocess) -> np.ndarray:
+    """Return a resized photo; refuse one whose content is not that of its record any more."""
+    try:
+        content = read_photo(root / record.path)
+        pixels = preprocess(content)
+    except UnreadableImage as error:
+        raise LostPhoto(f"{root / record.path} cannot be read any more: {error}") from error
+    if record.digest and content_digest(content) != record.digest:
+        raise LostPhoto(f"{root / record.path} has been replaced since this run began: start again")
+    return pixels
