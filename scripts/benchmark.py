@@ -10,7 +10,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from src.config import REPOSITORY
 from src.errors import did_you_mean, leave
 
-NAMES = ("split", "hash", "threshold")
+NAMES = (
+    "decode",
+    "train",
+    "finetune",
+    "predict",
+    "forward",
+    "threshold",
+    "split",
+    "hash",
+    "startup",
+    "memory",
+)
 
 
 def main() -> int:

@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import subprocess
@@ -6,8 +7,26 @@ import types
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks import harness, processes, split, tables, threshold
+from benchmarks import (
+    decode,
+    finetune,
+    forward,
+    harness,
+    memory,
+    ours,
+    plain,
+    predict,
+    processes,
+    split,
+    startup,
+    tables,
+    threshold,
+    train,
+)
+from src.inference import Photo, Predictor
+from src.models import load_model
 from tests.made import load_script
 
 
@@ -217,3 +236,103 @@ def test_the_checks_of_splits_can_fail():
     draws = split.small()[:2]
     assert split.everywhere({}, split.rare(draws, split.each(split.ours, draws)))
     assert not split.everywhere({}, split.rare(draws, split.each(split.random_groups, draws)))
+
+
+def test_the_check_of_decoding_can_fail(tmp_path, make_photo):
+    paths = [make_photo(tmp_path / f"{seed}.jpg", seed, (900, 700)) for seed in range(2)]
+    full = decode.as_means(paths, decode.in_full(paths))
+    assert decode.close(full, decode.as_means(paths, decode.ours(paths)))
+    darker = [image // 2 for image in decode.ours(paths)]
+    assert not decode.close(full, decode.as_means(paths, darker))
+
+
+def test_the_check_of_training_can_fail():
+    trained = {"history": [[1.0, 2.0, 0.5, 0.5]], "heads": torch.zeros(3)}
+    one = train.curves(None, trained)
+    assert train.alike(one, train.curves(None, {**trained, "heads": torch.full((3,), 9e-6)}))
+    assert not train.alike(one, train.curves(None, {**trained, "heads": torch.full((3,), 2e-5)}))
+    assert not train.alike(one, train.curves(None, {**trained, "history": [[1.0, 2.1, 0.5, 0.5]]}))
+    assert not train.alike(one, train.curves(None, {**trained, "history": []}))
+
+
+def test_the_check_of_cached_pixels_can_fail():
+    def said(digest, decodes):
+        return {"uncached": {"digest": "a"}, "cached": {"digest": digest, "decodes": decodes}}
+
+    assert finetune.decoded_once({}, said("a", [8, 0, 0]))
+    assert not finetune.decoded_once({}, said("b", [8, 0, 0]))
+    assert not finetune.decoded_once({}, said("a", [8, 1, 0]))
+
+
+def test_the_check_of_predictions_can_fail():
+    naive = {"_scores": [[0.9, 0.51]]}
+    other = {"_decided": [[True, False]], "_thresholds": [0.5, 0.5], "to_torch": 1e-6}
+    assert predict.agree(naive, other)  # 0.51 is near its threshold
+    assert not predict.agree(naive, {**other, "_decided": [[False, False]]})
+    assert not predict.agree(naive, {**other, "to_torch": 1e-3})
+    assert not predict.agree(naive, {**other, "_decided": []})
+
+
+def test_the_checks_of_forward_passes_can_fail():
+    assert forward.close({"scores": [0.5]}, {"scores": [0.50009]})
+    assert not forward.close({"scores": [0.5]}, {"scores": [0.5002]})
+    decided = np.ones((100, 1), bool)
+    naive = {"_decided": decided.tolist(), "f1": 0.8}
+    assert forward.as_good(naive, {"_decided": decided.tolist(), "f1": 0.796})
+    assert not forward.as_good(naive, {"_decided": decided.tolist(), "f1": 0.794})
+    decided[:2] = False
+    assert not forward.as_good(naive, {"_decided": decided.tolist(), "f1": 0.8})
+
+
+def test_the_check_of_memory_can_fail():
+    grown = {"rows": 9, "photos": 9, "mb": {"1000": 400.0, "10000": 410.0}}
+    assert memory.flat({}, grown)
+    assert not memory.flat({}, {**grown, "mb": {"1000": 400.0, "10000": 500.0}})
+    assert not memory.flat({}, {**grown, "rows": 8})
+
+
+def test_the_check_of_startup_can_fail():
+    assert startup.both_help(startup.as_help(None, "usage: x"), startup.as_help(None, "Train a classifier"))
+    assert not startup.both_help(startup.as_help(None, "usage: x"), startup.as_help(None, "error: x"))
+
+
+def test_a_plain_loop_trains_as_corbel_does(tmp_path, make_photo, monkeypatch):
+    for module in (ours, train):
+        monkeypatch.setattr(module, "BENCH", tmp_path)
+    monkeypatch.setattr(train, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(plain, "SIZE", 48)
+    pairs = ["Bracket_Intact", "Bracket_Leaks", "Joint_Intact", "Joint_Leaks"]
+    for number in range(12):
+        make_photo(
+            tmp_path / "tree" / ("val" if number > 7 else "train") / pairs[number % 4] / f"{number}.jpg",
+            number,
+        )
+    weights = ours.resnet18_weights()
+    overrides = ("trainer.max_epochs=2", "preprocess.image_size=48")
+    given = train.Given(tmp_path / "tree", weights, ours.composed(tmp_path / "tree", weights, *overrides), 2)
+    expected = train.curves(given, train.with_our_decoder(given))
+    assert train.alike(expected, train.curves(given, train.cold(given)))
+    assert not train.alike(expected, train.curves(given, train.again(given)))
+    assert [len(batch) for batch in train.limit(given)] == [8, 4]
+
+
+def test_a_plain_script_predicts_as_corbel_does(tmp_path, make_photo, monkeypatch):
+    monkeypatch.setattr(predict, "BENCH", tmp_path)
+    monkeypatch.setattr(memory, "BENCH", tmp_path)
+    photos = [make_photo(tmp_path / f"{seed}.jpg", seed, (40, 30)) for seed in range(5)]
+    model = load_model(memory.model())
+    given = predict.Given(photos, model, Predictor(model, num_workers=0))
+    monkeypatch.setattr(plain, "SIZE", 32)
+    naive, found = (predict.described(given, way(given)) for way in (predict.script, predict.ours))
+    assert predict.agree(naive, found) and found["photos"] == 5 and found["to_torch"] < 1e-5
+    assert [len(scores) for scores in predict.limit(given)] == [5]
+    few = memory.Given([Photo(path.stem, path.name, path) for path in photos], given.predictor)
+    monkeypatch.setattr(memory, "MARKS", (2, 4))
+    marks = memory.as_marks(few, memory.streamed(few))
+    assert set(marks["mb"]) == {"2", "4"} and memory.flat({}, marks)
+
+
+def test_every_name_is_a_benchmark():
+    for name in load_script("benchmark").NAMES:
+        module = importlib.import_module(f"benchmarks.{name}")
+        assert all(isinstance(work, harness.Work) for work in module.WORKS)
