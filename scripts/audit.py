@@ -40,10 +40,10 @@ def audit(cfg: DictConfig, datamodule, folder: Path) -> None:
     from src.analysis.audit_page import Audit
     from src.analysis.audit_table import encoded, judged_labels
     from src.analysis.label_errors import find_suspects, nearest_labelled, unjudgeable
-    from src.callbacks.results import shown
     from src.datamodules.splits import split_folds
     from src.inference.features import extract_features
     from src.inference.heads import out_of_fold
+    from src.overrides import shown
 
     linked = datamodule.collect()
     labels = judged_labels(linked.records, datamodule.multilabel)
@@ -75,7 +75,7 @@ def take_back(cfg: DictConfig, datamodule, folder: Path) -> None:
     """Write a new table with the decisions of `apply=`, and say how to train on it."""
     from src.analysis.audit_apply import apply_audit, told
     from src.analysis.audit_files import SPLIT, TABLE
-    from src.callbacks.results import shown
+    from src.overrides import shown
 
     summary = apply_audit(datamodule, datamodule.collect(), Path(cfg.apply).expanduser(), folder)
     old = OWN | OLD | (set() if datamodule.source.columns else {"data.separator"})

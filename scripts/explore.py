@@ -18,9 +18,9 @@ def main(cfg: DictConfig) -> None:
     from src.analysis.exploration import explored
     from src.analysis.explore_folder import PAGE, check_folder, write_exploration
     from src.analysis.survey import survey_photos
-    from src.callbacks.results import shown
     from src.datamodules.groups import assign_groups
     from src.demo.at_hand import draw_when_missing
+    from src.overrides import shown
 
     config.check_targets(cfg.data, "data")
     draw_when_missing(cfg.data.get("root"))

@@ -15,16 +15,18 @@ def main(cfg: DictConfig) -> None:
     """Predict every photo; unreadable ones become rows with `status=error` and exit code 1."""
     from tqdm import tqdm
 
-    from src.callbacks.results import shown
     from src.decisions.predictions import PredictionWriter
     from src.inference import Predictor, claim, find_images, refuse_to_overwrite
-    from src.models import find_checkpoint
+    from src.overrides import shown
 
     photos = find_images(cfg.images, cfg.root)
     threshold = OmegaConf.to_container(cfg.threshold) if OmegaConf.is_config(cfg.threshold) else cfg.threshold
     predictor = Predictor.load(
-        find_checkpoint(cfg.ckpt),
+        cfg.ckpt,
         device=cfg.device,
+        backend=cfg.backend,
+        precision=cfg.precision,
+        compile=cfg.compile,
         threshold=threshold,
         batch_size=cfg.batch_size,
         num_workers=cfg.num_workers,

@@ -27,7 +27,7 @@ def main(cfg: DictConfig) -> float:
         resume_point,
     )
     from src.demo.at_hand import DEMO_ROOT, draw_when_missing, say_baseline
-    from src.inference.features import split_features
+    from src.inference.features import one_thread, split_features
     from src.models import init_from
 
     quiet_lightning()
@@ -62,7 +62,7 @@ def main(cfg: DictConfig) -> float:
         overrides.remember_resumed(cfg)
     begin_run(run, model, datamodule)
     begun = time.perf_counter()
-    with ending_on_signals(trainer):
+    with ending_on_signals(trainer), one_thread(bool(datamodule.features)):
         trainer.fit(model, datamodule, ckpt_path=ckpt, weights_only=True)
     score = finish_run(cfg, trainer, model, datamodule, time.perf_counter() - begun)
     if cfg.data.get("root") == DEMO_ROOT and cfg.task == "dual_head" and datamodule.splits["test"]:

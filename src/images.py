@@ -7,6 +7,7 @@ Pillow's decoders are called by class after a look at the first bytes. `Image.op
 warnings of its own around the size of a photo, both global to the process.
 """
 
+import hashlib
 import io
 import os
 import stat
@@ -175,6 +176,11 @@ def read_photo(path: str | Path, max_bytes: int = MAX_BYTES) -> bytes:
     """Return the content of a regular file within the limit; `UnreadableImage` for anything else."""
     with _stream(path, max_bytes) as file:
         return file.read()
+
+
+def content_digest(content: bytes) -> str:
+    """Return 16 hex digits that stand for a file's content."""
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import numpy as np
 
 from src.errors import InputError, did_you_mean, listed
 
+TASKS = ("dual_head", "multiclass", "multilabel")
 MISSING = -1  # class index of a kind that a photo has no label for
 
 

@@ -48,6 +48,11 @@ def in_shell(text: str) -> str:
     return bare if bare == text or re.search(r'[$`"!]|\\\\|\\$', text) else f'"{text}"'
 
 
+def shown(path: Path) -> Path:
+    """Return the path as one would type it here: relative where it lies below the working folder."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 def command_like_this(script: str, keep: Callable[[str], object], new: Mapping[str, object]) -> str:
     """Return the command of another script, as one types it, with overrides of this call.
 

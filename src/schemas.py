@@ -35,6 +35,9 @@ class PredictConfig:
     batch_size: int = 16
     num_workers: int | None = None
     device: str = "auto"
+    backend: str = "auto"
+    precision: str = "32"
+    compile: bool = False
     output_dir: str = "???"
 
 

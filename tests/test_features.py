@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from src.datamodules.inspection import content_digest
 from src.datamodules.records import Record
 from src.errors import InputError
+from src.images import content_digest
 from src.inference.features import extract_features
 from src.models import MultiLabelClassifier, backbones
 from src.preprocess import Preprocess

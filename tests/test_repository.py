@@ -238,6 +238,7 @@ FLOORS = {
     **dict.fromkeys(
         (
             "errors",
+            "deferred",
             "seeds",
             "labels",
             "images",
@@ -246,6 +247,8 @@ FLOORS = {
             "config",
             "overrides",
             "leaderboard",
+            "files",
+            "overlap",
         ),
         0,
     ),

@@ -11,9 +11,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from src.datamodules.inspection import content_digest
 from src.datamodules.near_duplicates import HASHED_SIZE, perceptual_hash
-from src.images import Header, UnreadableImage, open_image, read_header, read_photo
+from src.images import Header, UnreadableImage, content_digest, open_image, read_header, read_photo
 
 SHORT_SIDE = 256  # pixels that a photo is measured at, whatever its size; smaller ones as they are
 TILE = 32  # pixels; sharpness is judged where a tile has contrast

@@ -78,13 +78,22 @@ class BestCheckpoint(ModelCheckpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write `best.ckpt` where the epoch improved, and `last.ckpt` in any case."""
+        before = self.best_model_score
         super().on_train_epoch_end(trainer, pl_module)
-        self._save_last(trainer)
+        self._save_last(trainer, improved=self.best_model_score is not before)
 
-    def _save_last(self, trainer: L.Trainer) -> None:
-        """Write the state of now, from all processes, unless the fit only tries the loops."""
-        if not trainer.fast_dev_run:
-            trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")
+    def _save_last(self, trainer: L.Trainer, improved: bool = False) -> None:
+        """Write the state of now, from all processes, unless the fit only tries the loops.
+
+        Where `best.ckpt` holds it already, `last.ckpt` is a second name of that file: both are only ever
+        replaced, never written into.
+        """
+        if trainer.fast_dev_run:
+            return
+        last = Path(self.dirpath) / "last.ckpt"
+        linked = improved and trainer.is_global_zero and _link(last.with_name("best.ckpt"), last)
+        if not trainer.strategy.broadcast(linked):
+            trainer.save_checkpoint(last)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best score, with paths in today's folder."""
@@ -99,6 +108,20 @@ class BestCheckpoint(ModelCheckpoint):
             "best_k_models": kept,
         }
         super().load_state_dict({**state_dict, **paths})
+
+
+def _link(source: Path, target: Path) -> bool:
+    """Give a file a second name in the place of another one; False where the disk knows no such thing."""
+    beside = target.with_name(f".{target.name}.tmp")
+    try:
+        beside.unlink(missing_ok=True)
+        os.link(source, beside)
+        os.replace(beside, target)
+    except OSError:
+        return False
+    finally:
+        beside.unlink(missing_ok=True)
+    return True
 
 
 class StopEarly(EarlyStopping):

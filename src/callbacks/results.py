@@ -30,9 +30,10 @@ from src.decisions.predictions import PredictionWriter
 from src.errors import InputError, did_you_mean
 from src.files import write_whole
 from src.inference import Photo, Predictor
+from src.inference.features import results_from_features
 from src.models import PhotoClassifier
 from src.models.checkpoint import read_checkpoint
-from src.overrides import typed
+from src.overrides import shown, typed
 
 log = logging.getLogger(__name__)
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow")
@@ -184,7 +185,7 @@ def finish_run(
     }
     metrics.setdefault("test", {})
     predicting = time.perf_counter()
-    write_predictions(run, datamodule)
+    write_predictions(run, datamodule, inference_device(cfg))
     durations = {"fit": seconds, "evaluate": predicting - begun, "predict": time.perf_counter() - predicting}
     metrics["run"] = run_facts(cfg, model, datamodule, best, trainer, durations)
     write_json(run / "metrics.json", metrics)
@@ -225,13 +226,27 @@ def run_facts(
     }
 
 
-def write_predictions(run: Path, datamodule: PhotoDataModule) -> None:
-    """Write the test split's predictions with the same `Predictor` that `predict.py` uses."""
-    predictor = Predictor.load(run, num_workers=datamodule.num_workers)
-    records = sorted(datamodule.splits["test"], key=lambda record: record.path)
-    photos = [Photo(record.id, record.path, datamodule.root / record.path) for record in records]
+def inference_device(cfg: DictConfig) -> str:
+    """Return the device on which a run's features and predictions are computed: that of its training."""
+    return "cpu" if cfg.trainer.accelerator == "cpu" else "auto"
+
+
+def write_predictions(run: Path, datamodule: PhotoDataModule, device: str = "auto") -> None:
+    """Write the test split's predictions with the same `Predictor` that `predict.py` uses.
+
+    Where the backbone's features of the photos are kept, only the heads are asked again: the same bytes.
+    """
+    predictor = Predictor.load(run, device=device, num_workers=datamodule.num_workers)
+    test = datamodule.splits["test"]
+    order = sorted(range(len(test)), key=lambda i: test[i].path)
+    photos = [Photo(test[i].id, test[i].path, datamodule.root / test[i].path) for i in order]
+    results = None
+    if datamodule.features and test:
+        digests = [test[i].digest for i in order]
+        rows = datamodule.features["test"][0].select(order)
+        results = results_from_features(predictor.backend, rows, digests, predictor.batch_size)
     with PredictionWriter(run / "predictions.csv", predictor.columns()) as writer:
-        for rows in predictor.rows(photos):
+        for rows in predictor.rows(photos, results=results):
             writer.write(rows)
 
 
@@ -261,11 +276,6 @@ def log_hyperparameters(trainer: L.Trainer, cfg: DictConfig, metrics: Mapping[st
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(chosen, {"best_score": metrics["run"]["best_score"]})
             logger.finalize("success")
-
-
-def shown(path: Path) -> Path:
-    """Return the path as one would type it here: relative where it lies below the working folder."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def say(run: Path, metrics: Mapping[str, Any]) -> None:

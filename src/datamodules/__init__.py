@@ -1,5 +1,12 @@
-from src.datamodules.folders import FolderDataModule
-from src.datamodules.photos import PhotoDataModule
-from src.datamodules.table import TableDataModule
+from src.deferred import deferred
 
 __all__ = ["FolderDataModule", "PhotoDataModule", "TableDataModule"]
+
+__getattr__ = deferred(
+    __name__,
+    {
+        "FolderDataModule": "src.datamodules.folders",
+        "PhotoDataModule": "src.datamodules.photos",
+        "TableDataModule": "src.datamodules.table",
+    },
+)

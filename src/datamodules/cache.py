@@ -253,6 +253,10 @@ class Rows:
         file, row = self.places[index]
         return self._map(int(file))[row].copy()
 
+    def select(self, indices: Sequence[int]) -> "Rows":
+        """Return the rows of some of these photos, in that order."""
+        return Rows(self.files, self.places[np.asarray(indices, np.int64)], self.shape, self.dtype)
+
     def take(self, indices: Sequence[int]) -> np.ndarray:
         """Return the rows `[len(indices), ...]` of several photos."""
         places = self.places[np.asarray(indices, np.int64)]

@@ -10,9 +10,8 @@ from tqdm import tqdm
 
 from src.datamodules.cache import RowStore, decoder, gigabytes
 from src.datamodules.dataset import LostPhoto
-from src.datamodules.inspection import content_digest
 from src.datamodules.records import Record
-from src.images import UnreadableImage, read_photo
+from src.images import UnreadableImage, content_digest, read_photo
 from src.overlap import in_order
 from src.preprocess import Preprocess
 

@@ -1,6 +1,5 @@
 """Every photo is read once before it is used: can it be decoded, is it a copy, what does it look like."""
 
-import hashlib
 import logging
 import os
 from collections import defaultdict
@@ -12,7 +11,7 @@ from src.datamodules.memory import Memory
 from src.datamodules.near_duplicates import HASHED_SIZE, perceptual_hash
 from src.datamodules.records import Record, Source
 from src.errors import InputError, listed
-from src.images import UnreadableImage, open_image, read_header, read_photo
+from src.images import UnreadableImage, content_digest, open_image, read_header, read_photo
 
 log = logging.getLogger(__name__)
 NOTED_AT_ONCE = 10_000  # photos that a kill makes read again at most
@@ -31,11 +30,6 @@ class Inspection:
     digest: str = ""
     phash: int | None = None
     reason: str = ""
-
-
-def content_digest(content: bytes) -> str:
-    """Return 16 hex digits that stand for a file's content."""
-    return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
 def inspect_photos(

@@ -19,9 +19,8 @@ import numpy as np
 
 from src.decisions.thresholds import apply_thresholds
 from src.errors import InputError, did_you_mean
-from src.labels import LabelSpace
+from src.labels import TASKS, LabelSpace
 
-TASKS = ("dual_head", "multiclass", "multilabel")
 _FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
 

@@ -5,6 +5,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from src.datamodules.photos import PhotoDataModule
 from src.datamodules.records import Record
 from src.datamodules.transforms import TrainTransform
 from src.errors import InputError
-from src.inference.predictor import choose_device
+from src.inference.batches import Result
+from src.inference.torch_backend import TorchBackend, choose_device
 from src.models import PhotoClassifier
 from src.overlap import in_order
 from src.preprocess import Preprocess
@@ -56,8 +58,8 @@ def extract_features(
     if not records:
         return np.empty((0, 0), np.float32)
     if cache_dir:
-        store = stored_features(model, root, records, cache_dir, device, num_workers)
-        return store.take(range(len(records)))
+        store = store_features(model, root, records, cache_dir, device, num_workers)
+        return store.rows([record.digest for record in records]).take(range(len(records)))
     contents = [record.digest or f"/{record.path}" for record in records]
     first = {content: record for content, record in zip(reversed(contents), reversed(records), strict=True)}
     found = list(_rows(model, root, list(first.values()), device, num_workers))
@@ -65,7 +67,7 @@ def extract_features(
     return np.stack(found)[[place[content] for content in contents]]
 
 
-def stored_features(
+def store_features(
     model: PhotoClassifier,
     root: Path,
     records: Sequence[Record],
@@ -73,8 +75,8 @@ def stored_features(
     device: str = "auto",
     num_workers: int | None = None,
     view: View | None = None,
-) -> Rows:
-    """Return the same features memory-mapped from the cache, computed first where it lacks them.
+) -> RowStore:
+    """Return the part of the cache that holds these features, computed first where it lacks them.
 
     A row is found by the photo's content, and its store by the backbone's weights, the preprocessing, the
     decoder, the kind of device and the view, so that none is used for anything else.
@@ -115,7 +117,7 @@ def stored_features(
             store.add(record.digest, row)
     finally:
         store.flush()
-    return store.rows([record.digest for record in records])
+    return store
 
 
 def split_features(
@@ -141,14 +143,34 @@ def split_features(
     views: list[View | None] = [None]
     if augmented:
         views = [(datamodule.transform, datamodule.seed, number) for number in range(datamodule.views)]
-    return {
-        split: [
-            stored_features(model, datamodule.root, records, datamodule.cache_dir, device, None, view)
-            for view in (views if split == "train" else [None])
-        ]
-        for split, records in datamodule.splits.items()
-        if records
-    }
+    found: dict[str, list[Rows]] = {split: [] for split, records in datamodule.splits.items() if records}
+    for view in dict.fromkeys([None, *views]):
+        asked = [split for split in found if view in (views if split == "train" else [None])]
+        records = [record for split in asked for record in datamodule.splits[split]]
+        store = store_features(model, datamodule.root, records, datamodule.cache_dir, device, None, view)
+        for split in asked:
+            found[split].append(store.rows([record.digest for record in datamodule.splits[split]]))
+    return found
+
+
+def results_from_features(
+    backend: TorchBackend, features: Rows, digests: Sequence[str], batch_size: int
+) -> Iterator[list[Result]]:
+    """Yield the results that `run_batches` gives for these photos; with batches of `BATCH` bit for bit.
+
+    Args:
+        backend: whose backbone gave the features.
+        features: float32 `[photos, F]`.
+        digests: of the photos' contents.
+        batch_size: photos a batch.
+    """
+    for begin in range(0, len(digests), batch_size):
+        index = range(begin, min(begin + batch_size, len(digests)))
+        rows = np.zeros((batch_size, *features.shape), np.float32)
+        rows[: len(index)] = features.take(index)
+        with backend.one_thread():
+            scores = backend.heads(rows)
+        yield [Result(i, row, digests[i]) for i, row in zip(index, scores, strict=False)]
 
 
 def weights_digest(model: PhotoClassifier) -> str:
@@ -168,44 +190,45 @@ def _rows(
     num_workers: int | None,
     view: View | None = None,
 ) -> Iterator[np.ndarray]:
-    """Yield the features of each photo in turn."""
-    on = choose_device(device)
-    preprocess = Preprocess.from_dict(model.hparams["preprocess"])
-    model = model.to(on).eval()
+    """Yield the features of each photo in turn; the last batch is filled up, for the same digits."""
+    backend = TorchBackend(model, device)
 
     def read(batch: Sequence[Record]) -> np.ndarray:
-        return np.stack([_seen(read_unchanged(root, record, preprocess), record, view) for record in batch])
+        pixels = np.zeros((BATCH, *backend.preprocess.size, 3), np.uint8)
+        for place, record in zip(pixels, batch, strict=False):
+            place[:] = _seen(read_unchanged(root, record, backend.preprocess), record, view)
+        return pixels
 
     def see(batch: Sequence[Record]) -> np.ndarray:
-        torch.set_num_threads(1)
-        return _forward(model, read(batch), on)
+        with backend.one_thread():
+            return backend.features(read(batch))
 
     batches = [records[begin : begin + BATCH] for begin in range(0, len(records), BATCH)]
-    workers = num_workers or min(16, os.cpu_count() or 1)
-    threads = torch.get_num_threads()
-    try:
-        with tqdm(total=len(records), desc="Features", unit="photo", disable=None) as bar:
-            for found in in_order(see if on.type == "cpu" else read, batches, workers):
-                found = found if on.type == "cpu" else _forward(model, found, on)
-                bar.update(len(found))
-                yield from found
-    finally:
-        torch.set_num_threads(threads)
+    found = in_order(read if backend.on_gpu else see, batches, num_workers or min(16, os.cpu_count() or 1))
+    bar = tqdm(total=len(records), desc="Features", unit="photo", disable=None)
+    with backend.threads_kept(), bar:
+        for batch, rows in zip(batches, found, strict=True):
+            rows = backend.features(rows) if backend.on_gpu else rows
+            bar.update(len(batch))
+            yield from rows[: len(batch)]
 
 
 def _seen(pixels: np.ndarray, record: Record, view: View | None) -> np.ndarray:
-    """Return the view of a resized photo, uint8 `[3, H, W]`."""
-    image = torch.from_numpy(pixels).permute(2, 0, 1)
-    if view is not None:
-        transform, seed, number = view
-        with _DRAWING:
-            image = transform(image.contiguous(), seed, number, int(record.digest, 16))
-    return image.numpy()
+    """Return the view of a resized photo, uint8 `[H, W, 3]`."""
+    if view is None:
+        return pixels
+    transform, seed, number = view
+    image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    with _DRAWING:
+        return transform(image, seed, number, int(record.digest, 16)).permute(1, 2, 0).numpy()
 
 
-@torch.inference_mode()
-def _forward(model: PhotoClassifier, images: np.ndarray, on: torch.device) -> np.ndarray:
-    """Return the features of uint8 images `[B, 3, H, W]`; a smaller batch is filled up: the same digits."""
-    filled = np.zeros((BATCH, *images.shape[1:]), np.uint8)
-    filled[: len(images)] = images
-    return model.features(torch.from_numpy(filled).to(on)).float().cpu().numpy()[: len(images)]
+@contextmanager
+def one_thread(only: bool = True) -> Iterator[None]:
+    """Let torch work on one thread: where what it works on is too small to share."""
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1 if only else threads)
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -3,11 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
-from src.datamodules.delimited import pick_column, read_csv
+from src.datamodules.photo_index import PhotoIndex
 from src.datamodules.records import find_photos, ids_from_paths
-from src.datamodules.table import PhotoIndex
 from src.errors import InputError
 from src.images import EXTENSIONS
 
@@ -54,6 +51,8 @@ def find_images(images: str | None, root: str | None = None) -> list[Photo]:
 
 def _from_csv(source: Path, root: str | None) -> list[Photo]:
     """Return the photos that a CSV of paths, or of IDs, names."""
+    from src.datamodules.delimited import pick_column, read_csv  # pandas: only where a table is read
+
     frame = read_csv(source, key="images")
     column = pick_column(frame, None, PATH_COLUMNS, source, key="")
     paths = [path.replace("\\", "/") for path in frame[column].tolist() if path]
@@ -69,17 +68,17 @@ def _from_csv(source: Path, root: str | None) -> list[Photo]:
     if not base.is_dir():
         raise InputError(f"root={root}: no such folder")
     if column == "ID":
-        return _by_id(frame, base / "images" if not root and (base / "images").is_dir() else base)
+        beside = not root and (base / "images").is_dir()
+        return _by_id(frame["ID"].tolist(), base / "images" if beside else base)
     photos = [Photo(id_, path, base / path) for id_, path in zip(ids, paths, strict=True)]
     return sorted(photos, key=lambda photo: photo.path)
 
 
-def _by_id(frame: pd.DataFrame, folder: Path) -> list[Photo]:
-    """Return the photos that the column `ID` names below `folder`, as a table for training does."""
+def _by_id(ids: list[str], folder: Path) -> list[Photo]:
+    """Return the photos that a column of IDs names below `folder`, as a table for training does."""
     index = PhotoIndex(folder)
-    ids = list(dict.fromkeys(id_ for id_ in frame["ID"].tolist() if id_))
     found = {}
-    for id_ in ids:
+    for id_ in dict.fromkeys(filter(None, ids)):
         named = index.find(id_)
         found[id_] = named[0] if len(named) == 1 else id_.replace("\\", "/")
     photos = [Photo(id_, path, folder / path) for id_, path in found.items()]
@@ -89,7 +88,7 @@ def _by_id(frame: pd.DataFrame, folder: Path) -> list[Photo]:
 def refuse_to_overwrite(output: Path, photos: list[Photo], *inputs: str | Path | None) -> None:
     """Refuse an output that is one of the photos, or a file that is being read."""
     taken = {photo.file.resolve() for photo in photos} | {Path(p).expanduser().resolve() for p in inputs if p}
-    if output.resolve() in taken or output.suffix.lower() in EXTENSIONS | {".ckpt"}:
+    if output.resolve() in taken or output.suffix.lower() in EXTENSIONS | {".ckpt", ".onnx"}:
         raise InputError(f"output={output}: that would overwrite an input; name a CSV")
 
 

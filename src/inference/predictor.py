@@ -1,24 +1,20 @@
-"""From a checkpoint to predictions, for one photo or an archive."""
+"""From a model to predictions, for one photo or an archive. No torch but what the backend brings."""
 
 import logging
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
 
-from src.datamodules.inspection import content_digest
 from src.decisions.predictions import columns, decide, row
-from src.errors import InputError, did_you_mean
-from src.images import UnreadableImage, as_upright_rgb, read_photo
+from src.errors import InputError
+from src.images import as_upright_rgb
+from src.inference.backends import Backend, load_backend
+from src.inference.batches import Result, run_batches
 from src.inference.photos import Photo
-from src.models import PhotoClassifier, find_checkpoint, load_model
-from src.preprocess import Preprocess
 
 log = logging.getLogger(__name__)
 
@@ -41,59 +37,20 @@ class Prediction:
     text: str
 
 
-class PhotoList(Dataset):
-    """Photos as resized pixels with their content's digest, or the reason why they cannot be read."""
-
-    def __init__(self, photos: Sequence[Photo], preprocess: Preprocess):
-        self.photos, self.preprocess = photos, preprocess
-
-    def __len__(self) -> int:
-        return len(self.photos)
-
-    def __getitem__(self, index: int) -> tuple[int, np.ndarray | None, str, str]:
-        try:
-            content = read_photo(self.photos[index].file)
-            return index, self.preprocess(content), content_digest(content), ""
-        except UnreadableImage as error:
-            return index, None, "", str(error)
-
-
-def decoded(
-    photos: Sequence[Photo], preprocess: Preprocess, batch_size: int, num_workers: int | None
-) -> DataLoader:
-    """Return the photos in order, in batches of `(index, pixels or None, digest, reason)`.
-
-    Args:
-        photos: the photos.
-        preprocess: opens and resizes, to uint8 `[H, W, 3]`.
-        batch_size: photos a batch.
-        num_workers: processes that decode; null: one per core, 4 at most. One batch is read in this process.
-    """
-    if num_workers is None:
-        num_workers = min(4, os.cpu_count() or 1)
-    return DataLoader(
-        PhotoList(photos, preprocess),
-        batch_size=batch_size,
-        num_workers=num_workers if len(photos) > batch_size else 0,
-        collate_fn=list,
-    )
-
-
 class Predictor:
     """A model with its preprocessing and thresholds.
 
     Args:
-        model: from `load_model`.
-        device: `auto`, `cpu`, `cuda` or `mps`; one that is not there falls back to the CPU with one line.
+        backend: runs the model: a `TorchBackend` or an `OnnxBackend`.
         threshold: for `multilabel`, one value for all labels, or `{label: value}` for some.
         batch_size: photos per forward pass. The last digits of scores can depend on it.
-        num_workers: processes that decode; null: one per core, 4 at most.
+        num_workers: threads that decode and infer (on a GPU: processes that decode); 0: none; null: one per
+            core, 16 at most.
     """
 
     def __init__(
         self,
-        model: PhotoClassifier,
-        device: str = "auto",
+        backend: Backend,
         threshold: float | Mapping[str, float] | None = None,
         batch_size: int = 16,
         num_workers: int | None = None,
@@ -101,18 +58,27 @@ class Predictor:
         for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers or 0, 0)):
             if value < least:
                 raise InputError(f"{name}={value}: needs at least {least}")
-        self.device = choose_device(device)
-        self.model = model.to(self.device).eval()
-        self.task, self.labels = model.task, model.labels
-        self.preprocess = Preprocess.from_dict(model.hparams["preprocess"])
+        self.backend = backend
+        self.task, self.labels, self.preprocess = backend.task, backend.labels, backend.preprocess
         self.thresholds = self._thresholds(threshold)
-        self.batch_size = batch_size
-        self.num_workers = num_workers
+        self.batch_size, self.num_workers = batch_size, num_workers
 
     @classmethod
-    def load(cls, ckpt: str | Path, **options: Any) -> "Predictor":
-        """Load a checkpoint file or a run folder's best; see the class for `options`."""
-        return cls(load_model(find_checkpoint(str(ckpt))), **options)
+    def load(
+        cls,
+        ckpt: str | Path | None,
+        device: str = "auto",
+        backend: str = "auto",
+        precision: str = "32",
+        compile: bool = False,
+        **options: Any,
+    ) -> "Predictor":
+        """Load a run folder's best, a `.ckpt` or `.onnx` file, or an export's folder.
+
+        `backends.load_backend` explains the arguments, the class the further `options`.
+        """
+        name = None if ckpt is None else str(ckpt)
+        return cls(load_backend(name, backend, device, precision, compile), **options)
 
     def _thresholds(self, given: float | Mapping[str, float] | None) -> np.ndarray | None:
         """Return the thresholds to apply: those of the checkpoint with the given ones in their place."""
@@ -120,7 +86,7 @@ class Predictor:
             if given is not None:
                 raise InputError(f"threshold= is for multilabel; {self.task} takes the most probable label")
             return None
-        thresholds = self.model.thresholds.cpu().numpy().copy()
+        thresholds = self.backend.thresholds.copy()
         values = (
             given
             if isinstance(given, Mapping)
@@ -134,12 +100,6 @@ class Predictor:
             thresholds[self.labels.position(str(label))] = value
         return thresholds
 
-    @torch.inference_mode()
-    def scores(self, pixels: np.ndarray) -> np.ndarray:
-        """Return probabilities float32 `[B, labels]` of resized photos uint8 `[B, H, W, 3]`."""
-        image = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).contiguous()
-        return self.model.probabilities(self.model(image)).float().cpu().numpy()
-
     def predict(self, source: str | Path | bytes | Image.Image) -> Prediction:
         """Predict one photo: a path, a file's content, or an opened image.
 
@@ -150,7 +110,7 @@ class Predictor:
             pixels = self.preprocess.resize_image(as_upright_rgb(source))
         else:
             pixels = self.preprocess(source)
-        scores = self.scores(pixels[None])[0]
+        scores = self.backend.scores(pixels[None])[0]
         labels = decide(self.task, self.labels, scores, self.thresholds)
         probabilities = {
             kind: dict(zip(names, scores[self.labels.slices[kind]].tolist(), strict=True))
@@ -166,28 +126,38 @@ class Predictor:
         """Return the columns of this model's `predictions.csv`."""
         return columns(self.task, self.labels, probabilities)
 
-    def rows(self, photos: Sequence[Photo], probabilities: bool = False) -> Iterator[list[dict[str, str]]]:
+    def rows(
+        self,
+        photos: Sequence[Photo],
+        probabilities: bool = False,
+        results: Iterable[list[Result]] | None = None,
+    ) -> Iterator[list[dict[str, str]]]:
         """Yield the rows of `predictions.csv` batch by batch, in the order of `photos`.
 
         At the end one line says how many of the photos the model was trained on, if any.
+
+        Args:
+            photos: the photos.
+            probabilities: whether to add `p:<label>` for each label.
+            results: scores of the photos, in batches; None: they are read and scored here.
         """
-        trained_on, seen = set(self.model.provenance.get("train_digests", ())), 0
-        for batch in decoded(photos, self.preprocess, self.batch_size, self.num_workers):
-            seen += sum(digest in trained_on for _, _, digest, _ in batch)
-            readable = [pixels for _, pixels, _, _ in batch if pixels is not None]
-            scores = iter(self.scores(np.stack(readable)) if readable else ())
+        seen = 0
+        if results is None:
+            results = run_batches(self.backend, photos, self.batch_size, self.num_workers)
+        for batch in results:
+            seen += sum(result.digest in self.backend.trained_on for result in batch)
             yield [
                 row(
                     self.task,
                     self.labels,
-                    photos[index].id,
-                    photos[index].path,
-                    None if error else next(scores),
+                    photos[result.index].id,
+                    photos[result.index].path,
+                    result.values,
                     self.thresholds,
-                    error,
+                    result.error,
                     probabilities,
                 )
-                for index, _, _, error in batch
+                for result in batch
             ]
         if seen:
             log.warning(
@@ -195,17 +165,3 @@ class Predictor:
                 seen,
                 len(photos),
             )
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device of that name; `auto` takes the best one that is there."""
-    choices = ("auto", "cpu", "cuda", "mps")
-    if name not in choices:
-        raise InputError(f"device={name}: {did_you_mean(name, choices)}")
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        name = next(choice for choice in ("cuda", "mps", "cpu") if there[choice])
-    elif not there[name]:
-        log.warning("device=%s is not there: the CPU is used", name)
-        name = "cpu"
-    return torch.device(name)

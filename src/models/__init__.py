@@ -1,6 +1,5 @@
-from src.models.base import PhotoClassifier
-from src.models.checkpoint import REGISTRY, find_checkpoint, init_from, load_model
-from src.models.classifiers import DualHeadClassifier, MultiLabelClassifier
+from src.deferred import deferred
+from src.models.files import find_checkpoint
 
 __all__ = [
     "REGISTRY",
@@ -11,3 +10,15 @@ __all__ = [
     "init_from",
     "load_model",
 ]
+
+__getattr__ = deferred(
+    __name__,
+    {
+        "REGISTRY": "src.models.checkpoint",
+        "DualHeadClassifier": "src.models.classifiers",
+        "MultiLabelClassifier": "src.models.classifiers",
+        "PhotoClassifier": "src.models.base",
+        "init_from": "src.models.checkpoint",
+        "load_model": "src.models.checkpoint",
+    },
+)

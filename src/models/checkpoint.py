@@ -1,4 +1,4 @@
-"""Checkpoints: find, load, rebuild, and start a model from another one's rows."""
+"""Checkpoints: load, rebuild, and start a model from another one's rows."""
 
 import logging
 from collections.abc import Iterable
@@ -8,6 +8,7 @@ from typing import Any
 from src.errors import InputError, did_you_mean, listed
 from src.models.base import SCHEMA, PhotoClassifier
 from src.models.classifiers import DualHeadClassifier, MultiLabelClassifier
+from src.models.files import find_checkpoint
 from src.models.pickled import read_pickled
 
 log = logging.getLogger(__name__)
@@ -16,28 +17,6 @@ REGISTRY: dict[str, type[PhotoClassifier]] = {
     "multiclass": DualHeadClassifier,
     "multilabel": MultiLabelClassifier,
 }
-
-
-def find_checkpoint(ckpt: str | None, outputs: Path = Path("outputs")) -> Path:
-    """Return the checkpoint that `ckpt` means: a file, a run folder's best, or the newest training run's."""
-    if ckpt:
-        path = Path(ckpt).expanduser()
-        for candidate in (path, path / "checkpoints" / "best.ckpt", path / "best.ckpt"):
-            if candidate.is_file():
-                return candidate
-        if path.is_dir():
-            raise InputError(
-                f"ckpt={ckpt}: a folder without checkpoints/best.ckpt, so not a finished training run"
-            )
-        raise InputError(f"ckpt={ckpt}: no such file or run folder")
-    found = [p for task in REGISTRY for p in (outputs / task).glob("**/checkpoints/best.ckpt")]
-    if not found:
-        raise InputError(
-            f"no training run below {outputs}/: train one, or name a checkpoint with ckpt=RUN_OR_FILE"
-        )
-    newest = max(found, key=lambda p: (p.stat().st_mtime, p.as_posix()))
-    log.info("ckpt= not given: the newest training run, %s", newest.parent.parent)
-    return newest
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -1,0 +1,67 @@
+"""What runs a model: torch with a checkpoint, or ONNX Runtime with an exported file. No torch here."""
+
+from pathlib import Path
+
+from src.errors import InputError, did_you_mean
+from src.inference.batches import DEVICES, Backend
+from src.models.files import find_checkpoint
+from src.overrides import shown, typed
+
+CHOICES = ("auto", "torch", "onnx")
+PRECISIONS = ("32", "bf16", "16")
+EXPORTED = "model.onnx"
+
+
+def load_backend(
+    ckpt: str | None,
+    backend: str = "auto",
+    device: str = "auto",
+    precision: str = "32",
+    compile: bool = False,
+) -> Backend:
+    """Return what runs a checkpoint or an exported model.
+
+    Args:
+        ckpt: a run folder, a `.ckpt` or `.onnx` file, the folder of an export, or null for the newest run.
+        backend: `auto` (what the file is for), `torch` or `onnx`.
+        device: `auto`, `cpu`, `cuda` or `mps`; `auto` takes a GPU with torch, and the CPU with ONNX Runtime.
+        precision: of torch: `32`, or `bf16` or `16` where the device computes that fast.
+        compile: compile the model with torch first.
+
+    Raises:
+        InputError: for a file that is none of these, or options that do not go together.
+    """
+    precision = str(precision)
+    given = (("backend", backend, CHOICES), ("device", device, DEVICES), ("precision", precision, PRECISIONS))
+    for name, value, choices in given:
+        if value not in choices:
+            raise InputError(f"{name}={value}: {did_you_mean(value, choices)}")
+    path = find_model(ckpt)
+    if path.suffix.lower() != ".onnx":
+        if backend == "onnx":
+            raise InputError(
+                f"backend=onnx: {path} is a checkpoint; export it first: "
+                f"python scripts/export.py {typed('ckpt', shown(path))}"
+            )
+        from src.inference.torch_backend import TorchBackend
+
+        return TorchBackend.load(path, device, precision, compile)
+    if backend == "torch":
+        raise InputError(f"backend=torch: {path} is an ONNX file; name the run folder or its .ckpt file")
+    for name, value, plain in (("precision", precision, "32"), ("compile", compile, False)):
+        if value != plain:
+            raise InputError(f"{name}={value}: only for checkpoints; an ONNX file is as it was exported")
+    from src.inference.onnx_backend import OnnxBackend
+
+    return OnnxBackend(path, device)
+
+
+def find_model(ckpt: str | None) -> Path:
+    """Return the file that `ckpt` means: also an exported model, or that of an export's folder."""
+    exported = Path(ckpt).expanduser() / EXPORTED if ckpt else None
+    if exported and exported.is_file() and not (exported.parent / "checkpoints").is_dir():
+        return exported
+    path = find_checkpoint(ckpt)
+    if path.suffix.lower() == ".pt2":
+        raise InputError(f"ckpt={ckpt}: for torch.export.load in programs of yours; name the .onnx beside it")
+    return path

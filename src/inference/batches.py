@@ -1,0 +1,149 @@
+"""Photos in batches of one size, decoded and inferred at the same time, results in order. No torch."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from src.images import UnreadableImage, content_digest, read_photo
+from src.inference.photos import Photo
+from src.labels import LabelSpace
+from src.overlap import in_order
+from src.preprocess import Preprocess
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one photo.
+
+    Attributes:
+        index: its position in the list of photos.
+        values: float32 of shape `[values]`; None where the photo cannot be read.
+        digest: of the file's content; empty where it cannot be read.
+        error: why it cannot be read, else empty.
+    """
+
+    index: int
+    values: np.ndarray | None = None
+    digest: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Photos that have been read.
+
+    Attributes:
+        photos: a result without values for each.
+        pixels: uint8 `[batch_size, H, W, 3]`; a row for each photo that can be read, then zeros.
+    """
+
+    photos: list[Result]
+    pixels: np.ndarray
+
+
+class Backend(Protocol):
+    """A model ready to run, with everything that a prediction needs.
+
+    Attributes:
+        task: `dual_head`, `multiclass` or `multilabel`.
+        labels: the label space.
+        preprocess: from a photo to its pixels.
+        thresholds: float32 `[labels]` for `multilabel`; else None.
+        trained_on: digests of the photos that the weights were trained on.
+        on_gpu: whether forward passes run on a GPU, so that decoding has the CPU to itself.
+    """
+
+    task: str
+    labels: LabelSpace
+    preprocess: Preprocess
+    thresholds: np.ndarray | None
+    trained_on: frozenset[str]
+    on_gpu: bool
+
+    def scores(self, pixels: np.ndarray) -> np.ndarray:
+        """Return probabilities float32 `[B, labels]` of resized photos uint8 `[B, H, W, 3]`."""
+
+    def one_thread(self) -> AbstractContextManager[None]:
+        """Hold forward passes of the calling thread to one core."""
+
+    def threads_kept(self) -> AbstractContextManager[None]:
+        """Give the process its number of threads back, whatever `one_thread` did in other threads."""
+
+    def loaded(self, photos: Sequence[Photo], batch_size: int, num_workers: int) -> Iterator[Batch]:
+        """Yield batches that `num_workers` processes read; for GPUs only."""
+
+
+def read_batch(photos: Sequence[Photo], start: int, size: int, preprocess: Preprocess) -> Batch:
+    """Read, decode and resize `photos[start:start + size]`.
+
+    A batch is always full: matrix products sum in another order for another number of rows, so a photo's
+    last digits would depend on how many photos stand beside it.
+    """
+    found: list[Result] = []
+    pixels = np.zeros((size, *preprocess.size, 3), np.uint8)
+    rows = 0
+    for index in range(start, min(start + size, len(photos))):
+        try:
+            content = read_photo(photos[index].file)
+            pixels[rows] = preprocess(content)
+        except UnreadableImage as error:
+            found.append(Result(index, error=str(error)))
+        else:
+            found.append(Result(index, digest=content_digest(content)))
+            rows += 1
+    return Batch(found, pixels)
+
+
+def run_batches(
+    backend: Backend,
+    photos: Sequence[Photo],
+    batch_size: int,
+    num_workers: int | None = None,
+    forward: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Iterator[list[Result]]:
+    """Yield the results of each batch, in the order of `photos`.
+
+    On a CPU threads take one batch each, and read, decode and infer it, the forward pass on one thread; on a
+    GPU processes decode and this one infers. On a CPU the values of a photo depend on the photo and
+    `batch_size` alone: not on the photos beside it, the number of threads or where a list begins.
+
+    Args:
+        backend: runs the model.
+        photos: the photos.
+        batch_size: rows of each forward pass; the last batch is filled up.
+        num_workers: threads (on a GPU: processes); 0: none, all is done here; null: one per core, 16 at most.
+        forward: a method of the backend, uint8 `[B, H, W, 3]` to float32 `[B, values]`; null: its `scores`.
+    """
+    forward = forward or backend.scores
+    starts = range(0, len(photos), batch_size)
+    workers = min(os.cpu_count() or 1, 16) if num_workers is None else num_workers
+    workers = min(workers, len(starts))
+    if backend.on_gpu:
+        for batch in backend.loaded(photos, batch_size, workers if len(starts) > 1 else 0):
+            yield _joined(batch.photos, forward(batch.pixels))
+        return
+
+    def work(start: int) -> list[Result]:
+        batch = read_batch(photos, start, batch_size, backend.preprocess)
+        if all(result.error for result in batch.photos):
+            return batch.photos
+        with backend.one_thread():
+            return _joined(batch.photos, forward(batch.pixels))
+
+    if workers < 1:
+        yield from map(work, starts)
+    else:
+        with backend.threads_kept(), closing(in_order(work, starts, workers)) as results:
+            yield from results
+
+
+def _joined(read: list[Result], values: np.ndarray) -> list[Result]:
+    """Return the photos with their values; rows stand for those that could be read."""
+    rows = iter(values)
+    return [r if r.error else Result(r.index, next(rows), r.digest) for r in read]

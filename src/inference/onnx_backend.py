@@ -1,0 +1,147 @@
+"""An exported model run by ONNX Runtime. Everything it needs stands in the file's metadata. No torch."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.errors import InputError, listed
+from src.inference.batches import Batch
+from src.inference.photos import Photo
+from src.labels import TASKS, LabelSpace
+from src.preprocess import Preprocess
+
+SCHEMA = 1  # of the metadata
+KEYS = ("schema", "task", "labels", "preprocess", "thresholds", "calibration", "provenance", "precision")
+FAST_INT8 = {"AVX2", "X86_V3", "ASIMDDP"}  # as NumPy names the instructions, one of which int8 needs
+
+
+class OnnxBackend:
+    """An exported model; see `batches.Backend` for the attributes.
+
+    Each forward pass runs on the thread that asks for it, so that any number of threads can ask at once, and
+    the scores do not depend on how many do.
+
+    Args:
+        path: what `scripts/export.py` wrote.
+        device: `auto` and `cpu` are the CPU; `cuda` where ONNX Runtime was built for it.
+
+    Raises:
+        InputError: for a missing ONNX Runtime, a file that is broken, of another program or of a newer
+            version, a device that is not there, or an int8 model on a CPU that computes it slowly.
+    """
+
+    def __init__(self, path: Path, device: str = "auto"):
+        self._session = _open(path, device)
+        self.metadata = read_metadata(self._session.get_modelmeta().custom_metadata_map, path)
+        if self.metadata["precision"] == "int8" and device != "cuda":
+            check_int8(path)
+        self.task = self.metadata["task"]
+        self.labels = LabelSpace(self.metadata["labels"])
+        self.preprocess = Preprocess.from_dict(self.metadata["preprocess"])
+        thresholds = self.metadata["thresholds"]
+        self.thresholds = None if thresholds is None else np.array(thresholds, np.float32)
+        self.trained_on = frozenset(self.metadata["provenance"].get("train_digests", ()))
+        self.on_gpu = False  # no loader of torch's: threads decode whatever computes
+        self._check_graph(path)
+
+    def _check_graph(self, path: Path) -> None:
+        """Refuse a graph that does not do what its metadata say."""
+        asked = [(node.name, node.type, node.shape[1:]) for node in self._session.get_inputs()]
+        given = [(node.name, node.type, node.shape[1:]) for node in self._session.get_outputs()]
+        height, width = self.preprocess.size
+        if asked != [("pixels", "tensor(uint8)", [height, width, 3])] or given != [
+            ("probabilities", "tensor(float)", [len(self.labels)])
+        ]:
+            raise InputError(f"{path}: its graph takes {asked} and gives {given}, which its metadata deny")
+        if self.task == "multilabel" and (
+            self.thresholds is None or self.thresholds.shape != (len(self.labels),)
+        ):
+            raise InputError(f"{path}: it has no threshold for each of its {len(self.labels)} labels")
+
+    def scores(self, pixels: np.ndarray) -> np.ndarray:
+        """Return probabilities float32 `[B, labels]` of resized photos uint8 `[B, H, W, 3]`."""
+        return self._session.run(["probabilities"], {"pixels": pixels})[0]
+
+    def one_thread(self) -> AbstractContextManager[None]:
+        """Do nothing: the session runs on the thread that asks."""
+        return nullcontext()
+
+    def threads_kept(self) -> AbstractContextManager[None]:
+        """Do nothing: the session has no threads of its own."""
+        return nullcontext()
+
+    def loaded(self, photos: Sequence[Photo], batch_size: int, num_workers: int) -> Iterator[Batch]:
+        """Never called: see `on_gpu`."""
+        raise NotImplementedError
+
+
+def _open(path: Path, device: str) -> Any:
+    """Return an ONNX Runtime session that computes on the thread that calls it."""
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise InputError(
+            f'{path}: an ONNX file needs ONNX Runtime: python -m pip install -e ".[onnx]" ({error})'
+        ) from error
+    if device == "mps" or (device == "cuda" and "CUDAExecutionProvider" not in ort.get_available_providers()):
+        there = listed(ort.get_available_providers())
+        raise InputError(f"device={device}: this ONNX Runtime has {there} only; use device=cpu")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    providers = ["CUDAExecutionProvider"] if device == "cuda" else []
+    try:
+        return ort.InferenceSession(str(path), options, providers=[*providers, "CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors have no common type of their own
+        raise InputError(f"{path}: not a model that ONNX Runtime can read, or a damaged one") from error
+
+
+def read_metadata(texts: dict[str, str], path: Path) -> dict[str, Any]:
+    """Return what an export wrote beside its graph, checked.
+
+    Args:
+        texts: `{key: JSON}`.
+        path: the file, for messages.
+
+    Raises:
+        InputError: for metadata that are missing, damaged, of a newer version, or that ask for something that
+            this version cannot do.
+    """
+    if "schema" not in texts:
+        raise InputError(f"{path}: not exported by Corbel (no metadata in it): use scripts/export.py")
+    try:
+        found = {key: json.loads(text) for key, text in texts.items()}
+    except ValueError as error:
+        raise InputError(f"{path}: its metadata are damaged ({error})") from error
+    if not isinstance(found["schema"], int) or found["schema"] > SCHEMA:
+        raise InputError(
+            f"{path}: exported by a newer Corbel (schema {found['schema']}, here {SCHEMA}): upgrade, or "
+            "export the run again"
+        )
+    missing = [key for key in KEYS if key not in found]
+    if missing:
+        raise InputError(f"{path}: its metadata lack {listed(missing)}: export the run again")
+    if found["task"] not in TASKS:
+        raise InputError(f"{path}: task '{found['task']}' is not known here")
+    if found["calibration"] is not None:
+        raise InputError(f"{path}: its scores are calibrated in a way that is not known here: upgrade")
+    for key, kind in (("labels", dict), ("preprocess", dict), ("provenance", dict)):
+        if not isinstance(found[key], kind):
+            raise InputError(f"{path}: its metadata are damaged ({key} is no mapping)")
+    return found
+
+
+def check_int8(path: Path) -> None:
+    """Refuse int8 on a CPU without the instructions that make it fast."""
+    found = np.show_config("dicts")["SIMD Extensions"]
+    if not FAST_INT8 & {*found["found"], *found["baseline"]}:
+        raise InputError(
+            f"{path}: this CPU has no instructions for int8 ({listed(sorted(FAST_INT8))}), it would be "
+            "slower than model.onnx; name that file"
+        )

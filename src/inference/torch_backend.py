@@ -1,0 +1,180 @@
+"""A checkpoint run by torch, on a CPU or a GPU."""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from src.errors import InputError, did_you_mean
+from src.inference.batches import DEVICES, Batch, Result, read_batch
+from src.inference.photos import Photo
+from src.models import PhotoClassifier, load_model
+from src.preprocess import Preprocess
+
+log = logging.getLogger(__name__)
+TYPES = {"bf16": torch.bfloat16, "16": torch.float16}
+
+
+class TorchBackend:
+    """A classifier with its device and precision; see `backends.Backend` for the attributes.
+
+    Args:
+        model: from `load_model`; moved to the device and set to eval mode.
+        device: `auto`, `cpu`, `cuda` or `mps`; one that is not there falls back to the CPU with one line.
+        precision: `32`; `bf16` or `16` run the backbone in that type where the device computes it fast.
+        compile: compile the backbone when the first batch comes, anew for each number of rows: some 15 to 60
+            seconds that an archive of many photos earns back.
+
+    Raises:
+        InputError: for a device or precision that does not exist or would be slow, or no compiler.
+    """
+
+    def __init__(
+        self, model: PhotoClassifier, device: str = "auto", precision: str = "32", compile: bool = False
+    ):
+        self.device = choose_device(device)
+        self._type = check_precision(precision, self.device)
+        self.model = model.to(self.device).eval()
+        self.task, self.labels = model.task, model.labels
+        self.preprocess = Preprocess.from_dict(model.hparams["preprocess"])
+        self.thresholds = model.thresholds.cpu().numpy().copy() if self.task == "multilabel" else None
+        self.trained_on = frozenset(model.provenance.get("train_digests", ()))
+        self.on_gpu = self.device.type != "cpu"
+        if compile:
+            check_compiler()
+            self.model.backbone.compile(dynamic=False)
+
+    @classmethod
+    def load(
+        cls, path: Path, device: str = "auto", precision: str = "32", compile: bool = False
+    ) -> "TorchBackend":
+        """Load a checkpoint file; see the class for the options."""
+        return cls(load_model(path), device, precision, compile)
+
+    @torch.inference_mode()
+    def scores(self, pixels: np.ndarray) -> np.ndarray:
+        """Return probabilities float32 `[B, labels]` of resized photos uint8 `[B, H, W, 3]`."""
+        return self._heads(self._features(pixels)).cpu().numpy()
+
+    @torch.inference_mode()
+    def features(self, pixels: np.ndarray) -> np.ndarray:
+        """Return what the heads see, float32 `[B, features]`, of resized photos uint8 `[B, H, W, 3]`."""
+        return self._features(pixels).cpu().numpy()
+
+    @torch.inference_mode()
+    def heads(self, features: np.ndarray) -> np.ndarray:
+        """Return probabilities float32 `[B, labels]` of features float32 `[B, features]`."""
+        return self._heads(torch.from_numpy(features).to(self.device)).cpu().numpy()
+
+    def _features(self, pixels: np.ndarray | torch.Tensor) -> torch.Tensor:
+        """Return features float32 `[B, features]` on the device."""
+        image = torch.as_tensor(pixels).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        cast = torch.autocast(self.device.type, self._type) if self._type else nullcontext()
+        with cast, _compiler_failures():
+            return self.model.features(image).float()
+
+    def _heads(self, features: torch.Tensor) -> torch.Tensor:
+        """Return probabilities float32 `[B, labels]` on the device; the heads never run in half precision."""
+        return self.model.probabilities(self.model.classify(features)).float()
+
+    @contextmanager
+    def one_thread(self) -> Iterator[None]:
+        """Hold forward passes of the calling thread to one core."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    @contextmanager
+    def threads_kept(self) -> Iterator[None]:
+        """Give the process its number of threads back: a new thread takes the last number that was set."""
+        before = torch.get_num_threads()
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    def loaded(self, photos: Sequence[Photo], batch_size: int, num_workers: int) -> Iterator[Batch]:
+        """Yield batches that `num_workers` processes read, in pinned memory for CUDA."""
+        loader = DataLoader(
+            _Batches(photos, batch_size, self.preprocess),
+            batch_size=None,
+            num_workers=num_workers,
+            pin_memory=self.device.type == "cuda",
+        )
+        for read, pixels in loader:
+            yield Batch(read, pixels)
+
+
+class _Batches(Dataset):
+    """Whole batches, so that the loader copies each of them once."""
+
+    def __init__(self, photos: Sequence[Photo], size: int, preprocess: Preprocess):
+        self.photos, self.size, self.preprocess = photos, size, preprocess
+
+    def __len__(self) -> int:
+        return -(-len(self.photos) // self.size)
+
+    def __getitem__(self, number: int) -> tuple[list[Result], torch.Tensor]:
+        batch = read_batch(self.photos, number * self.size, self.size, self.preprocess)
+        return batch.photos, torch.from_numpy(batch.pixels)
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of that name; `auto` takes the best one that is there."""
+    if name not in DEVICES:
+        raise InputError(f"device={name}: {did_you_mean(name, DEVICES)}")
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next(choice for choice in ("cuda", "mps", "cpu") if there[choice])
+    elif not there[name]:
+        log.warning("device=%s is not there: the CPU is used", name)
+        name = "cpu"
+    return torch.device(name)
+
+
+def check_precision(precision: str, device: torch.device) -> torch.dtype | None:
+    """Return the type of half precision, None for full; refuse what this device computes slowly."""
+    if precision not in ("32", *TYPES):
+        raise InputError(f"precision={precision}: {did_you_mean(precision, ('32', *TYPES))}")
+    if precision == "16" and device.type == "cpu":
+        raise InputError("precision=16: slow on a CPU; use precision=32, or a GPU with device=cuda")
+    if precision == "bf16" and device.type == "cpu":
+        able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        if not any(able.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16")):
+            raise InputError(
+                "precision=bf16: this CPU has no instructions for it (AMX, AVX512-BF16) and would take 5 to "
+                "30 times longer; use precision=32, or an int8 model from scripts/export.py"
+            )
+    return TYPES.get(precision)
+
+
+def check_compiler() -> None:
+    """Refuse `compile=true` where torch would find no C++ compiler."""
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "cl"]
+    if not any(shutil.which(name) for name in names):
+        raise InputError(
+            f"compile=true: no C++ compiler ({', '.join(names)}); install one, or use compile=false"
+        )
+
+
+@contextmanager
+def _compiler_failures() -> Iterator[None]:
+    """Turn torch's error about a compilation into one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise InputError(
+            f"compile=true: torch cannot compile this model ({lines[0]}); use compile=false"
+        ) from error

@@ -1,0 +1,135 @@
+"""What runs a model: the same scores however the work is divided, and one line for what cannot be."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from src.errors import InputError
+from src.inference import Photo, Predictor
+from src.inference.backends import load_backend
+from src.inference.batches import run_batches
+from src.inference.torch_backend import TorchBackend, check_precision
+from src.labels import TASKS
+from src.models import REGISTRY, MultiLabelClassifier, backbones
+from tests.made import REPOSITORY, tiny
+
+PIXELS = {"image_size": 16, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+LABELS = {"component": ["Bolt", "Plate"], "defect": ["Crack", "Leaks", "Rust"]}
+
+
+@pytest.fixture
+def model(monkeypatch):
+    monkeypatch.setitem(backbones.BACKBONES, "tiny", backbones.Entry(tiny, None, "fc"))
+    torch.manual_seed(0)
+    return MultiLabelClassifier(
+        task="multilabel", labels=LABELS, preprocess=PIXELS, backbone="tiny", weights=None
+    )
+
+
+@pytest.fixture(scope="module")
+def photos(make_tree, tmp_path_factory):
+    """Eleven photos, of which the fourth cannot be read."""
+    root = make_tree(tmp_path_factory.mktemp("photos"), *(f"{i:02d}.png" for i in range(11)))
+    (root / "03.png").write_bytes(b"no photo")
+    return [Photo(path.stem, path.name, path) for path in sorted(root.iterdir())]
+
+
+def all_scores(backend, photos, batch_size, workers):
+    batches = run_batches(backend, photos, batch_size, workers)
+    return {photos[r.index].id: r.values for batch in batches for r in batch}
+
+
+def check_division(backend, photos):
+    """Scores are the same bits, however many threads share the work and wherever a list begins."""
+    wanted = all_scores(backend, photos, 4, 0)
+    assert list(wanted) == [photo.id for photo in photos] and wanted["03"] is None
+    parts = [photos[i:] for i in range(1, 11)] + [photos[::-1], photos[5:6], photos[::3]]
+    for workers, part in [(1, photos), (2, photos), (3, photos), *((2, part) for part in parts)]:
+        found = all_scores(backend, part, 4, workers)
+        for photo in part:
+            assert np.array_equal(found[photo.id], wanted[photo.id]), (photo.id, workers)
+
+
+def test_torch_scores_depend_on_the_photo_and_the_batch_size_alone(model, photos):
+    threads = torch.get_num_threads()
+    check_division(TorchBackend(model, "cpu"), photos)
+    assert torch.get_num_threads() == threads
+
+
+def test_threads_come_back_when_nobody_listens_any_more(model, photos):
+    threads = torch.get_num_threads()
+    batches = run_batches(TorchBackend(model, "cpu"), photos, 2, 2)
+    next(batches)
+    batches.close()
+    assert torch.get_num_threads() == threads
+
+
+def test_features_and_heads_make_up_the_scores(model):
+    backend = TorchBackend(model, "cpu")
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
+    features = backend.features(pixels)
+    assert features.shape == (3, 108) and features.dtype == np.float32
+    assert np.array_equal(backend.heads(features), backend.scores(pixels))
+    with torch.inference_mode():
+        image = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        wanted = model.probabilities(model(image)).numpy()
+    np.testing.assert_allclose(backend.scores(pixels), wanted, atol=1e-6)
+
+
+def test_rows_are_those_of_single_photos(model, photos):
+    model.thresholds.fill_(0.4)
+    predictor = Predictor(TorchBackend(model, "cpu"), batch_size=4, num_workers=2)
+    rows = [row for batch in predictor.rows(photos) for row in batch]
+    assert [row["status"] for row in rows] == ["error" if photo.id == "03" else "ok" for photo in photos]
+    for photo, row in zip(photos, rows, strict=True):
+        if row["status"] == "ok":
+            said = predictor.predict(photo.file)
+            assert ";".join(said.labels["defect"]) == row["defects"]
+
+
+def test_the_registry_knows_every_task():
+    assert set(REGISTRY) == set(TASKS)
+
+
+def test_half_precision_is_refused_where_it_is_slow(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True}, raising=False)
+    cpu = torch.device("cpu")
+    with pytest.raises(InputError, match="precision=bf16: this CPU has no instructions"):
+        check_precision("bf16", cpu)
+    with pytest.raises(InputError, match="precision=16: slow on a CPU"):
+        check_precision("16", cpu)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    assert check_precision("bf16", cpu) is torch.bfloat16 and check_precision("32", cpu) is None
+
+
+def test_compiling_without_a_compiler_is_one_line(model, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(InputError, match=r"compile=true: no C\+\+ compiler \(no-such-compiler\)"):
+        TorchBackend(model, "cpu", compile=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"backend": "tourch"}, "did you mean 'torch'"),
+        ({"device": "gpu"}, "device=gpu: did you mean"),
+        ({"precision": "fp16"}, "precision=fp16"),
+        ({"backend": "onnx"}, r"export it first: python scripts/export.py ckpt="),
+    ],
+)
+def test_options_that_do_not_fit(options, words, tmp_path):
+    (tmp_path / "a.ckpt").touch()
+    with pytest.raises(InputError, match=words):
+        load_backend(str(tmp_path / "a.ckpt"), **options)
+
+
+def test_the_way_to_a_backend_imports_no_torch():
+    code = (
+        "import sys; import src.inference, src.inference.onnx_backend, src.decisions.predictions\n"
+        "heavy = {'torch', 'lightning', 'torchvision', 'pandas', 'sklearn', 'scipy', 'matplotlib'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY, timeout=60)

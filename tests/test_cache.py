@@ -1,0 +1,308 @@
+import errno
+import json
+import logging
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from src.datamodules import FolderDataModule, cache
+from src.datamodules import memory as memories
+from src.datamodules.cache import RowStore
+from src.datamodules.image_cache import image_store, store_images
+from src.datamodules.inspection import inspect_photos
+from src.errors import InputError
+from src.preprocess import Preprocess
+from tests.test_datamodule import COMMON
+
+ABOUT = {"weights": "a"}
+
+
+def store(folder, about=ABOUT, shape=(3,)):
+    return RowStore(folder, "features", about, shape, "float32")
+
+
+def digest(number: int) -> str:
+    return f"{number * 0x9E3779B97F4A7C15 % 2**64:016x}"
+
+
+def filled(folder, numbers, **options):
+    made = store(folder, **options)
+    for number in numbers:
+        made.add(digest(number), np.full(made.shape, number, np.float32))
+    made.flush()
+    return made
+
+
+def test_rows_come_back_in_the_order_asked_for(tmp_path):
+    filled(tmp_path, range(5))
+    found = filled(tmp_path, range(5, 9))
+    assert found.missing(map(digest, (8, 9, 0, 9))) == [digest(9)]
+    rows = store(tmp_path).rows([digest(n) for n in (7, 0, 0, 4, 8)])
+    assert rows.take([0, 1, 2, 3, 4]).tolist() == [[n] * 3 for n in (7, 0, 0, 4, 8)]
+    assert rows.take([4, 0]).tolist() == [[8] * 3, [7] * 3] and rows[3].tolist() == [4] * 3 and len(rows) == 5
+    with pytest.raises(KeyError):
+        found.rows([digest(9)])
+
+
+def test_rows_are_mapped_and_survive_pickling(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "ROWS_A_FILE", 2)
+    monkeypatch.setattr(cache, "OPEN_FILES", 2)
+    rows = filled(tmp_path, range(9)).rows([digest(n) for n in range(9)])
+    assert len(list(tmp_path.glob("features/*/*.rows"))) == 5
+    assert all(rows[n].tolist() == [n] * 3 for n in (0, 8, 3, 5, 0))
+    assert len(rows._maps) == 2 and all(isinstance(m, np.memmap) for m in rows._maps.values())
+    again = pickle.loads(pickle.dumps(rows))
+    assert not again._maps and again.take(range(9)).tobytes() == rows.take(range(9)).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("about", "shape"), [({"weights": "b"}, (3,)), ({"weights": "a", "more": 1}, (3,)), (ABOUT, (4,))]
+)
+def test_rows_of_anything_else_are_not_found(tmp_path, about, shape):
+    filled(tmp_path, range(3))
+    assert store(tmp_path, about, shape).missing([digest(0)]) == [digest(0)]
+
+
+@pytest.mark.parametrize("damage", ["cut", "longer", "text", "empty"])
+def test_a_damaged_file_is_named_and_not_used(tmp_path, damage, caplog):
+    filled(tmp_path, range(3))
+    filled(tmp_path, [7])
+    path = min(tmp_path.glob("features/*/*.rows"))
+    whole = path.read_bytes()
+    path.write_bytes({"cut": whole[:-1], "longer": whole + b"\0", "text": b"rows", "empty": b""}[damage])
+    found = store(tmp_path)
+    assert found.missing([digest(0), digest(7)]) == [digest(0)]
+    assert f"{path} is damaged" in caplog.text and "delete it" in caplog.text
+
+
+def test_of_two_writers_both_leave_whole_files(tmp_path):
+    one, other = store(tmp_path), store(tmp_path)
+    for made, value in ((one, 1), (other, 2)):
+        for number in range(4):
+            made.add(digest(number), np.full(3, value, np.float32))
+    one.flush()
+    other.flush()
+    rows = store(tmp_path).rows([digest(n) for n in range(4)])
+    assert set(rows.take(range(4)).ravel()) <= {1.0, 2.0}
+
+
+def test_folders_that_are_no_cache_of_ours(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("x")
+    with pytest.raises(InputError, match=r"holds files, and no cache: name another folder"):
+        store(tmp_path / "mine")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / cache.MARKER).write_text(json.dumps({"format": 99}))
+    with pytest.raises(InputError, match=r"another version of Corbel \(format 99, here 1\): delete it"):
+        store(tmp_path / "old")
+    (tmp_path / "old" / cache.MARKER).write_text("{")
+    with pytest.raises(InputError, match="is damaged: delete the folder"):
+        store(tmp_path / "old")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match=r"data.cache_dir="):
+        store(tmp_path / "file" / "below")
+
+
+def test_a_full_disk_keeps_what_was_written(tmp_path, monkeypatch):
+    made = filled(tmp_path, range(3))
+    real = cache.whole_file
+
+    def full(path):
+        if path.suffix == ".rows":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path)
+
+    monkeypatch.setattr(cache, "whole_file", full)
+    made.add(digest(7), np.zeros(3, np.float32))
+    with pytest.raises(InputError, match=r"the disk is full; 3 photos are kept in it: make room"):
+        made.flush()
+    monkeypatch.undo()
+    assert store(tmp_path).missing([digest(0), digest(7)]) == [digest(7)]
+    assert not list(tmp_path.glob("features/*/.*"))
+
+
+def test_what_does_not_fit_is_not_begun(tmp_path, monkeypatch):
+    usage = type("usage", (), {"free": 100})
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: usage)
+    store(tmp_path).check_room(8)
+    with pytest.raises(InputError, match=r"needs 0.0 MB, 0.0 MB are free: .*data.cache=null"):
+        store(tmp_path).check_room(9)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="kills by signal")
+def test_a_kill_while_rows_are_written_leaves_whole_files(tmp_path):
+    code = (
+        "import sys; from tests.test_cache import *\n"
+        "cache.ROWS_A_FILE = 3\n"
+        f"made = store({str(tmp_path)!r}, shape=(20000,))\n"
+        "print('on', flush=True)\n"
+        "for n in range(10**6): made.add(digest(n), np.full(20000, n, np.float32))\n"
+    )
+    for wait in (0.0, 0.03, 0.1):
+        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=cache_root())
+        child.stdout.readline()
+        time.sleep(wait)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    found = store(tmp_path, shape=(20000,))
+    kept = [n for n in range(2000) if not found.missing([digest(n)])]
+    assert all((found.rows([digest(n)])[0] == n).all() for n in kept)
+    os.utime(tmp_path, (0, 0))
+    for left in tmp_path.glob("features/*/.*.tmp"):
+        os.utime(left, (0, 0))
+    found.check_room(1)
+    assert not list(tmp_path.glob("features/*/.*.tmp"))
+
+
+def cache_root() -> str:
+    return os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+@pytest.fixture
+def photos(make_tree, tmp_path):
+    names = [f"{c}_{d}/{i}.jpg" for c in ("Pipe", "Wall") for d in ("Leaks", "Intact") for i in range(6)]
+    root = make_tree(tmp_path / "photos", *names)
+    for name in names:
+        os.utime(root / name, (10**9, 10**9))
+    return root
+
+
+def settled(monkeypatch):
+    """Let the files of this test count as old ones."""
+    monkeypatch.setattr(memories, "SETTLED", -(10**18))
+
+
+def decodes(monkeypatch):
+    """Count what is decoded from here on."""
+    from src.datamodules import inspection
+
+    seen, real = [], inspection.open_image
+
+    def count(source, **options):
+        seen.append(1)
+        return real(source, **options)
+
+    monkeypatch.setattr(inspection, "open_image", count)
+    return seen
+
+
+def test_photos_that_have_not_changed_are_not_read_again(photos, tmp_path, monkeypatch):
+    settled(monkeypatch)
+    paths = sorted(p.relative_to(photos).as_posix() for p in photos.rglob("*.jpg"))
+    first = inspect_photos(photos, paths, cache_dir=tmp_path / "cache")
+    assert first == inspect_photos(photos, paths)
+    seen = decodes(monkeypatch)
+    assert inspect_photos(photos, paths[::-1], cache_dir=tmp_path / "cache") == first[::-1] and not seen
+    other = (photos / paths[0]).read_bytes()
+    path = photos / paths[3]
+    before = path.stat()
+    path.write_bytes(other + b"\0" * max(0, before.st_size - len(other)))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # its size and time as they were
+    again = inspect_photos(photos, paths, cache_dir=tmp_path / "cache")
+    assert len(seen) == 1 and again[3].digest != first[3].digest and again[:3] == first[:3]
+    (photos / paths[3]).unlink()
+    assert inspect_photos(photos, paths, cache_dir=tmp_path / "cache")[3].reason == "no such file"
+
+
+def test_a_photo_that_changed_a_moment_ago_is_read_again(photos, tmp_path, monkeypatch):
+    paths = sorted(p.relative_to(photos).as_posix() for p in photos.rglob("*.jpg"))
+    inspect_photos(photos, paths, cache_dir=tmp_path / "cache")
+    seen = decodes(monkeypatch)
+    inspect_photos(photos, paths, cache_dir=tmp_path / "cache")
+    assert len(seen) == len(paths)
+
+
+def test_a_memory_that_cannot_be_had_is_said_and_done_without(photos, tmp_path, monkeypatch, caplog):
+    settled(monkeypatch)
+    paths = ["Pipe_Leaks/0.jpg"]
+    first = inspect_photos(photos, paths, cache_dir=tmp_path / "cache")
+    (file,) = tmp_path.glob("cache/inspected/*.npy")
+    file.write_bytes(b"damaged")
+    assert inspect_photos(photos, paths, cache_dir=tmp_path / "cache") == first
+    assert f"{file} is damaged" in caplog.text
+    monkeypatch.setattr(
+        memories, "write_whole", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
+    )
+    file.unlink()
+    assert inspect_photos(photos, paths, cache_dir=tmp_path / "cache") == first
+    assert "cannot be written (No space left): photos are read again next time" in caplog.text
+    (tmp_path / "cache" / cache.MARKER).write_text('{"format": 2}')
+    assert inspect_photos(photos, paths, cache_dir=tmp_path / "cache") == first
+    assert "Photos are read anew: data.cache_dir=" in caplog.text
+
+
+def module(photos, tmp_path, **options):
+    given = COMMON | {"augment": {"horizontal_flip": 0.5, "rotation": 10.0}} | options
+    made = FolderDataModule(root=str(photos), task="dual_head", cache_dir=str(tmp_path / "cache"), **given)
+    made.setup()
+    made.prepare_data()
+    return made
+
+
+def batches(made, epoch):
+    loader = made.train_dataloader()
+    loader.sampler.set_epoch(epoch)
+    return list(loader) + list(made.val_dataloader())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("views", [None, 2])
+def test_image_cache_gives_the_same_batches_without_decoding(photos, tmp_path, monkeypatch, workers, views):
+    plain = module(photos, tmp_path, views=views)
+    kept = module(photos, tmp_path, cache="images", num_workers=workers, views=views)
+    monkeypatch.setattr(Preprocess, "__call__", None)  # in the workers, too: they are forked
+    monkeypatch.setattr("src.datamodules.image_cache.read_unchanged", None)
+    seen = [batches(kept, epoch) for epoch in range(3)]
+    module(photos, tmp_path, cache="images").prepare_data()
+    monkeypatch.undo()
+    for epoch, found in enumerate(seen):
+        for one, other in zip(batches(plain, epoch), found, strict=True):
+            assert all(torch.equal(one[key], other[key]) for key in ("image", "target", "index"))
+
+
+def test_views_take_turns_and_follow_the_content(photos, tmp_path):
+    made = module(photos, tmp_path, views=2)
+    dataset = made.dataset("train")
+    images = [[dataset[epoch, i]["image"] for i in range(len(dataset))] for epoch in range(4)]
+    for first, third in ((0, 2), (1, 3)):
+        assert all(map(torch.equal, images[first], images[third]))
+    assert not all(map(torch.equal, images[0], images[1]))
+    made.splits["train"].reverse()
+    turned = made.dataset("train")
+    assert all(torch.equal(turned[1, len(turned) - 1 - i]["image"], images[1][i]) for i in range(len(turned)))
+
+
+def test_the_size_is_said_and_a_replaced_photo_is_refused(photos, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    made = module(photos, tmp_path, cache="images")
+    assert "Image cache: 24 photos to decode once, 0.0 MB in" in caplog.text
+    records = [r for split in made.splits.values() for r in split]
+    first, second = records[0], records[1]
+    (photos / first.path).write_bytes((photos / second.path).read_bytes())
+    elsewhere = image_store(tmp_path / "other", made.preprocess)
+    with pytest.raises(InputError, match="has been replaced since this run began"):
+        store_images(elsewhere, photos, records, made.preprocess)
+    assert not image_store(tmp_path / "cache", made.preprocess).missing(r.digest for r in records)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cache": "image"}, "did you mean 'images'"),
+        ({"cache": "images", "cache_dir": None}, "data.cache=images needs a folder"),
+        ({"views": 0}, "data.views=0: needs at least 1"),
+        ({"views": 3, "augment": None}, "data.views=3: without data.augment there is one view"),
+    ],
+)
+def test_bad_options_are_one_line(photos, tmp_path, options, message):
+    given = {"cache_dir": str(tmp_path), "augment": {}} | options
+    with pytest.raises(InputError, match=message) as caught:
+        FolderDataModule(root=str(photos), task="dual_head", **COMMON | given)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,178 @@
+"""Training on what is kept of the photos, beside training on the photos."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from src.inference import features
+from src.models.checkpoint import read_checkpoint
+from tests.made import FAST, make_folders, make_table, only_run, run_script
+
+FROZEN = (*FAST, "model.freeze_backbone=true", "trainer.max_epochs=4", "callbacks.early_stopping=null")
+VIEWS = "data.augment={horizontal_flip: 0.5, rotation: 20.0}"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return {
+        "dual_head": make_folders(tmp_path_factory.mktemp("folders")),
+        "multilabel": make_table(tmp_path_factory.mktemp("table")),
+    }
+
+
+@pytest.fixture
+def train(photos, monkeypatch, tmp_path):
+    """Train in a folder of its own with a shared cache; return the run."""
+
+    def call(name, *options, task="dual_head", code=0):
+        home = tmp_path / name
+        home.mkdir(exist_ok=True)
+        monkeypatch.chdir(home)
+        kept = f"data.cache_dir={tmp_path / 'cache'}"
+        given = (f"model={task}", f"data.root={photos[task]}", *FROZEN, kept, *options)
+        assert run_script(monkeypatch, "train", *given) == code
+        return None if code else only_run(home)
+
+    return call
+
+
+def same_training(one, other, tolerance=1e-5):
+    """Hold two runs to the same losses, accuracies and weights."""
+    for column in ("train_loss", "val_loss", "train_accuracy", "val_accuracy", "val_f1"):
+        values = [pd.read_csv(run / "history.csv")[column].to_numpy() for run in (one, other)]
+        np.testing.assert_allclose(*values, atol=tolerance)
+    for name in ("best", "last"):
+        states = [read_checkpoint(run / "checkpoints" / f"{name}.ckpt")["state_dict"] for run in (one, other)]
+        assert states[0].keys() == states[1].keys()
+        for key in states[0]:
+            torch.testing.assert_close(states[0][key], states[1][key], atol=tolerance, rtol=0)
+
+
+def refuse_decoding(monkeypatch):
+    """Let nothing compute a feature from here on."""
+    monkeypatch.setattr(features.TorchBackend, "features", None)
+
+
+@pytest.mark.parametrize("task", ["dual_head", "multilabel"])
+@pytest.mark.parametrize("augment", [("data.augment=null",), (VIEWS, "data.views=2")])
+def test_features_train_the_same_heads(train, monkeypatch, task, augment):
+    plain = train("plain", *augment, task=task)
+    kept = train("kept", *augment, "data.cache=features", task=task)
+    same_training(plain, kept)
+    assert len(pd.read_csv(kept / "history.csv")) == 4
+    tables = [pd.read_csv(run / "predictions.csv", dtype=str) for run in (plain, kept)]
+    assert list(tables[0]["path"]) == list(tables[1]["path"])
+    images = kept / "test_metadata.csv"
+    assert (
+        run_script(
+            monkeypatch, "predict", f"ckpt={kept}", f"images={images}", "output=again.csv", "device=cpu"
+        )
+        == 0
+    )
+    assert Path("again.csv").read_bytes() == (kept / "predictions.csv").read_bytes()
+    first, second = (json.loads((run / "metrics.json").read_text())["test"] for run in (plain, kept))
+    assert first["exact_match"] == second["exact_match"] and abs(first["loss"] - second["loss"]) < 1e-5
+
+
+def test_images_train_the_same_bits(train):
+    plain = train("plain", VIEWS, "model.freeze_backbone=false")
+    kept = train("kept", VIEWS, "model.freeze_backbone=false", "data.cache=images")
+    same_training(plain, kept, tolerance=0)
+    assert (plain / "predictions.csv").read_bytes() == (kept / "predictions.csv").read_bytes()
+
+
+def test_features_are_computed_once_and_shared_by_seeds_rates_and_folds(train, monkeypatch):
+    first = train("first", "data.augment=null", "data.cache=features")
+    refuse_decoding(monkeypatch)
+    kept = (
+        "data.augment=null",
+        "data.cache=features",
+        f"model.weights={first / 'checkpoints' / 'best.ckpt'}",
+    )
+    train("rate", *kept, "model.lr=0.003", "seed=7")
+    train("fold", *kept, "data.folds=3", "data.fold=1")
+
+
+def test_other_weights_another_size_a_replaced_photo_are_computed_anew(train, photos, tmp_path, monkeypatch):
+    root = shutil.copytree(photos["dual_head"], tmp_path / "copy")
+    kept = ("data.augment=null", "data.cache=features", f"data.root={root}")
+    seen, real = [], features.read_unchanged
+
+    def count(root, record, preprocess):
+        seen.append(1)
+        return real(root, record, preprocess)
+
+    monkeypatch.setattr(features, "read_unchanged", count)
+    first = train("first", *kept)
+    assert sum(seen) == 72
+    seen.clear()
+    train("size", *kept, "preprocess.image_size=18")
+    assert sum(seen) == 72
+    seen.clear()
+    train("weights", *kept, f"model.weights={first / 'checkpoints' / 'best.ckpt'}")
+    assert not seen  # the backbone was frozen: these are the same weights
+    state = read_checkpoint(first / "checkpoints" / "best.ckpt")["state_dict"]
+    other = {
+        name: tensor * 1.01 if name.endswith("conv.weight") else tensor for name, tensor in state.items()
+    }
+    torch.save({"state_dict": other}, tmp_path / "other.pth")
+    train("others", *kept, f"model.weights={tmp_path / 'other.pth'}")
+    assert sum(seen) == 72
+    seen.clear()
+    path = min(root.rglob("*.jpg"))
+    status = path.stat()
+    path.write_bytes(path.read_bytes()[:-2] + b"\0\xff\xd9")  # another content, the same picture
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    train("replaced", *kept)
+    assert sum(seen) == 1
+
+
+def test_a_resumed_run_on_features_ends_with_the_same_bits(train, tmp_path, monkeypatch):
+    options = (VIEWS, "data.views=3", "data.cache=features", "model.schedule=cosine")
+    whole = train("whole", *options)
+    part = train("part", *options)
+    # the state after two epochs, as a kill would have left it
+    from src.callbacks.checkpoint import BestCheckpoint
+
+    real = BestCheckpoint.on_train_epoch_end
+
+    def die(self, trainer, pl_module):
+        real(self, trainer, pl_module)
+        if trainer.current_epoch == 1:
+            raise KeyboardInterrupt
+
+    shutil.rmtree(tmp_path / "part")
+    monkeypatch.setattr(BestCheckpoint, "on_train_epoch_end", die)
+    (tmp_path / "part").mkdir()
+    train("part", *options, code=130)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path / "part")
+    (last,) = (tmp_path / "part").glob("outputs/*/*/checkpoints/last.ckpt")
+    part = last.parent.parent
+    assert run_script(monkeypatch, "train", f"resume={part}") == 0
+    same_training(whole, part, tolerance=0)
+    assert (whole / "predictions.csv").read_bytes() == (part / "predictions.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "data.cache=features needs data.augment=null, or data.views=K"),
+        (("data.augment=null", "model.freeze_backbone=false"), "needs model.freeze_backbone=true"),
+    ],
+)
+def test_what_features_cannot_stand_for_is_one_line(train, capsys, options, message):
+    train("refused", "data.cache=features", *options, code=2)
+    assert message in capsys.readouterr().err
+
+
+def test_the_best_epoch_is_on_the_disk_once(train):
+    run = train("once", "data.augment=null", "data.cache=features", "trainer.max_epochs=1")
+    best, last = (run / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+    assert best.stat().st_ino == last.stat().st_ino
