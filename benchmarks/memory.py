@@ -11,7 +11,6 @@ from PIL import Image
 
 from benchmarks.harness import BENCH, CORES, Work, threads
 from benchmarks.photos import copies
-from benchmarks.predict import scorer
 from benchmarks.processes import resident_mb
 from src.decisions.predictions import PredictionWriter
 from src.inference import Photo, Predictor, find_images
@@ -69,7 +68,7 @@ def all_in_memory(given: Given) -> dict[int, float]:
     few = given.photos[: len(given.photos) // 100]
     pixels = np.stack([given.predictor.preprocess(photo.file) for photo in few])
     scores = np.concatenate(
-        [scorer(given.predictor)(part) for part in np.array_split(pixels, len(few) // 64 + 1)]
+        [given.predictor.backend.scores(part) for part in np.array_split(pixels, len(few) // 64 + 1)]
     )
     np.savetxt(BENCH / "memory_naive.csv", scores, delimiter=",")
     return {}

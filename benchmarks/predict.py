@@ -73,22 +73,15 @@ def ours(given: Given) -> Path:
 
 def limit(given: Given) -> list[np.ndarray]:
     """Decode each photo once and run the model on it once, on all cores; write nothing."""
-    preprocess, run = given.predictor.preprocess, scorer(given.predictor)
+    preprocess, backend = given.predictor.preprocess, given.predictor.backend
 
     def work(batch: list[Path]) -> np.ndarray:
-        return run(np.stack([preprocess(path) for path in batch]))
+        with backend.one_thread():
+            return backend.scores(np.stack([preprocess(path) for path in batch]))
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     batches = [given.photos[start : start + BATCH] for start in range(0, len(given.photos), BATCH)]
-    found = list(in_order(work, batches, threads()))
-    torch.set_num_threads(before)
-    return found
-
-
-def scorer(predictor: Predictor) -> Callable[[np.ndarray], np.ndarray]:
-    """Return what computes the scores of resized photos."""
-    return predictor.backend.scores if hasattr(predictor, "backend") else predictor.scores
+    with backend.threads_kept():
+        return list(in_order(work, batches, threads()))
 
 
 def described(given: Given, result: np.ndarray | Path | list) -> dict:

@@ -321,7 +321,7 @@ def test_a_plain_script_predicts_as_corbel_does(tmp_path, make_photo, monkeypatc
     monkeypatch.setattr(memory, "BENCH", tmp_path)
     photos = [make_photo(tmp_path / f"{seed}.jpg", seed, (40, 30)) for seed in range(5)]
     model = load_model(memory.model())
-    given = predict.Given(photos, model, Predictor(model, num_workers=0))
+    given = predict.Given(photos, model, Predictor.load(memory.model(), num_workers=0))
     monkeypatch.setattr(plain, "SIZE", 32)
     naive, found = (predict.described(given, way(given)) for way in (predict.script, predict.ours))
     assert predict.agree(naive, found) and found["photos"] == 5 and found["to_torch"] < 1e-5
