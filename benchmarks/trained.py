@@ -23,10 +23,10 @@ def checkpoint() -> Path:
 
 def exported(name: str = "model.onnx") -> Path:
     """Return an exported file of the trained model, `model.onnx` or `model_int8.onnx`."""
-    folder = BENCH / "exported"
+    wanted = "int8" if name == "model_int8.onnx" else "onnx"
+    folder = BENCH / f"exported_{wanted}"
     if not (folder / name).is_file():
-        given = ["precision=int8"] * (name == "model_int8.onnx")
-        _python("scripts/export.py", f"ckpt={checkpoint()}", f"output={folder}", *given)
+        _python("scripts/export.py", f"ckpt={checkpoint()}", f"formats=[{wanted}]", f"output={folder}")
     return folder / name
 
 
