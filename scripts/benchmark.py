@@ -1,5 +1,6 @@
-"""Measure ours beside the naive way: `python scripts/benchmark.py split`; without a name, all of them."""
+"""Measure ours beside the naive way: `python scripts/benchmark.py [NAME...] [--rounds N]`."""
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -9,21 +10,38 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from src.config import REPOSITORY
 from src.errors import did_you_mean, leave
 
-NAMES = ("split", "hash")
+NAMES = (
+    "decode",
+    "train",
+    "finetune",
+    "predict",
+    "forward",
+    "threshold",
+    "split",
+    "hash",
+    "startup",
+    "memory",
+)
 
 
 def main() -> int:
     """Run the benchmarks, write `outputs/bench/NAME.json` and print a table; 1 if a result was not right."""
-    names = sys.argv[1:] or list(NAMES)
-    for name in names:
+    parser = argparse.ArgumentParser(description=f"Benchmarks: {', '.join(NAMES)}.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="none: all of them")
+    parser.add_argument("--rounds", type=int, metavar="N", help="instead of each benchmark's own number")
+    given = parser.parse_args()
+    if given.rounds is not None and given.rounds < 1:
+        leave(2, f"--rounds {given.rounds}: needs at least 1")
+    for name in given.names:
         if name not in NAMES:
             leave(2, f"no benchmark '{name}': {did_you_mean(name, NAMES)}")
-    from benchmarks.harness import circumstances, run, table
+    from benchmarks.harness import run
+    from benchmarks.tables import circumstances, table
 
     right = True
-    for name in names:
+    for name in given.names or NAMES:
         try:
-            rows, remarks = run(name)
+            rows, remarks = run(name, given.rounds)
         except ModuleNotFoundError as error:
             leave(2, f"{error.name} is not installed: benchmarks need the extra dev, pip install -e '.[dev]'")
         file = REPOSITORY / "outputs" / "bench" / f"{name}.json"

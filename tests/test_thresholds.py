@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, precision_recall_curve
 
+from src.decisions import thresholds as module
 from src.decisions.thresholds import GRID, METHODS, apply_thresholds, tune_thresholds
 from src.errors import InputError
 
@@ -43,6 +44,94 @@ def test_equals_brute_force(method, levels):
             candidates = GRID if method == "grid" else np.unique(s)
             expected = brute_force(s, t, candidates) if 0 < t.sum() < rows else 0.5
             assert tuned[label] == expected
+
+
+def by_sorting(scores, positive):
+    """The exact method without bins: every score of one label, sorted."""
+    bits = (scores + np.float32(0)).view(np.uint32)
+    rank = np.where(bits >> np.uint32(31) == 1, ~bits, bits | np.uint32(1 << 31))
+    keys = np.sort(rank.astype(np.uint64) << np.uint64(1) | positive)
+    rank, hits = (keys >> np.uint64(1)).astype(np.uint32), np.cumsum((keys & np.uint64(1)).astype(np.int64))
+    ordered = np.where(rank >> np.uint32(31) == 1, rank & np.uint32((1 << 31) - 1), ~rank).view(np.float32)
+    first = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+    right = hits[-1] - np.concatenate(([0], hits))[first]
+    f1 = 2 * right / (len(scores) - first + hits[-1])
+    best = ordered[first][f1 == f1.max()].astype(np.float64)
+    nearest = np.abs(best - 0.5)
+    return np.float32(best[nearest == nearest.min()].max())
+
+
+def made_scores(rng, rows):
+    """Columns of scores that bins could get wrong."""
+    uniform, tiny = rng.random(rows), np.float32(1e-45)
+    spread = rng.normal(0, 1, rows) * 10.0 ** rng.integers(-38, 38, rows)
+    edge = np.float32(rng.integers(0, module.BINS)) / np.float32(module.BINS - 1)
+    return {
+        "uniform": uniform,
+        "near 0": uniform**12,
+        "near 1": 1 - uniform**12,
+        "one bin": 0.5 + 1e-7 * rng.integers(-9, 9, rows),
+        "edges of bins": edge + np.spacing(edge) * rng.integers(-2, 3, rows),
+        "logits": rng.normal(-3, 4, rows),
+        "both zeros": rng.choice(np.float32([-0.0, 0.0, tiny, -tiny, 2 * tiny]), rows),
+        "extremes": rng.choice(np.float32([-3.4e38, 3.4e38, -np.inf, np.inf, 0.5, 1, 0, -1]), rows),
+        "all sizes": np.clip(spread, -3e38, 3e38),
+        "constant": np.full(rows, rng.choice([0, 0.3, 1, -5, 7])),
+        "coarse": rng.integers(0, 4, rows) / 3,
+        "beyond 1 only": uniform + 1,
+    }
+
+
+@pytest.mark.parametrize(("rows", "bins"), [(2, 64), (3, 64), (7, 64), (40, 64), (300, 4096), (5000, 65536)])
+def test_bins_leave_nothing_of_the_exact_method_out(rows, bins, monkeypatch):
+    monkeypatch.setattr(module, "MANY", 2)
+    monkeypatch.setattr(module, "BINS", bins)
+    rng = np.random.default_rng(rows)
+    for _ in range(max(3, 200 // rows)):
+        for name, scores in made_scores(rng, rows).items():
+            scores = scores.astype(np.float32)
+            rank = scores.argsort().argsort() / rows
+            for positive in (
+                rng.random(rows) < rng.choice([0.01, 0.3, 0.9]),
+                rng.random(rows) < rank,
+                rng.random(rows) < 1 - rank,
+                np.arange(rows) == rng.integers(rows),
+                np.arange(rows) != rng.integers(rows),
+                rank >= 0.5,
+            ):
+                tuned = tune_thresholds(scores[:, None], positive[:, None])[0]
+                expected = by_sorting(scores, positive) if 0 < positive.sum() < rows else np.float32(0.5)
+                assert tuned.tobytes() == expected.tobytes(), name
+
+
+def test_bins_keep_all_cuts_of_equal_f1(monkeypatch):
+    # With the best score alone 2/3, and 2/3 again wherever positives come at this rate.
+    monkeypatch.setattr(module, "MANY", 2)
+    scores = np.linspace(0.9, 0.1, 400, dtype=np.float32)
+    positive = np.zeros(400, bool)
+    positive[[0, 3]] = True  # 2*1/(1+2) = 2*2/(4+2)
+    assert tune_thresholds(scores[:, None], positive[:, None])[0] == scores[3] == by_sorting(scores, positive)
+    positive = np.arange(400) % 2 == 0
+    assert tune_thresholds(scores[:, None], positive[:, None])[0] == by_sorting(scores, positive)
+
+
+@pytest.mark.parametrize("rows", [module.MANY - 1, module.MANY])
+def test_many_photos_equal_the_exact_method(rows):
+    rng = np.random.default_rng(rows)
+    targets = rng.random((rows, 4)) < [0.0003, 0.02, 0.2, 0.7]
+    scores = (1 / (1 + np.exp(-rng.normal(0, 1.2, (rows, 4)) - np.where(targets, 1, -2)))).astype(np.float32)
+    expected = [by_sorting(scores[:, label], targets[:, label]) for label in range(4)]
+    assert tune_thresholds(scores, targets).tobytes() == np.array(expected).tobytes()
+    assert tune_thresholds(scores, targets, "grid").tolist() == [
+        brute_force_counts(scores[:, label], targets[:, label]) for label in range(4)
+    ]
+
+
+def brute_force_counts(scores, positive):
+    """The best of the grid, counted for each of its values."""
+    f1s = [2 * (positive & (scores >= t)).sum() / ((scores >= t).sum() + positive.sum()) for t in GRID]
+    winners = [float(t) for t, f1_ in zip(GRID, f1s, strict=True) if f1_ == max(f1s)]
+    return max(winners, key=lambda t: (-abs(t - 0.5), t))
 
 
 def test_labels_with_few_positives_keep_the_default():

@@ -1,0 +1,51 @@
+"""A trained model for the benchmarks of prediction, made once: ResNet18 at 224 px on the demo set's table."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.harness import BENCH, REPOSITORY
+
+RUN = BENCH / "trained"
+COMMAND = (
+    "scripts/train.py", "experiment=demo", "model=multilabel", "preprocess.image_size=224",
+    "trainer.max_epochs=6", "callbacks.figures=null",
+)  # fmt: skip
+
+
+def checkpoint() -> Path:
+    """Return the checkpoint of a trained model; the first call takes half an hour on two cores."""
+    if not (RUN / "metrics.json").is_file():
+        _python(*COMMAND, f"hydra.run.dir={RUN}")
+    return RUN / "checkpoints" / "best.ckpt"
+
+
+def exported(name: str = "model.onnx") -> Path:
+    """Return an exported file of the trained model, `model.onnx` or `model_int8.onnx`."""
+    wanted = "int8" if name == "model_int8.onnx" else "onnx"
+    folder = BENCH / f"exported_{wanted}"
+    if not (folder / name).is_file():
+        _python("scripts/export.py", f"ckpt={checkpoint()}", f"formats=[{wanted}]", f"output={folder}")
+    return folder / name
+
+
+def can_export() -> bool:
+    """Whether this version exports models and runs them with ONNX Runtime."""
+    return (REPOSITORY / "scripts" / "export.py").is_file() and all(
+        importlib.util.find_spec(name) for name in ("onnx", "onnxruntime")
+    )
+
+
+def best() -> Path:
+    """Return what a person would predict with on a CPU: the exported model, or the checkpoint."""
+    return exported() if can_export() else checkpoint()
+
+
+def _python(*command: str) -> None:
+    """Run Python, and end with what it said if it fails."""
+    done = subprocess.run(
+        [sys.executable, *command], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"error: {' '.join(command)}: {(done.stderr or done.stdout).strip()}")
