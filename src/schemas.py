@@ -42,6 +42,17 @@ class PredictConfig:
 
 
 @dataclass
+class ExportConfig:
+    """Root keys of `conf/export.yaml`."""
+
+    ckpt: str | None = None
+    formats: list[str] = field(default_factory=list)
+    output: str | None = None
+    root: str | None = None
+    output_dir: str = "???"
+
+
+@dataclass
 class DemoConfig:
     """Root keys of `conf/make_demo_data.yaml`."""
 
@@ -77,6 +88,7 @@ class AuditConfig(TrainConfig):
 SCHEMAS = {
     "train": TrainConfig,
     "predict": PredictConfig,
+    "export": ExportConfig,
     "make_demo_data": DemoConfig,
     "explore": ExploreConfig,
     "audit": AuditConfig,

@@ -217,7 +217,7 @@ def test_configuration_page_documents_every_key_and_no_other():
 
 def test_configuration_page_gives_the_defaults_of_the_configuration():
     cfgs = [composed("train"), composed("train", "model=multilabel")]
-    cfgs += [composed(name) for name in ("predict", "make_demo_data", "explore", "audit")]
+    cfgs += [composed(name) for name in ("predict", "export", "make_demo_data", "explore", "audit")]
     wrong = []
     for key, cells in reference().items():
         values = [OmegaConf.select(cfg, key, default="absent") for cfg in cfgs]

@@ -164,10 +164,13 @@ class PhotoClassifier(L.LightningModule, ABC):
         """Return the loss weights of a kind, or None."""
         return getattr(self, f"weight_{kind}", None)
 
+    def normalised(self, image: Tensor) -> Tensor:
+        """Return what the backbone takes, float32 `[B, 3, H, W]`, of a uint8 batch of that shape."""
+        return (image.to(self.mean.dtype) / 255 - self.mean) / self.std
+
     def features(self, image: Tensor) -> Tensor:
         """Return features `[B, F]` of a uint8 batch `[B, 3, H, W]`, normalised here."""
-        image = image.contiguous(memory_format=torch.channels_last)
-        image = (image.to(self.mean.dtype) / 255 - self.mean) / self.std
+        image = self.normalised(image.contiguous(memory_format=torch.channels_last))
         frozen = self.hparams["freeze_backbone"]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             return self.backbone(image)

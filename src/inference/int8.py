@@ -1,0 +1,89 @@
+"""An ONNX file with its convolutions in int8, calibrated on photos."""
+
+import io
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import numpy as np
+
+BATCH = 8  # photos whose activations are in memory at once while histograms are filled
+# The backbone's convolutions and what lies between them. Normalisation and heads keep float32: they cost next
+# to nothing, and probabilities near a threshold depend on them.
+QUANTIZED = ("Conv", "Add", "MaxPool", "Concat", "GlobalAveragePool")
+
+
+def quantized(source: Path, target: Path, calibration: np.ndarray) -> Iterator[str]:
+    """Write `target` with one method of calibration after the other, and yield the method's name each time.
+
+    Weights have a scale per channel and 7 bits: on a CPU without VNNI the products of 8 bits overflow.
+
+    Args:
+        source: an ONNX file in float32.
+        target: the file to write.
+        calibration: photos like those to come, uint8 `[N, H, W, 3]`.
+    """
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    methods = {
+        "minmax": (CalibrationMethod.MinMax, {}),
+        "percentile": (CalibrationMethod.Percentile, {"CalibPercentile": 99.99}),
+        "entropy": (CalibrationMethod.Entropy, {}),
+    }
+    for name, (method, options) in methods.items():
+        # the library logs advice on every graph to the root logger, and prints its progress
+        before = logging.getLogger().manager.disable
+        logging.disable(logging.WARNING)
+        try:
+            with tempfile.TemporaryDirectory(dir=target.parent) as folder, redirect_stdout(io.StringIO()):
+                prepared = Path(folder) / "prepared.onnx"
+                _prepare(source, prepared)
+                quantize_static(
+                    prepared,
+                    target,
+                    _reader(calibration),
+                    quant_format=QuantFormat.QDQ,
+                    op_types_to_quantize=list(QUANTIZED),
+                    per_channel=True,
+                    reduce_range=True,
+                    activation_type=QuantType.QUInt8,
+                    weight_type=QuantType.QInt8,
+                    calibrate_method=method,
+                    extra_options={"CalibStridedMinMax": 1, **options},
+                )
+        finally:
+            logging.disable(before)
+        yield name
+
+
+def _prepare(source: Path, target: Path) -> None:
+    """Write the graph with shapes and with constants and batch norms folded, as quantising wants it."""
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    quant_pre_process(source, target, skip_symbolic_shape=True)
+
+
+def _reader(photos: np.ndarray):
+    """Return what feeds the calibration, batch by batch."""
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):
+        """Batches of photos, of which the library asks for a range at a time."""
+
+        def __init__(self):
+            self.batches = [photos[start : start + BATCH] for start in range(0, len(photos), BATCH)]
+            self.left = iter(self.batches)
+
+        def __len__(self) -> int:
+            return len(self.batches)
+
+        def set_range(self, start_index: int, end_index: int) -> None:
+            self.left = iter(self.batches[start_index:end_index])
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            batch = next(self.left, None)
+            return None if batch is None else {"pixels": batch}
+
+    return Reader()

@@ -1,0 +1,288 @@
+"""Exported models decide like their checkpoint, say what they are, and are refused where they do not."""
+
+import builtins
+import csv
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from src.errors import InputError
+from src.inference import Predictor, find_images, onnx_backend, parity
+from src.inference import export as exporting
+from src.inference.backends import load_backend
+from src.inference.onnx_backend import OnnxBackend, read_metadata
+from src.models import backbones, load_model
+from tests.made import FAST, REPOSITORY, make_folders, make_table, only_run, run_script, tiny
+from tests.test_backends import check_division
+
+HEAVY = ["lightning", "matplotlib", "pandas", "scipy", "sklearn", "torch", "torchvision"]
+
+
+@pytest.fixture(autouse=True)
+def tiny_backbone(monkeypatch):
+    monkeypatch.setitem(backbones.BACKBONES, "tiny", backbones.Entry(tiny, None, "fc"))
+
+
+def trained(home, model, *arguments):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(home)
+        assert (
+            run_script(monkeypatch, "train", f"model={model}", *FAST, "trainer.max_epochs=6", *arguments) == 0
+        )
+    return only_run(home)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    home = tmp_path_factory.mktemp("multilabel")
+    return trained(
+        home, "multilabel", f"data.root={make_table(home / 'my photos', each=6)}", "data.group=asset"
+    )
+
+
+@pytest.fixture(scope="module")
+def photos(run):
+    return run.parents[2] / "my photos" / "images"
+
+
+@pytest.fixture(scope="module")
+def exported(run, tmp_path_factory):
+    """The folder of an export in every format."""
+    home = tmp_path_factory.mktemp("export")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(home)
+        assert run_script(monkeypatch, "export", f"ckpt={run}", "output=model") == 0
+    return home / "model"
+
+
+def changed(exported, folder, **metadata):
+    """A copy of model.onnx with other metadata; None takes a key out."""
+    path = folder / "changed.onnx"
+    model = onnx.load(exported / "model.onnx")
+    texts = {prop.key: prop.value for prop in model.metadata_props}
+    texts |= {key: json.dumps(value) for key, value in metadata.items()}
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, texts)
+    onnx.save(model, path)
+    return path
+
+
+def test_every_format_is_written_and_agrees(exported, run):
+    assert {path.name for path in exported.iterdir()} == {"model.onnx", "model_int8.onnx", "model.pt2"}
+    model = load_model(run / "checkpoints" / "best.ckpt")
+    for name, precision in (("model.onnx", "fp32"), ("model_int8.onnx", "int8")):
+        found = OnnxBackend(exported / name).metadata
+        assert found["precision"] == precision and found["calibration"] is None
+        assert found["labels"] == model.labels.as_dict() and found["task"] == "multilabel"
+        np.testing.assert_array_equal(np.float32(found["thresholds"]), model.thresholds.numpy())
+        assert found["provenance"] == model.provenance
+        assert found["parity"]["source"].endswith(" validation photos")
+        assert found["parity"]["agreement"] >= 0.99 and found["parity"]["f1"] > 0
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert found["parity"]["reference_f1"] == pytest.approx(metrics["val"]["f1_macro"])
+    kinds = {node.op_type for node in onnx.load(exported / "model_int8.onnx").graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+
+
+def test_the_graph_takes_raw_pixels_and_any_number_of_them(exported):
+    (entry,) = onnx.load(exported / "model.onnx").graph.input
+    sides = entry.type.tensor_type.shape.dim
+    assert entry.name == "pixels" and entry.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert sides[0].dim_param and [side.dim_value for side in sides[1:]] == [16, 16, 3]
+    backend = OnnxBackend(exported / "model.onnx")
+    for count in (1, 3):
+        scores = backend.scores(np.zeros((count, 16, 16, 3), np.uint8))
+        assert scores.shape == (count, len(backend.labels)) and scores.dtype == np.float32
+
+
+def test_torch_s_program_carries_the_same_metadata(exported, photos):
+    extra = {exporting.EXTRA_FILE: ""}
+    program = torch.export.load(exported / "model.pt2", extra_files=extra).module()
+    found, other = json.loads(extra[exporting.EXTRA_FILE]), OnnxBackend(exported / "model.onnx")
+    assert {**found, "parity": 0} == {**other.metadata, "parity": 0}
+    pixels = np.stack([other.preprocess(path) for path in sorted(photos.iterdir())[:3]])
+    np.testing.assert_allclose(program(torch.from_numpy(pixels)).detach(), other.scores(pixels), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model_int8.onnx"])
+def test_onnx_scores_depend_on_the_photo_and_the_batch_size_alone(exported, make_tree, tmp_path, name):
+    root = make_tree(tmp_path / "photos", *(f"{i:02d}.png" for i in range(11)))
+    (root / "03.png").write_bytes(b"no photo")
+    check_division(OnnxBackend(exported / name), find_images(str(root)))
+
+
+def test_predictions_are_the_checkpoint_s(exported, run, photos, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name, ckpt in (("a", run), ("b", exported)):
+        arguments = (f"images='{photos}'", f"ckpt='{ckpt}'", f"output={name}.csv", "probabilities=true")
+        assert run_script(monkeypatch, "predict", *arguments) == 0
+    with open("a.csv") as one, open("b.csv") as other:
+        for row, same in zip(csv.DictReader(one), csv.DictReader(other), strict=True):
+            for key, value in row.items():
+                if key.startswith("p:"):
+                    assert float(same[key]) == pytest.approx(float(value), abs=2e-4)
+                elif key in ("ID", "components", "defects", "status"):
+                    assert same[key] == value
+
+
+def test_the_python_api_takes_an_exported_model(exported, run, photos):
+    photo = sorted(photos.iterdir())[0]
+    said, wanted = (Predictor.load(source).predict(photo) for source in (exported / "model.onnx", run))
+    assert said.labels == wanted.labels
+    everything = Predictor.load(exported, threshold=0.0).predict(photo)
+    assert [len(names) for names in everything.labels.values()] == [3, 2]
+
+
+def test_a_prediction_with_an_exported_model_imports_no_torch(exported, photos, tmp_path):
+    check = (
+        "import atexit, runpy, sys\n"
+        f"heavy = {HEAVY!r}\n"
+        "atexit.register(lambda: print('HEAVY', [n for n in heavy if n in sys.modules], file=sys.stderr))\n"
+        "sys.argv = sys.argv[1:]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    photo = sorted(photos.iterdir())[0]
+    script = str(REPOSITORY / "scripts" / "predict.py")
+    command = [sys.executable, "-c", check, script, f"ckpt={exported / 'model.onnx'}", f"images='{photo}'"]
+    done = subprocess.run(
+        [*command, "output=p.csv"], capture_output=True, text=True, cwd=tmp_path, timeout=60
+    )
+    assert done.returncode == 0 and done.stderr.strip().endswith("HEAVY []"), done.stderr
+    assert len((tmp_path / "p.csv").read_text().splitlines()) == 2
+
+
+def test_int8_that_decides_otherwise_is_not_kept(run, exported, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(exported, "again")
+    monkeypatch.setattr(parity, "MIN_AGREEMENT", 1.01)
+    assert run_script(monkeypatch, "export", f"ckpt={run}", "output=again", "formats=[int8,torch]") == 2
+    said = capsys.readouterr()
+    assert "error: int8 does not decide like the checkpoint and was not kept (minmax: agreement " in said.err
+    assert "percentile: " in said.err and "entropy: " in said.err
+    assert "model.pt2" in said.out and "Traceback" not in said.err
+    assert {path.name for path in (tmp_path / "again").iterdir()} == {"model.onnx", "model.pt2"}
+
+
+def test_a_checkpoint_without_its_run_is_compared_on_made_up_pixels(run, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(run / "checkpoints" / "best.ckpt", "alone.ckpt")
+    assert run_script(monkeypatch, "export", "ckpt=alone.ckpt", "output=.", "formats=[onnx,int8]") == 2
+    said = capsys.readouterr()
+    assert "Checked on 64 made-up images" in said.out and "give the run folder, ckpt=RUN" in said.err
+    assert (tmp_path / "model.onnx").is_file() and not (tmp_path / "model_int8.onnx").exists()
+
+
+def test_scores_that_differ_are_a_refusal(run, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(exporting, "TOLERANCE", -1)
+    assert run_script(monkeypatch, "export", f"ckpt={run}", "output=out", "formats=[onnx]") == 2
+    assert "onnx: scores differ from the checkpoint's by up to" in capsys.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_heads_are_exported_too(tmp_path, monkeypatch, capsys):
+    run = trained(tmp_path, "dual_head", f"data.root={make_folders(tmp_path / 'photos', each=4)}")
+    monkeypatch.chdir(tmp_path)
+    assert run_script(monkeypatch, "export", f"ckpt={run}", "output=out", "formats=[onnx]") == 0
+    backend = OnnxBackend(tmp_path / "out" / "model.onnx")
+    assert backend.thresholds is None and backend.metadata["parity"]["max_difference"] < 1e-5
+    scores = backend.scores(np.zeros((2, 16, 16, 3), np.uint8))
+    np.testing.assert_allclose(scores.sum(1), 2, atol=1e-5)
+    monkeypatch.setattr(exporting, "load_model", None)  # refused before anything is loaded
+    capsys.readouterr()
+    shutil.rmtree(tmp_path / "photos")
+    assert run_script(monkeypatch, "export", f"ckpt={run}", "formats=[onx]") == 2
+    assert "did you mean 'onnx'" in capsys.readouterr().err
+
+
+def test_photos_that_are_gone_are_one_line(run, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run, "run")
+    (tmp_path / "run" / ".hydra" / "data_root.txt").write_text("nowhere\n")
+    assert run_script(monkeypatch, "export", "ckpt=run", "output=out") == 2
+    assert "name their folder with root=" in capsys.readouterr().err
+    assert run_script(monkeypatch, "export", "ckpt=run", "output=out", f"root={tmp_path}") == 2
+    assert "no such file; the run's photos are needed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ({"schema": 99}, r"exported by a newer Corbel \(schema 99"),
+        ({"calibration": {"temperature": 2.0}}, "calibrated in a way that is not known here"),
+        ({"task": "regression"}, "task 'regression' is not known here"),
+        ({"labels": {"component": ["Bolt"]}}, "which its metadata deny"),
+        ({"labels": ["Bolt"]}, "labels is no mapping"),
+        ({"thresholds": [0.5]}, "no threshold for each"),
+        ({"preprocess": {"image_size": 16, "turn": 3}}, "unknown key preprocess.turn"),
+    ],
+)
+def test_metadata_that_do_not_fit_are_one_line(exported, tmp_path, metadata, words):
+    with pytest.raises(InputError, match=words) as caught:
+        OnnxBackend(changed(exported, tmp_path, **metadata))
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_no_exported_models(exported, tmp_path):
+    (tmp_path / "broken.onnx").write_bytes((exported / "model.onnx").read_bytes()[:2000])
+    with pytest.raises(InputError, match="not a model that ONNX Runtime can read, or a damaged one"):
+        load_backend(str(tmp_path / "broken.onnx"))
+    foreign = onnx.load(exported / "model.onnx")
+    del foreign.metadata_props[:]
+    onnx.save(foreign, tmp_path / "foreign.onnx")
+    with pytest.raises(InputError, match="not exported by Corbel"):
+        load_backend(str(tmp_path / "foreign.onnx"))
+    with pytest.raises(InputError, match=r"lack labels, preprocess"):
+        read_metadata({"schema": "1", "task": '"multilabel"'}, tmp_path)
+    with pytest.raises(InputError, match="damaged"):
+        read_metadata({"schema": "{"}, tmp_path)
+    with pytest.raises(InputError, match=r"name the \.onnx beside it"):
+        load_backend(str(exported / "model.pt2"))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"backend": "torch"}, "backend=torch: .* is an ONNX file"),
+        ({"device": "mps"}, "device=mps: this ONNX Runtime has"),
+        ({"device": "cuda"}, "device=cuda: this ONNX Runtime has"),
+        ({"precision": "bf16"}, "precision=bf16: only for checkpoints"),
+        ({"compile": True}, "compile=True: only for checkpoints"),
+    ],
+)
+def test_options_that_an_exported_model_does_not_take(exported, monkeypatch, options, words):
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(InputError, match=words):
+        load_backend(str(exported), **options)
+
+
+def test_int8_is_refused_on_a_cpu_that_computes_it_slowly(exported, monkeypatch):
+    old = {"SIMD Extensions": {"baseline": ["SSE42"], "found": ["AVX", "F16C"], "not found": ["AVX2"]}}
+    monkeypatch.setattr(onnx_backend.np, "show_config", lambda mode: old)
+    OnnxBackend(exported / "model.onnx")
+    with pytest.raises(InputError, match=r"no instructions for int8 .* name that file"):
+        OnnxBackend(exported / "model_int8.onnx")
+
+
+def test_without_onnx_runtime_the_line_names_the_extra(exported, monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *arguments, **named):
+        if name in ("onnxruntime", "onnx"):
+            raise ImportError(f"No module named '{name}'")
+        return real(name, *arguments, **named)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(InputError, match=r'pip install -e "\.\[onnx\]"'):
+        OnnxBackend(exported / "model.onnx")
+    with pytest.raises(InputError, match=r'pip install -e "\.\[onnx\]"'):
+        exporting.check_formats(["int8"])
+    exporting.check_formats(["torch"])
