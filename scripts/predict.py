@@ -12,17 +12,23 @@ from src import config
 
 @config.command("predict")
 def main(cfg: DictConfig) -> None:
-    """Predict every photo; unreadable ones become rows with `status=error` and exit code 1."""
+    """Predict photos, all or a shard; unreadable ones become rows with `status=error` and exit code 1."""
     from tqdm import tqdm
 
-    from src.decisions.predictions import PredictionWriter
     from src.inference import Predictor, claim, find_images, refuse_to_overwrite
+    from src.inference.archive import find_output, open_output
+    from src.inference.backends import find_model
+    from src.inference.fingerprint import fingerprint
+    from src.inference.shards import find_shard
     from src.overrides import shown
 
+    shard = find_shard(cfg.shard)
+    output = find_output(cfg.output, cfg.output_dir, cfg.resume, shard)
     photos = find_images(cfg.images, cfg.root)
     threshold = OmegaConf.to_container(cfg.threshold) if OmegaConf.is_config(cfg.threshold) else cfg.threshold
+    checkpoint = find_model(cfg.ckpt)
     predictor = Predictor.load(
-        cfg.ckpt,
+        checkpoint,
         device=cfg.device,
         backend=cfg.backend,
         precision=cfg.precision,
@@ -31,24 +37,26 @@ def main(cfg: DictConfig) -> None:
         batch_size=cfg.batch_size,
         num_workers=cfg.num_workers,
     )
-    output = Path(cfg.output).expanduser() if cfg.output else Path(cfg.output_dir) / "predictions.csv"
-    folder = output.is_dir() or str(cfg.output).endswith(("/", "\\"))
-    output = output / "predictions.csv" if folder else output
     refuse_to_overwrite(output, photos, cfg.images, cfg.ckpt)
     if not cfg.output:
         claim(output)
-    unreadable = 0
+    made_of = fingerprint(
+        checkpoint,
+        photos,
+        predictor.columns(cfg.probabilities),
+        threshold=threshold,
+        batch_size=cfg.batch_size,
+        precision=cfg.precision,
+    )
     with (
-        PredictionWriter(output, predictor.columns(cfg.probabilities)) as writer,
-        tqdm(total=len(photos), unit="photo", disable=None) as bar,
+        open_output(output, photos, made_of, shard, cfg.resume) as out,
+        tqdm(total=out.total, initial=out.done, unit="photo", disable=None) as bar,
     ):
-        for rows in predictor.rows(photos, cfg.probabilities):
-            writer.write(rows)
-            unreadable += sum(row["status"] == "error" for row in rows)
-            bar.update(len(rows))
-    print(f"{len(photos) - unreadable} photos predicted, {unreadable} unreadable: {shown(output)}")
-    if unreadable:
-        raise SystemExit(1)
+        for count in out.written(lambda some: predictor.rows(some, cfg.probabilities)):
+            bar.update(count)
+    print(f"{out.summary}: {shown(output)}")
+    if out.exit_code:
+        raise SystemExit(out.exit_code)
 
 
 if __name__ == "__main__":

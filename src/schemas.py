@@ -29,6 +29,8 @@ class PredictConfig:
     images: str | None = None
     ckpt: str | None = None
     output: str | None = None
+    resume: bool = False
+    shard: str | None = None
     root: str | None = None
     threshold: Any = None
     probabilities: bool = False

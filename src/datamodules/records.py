@@ -4,9 +4,11 @@ import logging
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
 
 from src.errors import InputError, listed
 from src.images import EXTENSIONS
@@ -84,10 +86,11 @@ def find_photos(root: Path) -> list[str]:
             for name in sorted(subfolders)
             if not name.startswith((".", "__MACOSX")) and _is_new(os.path.join(folder, name), seen)
         ]
-        relative = Path(folder).relative_to(root)
-        for name in files:
-            if Path(name).suffix.lower() in EXTENSIONS and not name.startswith("."):
-                found.append((relative / name).as_posix())
+        relative = Path(folder).relative_to(root).as_posix()
+        before = "" if relative == "." else f"{relative}/"
+        for name in files:  # no Path for each of a million files
+            if os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith("."):
+                found.append(before + name)
     for path in found:
         if not path.isascii() and any("\ud800" <= letter <= "\udfff" for letter in path):
             raise InputError(f"{root}: the file name {path!a} is not UTF-8: rename it")
@@ -116,9 +119,23 @@ def _is_new(folder: str, seen: set[str]) -> bool:
 def ids_from_paths(paths: Iterable[str]) -> list[str]:
     """Return an ID per path: the path without its extension, or the whole path where two would share one."""
     paths = list(paths)
-    stems = [path[: -len(Path(path).suffix)] if Path(path).suffix else path for path in paths]
-    count = Counter(stems)
-    return [stem if count[stem] == 1 else path for stem, path in zip(stems, paths, strict=True)]
+    shared = shared_ids(paths)
+    return [id_from_path(path, shared) for path in paths]
+
+
+def id_from_path(path: str, shared: Collection[str]) -> str:
+    """Return the path without its extension, or the whole path where that is `shared` by several."""
+    stem = os.path.splitext(path)[0]
+    return path if stem in shared else stem
+
+
+def shared_ids(paths: Sequence[str]) -> set[str]:
+    """Return the paths without extension that several of the paths have in common; a few bytes a path."""
+    stems = np.fromiter((hash(os.path.splitext(path)[0]) for path in paths), np.int64)
+    stems.sort()
+    twice = set(stems[1:][stems[1:] == stems[:-1]].tolist())
+    count = Counter(stem for path in paths if hash(stem := os.path.splitext(path)[0]) in twice)
+    return {stem for stem, times in count.items() if times > 1}
 
 
 def one_label_per_kind(records: list[Record], multiple: str) -> list[Record]:

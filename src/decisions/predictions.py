@@ -11,9 +11,11 @@ import csv
 import errno
 import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -174,6 +176,14 @@ def _check(task: str, labels: LabelSpace) -> None:
         raise InputError(f"multiclass has one kind of labels, not {len(labels.kinds)}: use dual_head")
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What an earlier call left in a file: its first rows and, behind them, the offset in bytes."""
+
+    rows: int
+    end: int
+
+
 class PredictionWriter:
     """Write rows to a CSV file as they come; what is in the file is always whole rows.
 
@@ -183,25 +193,31 @@ class PredictionWriter:
     Args:
         path: The file, replaced if it exists; missing folders are made.
         columns: The header, from `columns`.
+        kept: Rows of an earlier call to go on behind; what follows them in the file is cut.
 
     Raises:
         InputError: if the file cannot be opened or written; the message says how many rows it holds.
     """
 
-    def __init__(self, path: str | Path, columns: Iterable[str]):
+    def __init__(self, path: str | Path, columns: Iterable[str], kept: Kept | None = None):
         self.path = Path(path)
         self.columns = list(columns)
-        self.rows = 0  # whole rows in the file, without the header
+        self.kept = kept
+        self.rows = kept.rows if kept else 0  # whole rows in the file, without the header
         self._file = None
-        self._end = 0  # bytes of the header and of all whole rows
+        self._end = kept.end if kept else 0  # bytes of the header and of all whole rows
 
     def __enter__(self) -> "PredictionWriter":
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "wb", buffering=0)
+            self._file = open(self.path, "r+b" if self.kept else "wb", buffering=0)
+            if self.kept:
+                self._file.truncate(self._end)
+                self._file.seek(self._end)
         except OSError as error:
             raise InputError(f"cannot write {self.path}: {error.strerror}") from None
-        self._append(self.columns)
+        if not self.kept:
+            self._append(self.columns)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -224,9 +240,7 @@ class PredictionWriter:
 
     def _append(self, values: list[str]) -> None:
         """Write one line; on failure cut the file to the last whole one and close it."""
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow(values)
-        line = memoryview(text.getvalue().encode("utf-8", "backslashreplace"))
+        line = memoryview(csv_line(values))
         size = len(line)
         try:
             while line:
@@ -241,5 +255,49 @@ class PredictionWriter:
 
     def _failure(self, error: OSError) -> InputError:
         """Return the one line that says what stopped the writing and what the file holds."""
-        cause = "disk full" if error.errno in _FULL else "cannot write"
-        return InputError(f"{cause} ({error.strerror}): {self.rows} rows kept in {self.path}")
+        return InputError(f"{write_failure(error)}: {self.rows} rows kept in {self.path}")
+
+
+def write_failure(error: OSError) -> str:
+    """Return why something could not be written, in a few words: a full disk is named as that."""
+    cause = "disk full" if error.errno in _FULL else "cannot write"
+    return f"{cause} ({error.strerror or error})"
+
+
+def csv_line(values: Iterable[str]) -> bytes:
+    """Return one line of `predictions.csv`, with its line end."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+def read_lines(file: BinaryIO) -> Iterator[tuple[list[str], int]]:
+    """Yield the values of each whole line of a `predictions.csv`, the header too, and the offset behind it.
+
+    A torn last line, as a kill leaves it, is left out. Memory does not grow with the file.
+
+    Raises:
+        csv.Error: for lines that are no CSV.
+    """
+    end, exhausted = 0, False
+
+    def texts() -> Iterator[str]:
+        nonlocal end, exhausted
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            end += len(line)
+            yield line.decode("utf-8", "backslashreplace")
+        exhausted = True
+
+    reader = csv.reader(texts(), strict=True)
+    while True:
+        try:
+            values = next(reader)
+        except StopIteration:
+            return
+        except csv.Error:
+            if exhausted:  # torn behind a line end within quotes
+                return
+            raise
+        yield values, end

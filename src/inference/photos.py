@@ -1,17 +1,19 @@
 """Which photos `images=` means: a file, a folder, or a CSV of paths."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 from src.datamodules.photo_index import PhotoIndex
-from src.datamodules.records import find_photos, ids_from_paths
+from src.datamodules.records import find_photos, id_from_path, shared_ids
 from src.errors import InputError
 from src.images import EXTENSIONS
 
 PATH_COLUMNS = ("path", "file", "filename", "image", "photo", "ID")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Photo:
     """A photo to predict: its ID and POSIX path in the output, and where the file lies."""
 
@@ -20,7 +22,44 @@ class Photo:
     file: Path
 
 
-def find_images(images: str | None, root: str | None = None) -> list[Photo]:
+class Photos(Sequence[Photo]):
+    """Photos below one folder; of each only its path is in memory, and its ID where it has one of its own.
+
+    Args:
+        paths: POSIX paths relative to `root`, in order.
+        root: the folder.
+        ids: an ID per path; None: the path without its extension.
+        shared: what several paths have in common but for their extension: their ID is the whole path.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        root: Path,
+        ids: Sequence[str] | None = None,
+        shared: Collection[str] = (),
+    ):
+        self._paths, self._root, self._ids, self._shared = paths, root, ids, shared
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    @overload
+    def __getitem__(self, index: int) -> Photo: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Photos": ...
+
+    def __getitem__(self, index: int | slice) -> "Photo | Photos":
+        if isinstance(index, slice):
+            ids = None if self._ids is None else self._ids[index]
+            return Photos(self._paths[index], self._root, ids, self._shared)
+        path = self._paths[index]
+        id_ = id_from_path(path, self._shared) if self._ids is None else self._ids[index]
+        return Photo(id_, path, self._root / path)
+
+
+def find_images(images: str | None, root: str | None = None) -> Photos:
     """Return the photos, sorted by path.
 
     Args:
@@ -38,18 +77,17 @@ def find_images(images: str | None, root: str | None = None) -> list[Photo]:
         paths = find_photos(source)
         if not paths:
             raise InputError(f"images={images}: no photo in it (jpg, jpeg, png, bmp, tif, tiff, webp)")
-        ids = ids_from_paths(paths)
-        return [Photo(id_, path, source / path) for id_, path in zip(ids, paths, strict=True)]
+        return Photos(paths, source, shared=shared_ids(paths))
     if not source.is_file():
         raise InputError(f"images={images}: no such file or folder")
     if source.suffix.lower() in EXTENSIONS:
-        return [Photo(source.stem, source.name, source)]
+        return Photos([source.name], source.parent, [source.stem])
     if source.suffix.lower() not in (".csv", ".tsv", ".txt"):
         raise InputError(f"images={images}: neither a photo nor a folder nor a CSV of paths")
     return _from_csv(source, root)
 
 
-def _from_csv(source: Path, root: str | None) -> list[Photo]:
+def _from_csv(source: Path, root: str | None) -> Photos:
     """Return the photos that a CSV of paths, or of IDs, names."""
     from src.datamodules.delimited import pick_column, read_csv  # pandas: only where a table is read
 
@@ -58,38 +96,47 @@ def _from_csv(source: Path, root: str | None) -> list[Photo]:
     paths = [path.replace("\\", "/") for path in frame[column].tolist() if path]
     if not paths:
         raise InputError(f"images={source}: its column '{column}' is empty")
-    paths = list(dict.fromkeys(paths))
-    ids = ids_from_paths(paths)
+    paths = sorted(set(paths))
+    ids, shared = None, shared_ids(paths)
     if column != "ID" and "ID" in frame.columns:
         cells = [cell.replace("\\", "/") for cell in frame[column].tolist()]
         given = dict(zip(cells, frame["ID"].tolist(), strict=True))
-        ids = [given.get(path) or id_ for path, id_ in zip(paths, ids, strict=True)]
+        ids = [given.get(path) or id_from_path(path, shared) for path in paths]
     base = Path(root).expanduser() if root else data_root(source.parent) or source.parent
     if not base.is_dir():
         raise InputError(f"root={root}: no such folder")
     if column == "ID":
         beside = not root and (base / "images").is_dir()
         return _by_id(frame["ID"].tolist(), base / "images" if beside else base)
-    photos = [Photo(id_, path, base / path) for id_, path in zip(ids, paths, strict=True)]
-    return sorted(photos, key=lambda photo: photo.path)
+    return Photos(paths, base, ids, shared)
 
 
-def _by_id(ids: list[str], folder: Path) -> list[Photo]:
+def _by_id(ids: list[str], folder: Path) -> Photos:
     """Return the photos that a column of IDs names below `folder`, as a table for training does."""
     index = PhotoIndex(folder)
     found = {}
     for id_ in dict.fromkeys(filter(None, ids)):
         named = index.find(id_)
         found[id_] = named[0] if len(named) == 1 else id_.replace("\\", "/")
-    photos = [Photo(id_, path, folder / path) for id_, path in found.items()]
-    return sorted(photos, key=lambda photo: photo.path)
+    ids = sorted(found, key=found.__getitem__)
+    return Photos([found[id_] for id_ in ids], folder, ids)
 
 
-def refuse_to_overwrite(output: Path, photos: list[Photo], *inputs: str | Path | None) -> None:
+def refuse_to_overwrite(output: Path, photos: Sequence[Photo], *inputs: str | Path | None) -> None:
     """Refuse an output that is one of the photos, or a file that is being read."""
-    taken = {photo.file.resolve() for photo in photos} | {Path(p).expanduser().resolve() for p in inputs if p}
-    if output.resolve() in taken or output.suffix.lower() in EXTENSIONS | {".ckpt", ".onnx"}:
+    taken = {Path(p).expanduser().resolve() for p in inputs if p}
+    suffixes = {output.suffix.lower(), output.resolve().suffix.lower()}  # it may be a link to a photo
+    if (
+        output.resolve() in taken
+        or suffixes & (EXTENSIONS | {".ckpt", ".onnx"})
+        or (output.exists() and any(_same_file(photo.file, output) for photo in photos))
+    ):
         raise InputError(f"output={output}: that would overwrite an input; name a CSV")
+
+
+def _same_file(file: Path, output: Path) -> bool:
+    """Whether a photo without a photo's extension is the output: a look at its name costs no disk."""
+    return file.suffix.lower() not in EXTENSIONS and file.exists() and file.samefile(output)
 
 
 def claim(output: Path) -> None:

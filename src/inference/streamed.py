@@ -1,0 +1,183 @@
+"""The CSV of one process: written as rows come, and gone on with after a kill."""
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from src.decisions.predictions import Kept, PredictionWriter, read_lines
+from src.errors import InputError
+from src.inference.durable import hold, read_json, to_disk, write_durably
+from src.inference.fingerprint import differences
+
+if TYPE_CHECKING:
+    from src.inference.photos import Photo
+
+Row = Mapping[str, str]
+RowsOf = Callable[[Sequence["Photo"]], Iterable[list[Row]]]
+
+
+class StreamedOutput:
+    """A CSV with a row for each photo, written as rows come.
+
+    While it is unfinished, `<output>.unfinished` beside it says what it is made of. A call with `resume` that
+    is made of the same goes on behind the last whole row: the file ends with the bytes of an
+    uninterrupted call.
+
+    Args:
+        output: the CSV.
+        photos: all of them, in the order of the rows.
+        made_of: from `fingerprint`.
+        resume: go on with an unfinished output, and leave a finished one alone.
+
+    Attributes:
+        done: rows that were there before this call.
+        total: rows in the end.
+        unreadable: rows with `status=error`.
+
+    Raises:
+        InputError: on entering, if the file cannot be written or holds something that `resume` does not allow
+            for; while writing, as `PredictionWriter`.
+    """
+
+    def __init__(self, output: Path, photos: Sequence["Photo"], made_of: Mapping[str, Any], resume: bool):
+        self.output, self.photos, self.made_of, self.resume = output, photos, made_of, resume
+        self.side = side_file(output)
+        self.done, self.total, self.unreadable = 0, len(photos), 0
+        self._lock: BinaryIO | None = None
+
+    def __enter__(self) -> "StreamedOutput":
+        try:
+            self.output.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.output, "ab")
+        except OSError as error:
+            raise InputError(f"cannot write {self.output}: {error.strerror}") from None
+        try:
+            hold(self._lock, self.output)
+            self._kept = self._earlier()
+            self.done = self._kept.rows if self._kept else 0
+        except BaseException:
+            self._lock.close()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock.close()
+
+    def written(self, rows_of: RowsOf) -> Iterator[int]:
+        """Write the rows that are not there yet; yield how many each time some have come.
+
+        Args:
+            rows_of: gives the rows of photos in their order, as `Predictor.rows`.
+        """
+        if self.done < self.total:
+            if not self._kept:
+                # first: a side file beside the rows of an older call would make them ours
+                os.truncate(self.output, 0)
+                beside = self.side.with_name(f"{self.side.name}.tmp")  # the next call takes it, too
+                write_durably(self.side, json.dumps(self.made_of, indent=1).encode(), beside)
+            with PredictionWriter(self.output, self.made_of["columns"], self._kept) as writer:
+                for rows in rows_of(self.photos[self.done :]):
+                    writer.write(rows)
+                    self.unreadable += sum(row["status"] == "error" for row in rows)
+                    yield len(rows)
+            if writer.rows != self.total:
+                raise RuntimeError(f"{writer.rows} rows for {self.total} photos")
+        to_disk(self._lock)
+        self.side.unlink(missing_ok=True)
+
+    @property
+    def summary(self) -> str:
+        """What became of the photos, in words that the output's name follows."""
+        there = "nothing to do, complete already: " if self.done == self.total else ""
+        return f"{there}{self.total - self.unreadable} photos predicted, {self.unreadable} unreadable"
+
+    @property
+    def exit_code(self) -> int:
+        """1 where photos were unreadable."""
+        return int(self.unreadable > 0)
+
+    def _earlier(self) -> Kept | None:
+        """Return the rows to go on behind; refuse to lose any, or to mix those of two calls."""
+        if not self.side.exists():
+            if not self.resume or not self.output.stat().st_size:
+                return None
+            kept = self._counted()
+            if kept is None or kept.rows < self.total:
+                raise InputError(
+                    f"resume=true: {self.output} is incomplete and {self.side.name} is not beside it, so it "
+                    "cannot be told what it is made of: leave out resume=true to replace it"
+                )
+            return kept
+        if not self.resume:
+            raise InputError(
+                f"{self.output} holds {lines_in(self.output)} rows of an unfinished call: go on with "
+                f"resume=true, or delete {self.output} and {self.side.name}"
+            )
+        before = read_json(self.side)
+        if before != self.made_of:
+            raise InputError(
+                f"resume=true: {self.output} was begun with other {differences(before, self.made_of)}: go on "
+                f"with what it was begun with, or delete {self.output} and {self.side.name}"
+            )
+        return self._counted()
+
+    def _counted(self) -> Kept | None:
+        """Return the whole rows in the file, those of the first photos; None without a header."""
+        kept, errors = check_rows(self.output, self.photos, self.made_of["columns"])
+        self.unreadable = errors
+        return kept
+
+
+def side_file(output: Path) -> Path:
+    """Return the file that stands beside a CSV while it is unfinished."""
+    return output.with_name(f"{output.name}.unfinished")
+
+
+def lines_in(output: Path) -> int:
+    """Return how many whole rows a CSV of predictions holds."""
+    try:
+        with open(output, "rb") as file:
+            return max(0, sum(1 for _ in read_lines(file)) - 1)
+    except (csv.Error, FileNotFoundError):
+        return 0
+
+
+def check_rows(output: Path, photos: Sequence["Photo"], columns: Sequence[str]) -> tuple[Kept | None, int]:
+    """Return the whole rows of a CSV, checked against the photos one by one, and how many are errors.
+
+    Raises:
+        InputError: if its header or a row is not the one of `columns` and `photos`.
+    """
+    kept, errors = None, 0
+    path, status = columns.index("path"), columns.index("status")
+    try:
+        with open(output, "rb") as file:
+            for number, (values, end) in enumerate(read_lines(file), -1):
+                if number == -1:
+                    _same(values, columns, output, "the header")
+                else:
+                    wanted = escaped(photos[number].path) if number < len(photos) else ""
+                    found = values[path] if len(values) == len(columns) else ""
+                    _same(found, wanted or None, output, f"row {number + 1}")
+                    errors += values[status] == "error"
+                kept = Kept(number + 1, end)
+    except csv.Error as error:
+        raise InputError(f"resume=true: {output} is no CSV of predictions ({error}): delete it") from None
+    return kept, errors
+
+
+def _same(found: object, wanted: object, output: Path, where: str) -> None:
+    """Refuse a file that another call wrote."""
+    if found != wanted:
+        raise InputError(
+            f"resume=true: {where} of {output} is not what these photos and this model give: it is the "
+            "output of something else; name another file"
+        )
+
+
+def escaped(text: str) -> str:
+    """Return a path as it stands in the CSV."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
