@@ -103,21 +103,8 @@ class PhotoDataModule(L.LightningDataModule):
         ):
             if value < least:
                 raise InputError(f"data.{name}={value}: needs at least {least}")
-        if cache and not cache_dir:
-            raise InputError(f"data.cache={cache} needs a folder: data.cache_dir=outputs/cache")
-        if views and not augment:
-            raise InputError(f"data.views={views}: without data.augment there is one view")
-        if near_duplicates is not None and not 0 <= near_duplicates <= FAITHFUL:
-            raise InputError(
-                f"data.near_duplicates={near_duplicates}: 0 to {FAITHFUL} bits, or null; further apart, most "
-                "photos of one kind of fixture would count as one"
-            )
-        if folds is None and fold:
-            raise InputError(f"data.fold={fold} needs data.folds, the number of folds: data.folds=5")
-        if folds is not None and not 0 <= fold < folds:
-            raise InputError(f"data.fold={fold}: from 0 to {folds - 1}, as data.folds={folds}")
-        if folds is not None and split_file:
-            raise InputError("data.folds draws the splits itself: leave out data.split_file")
+        _check_kept(cache, cache_dir, views, augment)
+        _check_split(near_duplicates, folds, fold, split_file)
         check_arguments(preprocess, Preprocess, "preprocess")
         check_arguments(augment or {}, TrainTransform, "data.augment")
         check_arguments(class_weights or {}, statistics.Weighting, "data.class_weights")
@@ -333,3 +320,26 @@ class PhotoDataModule(L.LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         """Return the test split in order."""
         return self._loader("test")
+
+
+def _check_kept(cache: str | None, cache_dir: str | None, views: int | None, augment: Mapping | None) -> None:
+    """Refuse a cache without a folder, and views of nothing."""
+    if cache and not cache_dir:
+        raise InputError(f"data.cache={cache} needs a folder: data.cache_dir=outputs/cache")
+    if views and not augment:
+        raise InputError(f"data.views={views}: without data.augment there is one view")
+
+
+def _check_split(near_duplicates: int | None, folds: int | None, fold: int, split_file: str | None) -> None:
+    """Refuse ways to split that make no sense together."""
+    if near_duplicates is not None and not 0 <= near_duplicates <= FAITHFUL:
+        raise InputError(
+            f"data.near_duplicates={near_duplicates}: 0 to {FAITHFUL} bits, or null; further apart, most "
+            "photos of one kind of fixture would count as one"
+        )
+    if folds is None and fold:
+        raise InputError(f"data.fold={fold} needs data.folds, the number of folds: data.folds=5")
+    if folds is not None and not 0 <= fold < folds:
+        raise InputError(f"data.fold={fold}: from 0 to {folds - 1}, as data.folds={folds}")
+    if folds is not None and split_file:
+        raise InputError("data.folds draws the splits itself: leave out data.split_file")
