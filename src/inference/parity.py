@@ -14,7 +14,7 @@ from src.datamodules.delimited import read_csv
 from src.decisions.thresholds import apply_thresholds
 from src.errors import InputError
 from src.inference.batches import Backend, read_batch
-from src.inference.overlap import in_order
+from src.overlap import in_order
 from src.inference.photos import Photo, data_root
 from src.labels import LabelSpace
 from src.models import PhotoClassifier
