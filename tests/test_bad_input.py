@@ -99,7 +99,6 @@ def refused(monkeypatch, tmp_path, capsys):
         (["task=multilabel"], "choose with model="),
         (["model.head_weights={defect: -2}"], "needs a number from 0 on"),
         (["seed=-1"], "needs a whole number from 0"),
-        (["trainer.devices=2"], "trainer.devices=1"),
         (["trainer.accelerator=gppu"], "gppu"),
         (["trainer.max_epochs=0"], "needs at least one epoch"),
         (["trainer.max_epochs=-1"], "needs at least one epoch"),

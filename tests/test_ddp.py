@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,8 +15,10 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from src import ranks
+from src.callbacks.distributed import OtherFailed, ending_together
 from src.config import CONF, check_targets
 from src.datamodules.dataset import EpochSampler
+from src.errors import InputError
 from src.models import DualHeadClassifier, MultiLabelClassifier, backbones
 from src.models.shares import loss_shares
 from tests.made import FAST, REPOSITORY, make_folders, make_table, only_run, run_script, tiny
@@ -174,6 +177,21 @@ def test_what_several_devices_cannot_do_is_one_line(photos, monkeypatch, tmp_pat
     lines = [line for line in said.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and words in lines[0] and "Traceback" not in said
     assert not list(tmp_path.glob("outputs/**/checkpoints"))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [(RuntimeError("lost"), OtherFailed), (InputError("x"), InputError)],
+)
+def test_a_lost_process_gives_its_exit_code_and_the_others_are_ended(error, expected):
+    failed = subprocess.Popen([sys.executable, "-c", "raise SystemExit(2)"])
+    waiting = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    launcher = SimpleNamespace(procs=[waiting, failed])
+    trainer = SimpleNamespace(strategy=SimpleNamespace(launcher=launcher))
+    with pytest.raises(expected) as left, ending_together(trainer):
+        raise error
+    assert waiting.wait(10) == -9 and launcher.procs == []
+    assert expected is InputError or left.value.code == 2
 
 
 @pytest.fixture(scope="module")

@@ -83,6 +83,10 @@ def _normalises_one(model: PhotoClassifier, datamodule: PhotoDataModule) -> bool
     return True
 
 
+class OtherFailed(SystemExit):
+    """The end of a process because another one, which has told why, ended with this exit code."""
+
+
 class OneRun(L.Callback):
     """Makes sure that all processes see the same photos, and lets a request to end reach each at once.
 
@@ -149,7 +153,7 @@ def ending_together(trainer: L.Trainer) -> Iterator[None]:
         for child in children:
             child.kill()
         if code:
-            raise SystemExit(code) from error
+            raise OtherFailed(code) from error
         raise
 
 

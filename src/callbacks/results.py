@@ -22,7 +22,7 @@ from src.analysis.figures import class_distribution_figure, loss_curve_figure
 from src.analysis.report import write_report
 from src.analysis.run_folder import read_run
 from src.callbacks.checkpoint import AtomicCheckpointIO, BestCheckpoint, epochs_done
-from src.callbacks.distributed import OneRun, ending_together
+from src.callbacks.distributed import OneRun, OtherFailed, ending_together
 from src.callbacks.figures import confusion_of
 from src.config import REPOSITORY, build
 from src.datamodules import PhotoDataModule
@@ -139,7 +139,7 @@ def ending_on_signals(trainer: L.Trainer) -> Iterator[None]:
     except BaseException as error:
         # a signal to the whole process group ends loader workers first, and looks like their failure
         interrupted = isinstance(error, KeyboardInterrupt) or (
-            isinstance(error, SystemExit) and error.code == 1 and trainer.interrupted
+            isinstance(error, SystemExit) and error.code == 1 and not isinstance(error, OtherFailed)
         )
         if not trainer.received_sigterm and not interrupted:
             raise
