@@ -67,6 +67,18 @@ def test_threads_come_back_when_nobody_listens_any_more(model, photos):
     assert torch.get_num_threads() == threads
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_processes_that_decode_for_a_gpu_give_the_same_batches(model, photos, workers):
+    backend = TorchBackend(model, "cpu")
+    with backend.one_thread():
+        wanted = all_scores(backend, photos, 4, 0)
+        backend.on_gpu = True
+        found = all_scores(backend, photos, 4, workers)
+    assert list(found) == list(wanted)
+    for id_, scores in wanted.items():
+        assert np.array_equal(found[id_], scores) if scores is not None else found[id_] is None
+
+
 def test_features_and_heads_make_up_the_scores(model):
     backend = TorchBackend(model, "cpu")
     pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
