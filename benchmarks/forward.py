@@ -1,8 +1,7 @@
 """One forward pass of a batch on two threads: ONNX Runtime, float32 and int8, beside eager torch."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -11,12 +10,14 @@ import torch
 from benchmarks.harness import Work
 from benchmarks.photos import drawn
 from benchmarks.predict import eager
-from benchmarks.trained import RUN, can_export, checkpoint, exported
+from benchmarks.trained import RUN, checkpoint, exported
+from src.inference.parity import Parity, check_int8_parity, compared, scores_of, validation_photos
+from src.inference.torch_backend import TorchBackend
 from src.models import PhotoClassifier, load_model
 from src.preprocess import Preprocess
 
 BATCH, BATCHES, THREADS = 8, 20, 2
-AGREEMENT, F1_LOSS, TOLERANCE = 0.99, 0.005, 1e-4
+TOLERANCE = 1e-4  # of a score
 
 
 @dataclass(frozen=True)
@@ -69,48 +70,18 @@ def close(naive: dict, other: dict) -> bool:
     return float(np.abs(np.array(naive["scores"]) - np.array(other["scores"])).max()) <= TOLERANCE
 
 
-def on_validation(given: Given, scores: np.ndarray) -> dict:
-    """Return decisions of the validation photos, by the model that gave these scores, and their macro-F1."""
-    from sklearn.metrics import f1_score
-
-    from src.decisions.thresholds import apply_thresholds
-    from src.inference import find_images
-
-    way = in_torch if np.array_equal(scores, in_torch(given, 1)) else in_onnx
-    preprocess = Preprocess.from_dict(given.model.hparams["preprocess"])
-    photos = find_images(str(RUN / "val_metadata.csv"))
-    found = []
-    for start in range(0, len(photos), BATCH):
-        pixels = np.stack([preprocess(photo.file) for photo in photos[start : start + BATCH]])
-        found.append(way(Given(pixels, given.model, given.session), 1))
-    decided = apply_thresholds(np.concatenate(found), given.model.thresholds.numpy())
-    targets = targets_of(RUN / "val_metadata.csv", given.model)
-    f1 = f1_score(targets, decided, average="macro", zero_division=0.0)
-    return {"f1": float(f1), "_decided": decided.tolist()}
+def on_validation(given: Given, _: np.ndarray) -> dict:
+    """Return how the exported model compares with its checkpoint on the validation photos."""
+    backend = TorchBackend(load_model(checkpoint()), "cpu")
+    checked = validation_photos(RUN, None, backend.model)
+    reference = scores_of(backend.scores, checked.pixels, backend)
+    found = scores_of(lambda pixels: in_onnx(replace(given, pixels=pixels), 1), checked.pixels, backend)
+    return asdict(compared(backend.model, reference, found, checked))
 
 
-def targets_of(table: Path, model: PhotoClassifier) -> np.ndarray:
-    """Return multi-hot targets of a split's table, in the order of `find_images`."""
-    import pandas as pd
-
-    frame = pd.read_csv(table, dtype=str, keep_default_na=False).sort_values("path")
-    rows = frame[list(model.labels.kinds)].itertuples(index=False)
-    encoded = [
-        model.labels.encode(
-            {
-                kind: tuple(filter(None, cell.split(";")))
-                for kind, cell in zip(model.labels.kinds, row, strict=True)
-            }
-        )
-        for row in rows
-    ]
-    return np.stack(encoded)
-
-
-def as_good(naive: dict, other: dict) -> bool:
-    """Whether 99 % of the decisions agree, and macro-F1 is no more than half a point lower."""
-    agreement = (np.array(naive["_decided"]) == np.array(other["_decided"])).mean()
-    return bool(agreement >= AGREEMENT and other["f1"] >= naive["f1"] - F1_LOSS)
+def as_good(_: dict, other: dict) -> bool:
+    """Whether decisions and F1 pass the gate of exports."""
+    return check_int8_parity(Parity(**other)) is None
 
 
 def work(name: str, goal: float, words: str, describe, equal) -> Work:
@@ -125,4 +96,4 @@ def work(name: str, goal: float, words: str, describe, equal) -> Work:
 WORKS = [
     work("model.onnx", 1.7, f"scores to {TOLERANCE:g}", as_scores, close),
     work("model_int8.onnx", 3, "99 % of decisions, F1 within half a point", on_validation, as_good),
-] if can_export() else []  # fmt: skip
+]  # fmt: skip

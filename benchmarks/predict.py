@@ -12,7 +12,7 @@ import torch
 from benchmarks import plain
 from benchmarks.harness import BENCH, BOTH, Work, threads
 from benchmarks.photos import drawn
-from benchmarks.trained import best, checkpoint
+from benchmarks.trained import checkpoint, exported
 from src.decisions.predictions import PredictionWriter
 from src.inference import Photo, Predictor
 from src.models import PhotoClassifier, load_model
@@ -38,7 +38,7 @@ def given(width: int, height: int, count: int) -> Given:
     model = load_model(checkpoint())
     workers = threads() if threads() > 1 else 0
     return Given(
-        drawn(width, height, count), model, Predictor.load(best(), batch_size=BATCH, num_workers=workers)
+        drawn(width, height, count), model, Predictor.load(exported(), batch_size=BATCH, num_workers=workers)
     )
 
 

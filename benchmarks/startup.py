@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.harness import BENCH, REPOSITORY, Work
 from benchmarks.photos import drawn
-from benchmarks.trained import best, checkpoint
+from benchmarks.trained import checkpoint, exported
 
 AT_THE_TOP = "import hydra, torch, torchvision, lightning, argparse; argparse.ArgumentParser().print_help()"
 
@@ -48,7 +48,7 @@ def both_help(naive: dict, other: dict) -> bool:
 
 def one_photo() -> tuple[Path, Path, Path]:
     """Return a checkpoint, the model to predict with, and a photo."""
-    return checkpoint(), best(), drawn(3000, 2000, 1)[0]
+    return checkpoint(), exported(), drawn(3000, 2000, 1)[0]
 
 
 def predicted(given: tuple[Path, Path, Path], exported: bool) -> Path:

@@ -1,6 +1,5 @@
 """A trained model for the benchmarks of prediction, made once: ResNet18 at 224 px on the demo set's table."""
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -28,18 +27,6 @@ def exported(name: str = "model.onnx") -> Path:
     if not (folder / name).is_file():
         _python("scripts/export.py", f"ckpt={checkpoint()}", f"formats=[{wanted}]", f"output={folder}")
     return folder / name
-
-
-def can_export() -> bool:
-    """Whether this version exports models and runs them with ONNX Runtime."""
-    return (REPOSITORY / "scripts" / "export.py").is_file() and all(
-        importlib.util.find_spec(name) for name in ("onnx", "onnxruntime")
-    )
-
-
-def best() -> Path:
-    """Return what a person would predict with on a CPU: the exported model, or the checkpoint."""
-    return exported() if can_export() else checkpoint()
 
 
 def _python(*command: str) -> None:

@@ -276,12 +276,10 @@ def test_the_check_of_predictions_can_fail():
 def test_the_checks_of_forward_passes_can_fail():
     assert forward.close({"scores": [0.5]}, {"scores": [0.50009]})
     assert not forward.close({"scores": [0.5]}, {"scores": [0.5002]})
-    decided = np.ones((100, 1), bool)
-    naive = {"_decided": decided.tolist(), "f1": 0.8}
-    assert forward.as_good(naive, {"_decided": decided.tolist(), "f1": 0.796})
-    assert not forward.as_good(naive, {"_decided": decided.tolist(), "f1": 0.794})
-    decided[:2] = False
-    assert not forward.as_good(naive, {"_decided": decided.tolist(), "f1": 0.8})
+    figures = {"photos": 9, "source": "", "max_difference": 0.1, "agreement": 0.99, "f1": 0.796}
+    assert forward.as_good({}, {**figures, "reference_f1": 0.8})
+    assert not forward.as_good({}, {**figures, "reference_f1": 0.802})
+    assert not forward.as_good({}, {**figures, "reference_f1": 0.8, "agreement": 0.98})
 
 
 def test_the_check_of_memory_can_fail():

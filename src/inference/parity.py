@@ -14,10 +14,10 @@ from src.datamodules.delimited import read_csv
 from src.decisions.thresholds import apply_thresholds
 from src.errors import InputError
 from src.inference.batches import Backend, read_batch
-from src.overlap import in_order
 from src.inference.photos import Photo, data_root
 from src.labels import LabelSpace
 from src.models import PhotoClassifier
+from src.overlap import in_order
 from src.preprocess import Preprocess
 
 log = logging.getLogger(__name__)
