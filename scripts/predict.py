@@ -47,6 +47,7 @@ def main(cfg: DictConfig) -> None:
         threshold=threshold,
         batch_size=cfg.batch_size,
         precision=cfg.precision,
+        compile=cfg.compile,
     )
     with (
         open_output(output, photos, made_of, shard, cfg.resume) as out,
