@@ -118,7 +118,7 @@ WORKS = [
     Work(
         "one more such training, other seed and learning rate, warm cache",
         "figures and heads as of a plain loop with the same decoder, to 1e-5",
-        partial(given, warm=True), naive, again, curves, alike, threads=BOTH, reference=last_with_our_decoder,
+        partial(given, warm=True), naive, again, curves, alike, reference=last_with_our_decoder,
         times=AGAIN, packages=PACKAGES, goal_cpu=100,
     ),
 ]  # fmt: skip

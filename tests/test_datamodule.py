@@ -373,3 +373,12 @@ def test_tables_count_labels_and_pairs_per_split():
     assert rows["train"].to_dict() == {("A", "X"): 2, ("A", "Y"): 1, ("B", "(none)"): 1}
     assert rows.loc[("A", "X"), "train %"] == 66.7
     assert not_evaluable(splits, SPACE) == {"val": ["B", "Y", "Z"]}
+
+
+def test_views_leave_nothing_behind(root):
+    """A seed for a GPU that nobody uses would be kept until one is."""
+    before = len(torch.cuda._queued_calls)
+    dataset = folders(root, augment={"horizontal_flip": 0.5, "rotation": 5.0}).dataset("train")
+    for index in range(8):
+        dataset[0, index]
+    assert len(torch.cuda._queued_calls) == before

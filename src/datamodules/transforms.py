@@ -32,7 +32,8 @@ class TrainTransform:
     def __call__(self, image: torch.Tensor, seed: int, epoch: int, index: int) -> torch.Tensor:
         """Return the view of photo `index` in `epoch`."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mixed_seed(seed, epoch, index))
+            # torch.manual_seed would queue a call for a GPU that is not in use, and keep each of them
+            torch.default_generator.manual_seed(mixed_seed(seed, epoch, index))
             return self.steps(image)
 
 

@@ -291,7 +291,10 @@ class PhotoClassifier(L.LightningModule, ABC):
         Of several processes each draws its own, those of the first as if it were alone.
         """
         rank = [self.global_rank] if self.global_rank else []
-        torch.manual_seed(mixed_seed(self.hparams["seed"], self.current_epoch, batch_idx, *rank))
+        seed = mixed_seed(self.hparams["seed"], self.current_epoch, batch_idx, *rank)
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":  # else torch.manual_seed would queue, and keep, a call in every step
+            torch.manual_seed(seed)
 
     def _finish(self, split: str) -> None:
         """Log the figures of a whole split; the loss, but for training's, as if it were one batch."""
