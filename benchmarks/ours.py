@@ -15,7 +15,8 @@ from src.callbacks import quiet_lightning
 from src.callbacks.results import make_trainer
 from src.config import CONF
 from src.datamodules import PhotoDataModule
-from src.inference.features import one_thread, split_features
+from src.inference.features import split_features
+from src.inference.torch_backend import threads as torch_threads
 from src.models import PhotoClassifier
 from src.overlap import in_order
 from src.preprocess import Preprocess
@@ -69,7 +70,7 @@ def fit(cfg: DictConfig, heads: dict[str, tuple[torch.Tensor, torch.Tensor]]) ->
     if data.cache == "features":
         data.features = split_features(model, data, "cpu")
     trainer = make_trainer(cfg, model, None)
-    with one_thread(bool(data.features)):
+    with torch_threads(1 if data.features else None):
         trainer.fit(model, data)
     with open(run / "history.csv", newline="", encoding="utf-8") as file:
         names = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")

@@ -29,7 +29,8 @@ def main(cfg: DictConfig) -> float:
         resume_point,
     )
     from src.demo.at_hand import DEMO_ROOT, draw_when_missing, say_baseline
-    from src.inference.features import one_thread, split_features
+    from src.inference.features import split_features
+    from src.inference.torch_backend import threads
     from src.models import init_from
 
     quiet_lightning()
@@ -64,7 +65,7 @@ def main(cfg: DictConfig) -> float:
             claim(run)
         begin_run(run, model, datamodule)
     begun = time.perf_counter()
-    with ending_on_signals(trainer), one_thread(bool(datamodule.features)):
+    with ending_on_signals(trainer), threads(1 if datamodule.features else None):
         trainer.fit(model, datamodule, ckpt_path=ckpt, weights_only=True)
     score = finish_run(cfg, trainer, model, datamodule, time.perf_counter() - begun)
     drawn = cfg.data.get("root") == DEMO_ROOT and cfg.task == "dual_head" and datamodule.splits["test"]

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+from uuid import uuid4
 
 
 @contextmanager
@@ -14,7 +15,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     A full disk or a kill leaves what was there before. Two writers of one path leave one of their files.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # not the process's number: machines that share a folder may well have the same
+    beside = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
         with open(beside, "wb") as file:
             yield file

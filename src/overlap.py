@@ -1,5 +1,6 @@
 """Work on many items in threads, results in order, never more than a few of them waiting."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -7,6 +8,11 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def cores() -> int:
+    """Return the number of threads that decode where nobody named one."""
+    return min(16, os.cpu_count() or 1)
 
 
 def in_order(

@@ -3,6 +3,7 @@ import json
 import logging
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,8 +48,8 @@ def test_rows_come_back_in_the_order_asked_for(tmp_path):
     rows = store(tmp_path).rows([digest(n) for n in (7, 0, 0, 4, 8)])
     assert rows.take([0, 1, 2, 3, 4]).tolist() == [[n] * 3 for n in (7, 0, 0, 4, 8)]
     assert rows.take([4, 0]).tolist() == [[8] * 3, [7] * 3] and rows[3].tolist() == [4] * 3 and len(rows) == 5
-    with pytest.raises(KeyError):
-        found.rows([digest(9)])
+    with pytest.raises(InputError, match="has lost 1 photos while this ran: start again"):
+        found.rows([digest(9), digest(0)])
 
 
 def test_rows_are_mapped_and_survive_pickling(tmp_path, monkeypatch):
@@ -57,7 +58,7 @@ def test_rows_are_mapped_and_survive_pickling(tmp_path, monkeypatch):
     rows = filled(tmp_path, range(9)).rows([digest(n) for n in range(9)])
     assert len(list(tmp_path.glob("features/*/*.rows"))) == 5
     assert all(rows[n].tolist() == [n] * 3 for n in (0, 8, 3, 5, 0))
-    assert len(rows._maps) == 2 and all(isinstance(m, np.memmap) for m in rows._maps.values())
+    assert len(rows._maps) == 2 and all(isinstance(m, np.memmap) for m, _ in rows._maps.values())
     again = pickle.loads(pickle.dumps(rows))
     assert not again._maps and again.take(range(9)).tobytes() == rows.take(range(9)).tobytes()
 
@@ -82,15 +83,57 @@ def test_a_damaged_file_is_named_and_not_used(tmp_path, damage, caplog):
     assert f"{path} is damaged" in caplog.text and "delete it" in caplog.text
 
 
-def test_of_two_writers_both_leave_whole_files(tmp_path):
-    one, other = store(tmp_path), store(tmp_path)
-    for made, value in ((one, 1), (other, 2)):
-        for number in range(4):
-            made.add(digest(number), np.full(3, value, np.float32))
-    one.flush()
-    other.flush()
-    rows = store(tmp_path).rows([digest(n) for n in range(4)])
-    assert set(rows.take(range(4)).ravel()) <= {1.0, 2.0}
+def test_a_changed_byte_is_never_used(tmp_path):
+    made = filled(tmp_path, range(3))
+    rows = made.rows([digest(n) for n in range(3)])
+    (path,) = tmp_path.glob("features/*/*.rows")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # of the last row
+    path.write_bytes(content)
+    again = store(tmp_path).rows([digest(n) for n in range(3)])
+    assert again[0].tolist() == rows[0].tolist() and again.take([1]).tolist() == [[1.0] * 3]
+    for read in (lambda: again[2], lambda: again.take([0, 2])):
+        with pytest.raises(InputError, match=r"rows is damaged: delete it, and start again"):
+            read()
+
+
+def test_two_processes_fill_one_cache_at_once(tmp_path):
+    """Both begin with no folder, and each writes every row as a file of its own."""
+    code = (
+        "import sys, time; from tests.test_cache import *\n"
+        "cache.ROWS_A_FILE = 1\n"
+        "while time.time() < float(sys.argv[1]): pass\n"
+        f"made = store({str(tmp_path / 'new')!r})\n"
+        "made.check_room(60)\n"
+        "for n in range(60): made.add(digest(n), np.full(3, n, np.float32))\n"
+        "made.flush(); assert not made.missing(digest(n) for n in range(60))\n"
+    )
+    at = str(time.time() + 8)
+    both = [subprocess.Popen([sys.executable, "-c", code, at], cwd=cache_root()) for _ in range(2)]
+    assert [child.wait() for child in both] == [0, 0]
+    rows = store(tmp_path / "new").rows([digest(n) for n in range(60)])
+    assert rows.take(range(60))[:, 0].tolist() == list(range(60))
+
+
+def test_a_temporary_file_that_vanishes_is_its_owners(tmp_path, monkeypatch):
+    made = filled(tmp_path, range(2))
+    gone = made.folder / ".gone.rows.tmp"
+    monkeypatch.setattr(type(gone), "glob", lambda self, pattern: iter([gone]))
+    cache.clear_stale(made.folder)
+
+
+def test_a_cache_that_may_only_be_read_serves_what_it_holds(tmp_path, monkeypatch):
+    filled(tmp_path, range(3))
+    refused = Mock(side_effect=PermissionError(errno.EACCES, "Permission denied"))
+    monkeypatch.setattr(cache, "whole_file", refused)
+    monkeypatch.setattr(cache, "write_whole", refused)
+    made = store(tmp_path)
+    made.check_room(len(made.missing([digest(0), digest(2)])))
+    assert made.rows([digest(2)])[0].tolist() == [2.0] * 3 and not refused.called
+    with pytest.raises(InputError, match=r"cannot be written: Permission denied; .* data.cache_dir="):
+        made.check_room(1)
+    with pytest.raises(InputError, match=r"Permission denied; name another folder with data.cache_dir="):
+        store(tmp_path / "elsewhere")
 
 
 def test_folders_that_are_no_cache_of_ours(tmp_path):
@@ -153,12 +196,13 @@ def test_a_kill_while_rows_are_written_leaves_whole_files(tmp_path):
         child.wait()
     found = store(tmp_path, shape=(20000,))
     kept = [n for n in range(2000) if not found.missing([digest(n)])]
-    assert all((found.rows([digest(n)])[0] == n).all() for n in kept)
-    os.utime(tmp_path, (0, 0))
-    for left in tmp_path.glob("features/*/.*.tmp"):
-        os.utime(left, (0, 0))
+    assert kept and all((found.rows([digest(n)])[0] == n).all() for n in kept)
+    stale, young = found.folder / ".stale.rows.1.tmp", found.folder / ".young.rows.2.tmp"
+    for path, age in ((stale, 2 * cache.STALE), (young, 0)):
+        path.write_bytes(b"half")
+        os.utime(path, (time.time() - age,) * 2)
     found.check_room(1)
-    assert not list(tmp_path.glob("features/*/.*.tmp"))
+    assert not stale.exists() and young.exists()
 
 
 def cache_root() -> str:
@@ -265,6 +309,15 @@ def test_image_cache_gives_the_same_batches_without_decoding(photos, tmp_path, m
     for epoch, found in enumerate(seen):
         for one, other in zip(batches(plain, epoch), found, strict=True):
             assert all(torch.equal(one[key], other[key]) for key in ("image", "target", "index"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_cache_that_is_deleted_while_it_is_read_is_one_line(photos, tmp_path, workers):
+    loader = module(photos, tmp_path, cache="images", num_workers=workers).val_dataloader()
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(InputError, match=r"is gone or damaged .*: start again") as caught:
+        list(loader)
+    assert "\n" not in str(caught.value)
 
 
 def test_views_take_turns_and_follow_the_content(photos, tmp_path):

@@ -1,6 +1,5 @@
 """What the photos of a data set look like: each is read once, and only figures about it are kept."""
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from scipy import ndimage
 
 from src.datamodules.near_duplicates import HASHED_SIZE, perceptual_hash
 from src.images import Header, UnreadableImage, content_digest, open_image, read_header, read_photo
+from src.overlap import cores
 
 SHORT_SIDE = 256  # pixels that a photo is measured at, whatever its size; smaller ones as they are
 TILE = 32  # pixels; sharpness is judged where a tile has contrast
@@ -72,7 +72,7 @@ def survey_photos(root: Path, paths: Sequence[str], size: tuple[int, int] = (32,
         paths: the photos.
         size: `(height, width)` in pixels that training resizes to; limits of `open_image` depend on it.
     """
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         for begin in range(0, len(paths), PHOTOS_AT_ONCE):
             yield from pool.map(
                 lambda path: look_at(root / path, size), paths[begin : begin + PHOTOS_AT_ONCE]

@@ -13,8 +13,10 @@ import logging
 import os
 import shutil
 import time
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +40,8 @@ def decoder() -> dict[str, object]:
     return {
         "pillow": Image.__version__,
         "jpeg": features.version_feature("libjpeg_turbo") or features.version_codec("jpg"),
+        "webp": features.version_module("webp"),
+        "tiff": features.version_codec("libtiff"),
         "oversampling": OVERSAMPLING,
     }
 
@@ -59,7 +63,7 @@ def checked_folder(cache_dir: str | Path) -> Path:
                     f"data.cache_dir={folder}: of another version of Corbel (format {found}, here {FORMAT}): "
                     f"delete it, or {elsewhere}"
                 )
-        elif folder.is_dir() and any(not name.startswith(".") for name in os.listdir(folder)):
+        elif folder.is_dir() and _holds_others(folder):
             raise InputError(f"data.cache_dir={folder}: holds files, and no cache: {elsewhere}")
         else:
             write_whole(marker, json.dumps({"format": FORMAT}).encode())
@@ -70,6 +74,20 @@ def checked_folder(cache_dir: str | Path) -> Path:
     except OSError as error:
         raise InputError(f"data.cache_dir={folder}: {error.strerror}; {elsewhere}") from None
     return folder
+
+
+def _holds_others(folder: Path) -> bool:
+    """Whether a folder holds files and no marker; another run may be making it a cache right now."""
+    found = [name for name in os.listdir(folder) if not name.startswith(".")]
+    return bool(found) and MARKER not in found
+
+
+def clear_stale(folder: Path) -> None:
+    """Delete temporary files that killed runs left in a folder."""
+    for path in folder.glob(".*.tmp"):
+        with suppress(FileNotFoundError):  # its owner has just given it its name
+            if time.time() - path.stat().st_mtime > STALE:
+                path.unlink()
 
 
 class RowStore:
@@ -129,10 +147,12 @@ class RowStore:
         """Return the keys of a file whose rows are all there."""
         with open(path, "rb") as file:
             keys = np.lib.format.read_array(file)
+            checksums = np.lib.format.read_array(file)
             version = np.lib.format.read_magic(file)
             shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
             offset, size = file.tell(), os.fstat(file.fileno()).st_size
-        if version != (1, 0) or fortran or keys.dtype != np.uint64 or dtype != self.dtype:
+        kinds = (keys.dtype, checksums.dtype, dtype)
+        if version != (1, 0) or fortran or kinds != (np.uint64, np.uint32, self.dtype):
             raise ValueError("not such a file")
         if shape != (len(keys), *self.shape) or size != offset + len(keys) * self.row_bytes:
             raise ValueError(f"{size:,} bytes for {len(keys)} rows")
@@ -155,11 +175,13 @@ class RowStore:
         """Return the rows of these photos, memory-mapped.
 
         Raises:
-            KeyError: for a digest without a row.
+            InputError: for a photo without a row.
         """
         at = self._find(digests)
         if (at < 0).any():
-            raise KeyError(f"no row of {digests[int(at.argmin())]} in {self.folder}")
+            raise InputError(
+                f"the cache {self.folder} has lost {int((at < 0).sum())} photos while this ran: start again"
+            )
         return Rows(self.files, self._places[at], self.shape, self.dtype)
 
     def add(self, digest: str, row: np.ndarray) -> None:
@@ -182,14 +204,15 @@ class RowStore:
         """Write the rows that were added as one more file."""
         keys = np.array([key for key, _ in self._new], np.uint64)
         rows = np.stack([row for _, row in self._new]).astype(self.dtype, copy=False)
+        checksums = np.array([zlib.crc32(row) for row in rows], np.uint32)
+        self._new = []
         try:
             with whole_file(self.folder / f"{time.time_ns():020d}-{os.getpid()}.rows") as file:
-                np.lib.format.write_array(file, keys, (1, 0))
-                np.lib.format.write_array(file, np.ascontiguousarray(rows), (1, 0))
+                for array in (keys, checksums, rows):
+                    np.lib.format.write_array(file, array, (1, 0))
         except OSError as error:
             self.refresh()
             raise InputError(self._refusal(error)) from None
-        self._new = []
 
     def _refusal(self, error: OSError) -> str:
         """Return the line for a disk that does not take the rows."""
@@ -210,9 +233,7 @@ class RowStore:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for path in self.folder.glob(".*.tmp"):
-                if time.time() - path.stat().st_mtime > STALE:
-                    path.unlink(missing_ok=True)
+            clear_stale(self.folder)
             with whole_file(self.folder / "about.json") as file:
                 file.write(self._about.encode())
             free = shutil.disk_usage(self.folder).free
@@ -243,47 +264,55 @@ class Rows:
 
     def __init__(self, files: Sequence[Path], places: np.ndarray, shape: tuple[int, ...], dtype: np.dtype):
         self.files, self.places, self.shape, self.dtype = list(files), places, shape, dtype
-        self._maps: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._maps: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __getitem__(self, index: int) -> np.ndarray:
         """Return a copy of a photo's row."""
-        file, row = self.places[index]
-        return self._map(int(file))[row].copy()
+        return self.take([index])[0]
 
     def select(self, indices: Sequence[int]) -> "Rows":
         """Return the rows of some of these photos, in that order."""
         return Rows(self.files, self.places[np.asarray(indices, np.int64)], self.shape, self.dtype)
 
     def take(self, indices: Sequence[int]) -> np.ndarray:
-        """Return the rows `[len(indices), ...]` of several photos."""
-        places = self.places[np.asarray(indices, np.int64)]
-        found = np.empty((len(places), *self.shape), self.dtype)
-        for file in np.unique(places[:, 0]):
-            here = places[:, 0] == file
-            found[here] = self._map(int(file))[places[here, 1]]
+        """Return the rows `[len(indices), ...]` of several photos.
+
+        Raises:
+            InputError: if a file is gone, or a row is not what was written.
+        """
+        found = np.empty((len(indices), *self.shape), self.dtype)
+        for place, (file, row) in zip(
+            found, self.places[np.asarray(indices, np.int64)].tolist(), strict=True
+        ):
+            rows, checksums = self._map(file)
+            place[...] = rows[row]
+            if zlib.crc32(place) != checksums[row]:
+                raise InputError(f"the cache file {self.files[file]} is damaged: delete it, and start again")
         return found
 
-    def _map(self, file: int) -> np.ndarray:
-        """Return a file's rows, mapped once and kept while it is among those used last."""
-        rows = self._maps.pop(file, None)
-        if rows is None:
-            rows = self._open(self.files[file])
+    def _map(self, file: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return a file's rows and checksums, mapped once and kept while it is among those used last."""
+        found = self._maps.pop(file, None)
+        if found is None:
+            found = self._open(self.files[file])
             if len(self._maps) >= OPEN_FILES:
                 self._maps.popitem(last=False)
-        self._maps[file] = rows
-        return rows
+        self._maps[file] = found
+        return found
 
-    def _open(self, path: Path) -> np.ndarray:
+    def _open(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
         """Map the rows of a file."""
         try:
             with open(path, "rb") as file:
-                count = len(np.lib.format.read_array(file))
+                np.lib.format.read_array(file)
+                checksums = np.lib.format.read_array(file)
                 np.lib.format.read_magic(file)
                 np.lib.format.read_array_header_1_0(file)
-                return np.memmap(file, self.dtype, "r", file.tell(), (count, *self.shape))
+                shape = (len(checksums), *self.shape)
+                return np.memmap(file, self.dtype, "r", file.tell(), shape), checksums
         except (OSError, ValueError) as error:
             raise InputError(f"the cache file {path} is gone or damaged ({error}): start again") from None
 

@@ -18,7 +18,7 @@ from src.seeds import mixed_seed
 
 
 class LostPhoto(InputError):
-    """A photo that could be read when the run began, and cannot any more.
+    """A photo, or what is kept of it, that could be read when the run began, and cannot any more.
 
     A loader's worker hands an exception over as the text of its traceback; of that only the message is kept.
     """
@@ -76,14 +76,19 @@ class PhotoDataset(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor | int]:
         epoch, index = key
-        pixels = self._read(index) if self.images is None else self.images[index]
+        pixels = self._read(index)
         image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
         which = (epoch % self.views, self.numbers[index]) if self.views else (epoch, index)
         image = self.transform(image, self.seed, *which)
         return {"image": image, "target": self.targets[index], "index": index}
 
     def _read(self, index: int) -> np.ndarray:
-        """Decode and resize a photo."""
+        """Return a resized photo."""
+        if self.images is not None:
+            try:
+                return self.images[index]
+            except InputError as error:
+                raise LostPhoto(str(error)) from error
         try:
             return self.preprocess(self.root / self.paths[index])
         except UnreadableImage as error:

@@ -1,8 +1,8 @@
 """Resized photos on disk: decoded once, whatever number of epochs and runs looks at them."""
 
 import logging
-import os
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from src.datamodules.cache import RowStore, decoder, gigabytes
 from src.datamodules.dataset import LostPhoto
 from src.datamodules.records import Record
 from src.images import UnreadableImage, content_digest, read_photo
-from src.overlap import in_order
+from src.overlap import cores, in_order
 from src.preprocess import Preprocess
 
 log = logging.getLogger(__name__)
@@ -45,13 +45,11 @@ def store_images(store: RowStore, root: Path, records: Sequence[Record], preproc
         log.info("Image cache: %d photos to decode once, %s in %s", len(absent), size, store.folder)
     shown = tqdm(total=len(absent), desc="Decoding", unit="photo", disable=None)
     try:
-        for record, pixels in in_order(
-            lambda record: (record, read_unchanged(root, record, preprocess)),
-            by_digest.values(),
-            min(16, os.cpu_count() or 1),
-        ):
-            store.add(record.digest, pixels)
-            shown.update()
+        found = in_order(lambda r: (r, read_unchanged(root, r, preprocess)), by_digest.values(), cores())
+        with closing(found):
+            for record, pixels in found:
+                store.add(record.digest, pixels)
+                shown.update()
     finally:
         shown.close()
         store.flush()

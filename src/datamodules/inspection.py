@@ -1,7 +1,6 @@
 """Every photo is read once before it is used: can it be decoded, is it a copy, what does it look like."""
 
 import logging
-import os
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -12,9 +11,10 @@ from src.datamodules.near_duplicates import HASHED_SIZE, perceptual_hash
 from src.datamodules.records import Record, Source
 from src.errors import InputError, listed
 from src.images import UnreadableImage, content_digest, open_image, read_header, read_photo
+from src.overlap import cores
 
 log = logging.getLogger(__name__)
-NOTED_AT_ONCE = 10_000  # photos that a kill makes read again at most
+NOTED_AT_ONCE = 10_000  # photos, and a tenth of all, that a kill makes read again at most
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ def inspect_photos(
         log.info("Reading %d photos once, to find unreadable ones and copies first", len(unread))
 
     found = [Inspection(*known[key]) if key in known else Inspection() for key in keys]
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         looks = pool.map(lambda i: _inspect(root / paths[i], size), unread)
         for count, (i, (look, any_size)) in enumerate(zip(unread, looks, strict=True), 1):
             found[i] = look
             if memory and any_size:
                 memory.note(keys[i], look.digest, look.phash)
-            if memory and (count % NOTED_AT_ONCE == 0 or count == len(unread)):
+            if memory and (memory.unsaved >= NOTED_AT_ONCE + len(unread) // 10 or count == len(unread)):
                 memory.save()
     return found
 

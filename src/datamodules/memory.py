@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.datamodules.cache import checked_folder, decoder
+from src.datamodules.cache import checked_folder, clear_stale, decoder
 from src.datamodules.near_duplicates import HASHED_SIZE
 from src.files import write_whole
 
@@ -40,7 +40,7 @@ class Memory:
         name = hashlib.blake2b(about.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
         self.root, self.file = root, checked_folder(cache_dir) / "inspected" / f"{name}.npy"
         self._rows: dict[bytes, tuple[int, int, bool]] = {}
-        self._new = False
+        self.unsaved = 0  # photos
         try:
             stored = np.load(self.file, allow_pickle=False)
             if stored.dtype != ROW:
@@ -77,12 +77,13 @@ class Memory:
         """Remember a photo that could be read."""
         if key is not None:
             self._rows[key] = (int(digest, 16), phash or 0, phash is not None)
-            self._new = True
+            self.unsaved += 1
 
     def save(self) -> None:
         """Write what is new; where the disk refuses, say so: photos are then read again next time."""
-        if not self._new:
+        if not self.unsaved:
             return
+        clear_stale(self.file.parent)
         rows = np.empty(len(self._rows), ROW)
         rows["key"] = list(self._rows)
         for column, values in zip(
@@ -93,7 +94,7 @@ class Memory:
         np.save(content, rows)
         try:
             write_whole(self.file, content.getvalue())
-            self._new = False
+            self.unsaved = 0
         except OSError as error:
             log.warning(
                 "%s cannot be written (%s): photos are read again next time", self.file, error.strerror

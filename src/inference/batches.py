@@ -1,6 +1,5 @@
 """Photos in batches of one size, decoded and inferred at the same time, results in order. No torch."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import numpy as np
 from src.images import UnreadableImage, content_digest, read_photo
 from src.inference.photos import Photo
 from src.labels import LabelSpace
-from src.overlap import in_order
+from src.overlap import cores, in_order
 from src.preprocess import Preprocess
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -122,7 +121,7 @@ def run_batches(
     """
     forward = forward or backend.scores
     starts = range(0, len(photos), batch_size)
-    workers = min(os.cpu_count() or 1, 16) if num_workers is None else num_workers
+    workers = cores() if num_workers is None else num_workers
     workers = min(workers, len(starts))
     if backend.on_gpu:
         for batch in backend.loaded(photos, batch_size, workers if len(starts) > 1 else 0):

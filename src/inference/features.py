@@ -2,14 +2,14 @@
 
 import hashlib
 import logging
-import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import torch
+import torchvision
 from tqdm import tqdm
 
 from src.datamodules.cache import Rows, RowStore, decoder, gigabytes
@@ -21,7 +21,7 @@ from src.errors import InputError
 from src.inference.batches import Result
 from src.inference.torch_backend import TorchBackend, choose_device
 from src.models import PhotoClassifier
-from src.overlap import in_order
+from src.overlap import cores, in_order
 from src.preprocess import Preprocess
 
 log = logging.getLogger(__name__)
@@ -98,12 +98,18 @@ def store_features(
     about = {
         "backbone": model.hparams["backbone"],
         "weights": weights_digest(model),
-        "preprocess": {**vars(preprocess)},
+        "preprocess": {**vars(preprocess), "image_size": preprocess.size},
         "decoder": decoder(),
         "torch": torch.__version__,
-        "device": on.type,
+        "device": _device_name(on),
         "batch": BATCH,
-        "view": view and {"augment": view[0].arguments, "seed": view[1], "number": view[2]},
+        "view": view
+        and {
+            "augment": view[0].arguments,
+            "seed": view[1],
+            "number": view[2],
+            "torchvision": torchvision.__version__,
+        },
     }
     store = RowStore(cache_dir, "features", about, (model.num_features,), "float32")
     absent = set(store.missing(record.digest for record in records))
@@ -173,6 +179,13 @@ def results_from_features(
         yield [Result(i, row, digests[i]) for i, row in zip(index, scores, strict=False)]
 
 
+def _device_name(device: torch.device) -> str:
+    """Return what the last digits of a forward pass depend on: the instructions, or the GPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
+
+
 def weights_digest(model: PhotoClassifier) -> str:
     """Return what tells the backbone's weights from any others."""
     digest = hashlib.blake2b(digest_size=16)
@@ -204,9 +217,9 @@ def _rows(
             return backend.features(read(batch))
 
     batches = [records[begin : begin + BATCH] for begin in range(0, len(records), BATCH)]
-    found = in_order(read if backend.on_gpu else see, batches, num_workers or min(16, os.cpu_count() or 1))
+    found = in_order(read if backend.on_gpu else see, batches, num_workers or cores())
     bar = tqdm(total=len(records), desc="Features", unit="photo", disable=None)
-    with backend.threads_kept(), bar:
+    with backend.threads_kept(), closing(found), bar:
         for batch, rows in zip(batches, found, strict=True):
             rows = backend.features(rows) if backend.on_gpu else rows
             bar.update(len(batch))
@@ -221,14 +234,3 @@ def _seen(pixels: np.ndarray, record: Record, view: View | None) -> np.ndarray:
     image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
     with _DRAWING:
         return transform(image, seed, number, int(record.digest, 16)).permute(1, 2, 0).numpy()
-
-
-@contextmanager
-def one_thread(only: bool = True) -> Iterator[None]:
-    """Let torch work on one thread: where what it works on is too small to share."""
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1 if only else threads)
-        yield
-    finally:
-        torch.set_num_threads(threads)

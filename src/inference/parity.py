@@ -1,7 +1,6 @@
 """Whether an exported model still decides like its checkpoint, on photos of the run."""
 
 import logging
-import os
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from src.inference.batches import Backend, read_batch
 from src.inference.photos import Photo, data_root
 from src.labels import LabelSpace
 from src.models import PhotoClassifier
-from src.overlap import in_order
+from src.overlap import cores, in_order
 from src.preprocess import Preprocess
 
 log = logging.getLogger(__name__)
@@ -142,7 +141,7 @@ def _read(photos: list[Photo], preprocess: Preprocess) -> np.ndarray:
     """Return the pixels of photos that must all be readable, uint8 `[N, H, W, 3]`."""
     starts = range(0, len(photos), BATCH)
     parts = []
-    read = in_order(lambda i: read_batch(photos, i, BATCH, preprocess), starts, min(os.cpu_count() or 1, 16))
+    read = in_order(lambda i: read_batch(photos, i, BATCH, preprocess), starts, cores())
     with closing(read) as batches:
         for batch in batches:
             for result in batch.photos:
@@ -173,7 +172,7 @@ def scores_of(
         with backend.one_thread():
             return forward(full)[: len(part)]
 
-    workers = min(os.cpu_count() or 1, 16)
+    workers = cores()
     with backend.threads_kept(), closing(in_order(work, range(0, len(pixels), BATCH), workers)) as found:
         return np.concatenate(list(found))
 

@@ -4,7 +4,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -83,24 +83,13 @@ class TorchBackend:
         """Return probabilities float32 `[B, labels]` on the device; the heads never run in half precision."""
         return self.model.probabilities(self.model.classify(features)).float()
 
-    @contextmanager
-    def one_thread(self) -> Iterator[None]:
+    def one_thread(self) -> AbstractContextManager[None]:
         """Hold forward passes of the calling thread to one core."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+        return threads(1)
 
-    @contextmanager
-    def threads_kept(self) -> Iterator[None]:
+    def threads_kept(self) -> AbstractContextManager[None]:
         """Give the process its number of threads back: a new thread takes the last number that was set."""
-        before = torch.get_num_threads()
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+        return threads(None)
 
     def loaded(self, photos: Sequence[Photo], batch_size: int, num_workers: int) -> Iterator[Batch]:
         """Yield batches that `num_workers` processes read, in pinned memory for CUDA."""
@@ -126,6 +115,21 @@ class _Batches(Dataset):
     def __getitem__(self, number: int) -> tuple[list[Result], torch.Tensor]:
         batch = read_batch(self.photos, number * self.size, self.size, self.preprocess)
         return batch.photos, torch.from_numpy(batch.pixels)
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Let torch work on so many threads in the block, None: on as many as now; afterwards on as many as before.
+
+    What is small is slower on several: they wait for each other at every step.
+    """
+    before = torch.get_num_threads()
+    try:
+        if count is not None:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def choose_device(name: str) -> torch.device:
