@@ -119,7 +119,7 @@ class _Batches(Dataset):
 
 @contextmanager
 def threads(count: int | None) -> Iterator[None]:
-    """Let torch work on so many threads in the block, None: on as many as now; afterwards on as many as before.
+    """Let torch work on so many threads in the block (None: as many as now), then on as many as before.
 
     What is small is slower on several: they wait for each other at every step.
     """
