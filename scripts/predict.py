@@ -15,6 +15,7 @@ def main(cfg: DictConfig) -> None:
     """Predict photos, all or a shard; unreadable ones become rows with `status=error` and exit code 1."""
     from tqdm import tqdm
 
+    from src.datamodules.cache import decoder
     from src.inference import Predictor, claim, find_images, refuse_to_overwrite
     from src.inference.archive import find_output, open_output
     from src.inference.backends import find_model
@@ -48,6 +49,7 @@ def main(cfg: DictConfig) -> None:
         batch_size=cfg.batch_size,
         precision=cfg.precision,
         compile=cfg.compile,
+        decoder=decoder(),
     )
     with (
         open_output(output, photos, made_of, shard, cfg.resume) as out,

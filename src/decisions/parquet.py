@@ -24,7 +24,7 @@ def need_pyarrow(output: Path) -> None:
         import pyarrow.parquet  # noqa: F401
     except ImportError:
         raise InputError(
-            f"output={output}: Parquet needs the extra `parquet` (pip install corbel[parquet]); "
+            f'output={output}: Parquet needs the extra `parquet` (python -m pip install -e ".[parquet]"); '
             "or name a .csv"
         ) from None
 

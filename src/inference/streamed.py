@@ -74,10 +74,7 @@ class StreamedOutput:
         """
         if self.done < self.total:
             if not self._kept:
-                # first: a side file beside the rows of an older call would make them ours
-                os.truncate(self.output, 0)
-                beside = self.side.with_name(f"{self.side.name}.tmp")  # the next call takes it, too
-                write_durably(self.side, json.dumps(self.made_of, indent=1).encode(), beside)
+                self._begin()
             with PredictionWriter(self.output, self.made_of["columns"], self._kept) as writer:
                 for rows in rows_of(self.photos[self.done :]):
                     writer.write(rows)
@@ -86,7 +83,20 @@ class StreamedOutput:
             if writer.rows != self.total:
                 raise RuntimeError(f"{writer.rows} rows for {self.total} photos")
         to_disk(self._lock)
-        self.side.unlink(missing_ok=True)
+        if self.side.exists():
+            os.replace(self.side, made_file(self.output))
+
+    def _begin(self) -> None:
+        """Empty the file and say what it will be made of; an older one stays where the disk refuses that."""
+        content = json.dumps(self.made_of, indent=1).encode()
+        beside = self.side.with_name(f"{self.side.name}.tmp")  # the next call takes it, too
+        try:
+            beside.write_bytes(content)
+            # before the side file has its name: beside the rows of an older call it would make them ours
+            os.truncate(self.output, 0)
+            write_durably(self.side, content, beside)
+        except OSError as error:
+            raise InputError(f"cannot write {self.side}: {error.strerror}") from None
 
     @property
     def summary(self) -> str:
@@ -110,6 +120,7 @@ class StreamedOutput:
                     f"resume=true: {self.output} is incomplete and {self.side.name} is not beside it, so it "
                     "cannot be told what it is made of: leave out resume=true to replace it"
                 )
+            check_made(self.output, self.made_of)
             return kept
         if not self.resume:
             raise InputError(
@@ -129,6 +140,27 @@ class StreamedOutput:
         kept, errors = check_rows(self.output, self.photos, self.made_of["columns"])
         self.unreadable = errors
         return kept
+
+
+def made_file(output: Path) -> Path:
+    """Return the file that says what a finished CSV is made of."""
+    return output.with_name(f".{output.name}.made")
+
+
+def check_made(output: Path, made_of: Mapping[str, Any]) -> None:
+    """Refuse to take a finished CSV for the output of a call that would write something else.
+
+    Raises:
+        InputError: if it is made of something else, or nothing beside it says of what.
+    """
+    made = made_file(output)
+    before = read_json(made) if made.is_file() else {}
+    if before != made_of:
+        other = f"other {differences(before, made_of)}" if before else f"what {made.name} would say"
+        raise InputError(
+            f"resume=true: {output} is finished, and made of {other}: leave out resume=true to replace it, "
+            "or name another output="
+        )
 
 
 def side_file(output: Path) -> Path:
