@@ -58,7 +58,8 @@ def main(cfg: DictConfig) -> float:
     if datamodule.cache == "features":
         datamodule.features = split_features(model, datamodule, inference_device(cfg))
     if trainer.is_global_zero:
-        datamodule.prepare_data()
+        if ranks.launched() == trainer.num_nodes == 1:  # else Lightning does, and lets the others wait
+            datamodule.prepare_data()
         if resuming:
             overrides.remember_resumed(cfg)
         else:

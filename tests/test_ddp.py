@@ -161,7 +161,7 @@ def test_the_ddp_trainer_is_the_default_one_on_several_devices():
     ("arguments", "words"),
     [
         (("-m", "trainer.devices=2"), "a sweep (-m) trains on one device, not on 2"),
-        (("++data.cache=features", "trainer.devices=2"), "cache"),
+        (("data.cache=features", "trainer.devices=2"), "heads on cached features train on one device"),
         (("trainer.devices=2", "trainer.sync_batchnorm=true"), "needs GPUs"),
         (("trainer.devices=2", "trainer.strategy=ddp_spawn"), "several devices need trainer=ddp"),
         (("trainer.devices=2", "trainer.use_distributed_sampler=true"), "deals the photos out itself"),

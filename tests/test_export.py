@@ -286,3 +286,26 @@ def test_without_onnx_runtime_the_line_names_the_extra(exported, monkeypatch):
     with pytest.raises(InputError, match=r'pip install -e "\.\[onnx\]"'):
         exporting.check_formats(["int8"])
     exporting.check_formats(["torch"])
+
+
+def test_cuda_that_is_built_in_and_does_not_load_is_one_line(exported, monkeypatch):
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("needs an ONNX Runtime without CUDA")
+    there = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: there)
+    with pytest.raises(InputError, match=r"cannot load CUDA or cuDNN here; use device=cpu"):
+        OnnxBackend(exported / "model.onnx", "cuda")
+
+
+def test_a_disk_that_refuses_an_export_is_one_line(exported, tmp_path, monkeypatch):
+    def full(self, file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(exporting.Exporter, "_onnx", full)
+    exporter = object.__new__(exporting.Exporter)
+    exporter.folder = tmp_path
+    with pytest.raises(InputError, match=r"model.onnx could not be written \(No space left on device\)"):
+        exporter.write("onnx")
+    assert not list(tmp_path.iterdir())

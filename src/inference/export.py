@@ -108,14 +108,18 @@ class Exporter:
         """Write one format, a key of `FILES`.
 
         Raises:
-            InputError: if the scores are not those of the checkpoint; no file of that format is left.
+            InputError: if the scores are not those of the checkpoint, or the disk refuses the file; none of
+                that format is left.
         """
         final = self.folder / FILES[name]
         final.unlink(missing_ok=True)  # of an earlier export: it may be another model's
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=self.folder) as folder:
-            file = Path(folder) / FILES[name]
-            parity = {"onnx": self._onnx, "int8": self._int8, "torch": self._torch}[name](file)
-            os.replace(file, final)
+        try:
+            with tempfile.TemporaryDirectory(prefix=".export-", dir=self.folder) as folder:
+                file = Path(folder) / FILES[name]
+                parity = {"onnx": self._onnx, "int8": self._int8, "torch": self._torch}[name](file)
+                os.replace(file, final)
+        except OSError as error:
+            raise InputError(f"{final} could not be written ({error.strerror or error})") from error
         return Export(name, final, parity)
 
     def _onnx(self, file: Path) -> Parity:

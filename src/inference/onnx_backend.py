@@ -97,9 +97,12 @@ def _open(path: Path, device: str) -> Any:
     options.log_severity_level = 3
     providers = ["CUDAExecutionProvider"] if device == "cuda" else []
     try:
-        return ort.InferenceSession(str(path), options, providers=[*providers, "CPUExecutionProvider"])
+        session = ort.InferenceSession(str(path), options, providers=[*providers, "CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors have no common type of their own
         raise InputError(f"{path}: not a model that ONNX Runtime can read, or a damaged one") from error
+    if not set(providers) <= set(session.get_providers()):  # built in, but its libraries did not load
+        raise InputError("device=cuda: ONNX Runtime cannot load CUDA or cuDNN here; use device=cpu")
+    return session
 
 
 def read_metadata(texts: dict[str, str], path: Path) -> dict[str, Any]:
