@@ -4,6 +4,8 @@ import io
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,10 +21,10 @@ from src.errors import InputError
 from src.inference import archive, parts, streamed
 from src.inference.archive import PartedOutput, find_output, open_output
 from src.inference.fingerprint import fingerprint
+from src.inference.made import made_file
 from src.inference.parts import parts_of
 from src.inference.photos import Photo, find_images, refuse_to_overwrite
 from src.inference.shards import Shard, find_shard
-from src.inference.streamed import made_file
 from src.labels import LabelSpace
 from tests.made import FAST, REPOSITORY, make_folders, only_run, run_script
 
@@ -445,7 +447,7 @@ def test_resume_of_what_is_not_ours(tmp_path, made_of):
             fill(output, photos, made_of(photos), resume=True)
         assert output.read_bytes() == content
     output.write_bytes(wanted)
-    with pytest.raises(InputError, match=r"is finished, and made of what .p.csv.made would say"):
+    with pytest.raises(InputError, match=r"is finished, and .p.csv.made does not know it"):
         fill(output, photos, made_of(photos), resume=True)
     fill(output, photos, made_of(photos))
     out = fill(output, photos, made_of(photos), resume=True)
@@ -666,7 +668,7 @@ def test_the_script_in_shards_and_resumed(run, tmp_path, monkeypatch, capsys, su
     if suffix == ".csv":
         made.unlink()
         code, said = predict("whole", "resume=true")
-        assert code == 2 and "made of what .whole.csv.made would say" in said.err
+        assert code == 2 and ".whole.csv.made does not know it" in said.err
 
 
 @pytest.mark.parametrize(
@@ -703,3 +705,57 @@ def test_no_torch_and_no_pandas_is_needed():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_a_failed_merge_leaves_an_older_output_its_own(tmp_path, made_of, small_parts, monkeypatch):
+    photos, output = listed(50), tmp_path / "p.csv"
+    fill(output, photos, made_of(photos))
+    real = parts.os.replace
+
+    def full(source, target):
+        if target == output:
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(parts.os, "replace", full)
+    with pytest.raises(InputError, match="could not be merged"):
+        fill(output, photos, made_of(photos, batch_size=8), Shard(0, 1))
+    monkeypatch.undo()
+    shutil.rmtree(archive.parts_folder(output))
+    with pytest.raises(InputError, match="made of other batch_size"):
+        fill(output, photos, made_of(photos, batch_size=8), Shard(0, 1), resume=True)
+
+
+def test_a_finished_csv_that_was_changed_is_not_ours(tmp_path, made_of):
+    photos, output = listed(20), tmp_path / "p.csv"
+    fill(output, photos, made_of(photos))
+    content = output.read_bytes()
+    output.write_bytes(content.replace(b",ok,", b",OK,"))
+    with pytest.raises(InputError, match=r".p.csv.made does not know it"):
+        fill(output, photos, made_of(photos), resume=True)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_damaged_part_is_named(tmp_path, made_of, small_parts, suffix):
+    photos, output = listed(50), tmp_path / f"p{suffix}"
+    fill(output, photos, made_of(photos), Shard(0, 2))
+    part = min(archive.parts_folder(output).glob("0*.csv"))
+    whole_part = part.read_bytes()
+    part.write_bytes(whole_part + b"torn")
+    with pytest.raises(InputError, match=f"{part.name} does not hold the rows of .* delete it"):
+        fill(output, photos, made_of(photos), Shard(1, 2))
+    if suffix == ".parquet":
+        part.write_bytes(re.sub(rb"0\.\d{4},", b"zero,", whole_part))
+        with pytest.raises(
+            InputError, match=rf"{part.name} is damaged .* delete it and call its shard again"
+        ):
+            fill(output, photos, made_of(photos), Shard(1, 2))
+    assert not output.exists()
+
+
+def test_a_call_that_is_refused_leaves_no_empty_file(tmp_path, made_of):
+    photos, output = listed(20), tmp_path / "p.csv"
+    (tmp_path / "p.csv.unfinished").write_text("{}")
+    with pytest.raises(InputError):
+        fill(output, photos, made_of(photos))
+    assert not output.exists()

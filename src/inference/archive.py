@@ -6,7 +6,6 @@ written under another name, flushed and renamed. Whoever sees at its end that al
 there merges them in order. There is no other word between the processes.
 """
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from src.decisions.parquet import need_pyarrow, read_about
 from src.decisions.predictions import csv_line, write_failure
 from src.errors import InputError
-from src.files import write_whole
 from src.inference.durable import write_durably
 from src.inference.fingerprint import differences
+from src.inference.made import check_made
 from src.inference.parts import Part, merge, parts_of, read_part, read_plan, start_job
 from src.inference.shards import WHOLE, Shard
-from src.inference.streamed import Row, RowsOf, StreamedOutput, check_made, check_rows, made_file, side_file
+from src.inference.streamed import Row, RowsOf, StreamedOutput, check_rows, side_file
 
 if TYPE_CHECKING:
     from src.inference.photos import Photo
@@ -252,8 +251,6 @@ class PartedOutput:
                 self._state = "incomplete"
                 self.unreadable = sum(read_part(self.folder, part, self.columns)[1] for part in self.parts)
             else:
-                if self.output.suffix.lower() == ".csv":  # first: a finished one without it is refused
-                    write_whole(made_file(self.output), json.dumps(self.made_of, indent=1).encode())
                 self.unreadable = merge(self.folder, self.all, self.output, self.plan)
                 self._state = "merged"
         except FileNotFoundError as error:

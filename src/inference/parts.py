@@ -18,6 +18,7 @@ from src.decisions.parquet import ParquetSink
 from src.decisions.predictions import csv_line, read_lines, write_failure
 from src.errors import InputError
 from src.inference.durable import folder_to_disk, read_json, to_disk, write_durably
+from src.inference.made import note_made
 from src.inference.shards import Shard
 
 log = logging.getLogger(__name__)
@@ -92,10 +93,12 @@ def read_part(folder: Path, part: Part, columns: Sequence[str]) -> tuple[bytes, 
     content = (folder / part.name).read_bytes()
     status = columns.index("status")
     try:
-        rows = [values for values, _ in read_lines(io.BytesIO(content))]
+        lines = list(read_lines(io.BytesIO(content)))
     except csv.Error:
-        rows = []
-    if len(rows) != part.end - part.begin or any(len(values) != len(columns) for values in rows):
+        lines = []
+    rows = [values for values, _ in lines]
+    torn = bool(lines) and lines[-1][1] != len(content)
+    if torn or len(rows) != part.end - part.begin or any(len(values) != len(columns) for values in rows):
         raise InputError(
             f"{folder / part.name} does not hold the rows of {part.end - part.begin} photos: delete it and "
             "call its shard again"
@@ -128,6 +131,8 @@ def merge(folder: Path, parts: Sequence[Part], output: Path, plan: Mapping[str, 
             raise InputError(f"{folder} has become that of another job")
         os.replace(merging, output)
         folder_to_disk(output.parent)
+        if output.suffix.lower() != ".parquet":  # which holds it itself
+            note_made(output, plan["made_of"])  # before the parts go: a kill in between merges again
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -158,7 +163,11 @@ def _write_parquet(file: BinaryIO, folder: Path, parts: Sequence[Part], made_of:
     with ParquetSink(file, made_of["columns"], made_of) as sink:
         for part in parts:
             content, errors = read_part(folder, part, made_of["columns"])
-            sink.write(content)
+            try:
+                sink.write(content)
+            except ValueError as error:
+                name = folder / part.name
+                raise InputError(f"{name} is damaged ({error}): delete it and call its shard again") from None
             unreadable += errors
     return unreadable
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from src.decisions.predictions import Kept, PredictionWriter, read_lines
+from src.decisions.predictions import Kept, PredictionWriter, read_lines, write_failure
 from src.errors import InputError
 from src.inference.durable import hold, read_json, to_disk, write_durably
 from src.inference.fingerprint import differences
+from src.inference.made import check_made, note_made
 
 if TYPE_CHECKING:
     from src.inference.photos import Photo
@@ -49,6 +50,7 @@ class StreamedOutput:
         self._lock: BinaryIO | None = None
 
     def __enter__(self) -> "StreamedOutput":
+        self._new = not self.output.exists()
         try:
             self.output.parent.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.output, "ab")
@@ -59,6 +61,7 @@ class StreamedOutput:
             self._kept = self._earlier()
             self.done = self._kept.rows if self._kept else 0
         except BaseException:
+            self._leave_nothing()
             self._lock.close()
             raise
         return self
@@ -82,9 +85,15 @@ class StreamedOutput:
                     yield len(rows)
             if writer.rows != self.total:
                 raise RuntimeError(f"{writer.rows} rows for {self.total} photos")
-        to_disk(self._lock)
-        if self.side.exists():
-            os.replace(self.side, made_file(self.output))
+        try:
+            to_disk(self._lock)
+            if self.side.exists():
+                note_made(self.output, self.made_of)
+                self.side.unlink()
+        except OSError as error:
+            raise InputError(
+                f"{write_failure(error)}: all rows are in {self.output}; resume=true ends it"
+            ) from None
 
     def _begin(self) -> None:
         """Empty the file and say what it will be made of; an older one stays where the disk refuses that."""
@@ -96,7 +105,13 @@ class StreamedOutput:
             os.truncate(self.output, 0)
             write_durably(self.side, content, beside)
         except OSError as error:
+            self._leave_nothing()
             raise InputError(f"cannot write {self.side}: {error.strerror}") from None
+
+    def _leave_nothing(self) -> None:
+        """Take away the empty file that this call has made."""
+        if self._new and not self.output.stat().st_size:
+            self.output.unlink()
 
     @property
     def summary(self) -> str:
@@ -140,27 +155,6 @@ class StreamedOutput:
         kept, errors = check_rows(self.output, self.photos, self.made_of["columns"])
         self.unreadable = errors
         return kept
-
-
-def made_file(output: Path) -> Path:
-    """Return the file that says what a finished CSV is made of."""
-    return output.with_name(f".{output.name}.made")
-
-
-def check_made(output: Path, made_of: Mapping[str, Any]) -> None:
-    """Refuse to take a finished CSV for the output of a call that would write something else.
-
-    Raises:
-        InputError: if it is made of something else, or nothing beside it says of what.
-    """
-    made = made_file(output)
-    before = read_json(made) if made.is_file() else {}
-    if before != made_of:
-        other = f"other {differences(before, made_of)}" if before else f"what {made.name} would say"
-        raise InputError(
-            f"resume=true: {output} is finished, and made of {other}: leave out resume=true to replace it, "
-            "or name another output="
-        )
 
 
 def side_file(output: Path) -> Path:
