@@ -15,7 +15,7 @@ def main(cfg: DictConfig) -> None:
     """Write each format that agrees with the checkpoint; for one that does not, the exit code is 2."""
     from src.analysis.run_folder import make_folder
     from src.errors import InputError
-    from src.inference.export import Exporter, check_formats, exports_table
+    from src.inference.export import Exporter, check_folder, check_formats, exports_table
     from src.models import find_checkpoint
     from src.overrides import shown, typed
 
@@ -24,6 +24,7 @@ def main(cfg: DictConfig) -> None:
     checkpoint = find_checkpoint(cfg.ckpt)
     folder = Path(cfg.output or cfg.output_dir).expanduser()
     make_folder(folder)
+    check_folder(folder, formats, checkpoint)
     exporter = Exporter(checkpoint, folder, cfg.root)
     written, refused = [], []
     for name in formats:

@@ -309,3 +309,15 @@ def test_a_disk_that_refuses_an_export_is_one_line(exported, tmp_path, monkeypat
     with pytest.raises(InputError, match=r"model.onnx could not be written \(No space left on device\)"):
         exporter.write("onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_formats_of_another_checkpoint_do_not_stay(exported, tmp_path):
+    from src.inference.onnx_backend import OnnxBackend as Backend
+
+    checkpoint = tmp_path / "other.ckpt"
+    checkpoint.write_bytes(b"another checkpoint")
+    folder = shutil.copytree(exported, tmp_path / "model")
+    with pytest.raises(InputError, match=r"model_int8.onnx.* in it would stay, of another checkpoint"):
+        exporting.check_folder(folder, ["onnx"], checkpoint)
+    exporting.check_folder(folder, list(exporting.FILES), checkpoint)
+    assert Backend(folder / "model.onnx").metadata["checkpoint"]["sha256"]

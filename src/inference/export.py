@@ -1,6 +1,6 @@
 """A checkpoint as files that run without this code: ONNX, ONNX in int8, and torch's exported program."""
 
-import hashlib
+import io
 import json
 import logging
 import os
@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from src.errors import InputError, did_you_mean
+from src.errors import InputError, did_you_mean, listed
+from src.inference.fingerprint import file_digest
 from src.inference.int8 import quantized
 from src.inference.onnx_backend import SCHEMA, OnnxBackend
 from src.inference.parity import (
@@ -108,18 +109,21 @@ class Exporter:
         """Write one format, a key of `FILES`.
 
         Raises:
-            InputError: if the scores are not those of the checkpoint, or the disk refuses the file; none of
-                that format is left.
+            InputError: if the scores are not those of the checkpoint, and no file of that format is left; or
+                if the disk refuses, and an earlier one stays.
         """
         final = self.folder / FILES[name]
-        final.unlink(missing_ok=True)  # of an earlier export: it may be another model's
         try:
             with tempfile.TemporaryDirectory(prefix=".export-", dir=self.folder) as folder:
                 file = Path(folder) / FILES[name]
                 parity = {"onnx": self._onnx, "int8": self._int8, "torch": self._torch}[name](file)
                 os.replace(file, final)
+        except InputError:
+            final.unlink(missing_ok=True)  # of an earlier export: it may be another model's
+            raise
         except OSError as error:
-            raise InputError(f"{final} could not be written ({error.strerror or error})") from error
+            kept = "; the earlier file is still there" if final.is_file() else ""
+            raise InputError(f"{final} could not be written ({error.strerror or error}){kept}") from error
         return Export(name, final, parity)
 
     def _onnx(self, file: Path) -> Parity:
@@ -145,6 +149,11 @@ class Exporter:
 
     def _int8(self, file: Path) -> Parity:
         """Write the first int8 file that decides like the checkpoint."""
+        if self.checked.targets is None and self.run:
+            raise InputError(
+                f"int8 is checked on the run's validation photos, and the validation split of {self.run} is "
+                "empty: export onnx, or a run that has some"
+            )
         if self.checked.targets is None:
             raise InputError(
                 "int8 is calibrated on the run's training photos and checked on its validation photos, which "
@@ -183,8 +192,10 @@ class Exporter:
 
     def _save_program(self, file: Path, metadata: Mapping[str, Any]) -> None:
         """Save torch's program with the metadata beside it."""
+        made = io.BytesIO()  # torch's own writer meets a full disk with a RuntimeError
         with _quiet():
-            torch.export.save(self.program, file, extra_files={EXTRA_FILE: json.dumps(metadata)})
+            torch.export.save(self.program, made, extra_files={EXTRA_FILE: json.dumps(metadata)})
+        file.write_bytes(made.getbuffer())
 
     def _compared(self, scores: Callable[[np.ndarray], np.ndarray]) -> Parity:
         """Compare what computes scores with the checkpoint."""
@@ -237,12 +248,33 @@ def check_formats(formats: list[str]) -> None:
             ) from error
 
 
+def check_folder(folder: Path, formats: list[str], checkpoint: Path) -> None:
+    """Refuse a folder in which formats that are not asked for would stay, of another checkpoint.
+
+    Args:
+        folder: where to write; it exists.
+        formats: keys of `FILES`.
+        checkpoint: the file to export.
+
+    Raises:
+        InputError: with the files, which `ckpt=FOLDER` could take for this checkpoint's.
+    """
+    others = [folder / file for name, file in FILES.items() if name not in formats]
+    others = [file for file in others if file.is_file()]
+    if not others:
+        return
+    mark = f'"sha256": "{file_digest(checkpoint)}"'.encode()  # as `metadata_of` has it, in every format
+    if strange := [file.name for file in others if mark not in file.read_bytes()]:
+        raise InputError(
+            f"output={folder}: {listed(strange)} in it would stay, of another checkpoint: remove it, export "
+            "it too (formats=), or name another folder"
+        )
+
+
 def metadata_of(backend: TorchBackend, checkpoint: Path) -> dict[str, Any]:
     """Return what a prediction needs beside the graph, and where the weights come from; as JSON has it."""
     preprocess = asdict(backend.preprocess)
     thresholds = None if backend.thresholds is None else backend.thresholds.astype(float).tolist()
-    with open(checkpoint, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "schema": SCHEMA,
         "task": backend.task,
@@ -251,7 +283,7 @@ def metadata_of(backend: TorchBackend, checkpoint: Path) -> dict[str, Any]:
         "thresholds": thresholds,
         "calibration": None,
         "provenance": backend.model.provenance,
-        "checkpoint": {"sha256": digest, "backbone": backend.model.hparams["backbone"]},
+        "checkpoint": {"sha256": file_digest(checkpoint), "backbone": backend.model.hparams["backbone"]},
         "exported_with": {name: version(name) for name in ("torch", "torchvision")},
     }
 

@@ -10,6 +10,12 @@ if TYPE_CHECKING:
     from src.inference.photos import Photo
 
 
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def fingerprint(
     model: Path, photos: Sequence["Photo"], columns: Sequence[str], **settings: Any
 ) -> dict[str, Any]:
@@ -21,14 +27,12 @@ def fingerprint(
         columns: of the output.
         settings: what else decides about rows, such as thresholds and the batch size.
     """
-    with open(model, "rb") as file:
-        content = hashlib.file_digest(file, "sha256").hexdigest()
     named = hashlib.sha256()
     for begin in range(0, len(photos), 10_000):
         text = "".join(f"{photo.id}\0{photo.path}\n" for photo in photos[begin : begin + 10_000])
         named.update(text.encode("utf-8", "backslashreplace"))
     made = {
-        "checkpoint": content,
+        "checkpoint": file_digest(model),
         "photos": named.hexdigest(),
         "number of photos": len(photos),
         "columns": list(columns),

@@ -1,6 +1,5 @@
 """What a finished CSV is made of, noted beside it. No torch."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from src.errors import InputError
 from src.inference.durable import read_json, write_durably
-from src.inference.fingerprint import differences
+from src.inference.fingerprint import differences, file_digest
 
 
 def made_file(output: Path) -> Path:
@@ -18,7 +17,7 @@ def made_file(output: Path) -> Path:
 
 def note_made(output: Path, made_of: Mapping[str, Any]) -> None:
     """Say of a finished CSV, and of no other content of that name, what it is made of."""
-    said = {"sha256": _digest(output), "made_of": made_of}
+    said = {"sha256": file_digest(output), "made_of": made_of}
     write_durably(made_file(output), json.dumps(said, indent=1).encode())
 
 
@@ -30,7 +29,7 @@ def check_made(output: Path, made_of: Mapping[str, Any]) -> None:
     """
     made = made_file(output)
     said = read_json(made) if made.is_file() else {}
-    before = said.get("made_of") if said.get("sha256") == _digest(output) else None
+    before = said.get("made_of") if said.get("sha256") == file_digest(output) else None
     if before != made_of:
         known = isinstance(before, dict)
         other = f"made of other {differences(before, made_of)}" if known else f"{made.name} does not know it"
@@ -38,9 +37,3 @@ def check_made(output: Path, made_of: Mapping[str, Any]) -> None:
             f"resume=true: {output} is finished, and {other}: leave out resume=true to replace it, "
             "or name another output="
         )
-
-
-def _digest(output: Path) -> str:
-    """Return what stands for the content of a file."""
-    with open(output, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

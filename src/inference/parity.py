@@ -124,7 +124,9 @@ def _split(
     table = run / f"{split}_metadata.csv"
     base = Path(root).expanduser() if root else data_root(run)
     if base is None or not base.is_dir():
-        raise InputError(f"root={root}: no such folder; name that of the photos of {run}")
+        if root:
+            raise InputError(f"root={root}: no such folder; name that of the photos of {run}")
+        raise InputError(f"the photos of {run} are not where they were: name their folder with root=")
     frame = read_csv(table, delimiter=",", encoding="utf-8", key="ckpt", allow_empty=True)
     lacking = [name for name in ("ID", "path", *labels.kinds) if name not in frame]
     if lacking:
