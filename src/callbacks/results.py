@@ -147,7 +147,7 @@ def ending_on_signals(trainer: L.Trainer) -> Iterator[None]:
     if code or trainer.received_sigterm:
         folder = Path(trainer.checkpoint_callback.dirpath)
         log.warning(
-            "Interrupted; %s holds the last whole epoch. Continue with: python scripts/train.py %s",
+            "Interrupted; %s holds the last epoch written. Continue with: python scripts/train.py %s",
             folder / "last.ckpt",
             typed("resume", folder.parent),
         )
