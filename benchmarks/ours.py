@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
@@ -16,10 +17,10 @@ from src.callbacks.results import make_trainer
 from src.config import CONF
 from src.datamodules import PhotoDataModule
 from src.inference.features import split_features
+from src.inference.torch_backend import TorchBackend
 from src.inference.torch_backend import threads as torch_threads
 from src.models import PhotoClassifier
 from src.overlap import in_order
-from src.preprocess import Preprocess
 
 QUIET = ("callbacks.early_stopping=null", "callbacks.lr_monitor=null", "callbacks.figures=null",
          "callbacks.progress=null", "~logger", "trainer.accelerator=cpu", 
@@ -80,14 +81,12 @@ def fit(cfg: DictConfig, heads: dict[str, tuple[torch.Tensor, torch.Tensor]]) ->
     return {"history": history, "heads": torch.cat([part.detach().flatten() for part in last])}
 
 
-def once(model: PhotoClassifier, paths: list[Path], batch_size: int) -> list[torch.Tensor]:
+def once(model: PhotoClassifier, paths: list[Path], batch_size: int) -> list[np.ndarray]:
     """Decode each photo once and compute its features once, in as many threads as there are cores."""
-    preprocess = Preprocess.from_dict(model.hparams["preprocess"])
+    backend = TorchBackend(model, "cpu")
 
-    @torch.inference_mode()
-    def work(batch: list[Path]) -> torch.Tensor:
-        pixels = torch.stack([torch.from_numpy(preprocess(path)) for path in batch])
-        return model.features(pixels.permute(0, 3, 1, 2))
+    def work(batch: list[Path]) -> np.ndarray:
+        return backend.features(np.stack([backend.preprocess(path) for path in batch]))
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -85,9 +85,10 @@ def test_features_and_heads_make_up_the_scores(model):
     features = backend.features(pixels)
     assert features.shape == (3, 108) and features.dtype == np.float32
     assert np.array_equal(backend.heads(features), backend.scores(pixels))
+    assert model.training  # the backend's is a copy
     with torch.inference_mode():
         image = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        wanted = model.probabilities(model(image)).numpy()
+        wanted = model.eval().probabilities(model(image)).numpy()
     np.testing.assert_allclose(backend.scores(pixels), wanted, atol=1e-6)
 
 

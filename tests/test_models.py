@@ -8,7 +8,7 @@ from torch.nn import functional as nnf
 from src.errors import InputError
 from src.labels import LabelSpace
 from src.models import DualHeadClassifier, MultiLabelClassifier, backbones
-from src.models.backbones import BACKBONES, build_backbone
+from src.models.backbones import BACKBONES, build_backbone, folded
 from src.models.metrics import heads_figures, multilabel_figures
 from tests.made import tiny
 
@@ -110,6 +110,25 @@ def test_every_backbone_loads_a_weights_file_of_the_whole_model_or_of_itself(nam
     assert torch.equal(again.eval()(image), out)
     mine = whole.state_dict()
     assert all(torch.equal(tensor, mine[key]) for key, tensor in backbone.state_dict().items())
+
+
+@pytest.mark.parametrize("name", list(BACKBONES))
+def test_folding_removes_every_batchnorm_and_keeps_the_features(name):
+    backbone = build_backbone(name)[0].eval()
+    draw = torch.Generator().manual_seed(0)
+    for module in backbone.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.copy_(torch.rand(module.num_features, generator=draw) / 10)
+            module.running_var.copy_(0.5 + torch.rand(module.num_features, generator=draw))
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    found = folded(backbone)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in found.modules())
+    image = torch.rand(2, 3, 64, 64, generator=draw)
+    with torch.inference_mode():
+        wanted = backbone(image)
+        torch.testing.assert_close(found(image), wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+    after = backbone.state_dict()
+    assert list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
 
 
 def test_weights_that_do_not_fit_are_reported_by_name(tmp_path):

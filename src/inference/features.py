@@ -44,7 +44,7 @@ def extract_features(
     byte-identical photos (equal digests) are read once.
 
     Args:
-        model: of a checkpoint (`load_model`), or newly built; it is set to eval mode and normalises itself.
+        model: of a checkpoint (`load_model`), or newly built; it normalises photos itself.
         root: the folder that the records' paths start from.
         records: the photos.
         device: `auto`, `cpu`, `cuda` or `mps`.
@@ -103,6 +103,7 @@ def store_features(
         "torch": torch.__version__,
         "device": _device_name(on),
         "batch": BATCH,
+        "batchnorm": "folded",
         "view": view
         and {
             "augment": view[0].arguments,

@@ -1,5 +1,6 @@
 """A checkpoint run by torch, on a CPU or a GPU."""
 
+import copy
 import logging
 import os
 import shutil
@@ -15,6 +16,7 @@ from src.errors import InputError, did_you_mean
 from src.inference.batches import DEVICES, Batch, Result, read_batch
 from src.inference.photos import Photo
 from src.models import PhotoClassifier, load_model
+from src.models.backbones import folded
 from src.preprocess import Preprocess
 
 log = logging.getLogger(__name__)
@@ -25,7 +27,7 @@ class TorchBackend:
     """A classifier with its device and precision; see `backends.Backend` for the attributes.
 
     Args:
-        model: from `load_model`; moved to the device and set to eval mode.
+        model: from `load_model`; copied, its BatchNorm folded into the convolutions before it.
         device: `auto`, `cpu`, `cuda` or `mps`; one that is not there falls back to the CPU with one line.
         precision: `32`; `bf16` or `16` run the backbone in that type where the device computes it fast.
         compile: compile the backbone when the first batch comes, anew for each number of rows: some 15 to 60
@@ -40,7 +42,9 @@ class TorchBackend:
     ):
         self.device = choose_device(device)
         self._type = check_precision(precision, self.device)
-        self.model = model.to(self.device).eval()
+        self.model = copy.deepcopy(model).eval()
+        self.model.backbone = folded(self.model.backbone)
+        self.model.to(self.device)
         self.task, self.labels = model.task, model.labels
         self.preprocess = Preprocess.from_dict(model.hparams["preprocess"])
         self.thresholds = model.thresholds.cpu().numpy().copy() if self.task == "multilabel" else None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.fx.experimental.optimization import fuse
 from torchvision import models
 
 from src.errors import InputError, did_you_mean, listed
@@ -61,6 +62,15 @@ def build_backbone(name: str, weights: str | None = None) -> tuple[nn.Module, in
         state = _download(name, entry) if weights == "DEFAULT" else _read(Path(weights).expanduser())
         _load(module, state, entry.last, f"{name} from {weights}")
     return module, features
+
+
+def folded(backbone: nn.Module) -> nn.Module:
+    """Return a copy of a feature extractor with each BatchNorm folded into the convolution before it.
+
+    It must be in eval mode. The features differ in the last digits (Jacob et al., 2018, Quantization and
+    training of neural networks for efficient integer-arithmetic-only inference, section 3.2).
+    """
+    return fuse(backbone).to(memory_format=torch.channels_last)
 
 
 def _download(name: str, entry: Entry) -> Mapping[str, torch.Tensor]:
