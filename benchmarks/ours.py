@@ -69,7 +69,7 @@ def fit(cfg: DictConfig, heads: dict[str, tuple[torch.Tensor, torch.Tensor]]) ->
     for kind, (weight, bias) in heads.items():
         model.get_submodule(f"head_{kind}").load_state_dict({"weight": weight, "bias": bias})
     if data.cache == "features":
-        data.features = split_features(model, data, "cpu")
+        data.features = split_features(model, data, cfg.trainer.max_epochs, "cpu")
     trainer = make_trainer(cfg, model, None)
     with torch_threads(1 if data.features else None):
         trainer.fit(model, data)

@@ -37,6 +37,7 @@ def main(cfg: DictConfig) -> float:
     resuming = bool(cfg.resume)
     cfg = overrides.resumed(cfg) if resuming else cfg
     config.check_targets(cfg)
+    ranks.check_node(cfg.trainer.get("num_nodes", 1))
     config.check_seed(cfg.seed)
     draw_when_missing(cfg.data.get("root"))
     L.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -56,7 +57,7 @@ def main(cfg: DictConfig) -> float:
     trainer = make_trainer(cfg, model, step)
     check_devices(cfg, trainer, model, datamodule)
     if datamodule.cache == "features":
-        datamodule.features = split_features(model, datamodule, inference_device(cfg))
+        datamodule.features = split_features(model, datamodule, cfg.trainer.max_epochs, inference_device(cfg))
     if trainer.is_global_zero:
         if ranks.launched() == trainer.num_nodes == 1:  # else Lightning does, and lets the others wait
             datamodule.prepare_data()

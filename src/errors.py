@@ -37,6 +37,13 @@ def listed(items: Iterable[object], limit: int = 10) -> str:
     return ", ".join(items[:limit]) + more
 
 
+def reason(error: OSError) -> str:
+    """Return why the disk refuses a file or folder."""
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return "there is a file where a folder is needed"
+    return error.strerror or str(error)
+
+
 def leave(code: int, message: str) -> NoReturn:
     """Print one line on stderr and end the script with an exit code."""
     print(f"error: {message}", file=sys.stderr)

@@ -6,27 +6,51 @@ import sys
 import warnings
 from typing import NoReturn
 
-from src.errors import leave
+from src.errors import InputError, leave
 
 RUNS = ("hydra.run.dir=", "resume=")
 ASKS = {"--help", "-h", "--hydra-help", "--version", "--info", "--cfg", "-c"}
 
 
+def _number(name: str, otherwise: int) -> int:
+    """Return a variable that a launcher sets."""
+    value = os.environ.get(name, str(otherwise))
+    if not value.isdecimal():
+        leave(2, f"{name}='{value}' in the environment: torchrun or srun would set a number; unset it")
+    return int(value)
+
+
 def launched() -> int:
     """Return how many processes torchrun or srun started, each from the shell; 1 where neither did."""
     if "RANK" in os.environ:
-        return int(os.environ.get("WORLD_SIZE", 1))
+        return _number("WORLD_SIZE", 1)
     if "SLURM_PROCID" in os.environ and "LOCAL_RANK" not in os.environ:
-        return int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
+        return _number("SLURM_STEP_NUM_TASKS", 1)
     return 1
 
 
 def is_main() -> bool:
     """Whether this is the process that writes and speaks: rank zero, or the only one."""
     if "RANK" in os.environ:
-        return int(os.environ["RANK"]) == 0
-    here = os.environ.get("LOCAL_RANK") or (os.environ.get("SLURM_PROCID", "0") if launched() > 1 else "0")
-    return int(here) == 0 and int(os.environ.get("NODE_RANK", 0)) == 0
+        return _number("RANK", 0) == 0
+    own = "SLURM_PROCID" if "LOCAL_RANK" not in os.environ and launched() > 1 else "LOCAL_RANK"
+    return _number(own, 0) == _number("NODE_RANK", 0) == 0
+
+
+def check_node(nodes: int) -> None:
+    """Refuse a number of this machine that another job has left in the environment.
+
+    Args:
+        nodes: machines that the run is for.
+
+    Raises:
+        InputError: if this one would never be the one that writes the run's files.
+    """
+    if nodes == 1 == launched() and _number("NODE_RANK", 0):
+        raise InputError(
+            f"NODE_RANK={os.environ['NODE_RANK']} is set for a run on one machine: unset NODE_RANK, or give "
+            "trainer.num_nodes="
+        )
 
 
 def share_a_folder(argv: list[str]) -> list[str]:
@@ -38,16 +62,16 @@ def share_a_folder(argv: list[str]) -> list[str]:
     if (launched() == 1 and not node) or any(arg.partition("=")[0] in ASKS for arg in argv[1:]):
         return argv
     if not any(arg.lstrip("+").startswith(RUNS) for arg in argv[1:]):
-        refuse("processes that torchrun, srun or NODE_RANK starts need one folder: add hydra.run.dir=FOLDER")
+        fault = "processes that torchrun, srun or NODE_RANK starts need one folder: add hydra.run.dir=FOLDER"
+        refuse(f"{fault}, or unset NODE_RANK to train on this machine alone" if node else fault)
     return argv if is_main() else [*argv, "hydra.output_subdir=null"]
 
 
 def refuse(message: str) -> NoReturn:
     """End this process with exit code 2, and with a line of the main process or of one that met it alone."""
-    if not is_main() and launched() > 1 and not joined():
-        local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
-        if int(local):  # the first process of this machine has met the same
-            raise SystemExit(2)
+    further = _number("LOCAL_RANK", _number("SLURM_LOCALID", 0))
+    if further and not is_main() and launched() > 1 and not joined():
+        raise SystemExit(2)  # the first process of this machine has met the same
     leave(2, message)
 
 

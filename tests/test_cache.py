@@ -3,6 +3,7 @@ import json
 import logging
 import os
 import pickle
+import resource
 import shutil
 import signal
 import subprocess
@@ -84,6 +85,19 @@ def test_a_damaged_file_is_named_and_not_used(tmp_path, damage, caplog):
     assert f"{path} is damaged" in caplog.text and "delete it" in caplog.text
 
 
+@pytest.mark.parametrize("flip", [1, 8, 32, 128])
+def test_a_header_with_any_changed_byte_is_survived(tmp_path, flip):
+    filled(tmp_path, range(3))
+    (path,) = tmp_path.glob("features/*/*.rows")
+    whole = path.read_bytes()
+    for at in [*range(128), *range(152, 280), *range(292, 420)]:  # the headers of keys, checksums and rows
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ flip]) + whole[at + 1 :])
+        found = store(tmp_path)
+        assert found.missing([digest(0)]) in ([], [digest(0)])
+        if not found.missing([digest(0)]):  # as another comma, or a blank
+            assert found.rows([digest(0)])[0].tolist() == [0.0] * 3
+
+
 def test_a_changed_byte_is_never_used(tmp_path):
     made = filled(tmp_path, range(3))
     rows = made.rows([digest(n) for n in range(3)])
@@ -131,7 +145,7 @@ def test_a_cache_that_may_only_be_read_serves_what_it_holds(tmp_path, monkeypatc
     made = store(tmp_path)
     made.check_room(len(made.missing([digest(0), digest(2)])))
     assert made.rows([digest(2)])[0].tolist() == [2.0] * 3 and not refused.called
-    with pytest.raises(InputError, match=r"cannot be written: Permission denied; .* data.cache_dir="):
+    with pytest.raises(InputError, match=r"Permission denied; .* kept in it: name another .*cache_dir="):
         made.check_room(1)
     with pytest.raises(InputError, match=r"Permission denied; name another folder with data.cache_dir="):
         store(tmp_path / "elsewhere")
@@ -170,6 +184,19 @@ def test_a_full_disk_keeps_what_was_written(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert store(tmp_path).missing([digest(0), digest(7)]) == [digest(7)]
     assert not list(tmp_path.glob("features/*/.*"))
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_file_is_told(tmp_path):
+    made = filled(tmp_path, range(3), shape=(1000,))
+    made.add(digest(7), np.zeros(1000, np.float32))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1500, hard))
+        with pytest.raises(InputError, match=r"the disk is full; 3 photos are kept in it: make room"):
+            made.flush()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert store(tmp_path, shape=(1000,)).missing([digest(0), digest(7)]) == [digest(7)]
 
 
 def test_what_does_not_fit_is_not_begun(tmp_path, monkeypatch):
@@ -269,9 +296,13 @@ def test_a_memory_that_cannot_be_had_is_said_and_done_without(photos, tmp_path, 
     paths = ["Pipe_Leaks/0.jpg"]
     first = inspect_photos(photos, paths, cache_dir=tmp_path / "cache")
     (file,) = tmp_path.glob("cache/inspected/*.npy")
-    file.write_bytes(b"damaged")
-    assert inspect_photos(photos, paths, cache_dir=tmp_path / "cache") == first
-    assert f"{file} is damaged" in caplog.text
+    whole = file.read_bytes()
+    damaged = [whole[:at] + bytes([whole[at] ^ 8]) + whole[at + 1 :] for at in range(len(whole))]
+    for content in (b"damaged", b"", whole[:-1], *damaged):
+        caplog.clear()
+        file.write_bytes(content)
+        assert inspect_photos(photos, paths, cache_dir=tmp_path / "cache") == first
+        assert f"{file} is damaged" in caplog.text
     monkeypatch.setattr(
         memories, "write_whole", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
     )
@@ -353,10 +384,12 @@ def test_the_size_is_said_and_a_replaced_photo_is_refused(photos, tmp_path, capl
         ({"cache": "images", "cache_dir": None}, "data.cache=images needs a folder"),
         ({"views": 0}, "data.views=0: needs at least 1"),
         ({"views": 3, "augment": None}, "data.views=3: without data.augment there is one view"),
+        ({"cache": "features"}, "data.cache=features needs data.augment=null, or data.views=K"),
+        ({"cache": "images", "cache_dir": __file__}, "a file where a folder is needed; name another folder"),
     ],
 )
 def test_bad_options_are_one_line(photos, tmp_path, options, message):
-    given = {"cache_dir": str(tmp_path), "augment": {}} | options
+    given = {"cache_dir": str(tmp_path / "cache"), "augment": {"rotation": 1.0}} | options
     with pytest.raises(InputError, match=message) as caught:
         FolderDataModule(root=str(photos), task="dual_head", **COMMON | given)
     assert "\n" not in str(caught.value)

@@ -99,6 +99,23 @@ def test_features_are_computed_once_and_shared_by_seeds_rates_and_folds(train, m
     train("fold", *kept, "data.folds=3", "data.fold=1")
 
 
+def test_no_more_views_are_computed_than_epochs_show(train, monkeypatch, capsys):
+    seen, real = [], features._seen
+
+    def count(pixels, record, view):
+        seen.append(view and view[2])
+        return real(pixels, record, view)
+
+    monkeypatch.setattr(features, "_seen", count)
+    options = (VIEWS, "data.cache=features", "data.views=50")
+    train("short", *options, "trainer.max_epochs=2")
+    assert set(seen) == {None, 0, 1} and len(seen) == 72 + seen.count(0)
+    assert "Feature cache: 2 views of the training photos, 0.1 MB in all" in capsys.readouterr().err
+    seen.clear()
+    train("longer", *options, "trainer.max_epochs=3")
+    assert set(seen) == {2}
+
+
 def test_other_weights_another_size_a_replaced_photo_are_computed_anew(train, photos, tmp_path, monkeypatch):
     root = shutil.copytree(photos["dual_head"], tmp_path / "copy")
     kept = ("data.augment=null", "data.cache=features", f"data.root={root}")

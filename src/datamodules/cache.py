@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import time
+import tokenize
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, features
 
-from src.errors import InputError
+from src.errors import InputError, reason
 from src.files import whole_file, write_whole
 from src.images import OVERSAMPLING
 
@@ -33,6 +34,8 @@ ROWS_A_FILE, BYTES_A_FILE = 2048, 64 * 2**20  # a kill loses no more work than o
 OPEN_FILES = 128  # each open map holds a file descriptor
 STALE = 3600  # seconds after which a temporary file belongs to nobody
 EMPTY = np.empty(0, np.uint64)
+# what NumPy raises for a file whose header is damaged, beside the disk's own errors
+UNREADABLE = (OSError, ValueError, EOFError, SyntaxError, MemoryError, OverflowError, tokenize.TokenError)
 
 
 def decoder() -> dict[str, object]:
@@ -72,7 +75,7 @@ def checked_folder(cache_dir: str | Path) -> Path:
             raise
         raise InputError(f"data.cache_dir={folder}: its {MARKER} is damaged: delete the folder") from None
     except OSError as error:
-        raise InputError(f"data.cache_dir={folder}: {error.strerror}; {elsewhere}") from None
+        raise InputError(f"data.cache_dir={folder}: {reason(error)}; {elsewhere}") from None
     return folder
 
 
@@ -132,7 +135,7 @@ class RowStore:
         for path in sorted(self.folder.glob("*.rows")):
             try:
                 found = self._contents(path)
-            except (OSError, ValueError) as error:
+            except UNREADABLE as error:
                 log.warning("%s is damaged (%s): its photos are read anew; delete it", path, error)
                 continue
             keys.append(found)
@@ -209,7 +212,9 @@ class RowStore:
         try:
             with whole_file(self.folder / f"{time.time_ns():020d}-{os.getpid()}.rows") as file:
                 for array in (keys, checksums, rows):
-                    np.lib.format.write_array(file, array, (1, 0))
+                    header = np.lib.format.header_data_from_array_1_0(array)
+                    np.lib.format.write_array_header_1_0(file, header)
+                    file.write(array)  # NumPy's own writing does not tell why a disk refuses
         except OSError as error:
             self.refresh()
             raise InputError(self._refusal(error)) from None
@@ -217,10 +222,10 @@ class RowStore:
     def _refusal(self, error: OSError) -> str:
         """Return the line for a disk that does not take the rows."""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        why = "the disk is full" if full else str(error.strerror)
+        why, cure = ("the disk is full", "make room, or name") if full else (error.strerror, "name")
         return (
             f"the cache {self.folder} cannot be written: {why}; {len(self._keys):,} photos are kept in it: "
-            "make room, or name another folder with data.cache_dir="
+            f"{cure} another folder with data.cache_dir="
         )
 
     def check_room(self, rows: int) -> None:
@@ -313,7 +318,7 @@ class Rows:
                 np.lib.format.read_array_header_1_0(file)
                 shape = (len(checksums), *self.shape)
                 return np.memmap(file, self.dtype, "r", file.tell(), shape), checksums
-        except (OSError, ValueError) as error:
+        except UNREADABLE as error:
             raise InputError(f"the cache file {path} is gone or damaged ({error}): start again") from None
 
     def __getstate__(self) -> dict[str, object]:

@@ -63,5 +63,8 @@ def read_unchanged(root: Path, record: Record, preprocess: Preprocess) -> np.nda
     except UnreadableImage as error:
         raise LostPhoto(f"{root / record.path} cannot be read any more: {error}") from error
     if record.digest and content_digest(content) != record.digest:
-        raise LostPhoto(f"{root / record.path} has been replaced since this run began: start again")
+        raise LostPhoto(
+            f"{root / record.path} has been replaced since this run began: start again "
+            "(for good, if nobody did: delete inspected/ in data.cache_dir)"
+        )
     return pixels

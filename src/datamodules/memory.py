@@ -5,12 +5,13 @@ import io
 import logging
 import os
 import time
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from src.datamodules.cache import checked_folder, clear_stale, decoder
+from src.datamodules.cache import UNREADABLE, checked_folder, clear_stale, decoder
 from src.datamodules.near_duplicates import HASHED_SIZE
 from src.files import write_whole
 
@@ -36,18 +37,21 @@ class Memory:
     """
 
     def __init__(self, cache_dir: str | Path, root: Path):
-        about = f"{root.absolute()}\n{HASHED_SIZE}\n{sorted(decoder().items())}"
+        about = f"{root.absolute()}\n{HASHED_SIZE}\n{sorted(decoder().items())}\nchecksum"
         name = hashlib.blake2b(about.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
         self.root, self.file = root, checked_folder(cache_dir) / "inspected" / f"{name}.npy"
         self._rows: dict[bytes, tuple[int, int, bool]] = {}
         self.unsaved = 0  # photos
         try:
-            stored = np.load(self.file, allow_pickle=False)
+            content = self.file.read_bytes()
+            if zlib.crc32(content[:-4]) != int.from_bytes(content[-4:], "little"):
+                raise ValueError("not what was written")
+            stored = np.load(io.BytesIO(content), allow_pickle=False)
             if stored.dtype != ROW:
                 raise ValueError("other columns")
         except FileNotFoundError:
             return
-        except (OSError, ValueError, EOFError) as error:
+        except UNREADABLE as error:
             log.warning("%s is damaged (%s): photos are read anew", self.file, error)
             return
         columns = (stored[name].tolist() for name in ("digest", "phash", "hashed"))
@@ -93,7 +97,7 @@ class Memory:
         content = io.BytesIO()
         np.save(content, rows)
         try:
-            write_whole(self.file, content.getvalue())
+            write_whole(self.file, content.getvalue() + zlib.crc32(content.getbuffer()).to_bytes(4, "little"))
             self.unsaved = 0
         except OSError as error:
             log.warning(

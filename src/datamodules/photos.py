@@ -13,7 +13,7 @@ from src.config import check_arguments
 from src.datamodules import records as rec
 from src.datamodules import splits as sp
 from src.datamodules import statistics
-from src.datamodules.cache import Rows, RowStore
+from src.datamodules.cache import Rows, RowStore, checked_folder
 from src.datamodules.certificate import certify
 from src.datamodules.dataset import FeatureDataset, PhotoDataset, make_loader
 from src.datamodules.groups import Linked, assign_groups, link_records, report_near_duplicates
@@ -323,11 +323,18 @@ class PhotoDataModule(L.LightningDataModule):
 
 
 def _check_kept(cache: str | None, cache_dir: str | None, views: int | None, augment: Mapping | None) -> None:
-    """Refuse a cache without a folder, and views of nothing."""
+    """Refuse a cache without a folder that can be one, and what it could not hold."""
     if cache and not cache_dir:
         raise InputError(f"data.cache={cache} needs a folder: data.cache_dir=outputs/cache")
     if views and not augment:
         raise InputError(f"data.views={views}: without data.augment there is one view")
+    if cache == "features" and augment and not views:
+        raise InputError(
+            "data.cache=features needs data.augment=null, or data.views=K for K views of each photo that "
+            "take turns (data.cache=images works with any augmentation)"
+        )
+    if cache:
+        checked_folder(cache_dir)
 
 
 def _check_split(near_duplicates: int | None, folds: int | None, fold: int, split_file: str | None) -> None:

@@ -93,6 +93,15 @@ def store_features(
     Raises:
         InputError: as `extract_features`.
     """
+    store, left = _lacking(model, records, cache_dir, device, view)
+    _fill(store, model, root, left, device, num_workers, view)
+    return store
+
+
+def _lacking(
+    model: PhotoClassifier, records: Sequence[Record], cache_dir: str | Path, device: str, view: View | None
+) -> tuple[RowStore, list[Record]]:
+    """Return the store of these features, and the photos that it has none of, one of each content."""
     preprocess = Preprocess.from_dict(model.hparams["preprocess"])
     on = choose_device(device)
     about = {
@@ -114,50 +123,53 @@ def store_features(
     }
     store = RowStore(cache_dir, "features", about, (model.num_features,), "float32")
     absent = set(store.missing(record.digest for record in records))
-    left = list({record.digest: record for record in records if record.digest in absent}.values())
-    store.check_room(len(left))
-    if left:
-        size = gigabytes(len(left) * store.row_bytes)
-        log.info("Feature cache: %d photos to see once, %s in %s", len(left), size, store.folder)
-    try:
-        for record, row in zip(left, _rows(model, root, left, device, num_workers, view), strict=True):
-            store.add(record.digest, row)
-    finally:
-        store.flush()
-    return store
+    return store, list({record.digest: record for record in records if record.digest in absent}.values())
 
 
 def split_features(
-    model: PhotoClassifier, datamodule: PhotoDataModule, device: str = "auto"
+    model: PhotoClassifier, datamodule: PhotoDataModule, epochs: int, device: str = "auto"
 ) -> dict[str, list[Rows]]:
-    """Return the features of each split's photos for `data.cache=features`: every view of the training split.
+    """Return the features of each split's photos for `data.cache=features`.
+
+    Those of the training split are one for each view that so many epochs show.
 
     Raises:
-        InputError: if features do not stand for the photos, as the backbone learns or each epoch has new
-            views; and as `extract_features`.
+        InputError: if features do not stand for the photos, as the backbone learns; and as
+            `extract_features`, before any is computed where the disk cannot hold them all.
     """
     if not model.hparams["freeze_backbone"]:
         raise InputError(
             "data.cache=features needs model.freeze_backbone=true: a backbone that learns sees something "
             "else in every step (data.cache=images works with any)"
         )
-    augmented = isinstance(datamodule.transform, TrainTransform)
-    if augmented and not datamodule.views:
-        raise InputError(
-            "data.cache=features needs data.augment=null, or data.views=K for K views of each photo that "
-            "take turns (data.cache=images works with any augmentation)"
-        )
     views: list[View | None] = [None]
-    if augmented:
-        views = [(datamodule.transform, datamodule.seed, number) for number in range(datamodule.views)]
+    if isinstance(datamodule.transform, TrainTransform):
+        shown = range(min(datamodule.views, epochs))
+        views = [(datamodule.transform, datamodule.seed, number) for number in shown]
     found: dict[str, list[Rows]] = {split: [] for split, records in datamodule.splits.items() if records}
-    for view in dict.fromkeys([None, *views]):
-        asked = [split for split in found if view in (views if split == "train" else [None])]
-        records = [record for split in asked for record in datamodule.splits[split]]
-        store = store_features(model, datamodule.root, records, datamodule.cache_dir, device, None, view)
-        for split in asked:
+    asked = {
+        view: [split for split in found if view in (views if split == "train" else [None])]
+        for view in dict.fromkeys([None, *views])
+    }
+    stores = {}
+    for view, splits in asked.items():
+        records = [record for split in splits for record in datamodule.splits[split]]
+        stores[view] = _lacking(model, records, datamodule.cache_dir, device, view)
+    _check_room_for_all(list(stores.values()))
+    for view, (store, left) in stores.items():
+        _fill(store, model, datamodule.root, left, device, None, view)
+        for split in asked[view]:
             found[split].append(store.rows([record.digest for record in datamodule.splits[split]]))
     return found
+
+
+def _check_room_for_all(stores: Sequence[tuple[RowStore, list[Record]]]) -> None:
+    """Refuse views that the disk cannot hold all of; where there are several, say what they take."""
+    first, rows = stores[0][0], sum(len(left) for _, left in stores)
+    first.check_room(rows)
+    if rows and len(stores) > 2:
+        size = gigabytes(rows * first.row_bytes)
+        log.info("Feature cache: %d views of the training photos, %s in all", len(stores) - 1, size)
 
 
 def results_from_features(
@@ -194,6 +206,27 @@ def weights_digest(model: PhotoClassifier) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _fill(
+    store: RowStore,
+    model: PhotoClassifier,
+    root: Path,
+    left: Sequence[Record],
+    device: str,
+    num_workers: int | None,
+    view: View | None,
+) -> None:
+    """Compute and keep what a store lacks."""
+    store.check_room(len(left))
+    if left:
+        size = gigabytes(len(left) * store.row_bytes)
+        log.info("Feature cache: %d photos to see once, %s in %s", len(left), size, store.folder)
+    try:
+        for record, row in zip(left, _rows(model, root, left, device, num_workers, view), strict=True):
+            store.add(record.digest, row)
+    finally:
+        store.flush()
 
 
 def _rows(
