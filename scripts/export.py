@@ -19,7 +19,7 @@ def main(cfg: DictConfig) -> None:
     from src.models import find_checkpoint
     from src.overrides import shown, typed
 
-    formats = OmegaConf.to_container(cfg.formats)
+    formats = list(dict.fromkeys(OmegaConf.to_container(cfg.formats)))
     check_formats(formats)
     checkpoint = find_checkpoint(cfg.ckpt)
     folder = Path(cfg.output or cfg.output_dir).expanduser()

@@ -163,7 +163,10 @@ def explain(error: Exception) -> str:
             hint = "a table needs model=multilabel or data=table" if table else hint
             return f"unknown key '{name}': {hint}{plus}"
         if isinstance(inner, OmegaConfBaseException) and getattr(inner, "full_key", None):
-            return f"{inner.full_key}: {_first_line(inner)}"
+            name, said = inner.full_key, _first_line(inner)
+            if "is not a ListConfig" in said:
+                return f"{name}: needs a list, {name}=[a,b]"
+            return f"{name}: {'needs a value, not null' if 'is not Optional' in said else said}"
         inner = inner.__cause__ or inner.__context__
     if "Config group override must be" in str(error):
         return "a group needs the name of a choice: model=multilabel; '~logger' leaves one out"

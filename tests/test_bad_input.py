@@ -131,6 +131,18 @@ def test_typos_inside_an_experiment_file(refused, photos, tmp_path, experiment, 
     assert words in refused("train", "experiment=typo", f"data.root={photos}", *FAST, where)
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("formats=onnx", "formats: needs a list, formats=[a,b]"),
+        ("formats=null", "formats: needs a value, not null"),
+        ("formats=[onxx,int9]", "formats: onxx, int9: did you mean 'onnx'"),
+    ],
+)
+def test_formats_of_an_export(refused, given, words):
+    assert words in refused("export", "ckpt=run", given)
+
+
 def test_folders(refused, tmp_path):
     assert "no such folder" in refused("train", "data.root=phots", *FAST)
     (tmp_path / "empty").mkdir()

@@ -220,7 +220,14 @@ def test_photos_that_are_gone_are_one_line(run, monkeypatch, tmp_path, capsys):
         ({"labels": {"component": ["Bolt"]}}, "which its metadata deny"),
         ({"labels": ["Bolt"]}, "labels is no mapping"),
         ({"thresholds": [0.5]}, "no threshold for each"),
-        ({"preprocess": {"image_size": 16, "turn": 3}}, "unknown key preprocess.turn"),
+        ({"preprocess": {"image_size": 16, "turn": 3}}, "metadata are damaged .*unknown key preprocess.turn"),
+        ({"preprocess": {"image_size": "x"}}, "damaged .*export the run again"),
+        ({"labels": {"component": 3}}, "damaged .*export the run again"),
+        ({"thresholds": ["high"]}, "damaged .*export the run again"),
+        ({"provenance": {"train_digests": 3}}, "damaged .*export the run again"),
+        ({"schema": True}, r"damaged \(schema True\)"),
+        ({"schema": 0}, r"damaged \(schema 0\)"),
+        ({"precision": "int4"}, "precision 'int4' is not known here"),
     ],
 )
 def test_metadata_that_do_not_fit_are_one_line(exported, tmp_path, metadata, words):
@@ -230,6 +237,11 @@ def test_metadata_that_do_not_fit_are_one_line(exported, tmp_path, metadata, wor
 
 
 def test_files_that_are_no_exported_models(exported, tmp_path):
+    path = changed(exported, tmp_path)
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {**{p.key: p.value for p in model.metadata_props}, "author": "me"})
+    onnx.save(model, path)
+    assert OnnxBackend(path).task == "multilabel"  # what another program adds does not matter
     (tmp_path / "broken.onnx").write_bytes((exported / "model.onnx").read_bytes()[:2000])
     with pytest.raises(InputError, match="not a model that ONNX Runtime can read, or a damaged one"):
         load_backend(str(tmp_path / "broken.onnx"))
@@ -309,6 +321,11 @@ def test_a_disk_that_refuses_an_export_is_one_line(exported, tmp_path, monkeypat
     with pytest.raises(InputError, match=r"model.onnx could not be written \(No space left on device\)"):
         exporter.write("onnx")
     assert not list(tmp_path.iterdir())
+    exporter.metadata = {"checkpoint": {"sha256": "1234"}}
+    for content, kept in ((b'"sha256": "1234"', "the earlier file"), (b"", "that of another checkpoint")):
+        (tmp_path / "model.onnx").write_bytes(content)
+        with pytest.raises(InputError, match=f"No space left on device.; {kept} is still there"):
+            exporter.write("onnx")
 
 
 def test_formats_of_another_checkpoint_do_not_stay(exported, tmp_path):

@@ -122,7 +122,10 @@ class Exporter:
             final.unlink(missing_ok=True)  # of an earlier export: it may be another model's
             raise
         except OSError as error:
-            kept = "; the earlier file is still there" if final.is_file() else ""
+            kept = ""
+            if final.is_file():
+                strange = not _holds(final, self.metadata["checkpoint"]["sha256"])
+                kept = f"; {'that of another checkpoint' if strange else 'the earlier file'} is still there"
             raise InputError(f"{final} could not be written ({error.strerror or error}){kept}") from error
         return Export(name, final, parity)
 
@@ -234,9 +237,8 @@ def check_formats(formats: list[str]) -> None:
     """Refuse formats that do not exist, or none."""
     if not formats:
         raise InputError(f"formats=[] exports nothing: choose from {', '.join(FILES)}")
-    for name in formats:
-        if name not in FILES:
-            raise InputError(f"formats: {name}: {did_you_mean(str(name), FILES)}")
+    if unknown := [str(name) for name in formats if name not in FILES]:
+        raise InputError(f"formats: {listed(unknown)}: {did_you_mean(unknown[0], FILES)}")
     if {"onnx", "int8"} & {*formats}:
         try:
             import onnx  # noqa: F401
@@ -263,12 +265,17 @@ def check_folder(folder: Path, formats: list[str], checkpoint: Path) -> None:
     others = [file for file in others if file.is_file()]
     if not others:
         return
-    mark = f'"sha256": "{file_digest(checkpoint)}"'.encode()  # as `metadata_of` has it, in every format
-    if strange := [file.name for file in others if mark not in file.read_bytes()]:
+    digest = file_digest(checkpoint)
+    if strange := [file.name for file in others if not _holds(file, digest)]:
         raise InputError(
             f"output={folder}: {listed(strange)} in it would stay, of another checkpoint: remove it, export "
             "it too (formats=), or name another folder"
         )
+
+
+def _holds(file: Path, digest: str) -> bool:
+    """Whether an exported file, of any format, is that of the checkpoint with this digest."""
+    return f'"sha256": "{digest}"'.encode() in file.read_bytes()  # as `metadata_of` has it
 
 
 def metadata_of(backend: TorchBackend, checkpoint: Path) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from src.preprocess import Preprocess
 
 SCHEMA = 1  # of the metadata
 KEYS = ("schema", "task", "labels", "preprocess", "thresholds", "calibration", "provenance", "precision")
+FURTHER = ("checkpoint", "exported_with", "int8", "parity")  # that nothing depends on
+PRECISIONS = ("fp32", "int8")
 FAST_INT8 = {"AVX2", "X86_V3", "ASIMDDP"}  # as NumPy names the instructions, one of which int8 needs
 
 
@@ -39,12 +41,14 @@ class OnnxBackend:
         self.metadata = read_metadata(self._session.get_modelmeta().custom_metadata_map, path)
         if self.metadata["precision"] == "int8" and device != "cuda":
             check_int8(path)
-        self.task = self.metadata["task"]
-        self.labels = LabelSpace(self.metadata["labels"])
-        self.preprocess = Preprocess.from_dict(self.metadata["preprocess"])
-        thresholds = self.metadata["thresholds"]
-        self.thresholds = None if thresholds is None else np.array(thresholds, np.float32)
-        self.trained_on = frozenset(self.metadata["provenance"].get("train_digests", ()))
+        self.task, thresholds = self.metadata["task"], self.metadata["thresholds"]
+        try:
+            self.labels = LabelSpace(self.metadata["labels"])
+            self.preprocess = Preprocess.from_dict(self.metadata["preprocess"])
+            self.thresholds = None if thresholds is None else np.array(thresholds, np.float32)
+            self.trained_on = frozenset(self.metadata["provenance"].get("train_digests", ()))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{path}: its metadata are damaged ({error}): export the run again") from error
         self.on_gpu = False  # no loader of torch's: threads decode whatever computes
         self._check_graph(path)
 
@@ -119,10 +123,12 @@ def read_metadata(texts: dict[str, str], path: Path) -> dict[str, Any]:
     if "schema" not in texts:
         raise InputError(f"{path}: not exported by Corbel (no metadata in it): use scripts/export.py")
     try:
-        found = {key: json.loads(text) for key, text in texts.items()}
-    except ValueError as error:
-        raise InputError(f"{path}: its metadata are damaged ({error})") from error
-    if not isinstance(found["schema"], int) or found["schema"] > SCHEMA:
+        found = {key: json.loads(texts[key]) for key in (*KEYS, *FURTHER) if key in texts}
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: its metadata are damaged ({error}): export the run again") from error
+    if type(found["schema"]) is not int or found["schema"] < 1:
+        raise InputError(f"{path}: its metadata are damaged (schema {found['schema']}): export the run again")
+    if found["schema"] > SCHEMA:
         raise InputError(
             f"{path}: exported by a newer Corbel (schema {found['schema']}, here {SCHEMA}): upgrade, or "
             "export the run again"
@@ -134,9 +140,11 @@ def read_metadata(texts: dict[str, str], path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: task '{found['task']}' is not known here")
     if found["calibration"] is not None:
         raise InputError(f"{path}: its scores are calibrated in a way that is not known here: upgrade")
-    for key, kind in (("labels", dict), ("preprocess", dict), ("provenance", dict)):
-        if not isinstance(found[key], kind):
-            raise InputError(f"{path}: its metadata are damaged ({key} is no mapping)")
+    if found["precision"] not in PRECISIONS:
+        raise InputError(f"{path}: precision '{found['precision']}' is not known here")
+    for key in ("labels", "preprocess", "provenance"):
+        if not isinstance(found[key], dict):
+            raise InputError(f"{path}: its metadata are damaged ({key} is no mapping): export the run again")
     return found
 
 
