@@ -521,7 +521,7 @@ def test_an_output_folder_that_cannot_be_written(tmp_path, made_of, suffix):
     photos = listed(3)
     (tmp_path / "file").write_text("a file stands where the folder should be")
     for shard in (None, Shard(0, 2)):
-        with pytest.raises(InputError, match="cannot write"):
+        with pytest.raises(InputError, match=r"cannot write .*: there is a file where a folder is needed"):
             fill(tmp_path / "file" / f"p{suffix}", photos, made_of(photos), shard)
     if os.getuid():
         (tmp_path / "locked").mkdir(mode=0o500)
@@ -558,7 +558,7 @@ def test_a_full_disk_loses_nothing(tmp_path, made_of, monkeypatch, small_parts, 
     said = with_limit(3000, lambda: fill(output, photos, made_of(photos), shard))
     assert said.startswith("InputError: disk full (File too large)") and "\n" not in said
     if output.suffix == ".csv" and shard is None:
-        assert "rows kept in" in said
+        assert "rows kept in" in said and said.endswith("the same command with resume=true goes on")
     else:  # each part fits, the whole does not
         assert "all its parts are kept in" in said and not output.exists()
         monkeypatch.setattr(archive, "write_durably", lambda *_: pytest.fail("a part was written twice"))
@@ -751,6 +751,21 @@ def test_a_damaged_part_is_named(tmp_path, made_of, small_parts, suffix):
         ):
             fill(output, photos, made_of(photos), Shard(1, 2))
     assert not output.exists()
+
+
+def test_a_finished_csv_is_left_alone_where_nobody_may_write(tmp_path, made_of, monkeypatch):
+    photos, output = listed(20), tmp_path / "p.csv"
+    fill(output, photos, made_of(photos))
+
+    def read_only(file, mode):
+        if "r" not in mode:
+            raise PermissionError(13, "Permission denied")
+        return open(file, mode)
+
+    monkeypatch.setattr(streamed, "open", read_only, raising=False)
+    assert fill(output, photos, made_of(photos), resume=True).summary.startswith("nothing to do")
+    with pytest.raises(InputError, match=r"cannot write .*p.csv: Permission denied"):
+        fill(output, photos, made_of(photos))
 
 
 def test_a_call_that_is_refused_leaves_no_empty_file(tmp_path, made_of):

@@ -12,7 +12,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src.errors import InputError
+from src.errors import InputError, reason
 
 SPLITS = ("train", "val", "test")
 
@@ -87,7 +87,7 @@ class RunFolder:
     def data_root(self) -> Path | None:
         """Where the photos were: as the run noted down, else as its configuration says."""
         noted = self.path / ".hydra" / "data_root.txt"
-        said = noted.read_text(encoding="utf-8").strip() if noted.is_file() else ""
+        said = os.fsdecode(noted.read_bytes().removesuffix(b"\n")) if noted.is_file() else ""
         said = said or self.setting("data.images", "data.root")
         return Path(str(said)) if said else None
 
@@ -196,7 +196,7 @@ def make_folder(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise InputError(
-            f"output={folder}: cannot be written ({error.strerror}); name another folder"
+            f"output={folder}: cannot be written ({reason(error)}); name another folder"
         ) from error
 
 

@@ -20,7 +20,7 @@ from typing import BinaryIO
 import numpy as np
 
 from src.decisions.thresholds import apply_thresholds
-from src.errors import InputError, did_you_mean
+from src.errors import InputError, did_you_mean, reason
 from src.labels import TASKS, LabelSpace
 
 _FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
@@ -194,13 +194,16 @@ class PredictionWriter:
         path: The file, replaced if it exists; missing folders are made.
         columns: The header, from `columns`.
         kept: Rows of an earlier call to go on behind; what follows them in the file is cut.
+        cure: What to do when the disk refuses, for the message.
 
     Raises:
         InputError: if the file cannot be opened or written; the message says how many rows it holds.
     """
 
-    def __init__(self, path: str | Path, columns: Iterable[str], kept: Kept | None = None):
-        self.path = Path(path)
+    def __init__(
+        self, path: str | Path, columns: Iterable[str], kept: Kept | None = None, cure: str | None = None
+    ):
+        self.path, self.cure = Path(path), cure
         self.columns = list(columns)
         self.kept = kept
         self.rows = kept.rows if kept else 0  # whole rows in the file, without the header
@@ -215,7 +218,7 @@ class PredictionWriter:
                 self._file.truncate(self._end)
                 self._file.seek(self._end)
         except OSError as error:
-            raise InputError(f"cannot write {self.path}: {error.strerror}") from None
+            raise InputError(f"cannot write {self.path}: {reason(error)}") from None
         if not self.kept:
             self._append(self.columns)
         return self
@@ -255,7 +258,8 @@ class PredictionWriter:
 
     def _failure(self, error: OSError) -> InputError:
         """Return the one line that says what stopped the writing and what the file holds."""
-        return InputError(f"{write_failure(error)}: {self.rows} rows kept in {self.path}")
+        cure = f"; {self.cure}" if self.cure else ""
+        return InputError(f"{write_failure(error)}: {self.rows} rows kept in {self.path}{cure}")
 
 
 def write_failure(error: OSError) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.decisions.parquet import need_pyarrow, read_about
 from src.decisions.predictions import csv_line, write_failure
-from src.errors import InputError
+from src.errors import InputError, reason
 from src.inference.durable import write_durably
 from src.inference.fingerprint import differences
 from src.inference.made import check_made
@@ -207,7 +207,7 @@ class PartedOutput:
                 return
             raise
         except OSError as error:
-            raise InputError(f"cannot write {self.folder}: {error.strerror}") from None
+            raise InputError(f"cannot write {self.folder}: {reason(error)}") from None
         if before != self.plan:
             raise InputError(
                 f"{self.folder} was begun with other {differences(before, self.plan)}: go on with what it "

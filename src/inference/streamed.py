@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from src.decisions.predictions import Kept, PredictionWriter, read_lines, write_failure
-from src.errors import InputError
+from src.errors import InputError, reason
 from src.inference.durable import hold, read_json, to_disk, write_durably
 from src.inference.fingerprint import differences
 from src.inference.made import check_made, note_made
@@ -53,9 +53,12 @@ class StreamedOutput:
         self._new = not self.output.exists()
         try:
             self.output.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.output, "ab")
+            finished = self.resume and not self._new and not self.side.exists()
+            self._lock = open(
+                self.output, "rb" if finished else "ab"
+            )  # it may lie where nobody writes any more
         except OSError as error:
-            raise InputError(f"cannot write {self.output}: {error.strerror}") from None
+            raise InputError(f"cannot write {self.output}: {reason(error)}") from None
         try:
             hold(self._lock, self.output)
             self._kept = self._earlier()
@@ -78,7 +81,8 @@ class StreamedOutput:
         if self.done < self.total:
             if not self._kept:
                 self._begin()
-            with PredictionWriter(self.output, self.made_of["columns"], self._kept) as writer:
+            cure = "the same command with resume=true goes on"
+            with PredictionWriter(self.output, self.made_of["columns"], self._kept, cure) as writer:
                 for rows in rows_of(self.photos[self.done :]):
                     writer.write(rows)
                     self.unreadable += sum(row["status"] == "error" for row in rows)
@@ -105,8 +109,9 @@ class StreamedOutput:
             os.truncate(self.output, 0)
             write_durably(self.side, content, beside)
         except OSError as error:
+            beside.unlink(missing_ok=True)
             self._leave_nothing()
-            raise InputError(f"cannot write {self.side}: {error.strerror}") from None
+            raise InputError(f"cannot write {self.side}: {reason(error)}") from None
 
     def _leave_nothing(self) -> None:
         """Take away the empty file that this call has made."""
