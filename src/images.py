@@ -240,7 +240,9 @@ def _heif_reader() -> Callable[[BinaryIO], ImageFile.ImageFile]:
     try:
         from pillow_heif import HeifImageFile
     except ImportError:
-        raise UnreadableImage("HEIC photo: install the extra `heic` (pip install corbel[heic])") from None
+        raise UnreadableImage(
+            "HEIC photo: install the extra `heic` (python -m pip install -e '.[heic]')"
+        ) from None
     return HeifImageFile
 
 

@@ -502,7 +502,7 @@ def test_heic_with_the_extra():
 def test_heic_without_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     data = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
-    assert reason(data) == "HEIC photo: install the extra `heic` (pip install corbel[heic])"
+    assert reason(data) == "HEIC photo: install the extra `heic` (python -m pip install -e '.[heic]')"
 
 
 # Scaled decoding
