@@ -255,7 +255,6 @@ FLOORS = {
     ),
     **dict.fromkeys(("datamodules", "models", "decisions", "demo"), 1),
     **dict.fromkeys(("callbacks", "inference", "analysis"), 2),
-    "serving": 3,
 }
 
 
@@ -273,6 +272,18 @@ def imports() -> dict[str, set[str]]:
                 names = {f"{node.module}.{alias.name}" for alias in node.names}
                 found[module] |= (names & modules.keys()) or {node.module}
     return found
+
+
+def test_the_house_is_described_as_it_stands():
+    source = REPOSITORY / "src"
+    stands = {path.name for path in source.glob("*.py") if path.name != "__init__.py"}
+    stands |= {f"{path.parent.name}/" for path in source.glob("*/__init__.py")}
+    page = (REPOSITORY / "docs" / "design.md").read_text(encoding="utf-8")
+    listing, floors = page.split("## The house")[1].split("Floors:")
+    assert set(re.findall(r"^  (\w+(?:\.py|/)) ", listing, re.MULTILINE)) == stands
+    modules = {name.removesuffix(".py").rstrip("/") for name in stands}
+    assert set(FLOORS) == modules
+    assert modules <= set(re.findall(r"`(\w+)`", floors.split("\n\n")[0]))
 
 
 def test_imports_run_down_the_floors():
