@@ -149,6 +149,30 @@ def test_the_main_process_is_told_by_the_launcher(monkeypatch, capsys, env, proc
         assert ("hydra.run.dir" in capsys.readouterr().err) == (main or env.get("LOCAL_RANK", "0") == "0")
 
 
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "NODE_RANK", "LOCAL_RANK"])
+@pytest.mark.parametrize("value", ["", "abc", "-1"])
+def test_a_launchers_number_that_is_none_is_one_line(monkeypatch, capsys, name, value):
+    for launcher in LAUNCHERS:
+        monkeypatch.delenv(launcher, raising=False)
+    if name == "WORLD_SIZE":
+        monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as left:
+        ranks.share_a_folder(["train.py", "hydra.run.dir=runs/a"])
+        ranks.is_main()
+    assert left.value.code == 2
+    assert f"{name}='{value}' in the environment" in capsys.readouterr().err
+
+
+def test_a_node_rank_that_another_job_left_is_refused(photos, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NODE_RANK", "1")
+    given = (f"data.root={photos}", *FAST, "trainer.max_epochs=1", "hydra.run.dir=run")
+    assert run_script(monkeypatch, "train", *given) == 2
+    assert "error: NODE_RANK=1 is set for a run on one machine: unset" in capsys.readouterr().err
+    assert not list(tmp_path.glob("run/*.csv"))
+
+
 def test_the_ddp_trainer_is_the_default_one_on_several_devices():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         one, several = (compose("train", [*extra, "output_dir=x"]) for extra in ((), ("trainer=ddp",)))
@@ -161,7 +185,10 @@ def test_the_ddp_trainer_is_the_default_one_on_several_devices():
     ("arguments", "words"),
     [
         (("-m", "trainer.devices=2"), "a sweep (-m) trains on one device, not on 2"),
-        (("data.cache=features", "trainer.devices=2"), "heads on cached features train on one device"),
+        (
+            ("data.cache=features", "data.augment=null", "trainer.devices=2"),
+            "heads on cached features train on one device",
+        ),
         (("trainer.devices=2", "trainer.sync_batchnorm=true"), "needs GPUs"),
         (("trainer.devices=2", "trainer.strategy=ddp_spawn"), "several devices need trainer=ddp"),
         (("trainer.devices=2", "trainer.use_distributed_sampler=true"), "deals the photos out itself"),
