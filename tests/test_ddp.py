@@ -15,7 +15,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from src import ranks
-from src.callbacks.distributed import OtherFailed, ending_together
+from src.callbacks.distributed import OtherFailed, check_devices, ending_together
 from src.config import CONF, check_targets
 from src.datamodules.dataset import EpochSampler
 from src.errors import InputError
@@ -204,6 +204,15 @@ def test_what_several_devices_cannot_do_is_one_line(photos, monkeypatch, tmp_pat
     lines = [line for line in said.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and words in lines[0] and "Traceback" not in said
     assert not list(tmp_path.glob("outputs/**/checkpoints"))
+
+
+@pytest.mark.parametrize(("devices", "nodes"), [(1, 1), (3, 1), (2, 2)])
+def test_another_number_of_processes_than_of_devices_is_refused(monkeypatch, devices, nodes):
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    trainer = SimpleNamespace(world_size=2, num_devices=devices, num_nodes=nodes)
+    with pytest.raises(InputError, match=f"2 processes were started for trainer.devices={devices} on"):
+        check_devices({}, trainer, None, None)
 
 
 @pytest.mark.parametrize(

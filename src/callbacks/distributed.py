@@ -36,7 +36,8 @@ def check_devices(
         InputError: before any process is started.
     """
     world, started = trainer.world_size, ranks.launched()
-    if started > 1 and started != world:
+    # of processes from the shell Lightning takes their number for the world's, whatever is asked for
+    if started > 1 and started != trainer.num_devices * trainer.num_nodes:
         raise InputError(
             f"{started} processes were started for trainer.devices={trainer.num_devices} on "
             f"trainer.num_nodes={trainer.num_nodes}: as many as devices are needed, with trainer=ddp"
