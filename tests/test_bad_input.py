@@ -143,6 +143,11 @@ def test_formats_of_an_export(refused, given, words):
     assert words in refused("export", "ckpt=run", given)
 
 
+def test_a_folder_named_in_latin_1(refused, tmp_path):
+    make_folders(tmp_path / "Br\udcfccke", each=4)
+    assert "has a name that is not UTF-8: rename it" in refused("train", "data.root=Br\udcfccke", *FAST)
+
+
 def test_folders(refused, tmp_path):
     assert "no such folder" in refused("train", "data.root=phots", *FAST)
     (tmp_path / "empty").mkdir()

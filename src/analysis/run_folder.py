@@ -87,7 +87,7 @@ class RunFolder:
     def data_root(self) -> Path | None:
         """Where the photos were: as the run noted down, else as its configuration says."""
         noted = self.path / ".hydra" / "data_root.txt"
-        said = os.fsdecode(noted.read_bytes().removesuffix(b"\n")) if noted.is_file() else ""
+        said = noted.read_text(encoding="utf-8").removesuffix("\n") if noted.is_file() else ""
         said = said or self.setting("data.images", "data.root")
         return Path(str(said)) if said else None
 

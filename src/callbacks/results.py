@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import os
 import platform
 import signal
 import subprocess
@@ -94,7 +93,7 @@ def begin_run(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule) ->
     write_json(run / "classes.json", datamodule.labels.as_dict())
     write_json(run / "split_certificate.json", datamodule.certificate)
     (run / ".hydra").mkdir(exist_ok=True)
-    (run / ".hydra" / "data_root.txt").write_bytes(os.fsencode(datamodule.root.absolute()) + b"\n")
+    (run / ".hydra" / "data_root.txt").write_text(f"{datamodule.root.absolute()}\n", encoding="utf-8")
     last = run / "checkpoints" / "last.ckpt"  # of a resumed run
     before = read_checkpoint(last)["provenance"] if last.is_file() else model.provenance
     digests = {record.digest for record in datamodule.splits["train"]}

@@ -150,6 +150,8 @@ class PhotoDataModule(L.LightningDataModule):
         """Read, check and group the photos, not yet split; sets `source`, `root` and `unreadable`."""
         source = self.read()
         self._check_ids(source.records)
+        if not rec.is_unicode(whole := str(source.root.absolute())):
+            raise InputError(f"data.root: the folder {whole!a} has a name that is not UTF-8: rename it")
         self.source, self.unreadable = drop_unreadable(
             source, self.skip_unreadable, self.preprocess.size, self.cache_dir
         )

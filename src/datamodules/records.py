@@ -92,13 +92,18 @@ def find_photos(root: Path) -> list[str]:
             if os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith("."):
                 found.append(before + name)
     for path in found:
-        if not path.isascii() and any("\ud800" <= letter <= "\udfff" for letter in path):
+        if not is_unicode(path):
             raise InputError(f"{root}: the file name {path!a} is not UTF-8: rename it")
         if "\r" in path or "\n" in path:
             raise InputError(
                 f"{root}: the file name {path!a} holds a line break, which no table can: rename it"
             )
     return sorted(found)
+
+
+def is_unicode(name: str) -> bool:
+    """Whether a name from the disk is valid UTF-8, so that it can be written into a file."""
+    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _unlisted(error: OSError) -> None:

@@ -1,6 +1,5 @@
 """Which photos `images=` means: a file, a folder, or a CSV of paths."""
 
-import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,7 +152,7 @@ def data_root(run: Path) -> Path | None:
     recorded = run / ".hydra" / "data_root.txt"
     if not recorded.is_file():
         return None
-    root = Path(os.fsdecode(recorded.read_bytes().removesuffix(b"\n")))
+    root = Path(recorded.read_text(encoding="utf-8").removesuffix("\n"))
     if not root.is_dir():
         raise InputError(f"the photos of {run} lay in {root}, which is gone: name their folder with root=")
     return root
