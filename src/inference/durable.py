@@ -32,7 +32,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_durably(path: Path, content: bytes, beside: Path | None = None) -> None:
-    """Write a file whole or not at all, on the disk when this returns.
+    """Write a file whole or not at all, on the disk with its name when this returns.
+
+    Its folder has to be there: that of a job in parts is gone once another process has merged them.
 
     Args:
         path: the file, replaced if it exists.
