@@ -10,7 +10,7 @@ from benchmarks.photos import tree
 from benchmarks.train import Given
 from src.preprocess import Preprocess
 
-TRAIN, VAL, EPOCHS = 24, 8, 3
+TRAIN, VAL, EPOCHS = 24, 8, 6
 CACHE = BENCH / "cache_images"
 
 
