@@ -6,7 +6,6 @@ from functools import partial
 import numpy as np
 import onnxruntime
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import Work
 from benchmarks.photos import drawn
@@ -61,20 +60,9 @@ def in_onnx(given: Given, times: int = BATCHES) -> np.ndarray:
     return found
 
 
-def in_products(given: Given) -> torch.Tensor:
-    """Compute as many multiply-adds as the forward passes have in matrix products, which do nothing else."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        given.model(torch.from_numpy(given.pixels).permute(0, 3, 1, 2))
-    side = 1024
-    one, other, out = (torch.rand(side, side) for _ in range(3))
-    for _ in range(round(BATCHES * counter.get_total_flops() / (2 * side**3))):
-        torch.mm(one, other, out=out)
-    return out
-
-
-def as_scores(_: Given, scores: np.ndarray | torch.Tensor) -> dict:
-    """Return the scores; of matrix products nothing."""
-    return {} if isinstance(scores, torch.Tensor) else {"scores": scores.tolist()}
+def as_scores(_: Given, scores: np.ndarray) -> dict:
+    """Return the scores."""
+    return {"scores": scores.tolist()}
 
 
 def close(naive: dict, other: dict) -> bool:
@@ -96,16 +84,16 @@ def as_good(_: dict, other: dict) -> bool:
     return check_int8_parity(Parity(**other)) is None
 
 
-def work(name: str, goal: float, words: str, describe, equal, limit=None) -> Work:
+def work(name: str, goal: float, words: str, describe, equal) -> Work:
     """Return the work of one exported file."""
     return Work(
         f"{BATCHES} forward passes of ResNet18, batch {BATCH}, 224 px, {name} beside eager torch",
-        words, partial(given, name), in_torch, in_onnx, describe, equal, threads=(THREADS,), limit=limit,
+        words, partial(given, name), in_torch, in_onnx, describe, equal, threads=(THREADS,),
         packages=("torch", "onnxruntime"), goal_wall=goal,
     )  # fmt: skip
 
 
 WORKS = [
-    work("model.onnx", 1.7, f"scores to {TOLERANCE:g}", as_scores, close, in_products),
+    work("model.onnx", 1.7, f"scores to {TOLERANCE:g}", as_scores, close),
     work("model_int8.onnx", 3, "99 % of decisions, F1 within half a point", on_validation, as_good),
 ]  # fmt: skip

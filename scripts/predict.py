@@ -50,6 +50,7 @@ def main(cfg: DictConfig) -> None:
         precision=cfg.precision,
         compile=cfg.compile,
         decoder=decoder(),
+        arithmetic=predictor.backend.arithmetic,
     )
     with (
         open_output(output, photos, made_of, shard, cfg.resume) as out,

@@ -20,16 +20,14 @@ def main(cfg: DictConfig) -> float:
     from src.callbacks import quiet_lightning
     from src.callbacks.distributed import check_devices
     from src.callbacks.results import (
-        begin_run,
-        claim,
+        check_plan,
         ending_on_signals,
         finish_run,
-        inference_device,
         make_trainer,
+        prepare_run,
         resume_point,
     )
     from src.demo.at_hand import DEMO_ROOT, draw_when_missing, say_baseline
-    from src.inference.features import split_features
     from src.inference.torch_backend import threads
     from src.models import init_from
 
@@ -37,8 +35,7 @@ def main(cfg: DictConfig) -> float:
     resuming = bool(cfg.resume)
     cfg = overrides.resumed(cfg) if resuming else cfg
     config.check_targets(cfg)
-    ranks.check_node(cfg.trainer.get("num_nodes", 1))
-    config.check_seed(cfg.seed)
+    check_plan(cfg)
     draw_when_missing(cfg.data.get("root"))
     L.seed_everything(cfg.seed, workers=True, verbose=False)
 
@@ -51,21 +48,11 @@ def main(cfg: DictConfig) -> float:
         init_from(model, model.init_from, [record.digest for record in datamodule.splits["test"]])
 
     run = Path(cfg.output_dir)
-    ckpt, step = None, None
-    if resuming:
-        ckpt, step, datamodule.first_epoch = resume_point(run, datamodule, cfg.trainer.max_epochs)
-    trainer = make_trainer(cfg, model, step)
+    since = resume_point(run, model, datamodule, cfg.trainer.max_epochs) if resuming else None
+    trainer = make_trainer(cfg, model, since)
     check_devices(cfg, trainer, model, datamodule)
-    if datamodule.cache == "features":
-        datamodule.features = split_features(model, datamodule, cfg.trainer.max_epochs, inference_device(cfg))
-    if trainer.is_global_zero:
-        if ranks.launched() == trainer.num_nodes == 1:  # else Lightning does, and lets the others wait
-            datamodule.prepare_data()
-        if resuming:
-            overrides.remember_resumed(cfg)
-        else:
-            claim(run)
-        begin_run(run, model, datamodule)
+    prepare_run(cfg, trainer, model, datamodule)
+    ckpt = str(run / "checkpoints" / "last.ckpt") if resuming else None
     begun = time.perf_counter()
     with ending_on_signals(trainer), threads(1 if datamodule.features else None):
         trainer.fit(model, datamodule, ckpt_path=ckpt, weights_only=True)

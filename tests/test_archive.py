@@ -12,6 +12,7 @@ import sys
 import time
 import tracemalloc
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -766,6 +767,21 @@ def test_a_finished_csv_is_left_alone_where_nobody_may_write(tmp_path, made_of, 
     assert fill(output, photos, made_of(photos), resume=True).summary.startswith("nothing to do")
     with pytest.raises(InputError, match=r"cannot write .*p.csv: Permission denied"):
         fill(output, photos, made_of(photos))
+
+
+def test_a_call_that_is_refused_leaves_the_file_that_another_holds(tmp_path, made_of, monkeypatch):
+    photos, output = listed(20), tmp_path / "p.csv"
+    monkeypatch.setattr(streamed, "hold", Mock(side_effect=InputError("another process is writing it")))
+    with pytest.raises(InputError, match="another process is writing it"):
+        fill(output, photos, made_of(photos))
+    assert output.exists()
+
+
+def test_a_line_break_in_a_table_of_photos_is_refused(tmp_path):
+    for content in ('path,ID\na.jpg,"1\r2"\n', 'path\n"a\nb.jpg"\n'):
+        (tmp_path / "photos.csv").write_bytes(content.encode())
+        with pytest.raises(InputError, match=r"holds a line break, which no row of an output can"):
+            find_images(str(tmp_path / "photos.csv"))
 
 
 def test_a_call_that_is_refused_leaves_no_empty_file(tmp_path, made_of):

@@ -135,6 +135,12 @@ def test_a_temporary_file_that_vanishes_is_its_owners(tmp_path, monkeypatch):
     gone = made.folder / ".gone.rows.tmp"
     monkeypatch.setattr(type(gone), "glob", lambda self, pattern: iter([gone]))
     cache.clear_stale(made.folder)
+    old = made.folder / ".old.rows.tmp"
+    old.touch()
+    os.utime(old, (0, 0))
+    monkeypatch.undo()
+    monkeypatch.setattr(type(old), "unlink", Mock(side_effect=PermissionError(13, "Permission denied")))
+    cache.clear_stale(made.folder)  # nobody may write here: the file is another one's to delete
 
 
 def test_a_cache_that_may_only_be_read_serves_what_it_holds(tmp_path, monkeypatch):

@@ -150,8 +150,11 @@ def test_other_weights_another_size_a_replaced_photo_are_computed_anew(train, ph
     assert sum(seen) == 1
 
 
-def test_a_resumed_run_on_features_ends_with_the_same_bits(train, tmp_path, monkeypatch):
-    options = (VIEWS, "data.views=3", "data.cache=features", "model.schedule=cosine")
+@pytest.mark.parametrize("key", ["model.weights", "model.init_from"])
+def test_a_resumed_run_on_features_ends_with_the_same_bits(train, tmp_path, monkeypatch, key):
+    # weights that the seed does not give again
+    pretrained = train("pretrained", "seed=7", "trainer.max_epochs=1") / "checkpoints" / "best.ckpt"
+    options = (VIEWS, "data.views=3", "data.cache=features", "model.schedule=cosine", f"{key}={pretrained}")
     whole = train("whole", *options)
     part = train("part", *options)
     # the state after two epochs, as a kill would have left it
@@ -182,6 +185,10 @@ def test_a_resumed_run_on_features_ends_with_the_same_bits(train, tmp_path, monk
     [
         ((), "data.cache=features needs data.augment=null, or data.views=K"),
         (("data.augment=null", "model.freeze_backbone=false"), "needs model.freeze_backbone=true"),
+        (
+            ("data.augment=null", "trainer.max_epochs=null"),
+            "max_epochs=null: needs a number of epochs",
+        ),
     ],
 )
 def test_what_features_cannot_stand_for_is_one_line(train, capsys, options, message):

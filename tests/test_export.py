@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
@@ -277,7 +278,7 @@ def test_options_that_an_exported_model_does_not_take(exported, monkeypatch, opt
 
 
 def test_int8_is_refused_on_a_cpu_that_computes_it_slowly(exported, monkeypatch):
-    old = {"SIMD Extensions": {"baseline": ["SSE42"], "found": ["AVX", "F16C"], "not found": ["AVX2"]}}
+    old = {"SIMD Extensions": {"baseline": ["SSE42"], "not found": ["AVX2"]}}
     monkeypatch.setattr(onnx_backend.np, "show_config", lambda mode: old)
     OnnxBackend(exported / "model.onnx")
     with pytest.raises(InputError, match=r"no instructions for int8 .* name that file"):
@@ -326,6 +327,22 @@ def test_a_disk_that_refuses_an_export_is_one_line(exported, tmp_path, monkeypat
         (tmp_path / "model.onnx").write_bytes(content)
         with pytest.raises(InputError, match=f"No space left on device.; {kept} is still there"):
             exporter.write("onnx")
+
+
+def test_an_earlier_file_goes_only_where_it_would_be_taken_for_another(tmp_path, monkeypatch):
+    exporter = object.__new__(exporting.Exporter)
+    exporter.folder, exporter.metadata = tmp_path, {"checkpoint": {"sha256": "1234"}}
+    file = tmp_path / "model.onnx"
+    for error, content, stays in (
+        (InputError("photos are gone"), b'"sha256": "1234"', True),
+        (InputError("photos are gone"), b'"sha256": "5678"', False),
+        (exporting.Unlike("other scores"), b'"sha256": "1234"', False),
+    ):
+        file.write_bytes(content)
+        monkeypatch.setattr(exporter, "_onnx", Mock(side_effect=error), raising=False)
+        with pytest.raises(InputError, match=str(error)):
+            exporter.write("onnx")
+        assert file.exists() == stays
 
 
 def test_formats_of_another_checkpoint_do_not_stay(exported, tmp_path):

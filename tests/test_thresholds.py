@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import f1_score, precision_recall_curve
 
 from src.decisions import thresholds as module
-from src.decisions.thresholds import GRID, METHODS, apply_thresholds, tune_thresholds
+from src.decisions.thresholds import GRID, METHODS, apply_thresholds, tune_thresholds, with_room
 from src.errors import InputError
 
 
@@ -170,6 +170,22 @@ def test_equality_at_the_threshold_is_a_yes():
     tuned = tune_thresholds(scores, column(0, 1, 1, 1))
     assert tuned[0] == np.float32(0.3)
     assert apply_thresholds(scores, tuned)[:, 0].tolist() == [False, True, True, True]
+
+
+def test_room_changes_no_decision_and_lets_other_last_digits_pass():
+    rng = np.random.default_rng(1)
+    scores = np.round(rng.random((200, 6)), 3).astype(np.float32)
+    scores[::7] += 1e-6  # neighbours that are nearly equal
+    thresholds = tune_thresholds(scores, rng.random(scores.shape) < scores)
+    lowered = with_room(thresholds, scores)
+    assert np.array_equal(apply_thresholds(scores, lowered), apply_thresholds(scores, thresholds))
+    assert (lowered <= thresholds).all() and (thresholds - lowered <= 1.001e-4).all()
+    set_by = np.array([(own == t).any() and t != 0.5 for own, t in zip(scores.T, thresholds, strict=True)])
+    assert set_by.sum() >= 5 and (lowered < thresholds)[set_by].all()
+    alone = with_room(np.float32([0.7, 0.5, 0.3]), np.float32([[0.7, 0.5, 0.1], [0.2, 0.4, 0.6]]))
+    assert alone.tolist() == pytest.approx([0.6999, 0.5, 0.3], abs=1e-6)
+    above = np.nextafter(np.float32(0.7), np.float32(1))
+    assert with_room(np.array([above]), np.array([[0.7], [above]], np.float32)).tolist() == [above]
 
 
 def test_equal_scores_are_decided_together():

@@ -17,6 +17,7 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 
+from src import ranks
 from src.analysis.drawing import save
 from src.analysis.figures import class_distribution_figure, loss_curve_figure
 from src.analysis.report import write_report
@@ -24,20 +25,33 @@ from src.analysis.run_folder import read_run
 from src.callbacks.checkpoint import AtomicCheckpointIO, BestCheckpoint, epochs_done
 from src.callbacks.distributed import OneRun, OtherFailed, ending_together
 from src.callbacks.figures import confusion_of
-from src.config import REPOSITORY, build
+from src.config import REPOSITORY, build, check_seed
 from src.datamodules import PhotoDataModule
 from src.datamodules.statistics import label_table
 from src.decisions.predictions import PredictionWriter
 from src.errors import InputError, did_you_mean
 from src.files import write_whole
 from src.inference import Photo, Predictor
-from src.inference.features import results_from_features
+from src.inference.features import results_from_features, split_features
 from src.models import PhotoClassifier
 from src.models.checkpoint import read_checkpoint
-from src.overrides import shown, typed
+from src.overrides import remember_resumed, shown, typed
 
 log = logging.getLogger(__name__)
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow")
+
+
+def check_plan(cfg: DictConfig) -> None:
+    """Refuse a run for what can be told before its photos are read."""
+    check_seed(cfg.seed)
+    ranks.check_node(cfg.trainer.get("num_nodes", 1))
+    if cfg.trainer.get("max_epochs") is None:
+        raise InputError("trainer.max_epochs=null: needs a number of epochs")
+    if cfg.data.get("cache") == "features" and not cfg.model.get("freeze_backbone"):
+        raise InputError(
+            "data.cache=features needs model.freeze_backbone=true: a backbone that learns sees something "
+            "else in every step (data.cache=images works with any)"
+        )
 
 
 def claim(run: Path) -> None:
@@ -85,6 +99,23 @@ def check_trainer(trainer: L.Trainer, model: PhotoClassifier) -> None:
         raise InputError("trainer: validation runs once after each epoch; leave its interval alone")
 
 
+def prepare_run(
+    cfg: DictConfig, trainer: L.Trainer, model: PhotoClassifier, datamodule: PhotoDataModule
+) -> None:
+    """Fill the caches, then take the run's folder and write what stands before the fit."""
+    if datamodule.cache == "features":
+        datamodule.features = split_features(model, datamodule, cfg.trainer.max_epochs, inference_device(cfg))
+    if not trainer.is_global_zero:
+        return
+    if ranks.launched() == trainer.num_nodes == 1:  # else Lightning does, and lets the others wait
+        datamodule.prepare_data()
+    if cfg.resume:
+        remember_resumed(cfg)
+    else:
+        claim(Path(cfg.output_dir))
+    begin_run(Path(cfg.output_dir), model, datamodule)
+
+
 def begin_run(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule) -> None:
     """Log the tables, write the split and the classes, and give the model its provenance."""
     datamodule.log_tables()
@@ -107,8 +138,12 @@ def begin_run(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule) ->
     }
 
 
-def resume_point(run: Path, datamodule: PhotoDataModule, max_epochs: int) -> tuple[str, int, int]:
-    """Return the checkpoint to continue from, its step and its epochs; refuse photos that have changed."""
+def resume_point(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule, max_epochs: int) -> int:
+    """Give the model the weights of `last.ckpt`, the datamodule its epochs; return the step to go on from.
+
+    Raises:
+        InputError: if there is none, or photos, labels or split have changed.
+    """
     last = run / "checkpoints" / "last.ckpt"
     if not last.is_file():
         raise InputError(f"resume={run}: it holds no checkpoints/last.ckpt; start a new run instead")
@@ -126,7 +161,9 @@ def resume_point(run: Path, datamodule: PhotoDataModule, max_epochs: int) -> tup
     if done and not last.with_name("best.ckpt").is_file():
         anew = typed("model.init_from", last)
         raise InputError(f"resume={run}: its checkpoints/best.ckpt is gone; start a new run with {anew}")
-    return str(last), int(content["global_step"]), done
+    model.load_state_dict(content["state_dict"])  # what features are computed with
+    datamodule.first_epoch = done
+    return int(content["global_step"])
 
 
 @contextmanager

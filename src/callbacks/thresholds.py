@@ -6,14 +6,14 @@ from collections.abc import Sequence
 import lightning as L
 import torch
 
-from src.decisions.thresholds import METHODS, tune_thresholds
+from src.decisions.thresholds import METHODS, tune_thresholds, with_room
 from src.errors import InputError, did_you_mean, listed
 
 log = logging.getLogger(__name__)
 
 
 class TuneThresholds(L.Callback):
-    """Writes the F1-optimal threshold of each label into the module's `thresholds` buffer.
+    """Writes an F1-optimal threshold of each label into the module's `thresholds` buffer.
 
     Runs at each validation end of a fit on scores gathered from all processes; never on the test split, and
     not when a finished checkpoint is validated again.
@@ -55,7 +55,7 @@ class TuneThresholds(L.Callback):
             return
         self._say(pl_module.labels.names, targets.sum(0).tolist())
         thresholds = tune_thresholds(scores.numpy(), targets.numpy(), **self.options)
-        pl_module.thresholds.copy_(torch.from_numpy(thresholds))
+        pl_module.thresholds.copy_(torch.from_numpy(with_room(thresholds, scores.numpy())))
 
     def _say(self, names: Sequence[str], positives: Sequence[float]) -> None:
         """Name the labels that keep 0.5, once in a fit."""

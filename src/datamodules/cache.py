@@ -88,7 +88,7 @@ def _holds_others(folder: Path) -> bool:
 def clear_stale(folder: Path) -> None:
     """Delete temporary files that killed runs left in a folder."""
     for path in folder.glob(".*.tmp"):
-        with suppress(FileNotFoundError):  # its owner has just given it its name
+        with suppress(OSError):  # its owner has just given it its name, or nobody may write here
             if time.time() - path.stat().st_mtime > STALE:
                 path.unlink()
 

@@ -7,6 +7,7 @@ from src.errors import InputError, did_you_mean
 DEFAULT = 0.5
 METHODS = ("pr_curve", "grid")
 GRID = np.linspace(0, 1, 41, dtype=np.float32)[1:]  # without 0, which says yes to everything
+ROOM = 1e-4  # of a score
 BINS = 1 << 16
 MANY = 30_000  # photos from which on counting in bins first is faster than sorting all of them
 
@@ -62,6 +63,26 @@ def tune_thresholds(
             high = clamp_above is not None and best > np.float32(clamp_above)
             thresholds[label] = clamp_to if high else best
     return thresholds
+
+
+def with_room(thresholds: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Return thresholds that stand below the scores that set them: by `ROOM`, or half the way to the next.
+
+    Every decision on `scores` stays. A threshold that is a photo's score would refuse that photo wherever
+    another batch size, backend or machine gives the score other last digits.
+
+    Args:
+        thresholds: from `tune_thresholds`, shape `[labels]`.
+        scores: what they were tuned on, shape `[photos, labels]`.
+    """
+    scores, lowered = np.asarray(scores, np.float32), np.array(thresholds, np.float32)
+    for label, threshold in enumerate(lowered):
+        own = scores[:, label]
+        if threshold != DEFAULT and (own == threshold).any():
+            below = own[own < threshold].max(initial=0)
+            lower = np.float32(threshold - min(ROOM, (threshold - below) / 2))
+            lowered[label] = lower if lower > below else threshold
+    return lowered
 
 
 def apply_thresholds(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:

@@ -55,6 +55,7 @@ class Backend(Protocol):
         preprocess: from a photo to its pixels.
         thresholds: float32 `[labels]` for `multilabel`; else None.
         trained_on: digests of the photos that the weights were trained on.
+        arithmetic: what the last digits of scores depend on beside the model, as plain JSON.
         on_gpu: whether forward passes run on a GPU, so that decoding has the CPU to itself.
     """
 
@@ -63,6 +64,7 @@ class Backend(Protocol):
     preprocess: Preprocess
     thresholds: np.ndarray | None
     trained_on: frozenset[str]
+    arithmetic: dict[str, str]
     on_gpu: bool
 
     def scores(self, pixels: np.ndarray) -> np.ndarray:

@@ -56,6 +56,10 @@ class Export:
     parity: Parity
 
 
+class Unlike(InputError):
+    """An exported file does not score or decide like its checkpoint."""
+
+
 class Deployed(nn.Module):
     """A classifier from resized pixels to probabilities, as it is exported.
 
@@ -109,8 +113,9 @@ class Exporter:
         """Write one format, a key of `FILES`.
 
         Raises:
-            InputError: if the scores are not those of the checkpoint, and no file of that format is left; or
-                if the disk refuses, and an earlier one stays.
+            Unlike: if the scores are not those of the checkpoint; no file of that format is left.
+            InputError: if photos are missing, and no file of another checkpoint is left; or if the disk
+                refuses, and an earlier one stays.
         """
         final = self.folder / FILES[name]
         try:
@@ -118,16 +123,21 @@ class Exporter:
                 file = Path(folder) / FILES[name]
                 parity = {"onnx": self._onnx, "int8": self._int8, "torch": self._torch}[name](file)
                 os.replace(file, final)
-        except InputError:
-            final.unlink(missing_ok=True)  # of an earlier export: it may be another model's
+        except InputError as error:
+            if isinstance(error, Unlike) or (final.is_file() and not self._made(final)):
+                final.unlink(missing_ok=True)  # an earlier one would be taken for this checkpoint's
             raise
         except OSError as error:
             kept = ""
             if final.is_file():
-                strange = not _holds(final, self.metadata["checkpoint"]["sha256"])
-                kept = f"; {'that of another checkpoint' if strange else 'the earlier file'} is still there"
+                whose = "the earlier file" if self._made(final) else "that of another checkpoint"
+                kept = f"; {whose} is still there"
             raise InputError(f"{final} could not be written ({error.strerror or error}){kept}") from error
         return Export(name, final, parity)
+
+    def _made(self, file: Path) -> bool:
+        """Whether an earlier export of this checkpoint has written a file."""
+        return _holds(file, self.metadata["checkpoint"]["sha256"])
 
     def _onnx(self, file: Path) -> Parity:
         """Write and check the ONNX file."""
@@ -176,7 +186,7 @@ class Exporter:
                 log.info("int8: calibrated with %s on %d training photos", method, len(calibration))
                 return parity
         said = "; ".join(f"{method}: {check_int8_parity(parity)}" for method, parity in tried)
-        raise InputError(f"int8 does not decide like the checkpoint and was not kept ({said})")
+        raise Unlike(f"int8 does not decide like the checkpoint and was not kept ({said})")
 
     def _torch(self, file: Path) -> Parity:
         """Write and check the exported program."""
@@ -208,7 +218,7 @@ class Exporter:
     def _hold_to_tolerance(self, name: str, parity: Parity) -> None:
         """Refuse a file whose scores are not the checkpoint's: a fault of the export."""
         if not parity.max_difference <= TOLERANCE:
-            raise InputError(
+            raise Unlike(
                 f"{name}: scores differ from the checkpoint's by up to {parity.max_difference:.2g} (allowed: "
                 f"{TOLERANCE:g}); the file was not kept"
             )

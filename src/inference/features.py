@@ -17,7 +17,6 @@ from src.datamodules.image_cache import read_unchanged
 from src.datamodules.photos import PhotoDataModule
 from src.datamodules.records import Record
 from src.datamodules.transforms import TrainTransform
-from src.errors import InputError
 from src.inference.batches import Result
 from src.inference.torch_backend import TorchBackend, choose_device
 from src.models import PhotoClassifier
@@ -134,14 +133,8 @@ def split_features(
     Those of the training split are one for each view that so many epochs show.
 
     Raises:
-        InputError: if features do not stand for the photos, as the backbone learns; and as
-            `extract_features`, before any is computed where the disk cannot hold them all.
+        InputError: as `extract_features`, before any is computed where the disk cannot hold them all.
     """
-    if not model.hparams["freeze_backbone"]:
-        raise InputError(
-            "data.cache=features needs model.freeze_backbone=true: a backbone that learns sees something "
-            "else in every step (data.cache=images works with any)"
-        )
     views: list[View | None] = [None]
     if isinstance(datamodule.transform, TrainTransform):
         shown = range(min(datamodule.views, epochs))

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ class OnnxBackend:
             self.trained_on = frozenset(self.metadata["provenance"].get("train_digests", ()))
         except (TypeError, ValueError) as error:
             raise InputError(f"{path}: its metadata are damaged ({error}): export the run again") from error
+        self.arithmetic = {"onnxruntime": version("onnxruntime")}
         self.on_gpu = False  # no loader of torch's: threads decode whatever computes
         self._check_graph(path)
 
@@ -151,7 +153,7 @@ def read_metadata(texts: dict[str, str], path: Path) -> dict[str, Any]:
 def check_int8(path: Path) -> None:
     """Refuse int8 on a CPU without the instructions that make it fast."""
     found = np.show_config("dicts")["SIMD Extensions"]
-    if not FAST_INT8 & {*found["found"], *found["baseline"]}:
+    if not FAST_INT8 & {*found.get("found", ()), *found.get("baseline", ())}:  # NumPy leaves empty ones out
         raise InputError(
             f"{path}: this CPU has no instructions for int8 ({listed(sorted(FAST_INT8))}), it would be "
             "slower than model.onnx; name that file"

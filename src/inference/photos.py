@@ -93,6 +93,9 @@ def _from_csv(source: Path, root: str | None) -> Photos:
 
     frame = read_csv(source, key="images")
     column = pick_column(frame, None, PATH_COLUMNS, source, key="")
+    for cell in (cell for name in {column, "ID"} & {*frame.columns} for cell in frame[name].tolist()):
+        if "\r" in cell or "\n" in cell:
+            raise InputError(f"images={source}: {cell!a} holds a line break, which no row of an output can")
     paths = [path.replace("\\", "/") for path in frame[column].tolist() if path]
     if not paths:
         raise InputError(f"images={source}: its column '{column}' is empty")

@@ -61,6 +61,10 @@ class StreamedOutput:
             raise InputError(f"cannot write {self.output}: {reason(error)}") from None
         try:
             hold(self._lock, self.output)
+        except BaseException:
+            self._lock.close()  # and leave the file, which is another call's
+            raise
+        try:
             self._kept = self._earlier()
             self.done = self._kept.rows if self._kept else 0
         except BaseException:

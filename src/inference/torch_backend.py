@@ -49,6 +49,7 @@ class TorchBackend:
         self.preprocess = Preprocess.from_dict(model.hparams["preprocess"])
         self.thresholds = model.thresholds.cpu().numpy().copy() if self.task == "multilabel" else None
         self.trained_on = frozenset(model.provenance.get("train_digests", ()))
+        self.arithmetic = {"torch": torch.__version__, "batchnorm": "folded"}
         self.on_gpu = self.device.type != "cpu"
         if compile:
             check_compiler()
