@@ -186,7 +186,7 @@ def test_the_ddp_trainer_is_the_default_one_on_several_devices():
     [
         (("-m", "trainer.devices=2"), "a sweep (-m) trains on one device, not on 2"),
         (
-            ("data.cache=features", "data.augment=null", "trainer.devices=2"),
+            ("data.cache=features", "data.augment=null", "model.freeze_backbone=true", "trainer.devices=2"),
             "heads on cached features train on one device",
         ),
         (("trainer.devices=2", "trainer.sync_batchnorm=true"), "needs GPUs"),
