@@ -4,15 +4,18 @@ import csv
 import itertools
 import json
 import math
+import os
 import shutil
 import signal
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from src.callbacks.checkpoint import epochs_done
+from src.callbacks.checkpoint import AtomicCheckpointIO, epochs_done
+from src.errors import InputError
 from src.models import load_model
 from src.models.base import SCHEMA
 from src.overrides import override
@@ -297,6 +300,23 @@ def test_last_ckpt_is_the_last_epoch_also_where_none_improved(finished, monkeypa
     folder = only_run(tmp_path) / "checkpoints"
     best, last = (torch.load(folder / f"{name}.ckpt", weights_only=True) for name in ("best", "last"))
     assert (epochs_done(best), epochs_done(last)) == (1, 4)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on file sizes")
+@pytest.mark.parametrize("room", [100_000, 3_999_000])
+def test_a_full_disk_keeps_the_checkpoint_before_and_is_told(tmp_path, room):
+    import resource
+
+    saver, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
+    saver.save_checkpoint({"epoch": 1}, path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+        with pytest.raises(InputError, match=r"written \(File too large\); the previous one stays"):
+            saver.save_checkpoint({"weights": torch.zeros(1000, 1000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert torch.load(path, weights_only=True) == {"epoch": 1} and os.listdir(tmp_path) == ["last.ckpt"]
 
 
 @pytest.mark.parametrize("task", ["dual_head", "multilabel"])

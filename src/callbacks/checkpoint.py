@@ -5,14 +5,14 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import lightning as L
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from src.errors import InputError
+from src.errors import InputError, reason
 
 log = logging.getLogger(__name__)
 WRITING = 0.1  # of the time of training that goes to `last.ckpt` at most, where epochs are short
@@ -30,23 +30,41 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write `checkpoint` to `path`; raise `InputError` where the disk refuses it."""
         path = Path(path)
         temporary = path.with_name(f".{path.name}.tmp")
+        refused: list[OSError] = []
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(temporary, "wb") as file:
-                torch.save(checkpoint, file)
+                torch.save(checkpoint, _Noting(file, refused))
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except (OSError, RuntimeError) as error:
-            cause = error if isinstance(error, OSError) else error.__context__
-            reason = (
-                getattr(cause, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
-            )
+            cause = refused[0] if refused else error
+            said = reason(cause) if isinstance(cause, OSError) else str(cause).partition("\n")[0]
             held = "the previous one stays" if path.exists() else "there is none yet"
-            raise InputError(f"{path} could not be written ({reason}); {held}") from error
+            raise InputError(f"{path} could not be written ({said}); {held}") from error
         finally:
             if temporary.exists():
                 temporary.unlink()
+
+
+class _Noting:
+    """A file that notes why it could not be written: torch's writer raises an error of its own instead."""
+
+    def __init__(self, file: BinaryIO, refused: list[OSError]):
+        self.file, self.refused = file, refused
+
+    def write(self, content: bytes) -> int:
+        """Write; see `io.BufferedWriter.write`."""
+        try:
+            return self.file.write(content)
+        except OSError as error:
+            self.refused.append(error)
+            raise
+
+    def flush(self) -> None:
+        """Flush the file."""
+        self.file.flush()
 
 
 class BestCheckpoint(ModelCheckpoint):
