@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
@@ -18,6 +19,7 @@ from src.inference import Predictor, find_images, onnx_backend, parity
 from src.inference import export as exporting
 from src.inference.backends import load_backend
 from src.inference.onnx_backend import OnnxBackend, read_metadata
+from src.inference.parity import compared
 from src.models import backbones, load_model
 from tests.made import FAST, REPOSITORY, make_folders, make_table, only_run, run_script, tiny
 from tests.test_backends import check_division
@@ -355,3 +357,19 @@ def test_formats_of_another_checkpoint_do_not_stay(exported, tmp_path):
         exporting.check_folder(folder, ["onnx"], checkpoint)
     exporting.check_folder(folder, list(exporting.FILES), checkpoint)
     assert Backend(folder / "model.onnx").metadata["checkpoint"]["sha256"]
+
+
+def test_decisions_at_a_threshold_are_excused_but_not_where_all_scores_crowd():
+    model = SimpleNamespace(task="multilabel", thresholds=torch.tensor([1e-9, 0.5]))
+    checked = SimpleNamespace(targets=None, source="made-up photos")
+    reference = np.float32([[2e-9, 0.5], [2e-9, 0.9]])
+    scores = np.float32([[0, 0.49999], [0, 0.9]])
+    assert compared(model, reference, scores, checked).agreement == 0.5
+
+
+def test_metadata_that_are_no_text_are_one_line(exported, tmp_path):
+    content = bytearray((exported / "model.onnx").read_bytes())
+    content[content.rindex(b"provenance") + 20] = 0xFF
+    (tmp_path / "odd.onnx").write_bytes(content)
+    with pytest.raises(InputError, match="its metadata are damaged"):
+        OnnxBackend(tmp_path / "odd.onnx")

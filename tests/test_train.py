@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
+from src.callbacks import checkpoint
 from src.callbacks.checkpoint import AtomicCheckpointIO, epochs_done
 from src.errors import InputError
 from src.models import load_model
@@ -317,6 +318,27 @@ def test_a_full_disk_keeps_the_checkpoint_before_and_is_told(tmp_path, room):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert torch.load(path, weights_only=True) == {"epoch": 1} and os.listdir(tmp_path) == ["last.ckpt"]
+
+
+def test_an_interrupt_while_a_checkpoint_is_written_stays_one(tmp_path, monkeypatch):
+    class Interrupted:
+        def __init__(self, file):
+            self.file, self.calls = file, 0
+
+        def write(self, content):
+            self.calls += 1
+            if self.calls == 3:
+                raise KeyboardInterrupt
+            return self.file.write(content)
+
+        def flush(self):
+            self.file.flush()
+
+    real = checkpoint._Noting
+    monkeypatch.setattr(checkpoint, "_Noting", lambda file, refused: real(Interrupted(file), refused))
+    with pytest.raises(KeyboardInterrupt):
+        AtomicCheckpointIO().save_checkpoint({"weights": torch.zeros(100, 100)}, tmp_path / "last.ckpt")
+    assert not os.listdir(tmp_path)
 
 
 @pytest.mark.parametrize("task", ["dual_head", "multilabel"])

@@ -30,7 +30,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write `checkpoint` to `path`; raise `InputError` where the disk refuses it."""
         path = Path(path)
         temporary = path.with_name(f".{path.name}.tmp")
-        refused: list[OSError] = []
+        refused: list[BaseException] = []
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(temporary, "wb") as file:
@@ -40,6 +40,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             os.replace(temporary, path)
         except (OSError, RuntimeError) as error:
             cause = refused[0] if refused else error
+            if not isinstance(
+                cause, Exception
+            ):  # Ctrl-C, which torch's writer takes for a failure of its own
+                raise cause from None
             said = reason(cause) if isinstance(cause, OSError) else str(cause).partition("\n")[0]
             held = "the previous one stays" if path.exists() else "there is none yet"
             raise InputError(f"{path} could not be written ({said}); {held}") from error
@@ -49,16 +53,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class _Noting:
-    """A file that notes why it could not be written: torch's writer raises an error of its own instead."""
+    """A file that notes what stopped the writing: torch's writer raises an error of its own instead."""
 
-    def __init__(self, file: BinaryIO, refused: list[OSError]):
+    def __init__(self, file: BinaryIO, refused: list[BaseException]):
         self.file, self.refused = file, refused
 
     def write(self, content: bytes) -> int:
         """Write; see `io.BufferedWriter.write`."""
         try:
             return self.file.write(content)
-        except OSError as error:
+        except BaseException as error:
             self.refused.append(error)
             raise
 

@@ -39,7 +39,11 @@ class OnnxBackend:
 
     def __init__(self, path: Path, device: str = "auto"):
         self._session = _open(path, device)
-        self.metadata = read_metadata(self._session.get_modelmeta().custom_metadata_map, path)
+        try:
+            texts = self._session.get_modelmeta().custom_metadata_map
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: its metadata are damaged ({error}): export the run again") from error
+        self.metadata = read_metadata(texts, path)
         if self.metadata["precision"] == "int8" and device != "cuda":
             check_int8(path)
         self.task, thresholds = self.metadata["task"], self.metadata["thresholds"]

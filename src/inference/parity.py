@@ -182,12 +182,15 @@ def scores_of(
 def compared(model: PhotoClassifier, reference: np.ndarray, scores: np.ndarray, checked: Checked) -> Parity:
     """Compare probabilities `[N, labels]` of an exported model with those of its checkpoint.
 
-    A tuned threshold is the score of a validation photo, bit for bit, so any rounding may take that photo to
-    the other side, where no new photo stands. Decisions at a threshold are taken as the checkpoint's.
+    A tuned threshold is set by the score of a validation photo, so rounding may take that photo to the other
+    side, where no new photo stands. Decisions at a threshold are taken as the checkpoint's; not so near to 0
+    or 1, where the scores of all photos crowd.
     """
     difference = np.abs(scores - reference).max()
     if model.task == "multilabel":
-        at_threshold = np.abs(reference - model.thresholds.cpu().numpy()) <= TOLERANCE
+        thresholds = model.thresholds.cpu().numpy()
+        near = np.minimum(TOLERANCE, np.minimum(thresholds, 1 - thresholds) / 2)
+        at_threshold = np.abs(reference - thresholds) <= near
         scores = np.where(at_threshold, reference, scores)
     f1 = reference_f1 = None
     if checked.targets is not None:
