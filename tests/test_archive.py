@@ -784,6 +784,16 @@ def test_a_line_break_in_a_table_of_photos_is_refused(tmp_path):
             find_images(str(tmp_path / "photos.csv"))
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_table_that_holds_no_predictions_is_not_replaced(tmp_path, made_of, suffix):
+    photos, output = listed(20), tmp_path / f"p{suffix}"
+    output.write_bytes(b"ID,path,component\n1,a.jpg,Bolt\n")
+    for shard in (None, Shard(0, 1)):
+        with pytest.raises(InputError, match="a table that holds no predictions, and would be replaced"):
+            fill(output, photos, made_of(photos), shard)
+    assert output.read_bytes() == b"ID,path,component\n1,a.jpg,Bolt\n"
+
+
 def test_a_call_that_is_refused_leaves_no_empty_file(tmp_path, made_of):
     photos, output = listed(20), tmp_path / "p.csv"
     (tmp_path / "p.csv.unfinished").write_text("{}")

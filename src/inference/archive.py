@@ -71,6 +71,8 @@ def open_output(
     if output.is_dir():
         raise InputError(f"output={output}: that is a folder")
     folder, side = parts_folder(output), side_file(output)
+    if not (resume or side.exists()):  # else what is there is looked at row by row
+        _refuse_what_is_no_output(output)
     if shard is None and output.suffix.lower() == ".csv":
         if folder.exists():
             raise InputError(f"{folder} holds an unfinished job in shards: give shard=, or delete it")
@@ -81,6 +83,21 @@ def open_output(
             "without shard=, or delete both"
         )
     return PartedOutput(output, photos, made_of, shard or WHOLE, resume)
+
+
+def _refuse_what_is_no_output(output: Path) -> None:
+    """Refuse to replace a table that `predict.py` has not written."""
+    if not output.is_file() or not output.stat().st_size:
+        return
+    if output.suffix.lower() == ".parquet":
+        ours = read_about(output) is not None
+    else:
+        with open(output, "rb") as file:
+            ours = {b"path", b"status"} <= {*file.readline(100_000).strip().split(b",")}
+    if not ours:
+        raise InputError(
+            f"output={output}: a table that holds no predictions, and would be replaced: name another file"
+        )
 
 
 def parts_folder(output: Path) -> Path:
