@@ -26,9 +26,8 @@ def exported(name: str = "model.onnx") -> Path:
     wanted = "int8" if name == "model_int8.onnx" else "onnx"
     folder = BENCH / f"exported_{wanted}"
     file = folder / name
-    if (
-        not file.is_file() or file_digest(checkpoint()).encode() not in file.read_bytes()
-    ):  # of another training
+    mark = file_digest(checkpoint()).encode()  # an earlier file may be of another training
+    if not file.is_file() or mark not in file.read_bytes():
         _python("scripts/export.py", f"ckpt={checkpoint()}", f"formats=[{wanted}]", f"output={folder}")
     return file
 

@@ -53,10 +53,9 @@ class StreamedOutput:
         self._new = not self.output.exists()
         try:
             self.output.parent.mkdir(parents=True, exist_ok=True)
+            # a finished one may lie where nobody writes any more
             finished = self.resume and not self._new and not self.side.exists()
-            self._lock = open(
-                self.output, "rb" if finished else "ab"
-            )  # it may lie where nobody writes any more
+            self._lock = open(self.output, "rb" if finished else "ab")
         except OSError as error:
             raise InputError(f"cannot write {self.output}: {reason(error)}") from None
         try:
