@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from benchmarks.harness import BENCH, threads
 from src import config
 from src.callbacks import quiet_lightning
-from src.callbacks.results import make_trainer
+from src.callbacks.prepare import make_trainer
 from src.config import CONF
 from src.datamodules import PhotoDataModule
 from src.inference.features import split_features

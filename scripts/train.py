@@ -18,15 +18,8 @@ def main(cfg: DictConfig) -> float:
     import lightning as L
 
     from src.callbacks import quiet_lightning
-    from src.callbacks.distributed import check_devices
-    from src.callbacks.results import (
-        check_plan,
-        ending_on_signals,
-        finish_run,
-        make_trainer,
-        prepare_run,
-        resume_point,
-    )
+    from src.callbacks.prepare import alone_in, check_plan, prepare_run
+    from src.callbacks.results import ending_on_signals, finish_run
     from src.demo.at_hand import DEMO_ROOT, draw_when_missing, say_baseline
     from src.inference.torch_backend import threads
     from src.models import init_from
@@ -48,15 +41,13 @@ def main(cfg: DictConfig) -> float:
         init_from(model, model.init_from, [record.digest for record in datamodule.splits["test"]])
 
     run = Path(cfg.output_dir)
-    since = resume_point(run, model, datamodule, cfg.trainer.max_epochs) if resuming else None
-    trainer = make_trainer(cfg, model, since)
-    check_devices(cfg, trainer, model, datamodule)
-    prepare_run(cfg, trainer, model, datamodule)
-    ckpt = str(run / "checkpoints" / "last.ckpt") if resuming else None
-    begun = time.perf_counter()
-    with ending_on_signals(trainer), threads(1 if datamodule.features else None):
-        trainer.fit(model, datamodule, ckpt_path=ckpt, weights_only=True)
-    score = finish_run(cfg, trainer, model, datamodule, time.perf_counter() - begun)
+    with alone_in(run, resuming):
+        trainer = prepare_run(cfg, model, datamodule)
+        ckpt = str(run / "checkpoints" / "last.ckpt") if resuming else None
+        begun = time.perf_counter()
+        with ending_on_signals(trainer), threads(1 if datamodule.features else None):
+            trainer.fit(model, datamodule, ckpt_path=ckpt, weights_only=True)
+        score = finish_run(cfg, trainer, model, datamodule, time.perf_counter() - begun)
     drawn = cfg.data.get("root") == DEMO_ROOT and cfg.task == "dual_head" and datamodule.splits["test"]
     if drawn and trainer.is_global_zero:
         say_baseline(datamodule.root, datamodule.splits)

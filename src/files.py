@@ -1,11 +1,18 @@
-"""Files that are whole or not there: written beside their place, flushed to the disk, then renamed."""
+"""Files that are whole or not there, and files that one process holds."""
 
+import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
+
+if sys.platform != "win32":
+    import fcntl
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -31,3 +38,26 @@ def write_whole(path: str | Path, content: bytes) -> None:
     """Write a file whole or not at all."""
     with whole_file(Path(path)) as file:
         file.write(content)
+
+
+def hold(file: BinaryIO) -> bool:
+    """Hold a file until it is closed, let go of, or the process ends; False where another one holds it.
+
+    A file system that knows no locks is warned of, and everybody holds. Windows has none of this kind.
+    """
+    if sys.platform == "win32":
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        why = error.strerror
+        log.warning("%s cannot be locked (%s): start no second call that writes it", file.name, why)
+    return True
+
+
+def let_go(file: BinaryIO) -> None:
+    """Let go of a file that is held, whichever forked processes have it open as well."""
+    if sys.platform != "win32":
+        fcntl.flock(file, fcntl.LOCK_UN)

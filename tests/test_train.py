@@ -8,15 +8,17 @@ import os
 import shutil
 import signal
 import sys
+from threading import Timer
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from src.callbacks import checkpoint
+from src.callbacks import checkpoint, prepare, results
 from src.callbacks.checkpoint import AtomicCheckpointIO, epochs_done
 from src.errors import InputError
+from src.files import hold
 from src.models import load_model
 from src.models.base import SCHEMA
 from src.overrides import override
@@ -258,6 +260,60 @@ def test_resume_refuses_other_settings_and_changed_photos(finished, monkeypatch,
     assert run_script(monkeypatch, "train", f"resume={copy}", f"data.root='{other}'") == 2
     assert "have changed" in capsys.readouterr().err
     assert run_script(monkeypatch, "train", "resume=nowhere") == 2
+
+
+def contents(run):
+    return {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != "train.log"}
+
+
+def test_one_process_at_a_time_trains_a_run(finished, monkeypatch, tmp_path, capsys):
+    run, _ = finished["dual_head"]
+    copy = shutil.copytree(run, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(prepare, "PATIENCE", 0.3)
+    with open(copy / "train.log", "ab") as other:
+        assert hold(other)
+        before = contents(copy)
+        assert run_script(monkeypatch, "train", f"resume={copy}", "trainer.max_epochs=13") == 2
+        assert "another process is training this run" in capsys.readouterr().err
+        assert contents(copy) == before
+
+        monkeypatch.setattr(prepare, "PATIENCE", 60.0)  # the workers of a killed process end after a while
+        begun = prepare.alone_in(copy, resuming=True)
+        Timer(0.5, other.close).start()
+        with begun:
+            assert other.closed
+    with open(copy / "train.log", "ab") as free:
+        assert hold(free)
+
+
+def test_resume_tidies_up_what_a_kill_and_two_processes_have_left(finished, monkeypatch, tmp_path):
+    run, _ = finished["dual_head"]
+    copy = shutil.copytree(run, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    header, *rows = (copy / "history.csv").read_text().splitlines(keepends=True)
+    (copy / "history.csv").write_text("".join([header, *rows[:3], rows[1], *rows[3:], rows[-1]]))
+    (copy / ".history.csv.0123456789abcdef.tmp").write_text("epoch")
+    assert run_script(monkeypatch, "train", f"resume={copy}", "trainer.max_epochs=13") == 0
+    assert pd.read_csv(copy / "history.csv")["epoch"].tolist() == list(range(1, 14))
+    assert not list(copy.glob(".*.tmp"))
+
+
+def test_ctrl_c_after_the_last_epoch_says_how_to_finish(finished, monkeypatch, tmp_path, capsys):
+    _, data = finished["dual_head"]
+    monkeypatch.chdir(tmp_path)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as impatient:
+        impatient.setattr(results, "write_report", interrupted)
+        assert run_script(impatient, "train", f"data.root='{data}'", *FAST, "trainer.max_epochs=1") == 130
+    run = only_run(tmp_path)
+    told = "".join(capsys.readouterr())
+    assert "Continue with: python scripts/train.py resume=" in told and not (run / "report.html").exists()
+    assert run_script(monkeypatch, "train", f"resume='{run}'") == 0
+    assert (run / "report.html").is_file() and len(pd.read_csv(run / "history.csv")) == 1
 
 
 def test_resume_trains_on_with_more_epochs_and_remembers_it(finished, monkeypatch, tmp_path, capsys):

@@ -35,17 +35,17 @@ class History(L.Callback):
         """Write the header, or keep the rows of the epochs that the checkpoint has seen."""
         if not trainer.is_global_zero:
             return
-        rows = []
+        by_epoch = {}
         if trainer.ckpt_path is not None and self.path.is_file():
             with open(self.path, newline="", encoding="utf-8") as file:
                 try:
-                    rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= trainer.current_epoch]
+                    by_epoch = {int(row["epoch"]): row for row in csv.DictReader(file)}
                 except (KeyError, ValueError, TypeError, csv.Error):
                     raise InputError(f"{self.path}: damaged; mend or delete it, then resume again") from None
         text = io.StringIO()
         writer = csv.DictWriter(text, ["epoch", *COLUMNS, "lr", "seconds"], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(by_epoch[epoch] for epoch in sorted(by_epoch) if epoch <= trainer.current_epoch)
         write_whole(self.path, text.getvalue().encode())
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

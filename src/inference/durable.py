@@ -1,7 +1,6 @@
 """Files that are whole or not there at all, whatever is killed, and on the disk when a call returns."""
 
 import json
-import logging
 import os
 import sys
 from pathlib import Path
@@ -9,11 +8,6 @@ from typing import Any, BinaryIO
 from uuid import uuid4
 
 from src.errors import InputError
-
-if sys.platform != "win32":
-    import fcntl
-
-log = logging.getLogger(__name__)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -67,15 +61,3 @@ def folder_to_disk(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def hold(file: BinaryIO, output: Path) -> None:
-    """Hold a file for this process until it is closed or the process ends; refuse one that is held."""
-    if sys.platform == "win32":
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(f"{output}: another process is writing it") from None
-    except OSError as error:
-        log.warning("%s cannot be locked (%s): start no second call that writes it", output, error.strerror)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from src.decisions.predictions import Kept, PredictionWriter, read_lines, write_failure
 from src.errors import InputError, reason
-from src.inference.durable import hold, read_json, to_disk, write_durably
+from src.files import hold
+from src.inference.durable import read_json, to_disk, write_durably
 from src.inference.fingerprint import differences
 from src.inference.made import check_made, note_made
 
@@ -58,11 +59,9 @@ class StreamedOutput:
             self._lock = open(self.output, "rb" if finished else "ab")
         except OSError as error:
             raise InputError(f"cannot write {self.output}: {reason(error)}") from None
-        try:
-            hold(self._lock, self.output)
-        except BaseException:
+        if not hold(self._lock):
             self._lock.close()  # and leave the file, which is another call's
-            raise
+            raise InputError(f"{self.output}: another process is writing it")
         try:
             self._kept = self._earlier()
             self.done = self._kept.rows if self._kept else 0

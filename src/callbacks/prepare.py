@@ -1,0 +1,182 @@
+"""What stands before a fit: what is refused, the run's folder and who holds it, the trainer, the tables."""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import lightning as L
+from omegaconf import DictConfig
+
+from src import ranks
+from src.callbacks.checkpoint import AtomicCheckpointIO, BestCheckpoint, epochs_done
+from src.callbacks.distributed import OneRun, check_devices
+from src.callbacks.results import git_commit, inference_device, versions, write_json
+from src.config import build, check_seed
+from src.datamodules import PhotoDataModule
+from src.errors import InputError, did_you_mean, reason
+from src.files import hold, let_go
+from src.inference.features import split_features
+from src.models import PhotoClassifier
+from src.models.checkpoint import read_checkpoint
+from src.overrides import remember_resumed, typed
+
+PATIENCE = 15.0  # seconds in which loader workers see that the process they worked for was killed
+
+
+def check_plan(cfg: DictConfig) -> None:
+    """Refuse a run for what can be told before its photos are read."""
+    check_seed(cfg.seed)
+    ranks.check_node(cfg.trainer.get("num_nodes", 1))
+    if cfg.trainer.get("max_epochs") is None:
+        raise InputError("trainer.max_epochs=null: needs a number of epochs")
+    if cfg.data.get("cache") == "features" and not cfg.model.get("freeze_backbone"):
+        raise InputError(
+            "data.cache=features needs model.freeze_backbone=true: a backbone that learns sees something "
+            "else in every step (data.cache=images works with any)"
+        )
+
+
+@contextmanager
+def alone_in(run: Path, resuming: bool) -> Iterator[None]:
+    """Hold a run's folder, by its log, until its last file is written; refuse one that a process trains in.
+
+    Raises:
+        InputError: if another process holds it, of a resumed run for longer than a killed one's workers do.
+    """
+    if not ranks.is_main():
+        yield
+        return
+    until = time.monotonic() + PATIENCE * resuming
+    with ExitStack() as opened:
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+            log_file = opened.enter_context(open(run / "train.log", "ab"))
+        except OSError as error:
+            raise InputError(f"cannot write to {run}: {reason(error)}") from None
+        while not hold(log_file):
+            if time.monotonic() >= until:
+                raise InputError(f"{run}: another process is training this run; let it end, or end it, first")
+            time.sleep(0.2)
+        try:
+            for left in run.glob(".*.tmp"):  # by a kill in the middle of writing
+                left.unlink()
+            yield
+        finally:
+            let_go(log_file)
+
+
+def claim(run: Path) -> None:
+    """Take a run's folder; refuse one that another run, started in the same second, has taken."""
+    try:
+        (run / "checkpoints").mkdir(parents=True)
+    except FileExistsError:
+        raise InputError(
+            f"{run} already holds a run: start this one again, or continue it with {typed('resume', run)}"
+        ) from None
+
+
+def make_trainer(cfg: DictConfig, model: PhotoClassifier, since: int | None) -> L.Trainer:
+    """Return the trainer of a run; `since` is the step that a resumed one goes on from."""
+    purge = {} if since is None else {"purge_step": since}
+    trainer = build(
+        cfg.trainer,
+        callbacks=[*(build(callback) for callback in cfg.callbacks.values() if callback), OneRun()],
+        logger=build(cfg.logger, **purge) if cfg.logger else False,
+        plugins=[AtomicCheckpointIO()],
+    )
+    check_trainer(trainer, model)
+    return trainer
+
+
+def check_trainer(trainer: L.Trainer, model: PhotoClassifier) -> None:
+    """Refuse what the figures per epoch, the thresholds or the order of the photos could not follow."""
+    if not isinstance(trainer.checkpoint_callback, BestCheckpoint) and not trainer.fast_dev_run:
+        raise InputError("callbacks.checkpoint: a run needs src.callbacks.BestCheckpoint")
+    known = [f"{split}/{name}" for split in ("val", "train") for name in model.logged]
+    for callback in trainer.callbacks:
+        monitor = getattr(callback, "monitor", None)
+        if monitor and monitor not in known:
+            raise InputError(f"{type(callback).__name__}.monitor={monitor}: {did_you_mean(monitor, known)}")
+    if (trainer.max_epochs or 0) < 1:
+        raise InputError(f"trainer.max_epochs={trainer.max_epochs}: needs at least one epoch")
+    for name in ("limit_train_batches", "limit_val_batches", "accumulate_grad_batches"):
+        if not getattr(trainer, name):
+            raise InputError(f"trainer.{name}=0: needs at least one batch")
+    if trainer.overfit_batches:
+        raise InputError("trainer.overfit_batches would not shuffle; use +trainer.limit_train_batches")
+    if trainer.max_steps != -1 and not trainer.fast_dev_run:
+        raise InputError("trainer.max_steps: a run is counted in whole epochs; use trainer.max_epochs")
+    if trainer.check_val_every_n_epoch != 1 or trainer.val_check_interval not in (1, 1.0):
+        raise InputError("trainer: validation runs once after each epoch; leave its interval alone")
+
+
+def prepare_run(cfg: DictConfig, model: PhotoClassifier, datamodule: PhotoDataModule) -> L.Trainer:
+    """Fill the caches, take the run's folder, write what stands before the fit, and return its trainer."""
+    run, since = Path(cfg.output_dir), None
+    if cfg.resume:
+        since = resume_point(run, model, datamodule, cfg.trainer.max_epochs)
+    trainer = make_trainer(cfg, model, since)
+    check_devices(cfg, trainer, model, datamodule)
+    if datamodule.cache == "features":
+        datamodule.features = split_features(model, datamodule, cfg.trainer.max_epochs, inference_device(cfg))
+    if not trainer.is_global_zero:
+        return trainer
+    if ranks.launched() == trainer.num_nodes == 1:  # else Lightning does, and lets the others wait
+        datamodule.prepare_data()
+    if cfg.resume:
+        remember_resumed(cfg)
+    else:
+        claim(run)
+    begin_run(run, model, datamodule)
+    return trainer
+
+
+def begin_run(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule) -> None:
+    """Log the tables, write the split and the classes, and give the model its provenance."""
+    datamodule.log_tables()
+    if not (run / "classes.json").is_file():  # a resumed run has them: its split has been compared
+        datamodule.write_metadata(run)
+    write_json(run / "classes.json", datamodule.labels.as_dict())
+    write_json(run / "split_certificate.json", datamodule.certificate)
+    (run / ".hydra").mkdir(exist_ok=True)
+    (run / ".hydra" / "data_root.txt").write_text(f"{datamodule.root.absolute()}\n", encoding="utf-8")
+    last = run / "checkpoints" / "last.ckpt"  # of a resumed run
+    before = read_checkpoint(last)["provenance"] if last.is_file() else model.provenance
+    digests = {record.digest for record in datamodule.splits["train"]}
+    model.provenance = {
+        "versions": versions(),
+        "git": git_commit(),
+        "split_hash": datamodule.split_hash,
+        "data_hash": datamodule.data_hash,
+        "train_digests": sorted(digests.union(before.get("train_digests", ()))),
+        "backbone_trained": not model.hparams["freeze_backbone"] or bool(before.get("backbone_trained")),
+    }
+
+
+def resume_point(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule, max_epochs: int) -> int:
+    """Give the model the weights of `last.ckpt`, the datamodule its epochs; return the step to go on from.
+
+    Raises:
+        InputError: if there is none, or photos, labels or split have changed.
+    """
+    last = run / "checkpoints" / "last.ckpt"
+    if not last.is_file():
+        raise InputError(f"resume={run}: it holds no checkpoints/last.ckpt; start a new run instead")
+    content = read_checkpoint(last)
+    for name in ("split_hash", "data_hash"):
+        if content["provenance"].get(name) != getattr(datamodule, name):
+            anew = f"{typed('model.init_from', run)} {typed('data.split_file', run)}"
+            raise InputError(
+                f"resume={run}: photos, labels or how they are split have changed ({name} differs), so it "
+                f"cannot go on as it was; start a new run with {anew}"
+            )
+    done = epochs_done(content)
+    if done > max_epochs:
+        raise InputError(f"resume={run}: {done} epochs are trained already, trainer.max_epochs={max_epochs}")
+    if done and not last.with_name("best.ckpt").is_file():
+        anew = typed("model.init_from", last)
+        raise InputError(f"resume={run}: its checkpoints/best.ckpt is gone; start a new run with {anew}")
+    model.load_state_dict(content["state_dict"])  # what features are computed with
+    datamodule.first_epoch = done
+    return int(content["global_step"])
