@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from src import config, overrides
 from src.errors import InputError
+from src.files import user_path
 
 OWN = {"ckpt", "folds", "top", "apply", "output", "device"}
 READING = re.compile(r"experiment|model|data(\..+)?")
@@ -28,7 +29,7 @@ def main(cfg: DictConfig) -> None:
         raise InputError(f"top={cfg.top}: needs a number from 0 on")
     draw_when_missing(cfg.data.get("root"))
     datamodule = config.build(cfg.data)
-    folder = Path(cfg.output or cfg.output_dir).expanduser()
+    folder = user_path(cfg.output or cfg.output_dir)
     claim(folder, datamodule, APPLIED if cfg.apply else AUDITED)
     take_back(cfg, datamodule, folder) if cfg.apply else audit(cfg, datamodule, folder)
 
@@ -43,7 +44,6 @@ def audit(cfg: DictConfig, datamodule, folder: Path) -> None:
     from src.datamodules.splits import split_folds
     from src.inference.features import extract_features
     from src.inference.heads import out_of_fold
-    from src.overrides import shown
 
     linked = datamodule.collect()
     labels = judged_labels(linked.records, datamodule.multilabel)
@@ -65,25 +65,25 @@ def audit(cfg: DictConfig, datamodule, folder: Path) -> None:
         features=origin,
         notes=notes,
     )
-    back = {"apply": shown(folder.absolute() / LIST)}
+    back = {"apply": overrides.shown(folder.absolute() / LIST)}
     command = overrides.command_like_this("audit", READING.fullmatch, back)
     write_audit(found, datamodule, folder, cfg.top, command)
-    print(f"{said(found)}\npage  {shown(folder.absolute() / PAGE)}\nthen  {command}")
+    print(f"{said(found)}\npage  {overrides.shown(folder.absolute() / PAGE)}\nthen  {command}")
 
 
 def take_back(cfg: DictConfig, datamodule, folder: Path) -> None:
     """Write a new table with the decisions of `apply=`, and say how to train on it."""
     from src.analysis.audit_apply import apply_audit, told
     from src.analysis.audit_files import SPLIT, TABLE
-    from src.overrides import shown
 
-    summary = apply_audit(datamodule, datamodule.collect(), Path(cfg.apply).expanduser(), folder)
+    summary = apply_audit(datamodule, datamodule.collect(), user_path(cfg.apply), folder)
     old = OWN | OLD | (set() if datamodule.source.columns else {"data.separator"})
-    new = {"data": "table", "data.csv": shown(folder.absolute() / TABLE), "data.images": datamodule.root}
+    table = overrides.shown(folder.absolute() / TABLE)
+    new = {"data": "table", "data.csv": table, "data.images": datamodule.root}
     if datamodule.source.given and not datamodule.split_file:
-        new["data.split_file"] = shown(folder.absolute() / SPLIT)
+        new["data.split_file"] = overrides.shown(folder.absolute() / SPLIT)
     command = overrides.command_like_this("train", lambda key: key not in old, new)
-    print(f"{told(summary)}\ntable {new['data.csv']}\ntrain {command}")
+    print(f"{told(summary)}\ntable {table}\ntrain {command}")
 
 
 if __name__ == "__main__":

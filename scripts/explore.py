@@ -20,14 +20,15 @@ def main(cfg: DictConfig) -> None:
     from src.analysis.survey import survey_photos
     from src.datamodules.groups import assign_groups
     from src.demo.at_hand import draw_when_missing
+    from src.files import user_path
     from src.overrides import shown
 
     config.check_targets(cfg.data, "data")
     draw_when_missing(cfg.data.get("root"))
     datamodule = config.build(cfg.data)
-    folder = Path(cfg.output or cfg.output_dir).expanduser()
+    folder = user_path(cfg.output or cfg.output_dir)
     source = datamodule.read()
-    named = [Path(cfg.data.root).expanduser()] if cfg.data.get("root") else []
+    named = [user_path(cfg.data.root)] if cfg.data.get("root") else []
     check_folder(folder, [source.root, *named])
     records = assign_groups(source, datamodule.group)
     looks = survey_photos(source.root, [record.path for record in records], datamodule.preprocess.size)

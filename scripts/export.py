@@ -15,6 +15,7 @@ def main(cfg: DictConfig) -> None:
     """Write each format that agrees with the checkpoint; for one that does not, the exit code is 2."""
     from src.analysis.run_folder import make_folder
     from src.errors import InputError
+    from src.files import user_path
     from src.inference.export import Exporter, check_folder, check_formats, exports_table
     from src.models import find_checkpoint
     from src.overrides import shown, typed
@@ -22,7 +23,7 @@ def main(cfg: DictConfig) -> None:
     formats = list(dict.fromkeys(OmegaConf.to_container(cfg.formats)))
     check_formats(formats)
     checkpoint = find_checkpoint(cfg.ckpt)
-    folder = Path(cfg.output or cfg.output_dir).expanduser()
+    folder = user_path(cfg.output or cfg.output_dir)
     make_folder(folder)
     check_folder(folder, formats, checkpoint)
     exporter = Exporter(checkpoint, folder, cfg.root)

@@ -35,7 +35,8 @@ from src.schemas import SCHEMAS, TrainConfig
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONF = REPOSITORY / "conf"
 RESERVED = {"_target_", "_convert_", "_recursive_", "_partial_", "_args_"}
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG,
+        errno.ENAMETOOLONG}  # fmt: skip
 QUOTES = "'\""
 log = logging.getLogger(__name__)
 
@@ -327,7 +328,7 @@ def build(node: DictConfig | dict, **extra: Any) -> Any:
     except InstantiationException as error:
         cause: BaseException | None = error
         while cause is not None:
-            if isinstance(cause, InputError):
+            if isinstance(cause, InputError | OSError):  # the disk's own refusal is told at the top
                 raise cause from None
             cause = cause.__cause__
         if str(node.get("_target_")).startswith("lightning."):  # its arguments are the user's own

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and files that one process holds."""
+"""Paths as a person gives them, files that are whole or not there, and files that one process holds."""
 
 import logging
 import os
@@ -9,10 +9,24 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
+from src.errors import InputError
+
 if sys.platform != "win32":
     import fcntl
 
 log = logging.getLogger(__name__)
+
+
+def user_path(given: str | Path) -> Path:
+    """Return a path that a person gave, with the home folder in the place of `~`.
+
+    Raises:
+        InputError: for the home folder of somebody who is not known here.
+    """
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:
+        raise InputError(f"{given}: no user '{Path(given).parts[0][1:]}' is known here") from None
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What a person types after a script's name: overrides, `KEY=VALUE`, before and after Hydra reads them."""
 
+import os
 import re
 import shlex
 import sys
@@ -14,9 +15,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src import ranks
 from src.errors import InputError, leave
+from src.files import user_path
 
-PATHS = {"data.root", "data.csv", "data.images", "data.split_file", "model.weights", "model.init_from",
-         "resume", "ckpt", "images", "root", "output", "apply", "hydra.run.dir"}  # fmt: skip
+PATHS = {"data.root", "data.csv", "data.images", "data.split_file", "data.cache_dir", "model.weights",
+         "model.init_from", "resume", "ckpt", "images", "root", "output", "apply",
+         "hydra.run.dir"}  # fmt: skip
 FLAGS = {"--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun",
          "--info", "--shell-completion", "--config-path", "--config-name", "--config-dir"}  # fmt: skip
 RESUMABLE = ("trainer.max_epochs", "data.root", "data.csv", "data.images")
@@ -109,10 +112,12 @@ def continue_in_place(argv: list[str]) -> list[str]:
     if {"-m", "--multirun"} & set(argv):
         leave(2, "resume= continues one run: leave out -m")
     try:
-        run = Path(str(_parsed(f"resume={runs[0]}"))).expanduser().absolute()
+        run = user_path(str(_parsed(f"resume={runs[0]}"))).absolute()
+    except InputError as error:
+        leave(2, f"resume={error}")
     except (HydraException, OmegaConfBaseException):
         return argv  # Hydra says what is wrong with it
-    if not (run / ".hydra" / "config.yaml").is_file():
+    if not os.path.isfile(run / ".hydra" / "config.yaml"):  # also for a name that no disk takes
         leave(2, f"resume={runs[0]}: not a run folder (no .hydra/config.yaml in it)")
     # ++: the keys are those of the saved config, whichever data and model the command line would compose
     argv = [f"++{arg}" if arg.startswith(RESUMABLE) else arg for arg in argv]

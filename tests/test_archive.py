@@ -12,7 +12,6 @@ import sys
 import time
 import tracemalloc
 from pathlib import Path
-from unittest.mock import Mock
 
 import pytest
 
@@ -492,8 +491,11 @@ def test_a_folder_of_parts_without_a_plan(tmp_path, made_of):
         fill(tmp_path / "p.parquet", listed(3), made_of(listed(3)))
 
 
-def test_parts_that_were_deleted_meanwhile(tmp_path, made_of, small_parts):
-    photos, output = listed(50), tmp_path / "p.csv"
+@pytest.mark.parametrize("earlier", [None, ".csv", ".parquet"])
+def test_parts_that_were_deleted_meanwhile(tmp_path, made_of, small_parts, earlier):
+    photos, output = listed(50), tmp_path / f"p{earlier or '.csv'}"
+    if earlier:  # a finished output of another call lies there
+        fill(output, photos, made_of(photos, batch_size=4), Shard(0, 1))
 
     def robbed(some):
         for rows in stub_rows(some):
@@ -604,6 +606,15 @@ def test_photos_are_a_sequence(make_tree, tmp_path):
         ("a/2", "a/2.png"),
         ("one", "b/1.jpg"),
     ]
+    rows = "path,ID\n./b//1.jpg,one\nb\\1.jpg,one\nb/1.jpg,two\n./a/2.png,\n"  # a photo may have several IDs
+    (tmp_path / "list.csv").write_text(rows)
+    assert [(p.id, p.path) for p in find_images(str(tmp_path / "list.csv"))[:9]] == [
+        ("a/2", "a/2.png"),
+        ("one", "b/1.jpg"),
+        ("two", "b/1.jpg"),
+    ]
+    (tmp_path / "list.csv").write_text("path\nb/1.jpg\n./b/1.jpg\n")
+    assert [(p.id, p.path) for p in find_images(str(tmp_path / "list.csv"))[:9]] == [("b/1", "b/1.jpg")]
 
 
 def test_an_output_is_no_photo_under_another_name(make_tree, tmp_path):
@@ -769,9 +780,26 @@ def test_a_finished_csv_is_left_alone_where_nobody_may_write(tmp_path, made_of, 
         fill(output, photos, made_of(photos))
 
 
+def test_an_archive_that_has_grown_is_no_unfinished_output(tmp_path, made_of):
+    photos, output = listed(50), tmp_path / "p.csv"
+    fill(output, photos[:20], made_of(photos[:20]))
+    for shard in (None, Shard(0, 1)):
+        with pytest.raises(InputError, match=r"is finished, and made of other .*number of photos"):
+            fill(output, photos, made_of(photos), shard, resume=True)
+
+
+def test_a_run_keeps_its_own_predictions(tmp_path, made_of):
+    photos, run = listed(20), tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    for resume in (False, True):
+        with pytest.raises(InputError, match="a run's own predictions of its test photos"):
+            fill(run / "predictions.csv", photos, made_of(photos), resume=resume)
+    fill(run / "archive.csv", photos, made_of(photos))
+
+
 def test_a_call_that_is_refused_leaves_the_file_that_another_holds(tmp_path, made_of, monkeypatch):
     photos, output = listed(20), tmp_path / "p.csv"
-    monkeypatch.setattr(streamed, "hold", Mock(side_effect=InputError("another process is writing it")))
+    monkeypatch.setattr(streamed, "hold", lambda file: False)
     with pytest.raises(InputError, match="another process is writing it"):
         fill(output, photos, made_of(photos))
     assert output.exists()

@@ -256,6 +256,38 @@ def test_checkpoints(refused, run, photos, tmp_path, capsys):
         assert words in refused("predict", "ckpt=changed.ckpt", f"images={photos}")
 
 
+def test_a_checkpoint_with_a_flipped_bit(refused, run, photos, tmp_path):
+    whole = (run / "checkpoints" / "best.ckpt").read_bytes()
+    places = (whole.index(b"Grout Hole"), len(whole) // 2)  # a label's name and a weight
+    for place in places:
+        changed = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+        (tmp_path / "flipped.ckpt").write_bytes(changed)
+        line = refused("predict", "ckpt=flipped.ckpt", f"images={photos}")
+        assert line.startswith("error: flipped.ckpt: damaged (")
+
+
+def test_paths_that_nobody_can_have(refused, run, photos):
+    long = "x" * 300
+    for name, *arguments in (
+        ("train", *FAST, "data.root={}"),
+        ("train", *FAST, f"data.root={photos}", "data.split_file={}"),
+        ("train", *FAST, f"data.root={photos}", "data.cache=images", "data.cache_dir={}"),
+        ("train", *FAST, f"data.root={photos}", "model.weights={}"),
+        ("train", *FAST, "data=table", f"data.images={photos}", "data.csv={}"),
+        ("train", "resume={}"),
+        ("predict", f"images={photos}", "ckpt={}"),
+        ("predict", f"ckpt={run}", "images={}"),
+        ("predict", f"ckpt={run}", f"images={photos}", "output={}.csv"),
+        ("export", "ckpt={}"),
+        ("export", f"ckpt={run}", "output={}"),
+        ("audit", f"data.root={photos}", "output={}"),
+        ("explore", f"data.root={photos}", "output={}"),
+    ):
+        for path, words in (("~nobody-here/x", "no user 'nobody-here' is known here"), (long, "")):
+            line = refused(name, *(argument.format(path) for argument in arguments))
+            assert words in line and path in line, arguments
+
+
 def test_predict_arguments(refused, run, photos, tmp_path):
     assert "images= is not set" in refused("predict", f"ckpt={run}")
     assert "no such file or folder" in refused("predict", f"ckpt={run}", "images=nowhere")

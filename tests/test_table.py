@@ -51,7 +51,7 @@ def test_encodings_that_do_not_fit(table):
         table(TEXT.encode("cp1252"), encoding="utf-8")
     with pytest.raises(InputError, match="not text in nonsense"):
         table(TEXT, encoding="nonsense")
-    with pytest.raises(InputError, match="not a text file"):
+    with pytest.raises(InputError, match=r"not a text file.*; name its encoding with data.encoding="):
         table("ID,label\na,b\n".encode("utf-16-le"))
 
 

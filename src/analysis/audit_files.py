@@ -10,7 +10,7 @@ from src.analysis.audit_table import audit_csv
 from src.analysis.run_folder import make_folder
 from src.datamodules.photos import PhotoDataModule
 from src.errors import InputError, listed
-from src.files import write_whole
+from src.files import user_path, write_whole
 
 PAGE, LIST, ROWS = "audit.html", "audit.csv", "agreement.csv"
 TABLE, SPLIT, CHANGES, SUMMARY = "image_data.csv", "split.csv", "changes.csv", "summary.json"
@@ -23,7 +23,7 @@ def claim(folder: Path, datamodule: PhotoDataModule, names: Sequence[str]) -> No
     Raises:
         InputError: because a person's decisions or labels may stand in it.
     """
-    photos = Path(getattr(datamodule, "images", None) or datamodule.root).expanduser()
+    photos = user_path(getattr(datamodule, "images", None) or datamodule.root)
     if folder.resolve().is_relative_to(photos.resolve()):
         raise InputError(f"output={folder}: lies among the photos in {photos}; name a folder outside")
     make_folder(folder)

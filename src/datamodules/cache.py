@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image, features
 
 from src.errors import InputError, reason
-from src.files import whole_file, write_whole
+from src.files import user_path, whole_file, write_whole
 from src.images import OVERSAMPLING
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def checked_folder(cache_dir: str | Path) -> Path:
     Raises:
         InputError: if it cannot be made, or belongs to another version or to somebody else.
     """
-    folder = Path(cache_dir).expanduser()
+    folder = user_path(cache_dir)
     marker = folder / MARKER
     elsewhere = "name another folder with data.cache_dir="
     try:

@@ -78,7 +78,7 @@ class RawTable:
 def read_raw(path: Path, delimiter: str | None, encoding: str | None, key: str = "data.csv") -> RawTable:
     """Read a delimited file so that its rows can be written again as they stand; see `read_csv`."""
     content = _content(path, key)
-    text, found = _decode(content, encoding, f"{key}={path}")
+    text, found = _decode(content, encoding, f"{key}={path}", to_choose=key == "data.csv")
     if found == "utf-8" and content.startswith(b"\xef\xbb\xbf"):
         found = "utf-8-sig"
     delimiter = delimiter or _detect(text)
@@ -87,7 +87,8 @@ def read_raw(path: Path, delimiter: str | None, encoding: str | None, key: str =
     except (csv.Error, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{key}={path}: not a table ({error}); see its quotes and data.delimiter") from error
+        cure = " and data.delimiter" if key == "data.csv" else ""
+        raise InputError(f"{key}={path}: not a table ({error}); see its quotes{cure}") from error
 
 
 def _content(path: Path, key: str) -> bytes:
@@ -106,8 +107,9 @@ def _content(path: Path, key: str) -> bytes:
     return content
 
 
-def _decode(content: bytes, encoding: str | None, where: str) -> tuple[str, str]:
+def _decode(content: bytes, encoding: str | None, where: str, to_choose: bool) -> tuple[str, str]:
     """Return text and its encoding: the one named, else UTF-16 by its mark, UTF-8 or Windows-1252."""
+    cure = "name its encoding with data.encoding=" if to_choose else "save it as UTF-8"
     if encoding:
         candidates = [encoding]
     elif content[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -120,11 +122,11 @@ def _decode(content: bytes, encoding: str | None, where: str) -> tuple[str, str]
         except (UnicodeError, LookupError):
             continue
         if "\0" in text:
-            raise InputError(f"{where}: not a text file, or UTF-16 without a mark (data.encoding=utf-16-le)")
+            raise InputError(f"{where}: not a text file, or UTF-16 without a mark; {cure}")
         if name == "cp1252" and not encoding:
             log.info("%s is not UTF-8: read as Windows-1252", where)
         return text, name
-    raise InputError(f"{where}: not text in {' or '.join(candidates)}; name its encoding with data.encoding=")
+    raise InputError(f"{where}: not text in {' or '.join(candidates)}; {cure}")
 
 
 def _detect(text: str) -> str:

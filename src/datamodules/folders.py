@@ -10,6 +10,7 @@ from src.datamodules.photos import PhotoDataModule
 from src.datamodules.records import Record, Source, find_photos, ids_from_paths, tidy
 from src.datamodules.splits import SPLIT_NAMES
 from src.errors import InputError, listed, nearest
+from src.files import user_path
 
 log = logging.getLogger(__name__)
 
@@ -163,5 +164,5 @@ class FolderDataModule(PhotoDataModule):
 
     def read(self) -> Source:
         """Read the folders; see `read_folders`."""
-        root = Path(self.root).expanduser()
+        root = user_path(self.root)
         return read_folders(root, self.task, self.separator, self.vocabulary, self.healthy, self.strict)

@@ -22,6 +22,7 @@ from src.datamodules.inspection import drop_unreadable, report_copies
 from src.datamodules.near_duplicates import FAITHFUL
 from src.datamodules.transforms import EvalTransform, TrainTransform
 from src.errors import InputError, did_you_mean, listed
+from src.files import user_path
 from src.labels import LabelSpace
 from src.preprocess import Preprocess
 
@@ -198,7 +199,7 @@ class PhotoDataModule(L.LightningDataModule):
 
     def _frozen(self, records: list[rec.Record]) -> tuple[list[rec.Record], dict[str, str]]:
         """Return the records that the split file names, by ID or path, and `{ID: split}` of them."""
-        named = sp.read_split_file(Path(self.split_file).expanduser())
+        named = sp.read_split_file(user_path(self.split_file))
         given = {r.id: named.get(r.id) or named.get(r.path) for r in records}
         kept = [r for r in records if given[r.id]]
         if not kept:

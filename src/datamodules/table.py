@@ -12,6 +12,7 @@ from src.datamodules.photo_index import PhotoIndex
 from src.datamodules.photos import PhotoDataModule
 from src.datamodules.records import Record, Source, tidy
 from src.errors import InputError, did_you_mean, listed
+from src.files import user_path
 
 log = logging.getLogger(__name__)
 
@@ -249,11 +250,11 @@ class TableDataModule(PhotoDataModule):
         if not separator:
             raise InputError("data.separator is empty: name what stands between labels in a cell")
         self.named_by_root = not csv
-        self.csv = Path(csv).expanduser() if csv else Path(root).expanduser() / "image_data.csv"
+        self.csv = user_path(csv) if csv else user_path(root) / "image_data.csv"
         if images:
-            self.images = Path(images).expanduser()
+            self.images = user_path(images)
         else:
-            base = Path(root).expanduser() if root else self.csv.parent
+            base = user_path(root) if root else self.csv.parent
             self.images = base / "images" if (base / "images").is_dir() else base
         self.id, self.columns, self.separator = id, columns, separator
         self.delimiter = {"tab": "\t", "\\t": "\t"}.get(delimiter, delimiter) if delimiter else None

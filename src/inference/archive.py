@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from src.decisions.parquet import need_pyarrow, read_about
 from src.decisions.predictions import csv_line, write_failure
 from src.errors import InputError, reason
+from src.files import user_path
 from src.inference.durable import write_durably
 from src.inference.fingerprint import differences
-from src.inference.made import check_made
+from src.inference.made import check_made, said_of
 from src.inference.parts import Part, merge, parts_of, read_part, read_plan, start_job
 from src.inference.shards import WHOLE, Shard
 from src.inference.streamed import Row, RowsOf, StreamedOutput, check_rows, side_file
@@ -39,7 +40,7 @@ def find_output(output: str | None, folder: str, resume: bool, shard: Shard | No
             key = "resume=true" if resume else f"shard={shard}"
             raise InputError(f"{key} needs output=: without it each call has a dated folder of its own")
         return Path(folder) / "predictions.csv"
-    path = Path(output).expanduser()
+    path = user_path(output)
     return path / "predictions.csv" if path.is_dir() or output.endswith(("/", "\\")) else path
 
 
@@ -70,6 +71,8 @@ def open_output(
         need_pyarrow(output)
     if output.is_dir():
         raise InputError(f"output={output}: that is a folder")
+    if output.name == "predictions.csv" and (output.parent / "checkpoints").is_dir():
+        raise InputError(f"output={output}: a run's own predictions of its test photos: name another file")
     folder, side = parts_folder(output), side_file(output)
     if not (resume or side.exists()):  # else what is there is looked at row by row
         _refuse_what_is_no_output(output)
@@ -214,8 +217,7 @@ class PartedOutput:
         """Make the folder with its plan, or compare the plan of the processes that are there already."""
         try:
             if not self.folder.exists():
-                if self.resume and _holds_something(self.output):  # merged a moment ago
-                    self._state = "elsewhere"
+                if self.resume and _holds_something(self.output) and self._elsewhere():  # a moment ago
                     return
                 start_job(self.folder, self.plan)
             before = read_plan(self.folder)
@@ -287,10 +289,19 @@ class PartedOutput:
         """Whether the folder is gone because another process has merged it; refuse one that was deleted."""
         if self.folder.exists():
             return False
-        if not self.output.exists():
+        if self._made_of() != self.made_of:
             raise InputError(f"{self.folder} is gone: it was deleted while parts were being written")
         self._state = "elsewhere"
         return True
+
+    def _made_of(self) -> Mapping[str, Any] | None:
+        """Return what the output says it is made of; None for one that is not there or does not say."""
+        if not self.output.is_file():
+            return None
+        if self.output.suffix.lower() == ".parquet":
+            about = read_about(self.output)
+            return about[1] if about else None
+        return said_of(self.output)
 
     def _finished_before(self) -> int:
         """Return how many photos were unreadable in an output that is complete; refuse another one."""
@@ -301,10 +312,10 @@ class PartedOutput:
                 other = f" (other {differences(made_of, self.made_of)})" if made_of else ""
                 raise InputError(f"resume=true: {self.output} is the output of something else{other}: {anew}")
             return errors
+        check_made(self.output, self.made_of)
         kept, errors = check_rows(self.output, self.photos, self.columns)
         if kept is None or kept.rows < len(self.photos):
             raise InputError(f"resume=true: {self.output} is incomplete, and no parts are beside it: {anew}")
-        check_made(self.output, self.made_of)
         return errors
 
 

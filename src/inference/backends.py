@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from src.errors import InputError, did_you_mean
+from src.files import user_path
 from src.inference.batches import DEVICES, Backend
 from src.models.files import find_checkpoint
 from src.overrides import shown, typed
@@ -58,7 +59,7 @@ def load_backend(
 
 def find_model(ckpt: str | None) -> Path:
     """Return the file that `ckpt` means: also an exported model, or that of an export's folder."""
-    exported = Path(ckpt).expanduser() / EXPORTED if ckpt else None
+    exported = user_path(ckpt) / EXPORTED if ckpt else None
     if exported and exported.is_file() and not (exported.parent / "checkpoints").is_dir():
         return exported
     path = find_checkpoint(ckpt)

@@ -21,6 +21,12 @@ def note_made(output: Path, made_of: Mapping[str, Any]) -> None:
     write_durably(made_file(output), json.dumps(said, indent=1).encode())
 
 
+def said_of(output: Path) -> Any:
+    """Return what a CSV of this name was made of when it was finished; None where nothing says so."""
+    made = made_file(output)
+    return read_json(made).get("made_of") if made.is_file() else None
+
+
 def check_made(output: Path, made_of: Mapping[str, Any]) -> None:
     """Refuse to take a finished CSV for the output of a call that would write something else.
 

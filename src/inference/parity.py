@@ -12,6 +12,7 @@ import torch
 from src.datamodules.delimited import read_csv
 from src.decisions.thresholds import apply_thresholds
 from src.errors import InputError
+from src.files import user_path
 from src.inference.batches import Backend, read_batch
 from src.inference.photos import Photo, data_root
 from src.labels import LabelSpace
@@ -122,7 +123,7 @@ def _split(
 ) -> tuple[list[Photo], list[dict[str, list[str]]]]:
     """Return the photos of a split with their labels by kind."""
     table = run / f"{split}_metadata.csv"
-    base = Path(root).expanduser() if root else data_root(run)
+    base = user_path(root) if root else data_root(run)
     if base is None or not base.is_dir():
         if root:
             raise InputError(f"root={root}: no such folder; name that of the photos of {run}")

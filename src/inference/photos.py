@@ -2,12 +2,13 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import overload
 
 from src.datamodules.photo_index import PhotoIndex
 from src.datamodules.records import find_photos, id_from_path, shared_ids
 from src.errors import InputError
+from src.files import user_path
 from src.images import EXTENSIONS
 
 PATH_COLUMNS = ("path", "file", "filename", "image", "photo", "ID")
@@ -72,7 +73,7 @@ def find_images(images: str | None, root: str | None = None) -> Photos:
     """
     if not images:
         raise InputError("images= is not set: name a photo, a folder or a CSV of paths")
-    source = Path(images).expanduser()
+    source = user_path(images)
     if source.is_dir():
         paths = find_photos(source)
         if not paths:
@@ -96,22 +97,26 @@ def _from_csv(source: Path, root: str | None) -> Photos:
     for cell in (cell for name in {column, "ID"} & {*frame.columns} for cell in frame[name].tolist()):
         if "\r" in cell or "\n" in cell:
             raise InputError(f"images={source}: {cell!a} holds a line break, which no row of an output can")
-    paths = [path.replace("\\", "/") for path in frame[column].tolist() if path]
-    if not paths:
+    cells = [_posix(cell) for cell in frame[column].tolist()]
+    if not any(cells):
         raise InputError(f"images={source}: its column '{column}' is empty")
-    paths = sorted(set(paths))
-    ids, shared = None, shared_ids(paths)
-    if column != "ID" and "ID" in frame.columns:
-        cells = [cell.replace("\\", "/") for cell in frame[column].tolist()]
-        given = dict(zip(cells, frame["ID"].tolist(), strict=True))
-        ids = [given.get(path) or id_from_path(path, shared) for path in paths]
-    base = Path(root).expanduser() if root else data_root(source.parent) or source.parent
+    own = frame["ID"].tolist() if column != "ID" and "ID" in frame.columns else [""] * len(cells)
+    rows = sorted({(path, id_) for path, id_ in zip(cells, own, strict=True) if path})
+    paths = [path for path, _ in rows]
+    shared = shared_ids(sorted(set(paths)))
+    ids = [id_ or id_from_path(path, shared) for path, id_ in rows] if any(own) else None
+    base = user_path(root) if root else data_root(source.parent) or source.parent
     if not base.is_dir():
         raise InputError(f"root={root}: no such folder")
     if column == "ID":
         beside = not root and (base / "images").is_dir()
         return _by_id(frame["ID"].tolist(), base / "images" if beside else base)
     return Photos(paths, base, ids, shared)
+
+
+def _posix(cell: str) -> str:
+    """Return the path in a cell with `/` and without steps that lead nowhere, so that one photo has one."""
+    return PurePosixPath(cell.replace("\\", "/")).as_posix() if cell else ""
 
 
 def _by_id(ids: list[str], folder: Path) -> Photos:
@@ -127,7 +132,7 @@ def _by_id(ids: list[str], folder: Path) -> Photos:
 
 def refuse_to_overwrite(output: Path, photos: Sequence[Photo], *inputs: str | Path | None) -> None:
     """Refuse an output that is one of the photos, or a file that is being read."""
-    taken = {Path(p).expanduser().resolve() for p in inputs if p}
+    taken = {user_path(p).resolve() for p in inputs if p}
     suffixes = {output.suffix.lower(), output.resolve().suffix.lower()}  # it may be a link to a photo
     if (
         output.resolve() in taken

@@ -12,7 +12,7 @@ from src.errors import InputError, reason
 from src.files import hold
 from src.inference.durable import read_json, to_disk, write_durably
 from src.inference.fingerprint import differences
-from src.inference.made import check_made, note_made
+from src.inference.made import check_made, note_made, said_of
 
 if TYPE_CHECKING:
     from src.inference.photos import Photo
@@ -136,6 +136,8 @@ class StreamedOutput:
         if not self.side.exists():
             if not self.resume or not self.output.stat().st_size:
                 return None
+            if said_of(self.output) not in (None, self.made_of):
+                check_made(self.output, self.made_of)
             kept = self._counted()
             if kept is None or kept.rows < self.total:
                 raise InputError(

@@ -12,6 +12,7 @@ from torch.fx.experimental.optimization import fuse
 from torchvision import models
 
 from src.errors import InputError, did_you_mean, listed
+from src.files import user_path
 from src.models.pickled import read_pickled
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def build_backbone(name: str, weights: str | None = None) -> tuple[nn.Module, in
     features = last.in_features if isinstance(last, nn.Linear) else last.in_channels
     setattr(parent, last_name, nn.Identity())
     if weights is not None:
-        state = _download(name, entry) if weights == "DEFAULT" else _read(Path(weights).expanduser())
+        state = _download(name, entry) if weights == "DEFAULT" else _read(user_path(weights))
         _load(module, state, entry.last, f"{name} from {weights}")
     return module, features
 

@@ -1,6 +1,7 @@
 """Checkpoints: load, rebuild, and start a model from another one's rows."""
 
 import logging
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Return the content of a checkpoint of ours, read without running any code in it.
 
     Raises:
-        InputError: for a file that is no checkpoint, holds pickled code, or comes from a newer version.
+        InputError: for a file that is no checkpoint or a damaged one, holds pickled code, or comes from a
+            newer version.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
     content = read_pickled(path, str(path), "a checkpoint of Corbel")
+    if zipfile.is_zipfile(path):  # torch leaves the checksums in it unread
+        with zipfile.ZipFile(path) as archive:
+            if broken := archive.testzip():
+                raise InputError(f"{path}: damaged ({broken} in it is not what was written)")
     if not isinstance(content, dict) or not {"task", "hyper_parameters", "state_dict"} <= content.keys():
         raise InputError(
             f"{path}: not a checkpoint of Corbel (no task, hyper_parameters and state_dict in it)"

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 from src.errors import InputError
+from src.files import user_path
 from src.labels import TASKS
 
 log = logging.getLogger(__name__)
@@ -12,7 +13,7 @@ log = logging.getLogger(__name__)
 def find_checkpoint(ckpt: str | None, outputs: Path = Path("outputs")) -> Path:
     """Return the checkpoint that `ckpt` means: a file, a run folder's best, or the newest training run's."""
     if ckpt:
-        path = Path(ckpt).expanduser()
+        path = user_path(ckpt)
         for candidate in (path, path / "checkpoints" / "best.ckpt", path / "best.ckpt"):
             if candidate.is_file():
                 return candidate
