@@ -50,7 +50,7 @@ def test_rows_come_back_in_the_order_asked_for(tmp_path):
     rows = store(tmp_path).rows([digest(n) for n in (7, 0, 0, 4, 8)])
     assert rows.take([0, 1, 2, 3, 4]).tolist() == [[n] * 3 for n in (7, 0, 0, 4, 8)]
     assert rows.take([4, 0]).tolist() == [[8] * 3, [7] * 3] and rows[3].tolist() == [4] * 3 and len(rows) == 5
-    with pytest.raises(InputError, match="has lost 1 photos while this ran: start again"):
+    with pytest.raises(InputError, match="has lost 1 photos while this ran: try again"):
         found.rows([digest(9), digest(0)])
 
 
@@ -108,7 +108,7 @@ def test_a_changed_byte_is_never_used(tmp_path):
     again = store(tmp_path).rows([digest(n) for n in range(3)])
     assert again[0].tolist() == rows[0].tolist() and again.take([1]).tolist() == [[1.0] * 3]
     for read in (lambda: again[2], lambda: again.take([0, 2])):
-        with pytest.raises(InputError, match=r"rows is damaged: delete it, and start again"):
+        with pytest.raises(InputError, match=r"rows is damaged: delete it, and try again"):
             read()
 
 
@@ -353,7 +353,7 @@ def test_image_cache_gives_the_same_batches_without_decoding(photos, tmp_path, m
 def test_a_cache_that_is_deleted_while_it_is_read_is_one_line(photos, tmp_path, workers):
     loader = module(photos, tmp_path, cache="images", num_workers=workers).val_dataloader()
     shutil.rmtree(tmp_path / "cache")
-    with pytest.raises(InputError, match=r"is gone or damaged .*: start again") as caught:
+    with pytest.raises(InputError, match=r"is gone or damaged .*: try again") as caught:
         list(loader)
     assert "\n" not in str(caught.value)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from src.callbacks import results
 from src.inference import features
 from src.models.checkpoint import read_checkpoint
 from tests.made import FAST, make_folders, make_table, only_run, run_script
@@ -78,6 +80,24 @@ def test_features_train_the_same_heads(train, monkeypatch, task, augment):
     assert Path("again.csv").read_bytes() == (kept / "predictions.csv").read_bytes()
     first, second = (json.loads((run / "metrics.json").read_text())["test"] for run in (plain, kept))
     assert first["exact_match"] == second["exact_match"] and abs(first["loss"] - second["loss"]) < 1e-5
+
+
+def test_test_photos_that_change_meanwhile_are_named(train, photos, monkeypatch, tmp_path, capsys):
+    real = results.write_predictions
+    monkeypatch.setitem(photos, "dual_head", make_folders(tmp_path / "photos"))
+
+    def replaced(run, datamodule, device):
+        first, second, *_ = sorted(record.path for record in datamodule.splits["test"])
+        (datamodule.root / first).unlink()
+        shutil.copy(datamodule.root / datamodule.splits["train"][0].path, datamodule.root / second)
+        changed.extend((first, second))
+        real(run, datamodule, device)
+
+    changed = []
+    monkeypatch.setattr(results, "write_predictions", replaced)
+    run = train("kept", "data.cache=images", "trainer.max_epochs=1")
+    words = f"2 test photos have been replaced or removed since this run began.*{', '.join(changed)}"
+    assert re.search(words, "".join(capsys.readouterr())) and (run / "predictions.csv").is_file()
 
 
 def test_images_train_the_same_bits(train):

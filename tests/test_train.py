@@ -1,6 +1,7 @@
 """Whole runs through the command line, on made data."""
 
 import csv
+import errno
 import itertools
 import json
 import math
@@ -8,19 +9,20 @@ import os
 import shutil
 import signal
 import sys
-from threading import Timer
+import threading
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tensorboard.summary.writer.record_writer import RecordWriter
 
-from src.callbacks import checkpoint, prepare, results
+from src.callbacks import checkpoint, prepare, quiet_lightning, results
 from src.callbacks.checkpoint import AtomicCheckpointIO, epochs_done
 from src.errors import InputError
 from src.files import hold
 from src.models import load_model
-from src.models.base import SCHEMA
+from src.models.base import SCHEMA, PhotoClassifier
 from src.overrides import override
 from tests.made import FAST, make_folders, make_table, only_run, run_script
 
@@ -205,8 +207,6 @@ def test_a_killed_run_resumes_to_the_same_bits(finished, monkeypatch, tmp_path, 
 
     The last time where no time is given to `last.ckpt`: it is then the best epoch.
     """
-    from src.models.base import PhotoClassifier
-
     monkeypatch.setattr("src.callbacks.checkpoint.WRITING", writing)
 
     run, data = finished["dual_head"]
@@ -280,7 +280,7 @@ def test_one_process_at_a_time_trains_a_run(finished, monkeypatch, tmp_path, cap
 
         monkeypatch.setattr(prepare, "PATIENCE", 60.0)  # the workers of a killed process end after a while
         begun = prepare.alone_in(copy, resuming=True)
-        Timer(0.5, other.close).start()
+        threading.Timer(0.5, other.close).start()
         with begun:
             assert other.closed
     with open(copy / "train.log", "ab") as free:
@@ -376,6 +376,49 @@ def test_a_full_disk_keeps_the_checkpoint_before_and_is_told(tmp_path, room):
     assert torch.load(path, weights_only=True) == {"epoch": 1} and os.listdir(tmp_path) == ["last.ckpt"]
 
 
+def test_a_run_that_fails_says_how_to_go_on(finished, monkeypatch, tmp_path, capsys):
+    _, data = finished["dual_head"]
+    monkeypatch.chdir(tmp_path)
+    write, full = RecordWriter.write, []
+
+    def refuse(self, content):
+        if full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(self, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RecordWriter, "write", refuse)
+        patched.setattr(
+            PhotoClassifier,
+            "on_train_batch_start",
+            lambda module, *_: full.extend([1] * module.current_epoch),
+        )
+        arguments = (f"data.root='{data}'", *FAST, "trainer.max_epochs=3")
+        assert run_script(patched, "train", *arguments) == 2
+    said, run = "".join(capsys.readouterr()), next(tmp_path.glob("outputs/dual_head/*"))
+    assert (
+        f"Stopped; {run / 'checkpoints' / 'last.ckpt'} holds the last epoch written. Continue with:" in said
+    )
+    assert "No space left on device" in said and "Traceback" not in said
+    assert run_script(monkeypatch, "train", f"resume='{run}'") == 0
+    assert pd.read_csv(run / "history.csv")["epoch"].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("name", "error", "told"), [("_AsyncWriterThread", OSError, False),
+                                                     ("_AsyncWriterThread", ValueError, True),
+                                                     ("Other", OSError, True)])  # fmt: skip
+def test_a_thread_is_silent_where_tensorboard_tells_the_same(monkeypatch, capsys, name, error, told):
+    def run(self):
+        raise error("No space left on device")
+
+    monkeypatch.setattr(threading, "excepthook", None)
+    quiet_lightning()
+    thread = type(name, (threading.Thread,), {"run": run})()
+    thread.start()
+    thread.join()
+    assert ("Traceback" in capsys.readouterr().err) == told
+
+
 def test_an_interrupt_while_a_checkpoint_is_written_stays_one(tmp_path, monkeypatch):
     class Interrupted:
         def __init__(self, file):
@@ -431,8 +474,6 @@ def test_a_run_with_a_split_file_resumes_without_the_file(finished, monkeypatch,
 @pytest.mark.parametrize("where", ["on_train_batch_start", "test_step"])
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_last_ckpt_and_says_how_to_go_on(monkeypatch, tmp_path, capsys, signum, where):
-    from src.models.base import PhotoClassifier
-
     data = make_folders(tmp_path / "photos", each=4)
     monkeypatch.chdir(tmp_path)
     handler = signal.getsignal(signal.SIGINT)

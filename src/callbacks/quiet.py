@@ -1,6 +1,7 @@
 """One clean line per message: Lightning's own log handler and its adverts taken out."""
 
 import logging
+import threading
 import warnings
 
 
@@ -33,8 +34,16 @@ class NoAdverts(logging.Filter):
         return not any(phrase in message for phrase in self.PHRASES)
 
 
+def _print_unless_told(failed: threading.ExceptHookArgs) -> None:
+    """Print what ends a thread, but for a disk that refuses TensorBoard's file: its writer raises that."""
+    ours = type(failed.thread).__name__ == "_AsyncWriterThread" and issubclass(failed.exc_type, OSError)
+    if not ours:
+        threading.__excepthook__(failed)
+
+
 def quiet_lightning() -> None:
     """Let Lightning's messages pass through the script's own handlers once, without adverts."""
+    threading.excepthook = _print_unless_told
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True

@@ -7,7 +7,7 @@ import platform
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -28,8 +28,9 @@ from src.config import REPOSITORY
 from src.datamodules import PhotoDataModule
 from src.datamodules.statistics import label_table
 from src.decisions.predictions import PredictionWriter
-from src.errors import InputError
+from src.errors import InputError, listed
 from src.files import write_whole
+from src.images import UnreadableImage, content_digest, read_photo
 from src.inference import Photo, Predictor
 from src.inference.features import results_from_features
 from src.models import PhotoClassifier
@@ -53,16 +54,22 @@ def ending_on_signals(trainer: L.Trainer) -> Iterator[None]:
             isinstance(error, SystemExit) and error.code == 1 and not isinstance(error, OtherFailed)
         )
         if not trainer.received_sigterm and not interrupted:
+            _say_how_to_go_on(trainer, "Stopped")
             raise
         code = 128 + (signal.SIGTERM if trainer.received_sigterm else signal.SIGINT)
     if code or trainer.received_sigterm:
-        folder = Path(trainer.checkpoint_callback.dirpath)
-        log.warning(
-            "Interrupted; %s holds the last epoch written. Continue with: python scripts/train.py %s",
-            folder / "last.ckpt",
-            typed("resume", folder.parent),
-        )
+        _say_how_to_go_on(trainer, "Interrupted")
         raise SystemExit(code or 128 + signal.SIGTERM)
+
+
+def _say_how_to_go_on(trainer: L.Trainer, what: str) -> None:
+    """Log what a run that ends early has kept and how it goes on."""
+    folder = getattr(trainer.checkpoint_callback, "dirpath", None)  # a dry run has none
+    last = Path(folder or "") / "last.ckpt"
+    if folder and last.is_file():
+        go_on = typed("resume", last.parent.parent)
+        said = "%s; %s holds the last epoch written. Continue with: python scripts/train.py %s"
+        log.warning(said, what, last, go_on)
 
 
 def finish_run(
@@ -175,6 +182,32 @@ def write_predictions(run: Path, datamodule: PhotoDataModule, device: str = "aut
     with PredictionWriter(run / "predictions.csv", predictor.columns()) as writer:
         for rows in predictor.rows(photos, results=results):
             writer.write(rows)
+    if results is None:
+        _tell_of_replaced(photos, [test[i].digest for i in order])
+
+
+def _tell_of_replaced(photos: Sequence[Photo], digests: Sequence[str]) -> None:
+    """Warn of photos that were predicted as they are now, and trained or evaluated as they were before."""
+    changed = [
+        photo.path
+        for photo, digest in zip(photos, digests, strict=True)
+        if digest and digest != _digest(photo.file)
+    ]
+    if changed:
+        log.warning(
+            "%d test photos have been replaced or removed since this run began: its figures tell of what "
+            "they were, predictions.csv of what they are now (%s)",
+            len(changed),
+            listed(changed),
+        )
+
+
+def _digest(file: Path) -> str | None:
+    """Return the digest of a photo's content; None for one that cannot be read."""
+    try:
+        return content_digest(read_photo(file))
+    except UnreadableImage:
+        return None
 
 
 def write_figures(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule, split: str) -> None:

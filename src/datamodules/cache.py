@@ -121,6 +121,7 @@ class RowStore:
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
         self._about = said
         self._new: list[tuple[int, np.ndarray]] = []
+        self._damaged: set[Path] = set()
         self.refresh()
 
     @property
@@ -136,7 +137,9 @@ class RowStore:
             try:
                 found = self._contents(path)
             except UNREADABLE as error:
-                log.warning("%s is damaged (%s): its photos are read anew; delete it", path, error)
+                if path not in self._damaged:
+                    log.warning("%s is damaged (%s): its photos are read anew; delete it", path, error)
+                self._damaged.add(path)
                 continue
             keys.append(found)
             places.append(np.stack([np.full(len(found), len(self.files)), np.arange(len(found))], 1))
@@ -183,7 +186,7 @@ class RowStore:
         at = self._find(digests)
         if (at < 0).any():
             raise InputError(
-                f"the cache {self.folder} has lost {int((at < 0).sum())} photos while this ran: start again"
+                f"the cache {self.folder} has lost {int((at < 0).sum())} photos while this ran: try again"
             )
         return Rows(self.files, self._places[at], self.shape, self.dtype)
 
@@ -295,7 +298,7 @@ class Rows:
             rows, checksums = self._map(file)
             place[...] = rows[row]
             if zlib.crc32(place) != checksums[row]:
-                raise InputError(f"the cache file {self.files[file]} is damaged: delete it, and start again")
+                raise InputError(f"the cache file {self.files[file]} is damaged: delete it, and try again")
         return found
 
     def _map(self, file: int) -> tuple[np.ndarray, np.ndarray]:
@@ -319,7 +322,7 @@ class Rows:
                 shape = (len(checksums), *self.shape)
                 return np.memmap(file, self.dtype, "r", file.tell(), shape), checksums
         except UNREADABLE as error:
-            raise InputError(f"the cache file {path} is gone or damaged ({error}): start again") from None
+            raise InputError(f"the cache file {path} is gone or damaged ({error}): try again") from None
 
     def __getstate__(self) -> dict[str, object]:
         """Leave the maps out: a loader's worker makes its own."""
