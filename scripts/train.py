@@ -20,7 +20,7 @@ def main(cfg: DictConfig) -> float:
     from src.callbacks import quiet_lightning
     from src.callbacks.prepare import alone_in, check_plan, prepare_run
     from src.callbacks.results import ending_on_signals, finish_run
-    from src.demo.at_hand import DEMO_ROOT, draw_when_missing, say_baseline
+    from src.demo.at_hand import draw_when_missing, say_baseline
     from src.inference.torch_backend import threads
     from src.models import init_from
 
@@ -29,28 +29,25 @@ def main(cfg: DictConfig) -> float:
     cfg = overrides.resumed(cfg) if resuming else cfg
     config.check_targets(cfg)
     check_plan(cfg)
-    draw_when_missing(cfg.data.get("root"))
-    L.seed_everything(cfg.seed, workers=True, verbose=False)
-
-    datamodule = config.build(cfg.data)
-    datamodule.setup()
-    model = config.build(
-        cfg.model, labels=datamodule.labels.as_dict(), class_weights=datamodule.class_weights()
-    )
-    if model.init_from:
-        init_from(model, model.init_from, [record.digest for record in datamodule.splits["test"]])
-
     run = Path(cfg.output_dir)
     with alone_in(run, resuming):
+        draw_when_missing(cfg.data.get("root"))
+        L.seed_everything(cfg.seed, workers=True, verbose=False)
+        datamodule = config.build(cfg.data)
+        datamodule.setup()
+        labels, weights = datamodule.labels.as_dict(), datamodule.class_weights()
+        model = config.build(cfg.model, labels=labels, class_weights=weights)
+        if model.init_from:
+            init_from(model, model.init_from, [record.digest for record in datamodule.splits["test"]])
+
         trainer = prepare_run(cfg, model, datamodule)
-        ckpt = str(run / "checkpoints" / "last.ckpt") if resuming else None
+        last = str(run / "checkpoints" / "last.ckpt") if resuming else None
         begun = time.perf_counter()
         with ending_on_signals(trainer), threads(1 if datamodule.features else None):
-            trainer.fit(model, datamodule, ckpt_path=ckpt, weights_only=True)
+            trainer.fit(model, datamodule, ckpt_path=last, weights_only=True)
         score = finish_run(cfg, trainer, model, datamodule, time.perf_counter() - begun)
-    drawn = cfg.data.get("root") == DEMO_ROOT and cfg.task == "dual_head" and datamodule.splits["test"]
-    if drawn and trainer.is_global_zero:
-        say_baseline(datamodule.root, datamodule.splits)
+    if cfg.task == "dual_head":
+        say_baseline(cfg.data.get("root"), datamodule.root, datamodule.splits)
     return score
 
 

@@ -29,7 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src import ranks
 from src.errors import InputError, did_you_mean, leave
-from src.overrides import tidied, typed
+from src.overrides import refuse_a_runs_folder, tidied, typed
 from src.schemas import SCHEMAS, TrainConfig
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -80,6 +80,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
             # where all cores are busy. Read by torch when it is imported.
             os.environ.setdefault("OMP_WAIT_POLICY", "passive")
             sys.argv = tidied(sys.argv)
+            refuse_a_runs_folder(sys.argv)
             multirun = any(arg in ("-m", "--multirun") for arg in sys.argv[1:])
             try:
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(guarded)()
@@ -125,9 +126,14 @@ def _write_to_log(message: str) -> None:
             handler.handle(log.makeRecord(log.name, logging.ERROR, "", 0, message, (), None))
 
 
+def _of_the_disk(error: BaseException) -> bool:
+    """Whether an error is the disk's refusal of a file, to be told in one line."""
+    return isinstance(error, OSError) and error.errno in DISK
+
+
 def _refused(error: Exception, folder: str) -> InputError | None:
     """Return an `InputError` for what a person has to mend although a library met it; None for a fault."""
-    if isinstance(error, OSError) and error.errno in DISK:
+    if _of_the_disk(error):
         return InputError(f"{error.filename or folder}: {error.strerror}")
     if isinstance(error, OmegaConfBaseException):
         return InputError(explain(error))
@@ -328,7 +334,7 @@ def build(node: DictConfig | dict, **extra: Any) -> Any:
     except InstantiationException as error:
         cause: BaseException | None = error
         while cause is not None:
-            if isinstance(cause, InputError | OSError):  # the disk's own refusal is told at the top
+            if isinstance(cause, InputError) or _of_the_disk(cause):
                 raise cause from None
             cause = cause.__cause__
         if str(node.get("_target_")).startswith("lightning."):  # its arguments are the user's own

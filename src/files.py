@@ -1,12 +1,14 @@
 """Paths as a person gives them, files that are whole or not there, and files that one process holds."""
 
+import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 from src.errors import InputError
@@ -26,7 +28,9 @@ def user_path(given: str | Path) -> Path:
     try:
         return Path(given).expanduser()
     except RuntimeError:
-        raise InputError(f"{given}: no user '{Path(given).parts[0][1:]}' is known here") from None
+        name = Path(given).parts[0][1:]
+        why = f"no user '{name}' is known here" if name else "HOME is not set"
+        raise InputError(f"{given}: {why}") from None
 
 
 @contextmanager
@@ -54,24 +58,64 @@ def write_whole(path: str | Path, content: bytes) -> None:
         file.write(content)
 
 
-def hold(file: BinaryIO) -> bool:
-    """Hold a file until it is closed, let go of, or the process ends; False where another one holds it.
+def write_json(path: Path, content: Any) -> None:
+    """Write readable JSON, whole or not at all; NaN is refused."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    write_whole(path, (text + "\n").encode())
 
-    A file system that knows no locks is warned of, and everybody holds. Windows has none of this kind.
+
+@contextmanager
+def held(lock: Path, patience: float = 0.0) -> Iterator[bool]:
+    """Hold a file that is made for it and removed with it; give False where another process holds it.
+
+    Nobody reads or writes the file, as some network disks refuse that while it is locked. It is let go of
+    when the process ends, however it does, and its forked children with it. On Windows, and on a disk that
+    knows no locks, which is warned of, everybody holds it.
+
+    Args:
+        lock: the file; its folder is there.
+        patience: seconds to wait for another process to let go.
+
+    Raises:
+        OSError: if the file cannot be made.
     """
     if sys.platform == "win32":
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        why = error.strerror
-        log.warning("%s cannot be locked (%s): start no second call that writes it", file.name, why)
-    return True
+        yield True
+        return
+    until = time.monotonic() + patience
+    file = _taken(lock)
+    if file is None and patience:
+        log.info("Another process holds %s: waiting up to %d s for it", lock, patience)
+    while file is None and time.monotonic() < until:
+        time.sleep(0.2)
+        file = _taken(lock)
+    if file is None:
+        yield False
+        return
+    with file:
+        try:
+            yield True
+        finally:
+            with suppress(OSError):
+                lock.unlink()
+            with suppress(OSError):  # closing is not enough: forked children have it open as well
+                fcntl.flock(file, fcntl.LOCK_UN)
 
 
-def let_go(file: BinaryIO) -> None:
-    """Let go of a file that is held, whichever forked processes have it open as well."""
-    if sys.platform != "win32":
-        fcntl.flock(file, fcntl.LOCK_UN)
+def _taken(lock: Path) -> BinaryIO | None:
+    """Return the open file if it could be locked, or cannot be at all; None where another process has it."""
+    while True:
+        file = open(lock, "ab")  # noqa: SIM115
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(lock)):
+                return file
+        except FileNotFoundError:
+            log.debug("%s was let go of between two steps", lock)
+        except BlockingIOError:
+            file.close()
+            return None
+        except OSError as error:
+            log.warning("%s cannot be locked (%s): let no second call write there", lock, error.strerror)
+            return file
+        file.close()  # its holder has just removed it: hold a new one

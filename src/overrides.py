@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src import ranks
 from src.errors import InputError, leave
-from src.files import user_path
+from src.files import user_path, write_whole
 
 PATHS = {"data.root", "data.csv", "data.images", "data.split_file", "data.cache_dir", "model.weights",
          "model.init_from", "resume", "ckpt", "images", "root", "output", "apply",
@@ -92,6 +92,20 @@ def _readable(arg: str) -> str:
     return arg
 
 
+def refuse_a_runs_folder(argv: list[str]) -> None:
+    """End the script where its folder would be that of a run, whose saved config Hydra would replace."""
+    given = [arg.partition("=")[2] for arg in argv[1:] if arg.startswith("hydra.run.dir=")]
+    if not given or "hydra.output_subdir=null" in argv:  # which saves none, as to resume
+        return
+    try:
+        folder = Path(str(_parsed(f"hydra.run.dir={given[-1]}")))
+    except (HydraException, OmegaConfBaseException):
+        return  # Hydra says what is wrong with it
+    if os.path.isdir(folder / "checkpoints"):
+        go_on = f"or continue it with python scripts/train.py {typed('resume', folder)}"
+        leave(2, f"hydra.run.dir={folder} already holds a run: name another folder, {go_on}")
+
+
 def demo_when_no_photos(argv: list[str]) -> list[str]:
     """Return `argv` with `experiment=demo` added where nothing says which photos to train on."""
     says = ("data.root=", "data.csv=", "data.images=", "experiment=", "resume=")
@@ -160,4 +174,4 @@ def remember_resumed(cfg: DictConfig) -> None:
     changed = OmegaConf.create()
     for key, value in kept.items():
         OmegaConf.update(changed, key, value)
-    OmegaConf.save(changed, Path(cfg.output_dir) / ".hydra" / "resumed.yaml")
+    write_whole(Path(cfg.output_dir) / ".hydra" / "resumed.yaml", OmegaConf.to_yaml(changed).encode())

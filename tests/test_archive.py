@@ -18,6 +18,7 @@ import pytest
 from src.decisions.parquet import number_columns
 from src.decisions.predictions import columns, read_lines, row
 from src.errors import InputError
+from src.files import held
 from src.inference import archive, parts, streamed
 from src.inference.archive import PartedOutput, find_output, open_output
 from src.inference.fingerprint import fingerprint
@@ -435,7 +436,7 @@ def test_resume_of_what_is_not_ours(tmp_path, made_of):
     wanted = whole(tmp_path, photos, made_of(photos), ".csv")
     lines = wanted.splitlines(keepends=True)
     for content, words in (
-        (b"".join(lines[:20]), "is incomplete and p.csv.unfinished is not beside it"),
+        (b"".join(lines[:20]), r"is incomplete,? and (p.csv.unfinished|no parts)"),
         (b"ID,other\n1,2\n", "the header of"),
         (lines[0] + lines[2], ": row 1 of"),
         (wanted + lines[-1], ": row 51 of"),
@@ -443,8 +444,9 @@ def test_resume_of_what_is_not_ours(tmp_path, made_of):
         (b"\x89PNG\r\n\x1a\n\0\xff", "the header of"),
     ):
         output.write_bytes(content)
-        with pytest.raises(InputError, match=words):
-            fill(output, photos, made_of(photos), resume=True)
+        for shard in (None, Shard(0, 1)):
+            with pytest.raises(InputError, match=words):
+                fill(output, photos, made_of(photos), shard, resume=True)
         assert output.read_bytes() == content
     output.write_bytes(wanted)
     with pytest.raises(InputError, match=r"is finished, and .p.csv.made does not know it"):
@@ -799,8 +801,8 @@ def test_a_run_keeps_its_own_predictions(tmp_path, made_of):
 
 def test_a_call_that_is_refused_leaves_the_file_that_another_holds(tmp_path, made_of, monkeypatch):
     photos, output = listed(20), tmp_path / "p.csv"
-    monkeypatch.setattr(streamed, "hold", lambda file: False)
-    with pytest.raises(InputError, match="another process is writing it"):
+    output.touch()
+    with held(tmp_path / ".p.csv.lock"), pytest.raises(InputError, match="another process is writing it"):
         fill(output, photos, made_of(photos))
     assert output.exists()
 

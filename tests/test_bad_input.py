@@ -258,12 +258,13 @@ def test_checkpoints(refused, run, photos, tmp_path, capsys):
 
 def test_a_checkpoint_with_a_flipped_bit(refused, run, photos, tmp_path):
     whole = (run / "checkpoints" / "best.ckpt").read_bytes()
-    places = (whole.index(b"Grout Hole"), len(whole) // 2)  # a label's name and a weight
-    for place in places:
-        changed = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+    directory = whole.rindex(b"PK\1\2")
+    # a label's name, a weight, the name in a header and how the last part is packed, says the directory
+    for place in (whole.index(b"Grout Hole"), len(whole) // 2, 30, directory + 10):
+        changed = whole[:place] + bytes([whole[place] ^ 128]) + whole[place + 1 :]
         (tmp_path / "flipped.ckpt").write_bytes(changed)
         line = refused("predict", "ckpt=flipped.ckpt", f"images={photos}")
-        assert line.startswith("error: flipped.ckpt: damaged (")
+        assert line.startswith(("error: flipped.ckpt: damaged (", "error: flipped.ckpt: not a checkpoint"))
 
 
 def test_paths_that_nobody_can_have(refused, run, photos):
@@ -302,6 +303,15 @@ def test_predict_arguments(refused, run, photos, tmp_path):
     assert "file" in refused(
         "predict", f"ckpt={run}", f"images={photos}", "output=file/p.csv", "num_workers=0"
     )
+
+
+def test_a_runs_folder_is_no_place_for_another_call(refused, run, photos, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "a run")
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    for call in (("train", f"data.root={photos}", *FAST), ("predict", f"ckpt={run}", f"images={photos}")):
+        line = refused(*call, "hydra.run.dir='a run'")
+        assert "already holds a run" in line and "resume='a run'" in line
+    assert before == {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
 
 
 def test_two_predictions_never_share_a_file(refused, run, photos, tmp_path, monkeypatch):

@@ -82,7 +82,8 @@ def test_features_train_the_same_heads(train, monkeypatch, task, augment):
     assert first["exact_match"] == second["exact_match"] and abs(first["loss"] - second["loss"]) < 1e-5
 
 
-def test_test_photos_that_change_meanwhile_are_named(train, photos, monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize("cache", ["null", "images"])
+def test_test_photos_that_change_meanwhile_are_named(train, photos, monkeypatch, tmp_path, capsys, cache):
     real = results.write_predictions
     monkeypatch.setitem(photos, "dual_head", make_folders(tmp_path / "photos"))
 
@@ -95,7 +96,7 @@ def test_test_photos_that_change_meanwhile_are_named(train, photos, monkeypatch,
 
     changed = []
     monkeypatch.setattr(results, "write_predictions", replaced)
-    run = train("kept", "data.cache=images", "trainer.max_epochs=1")
+    run = train("kept", f"data.cache={cache}", "trainer.max_epochs=1")
     words = f"2 test photos have been replaced or removed since this run began.*{', '.join(changed)}"
     assert re.search(words, "".join(capsys.readouterr())) and (run / "predictions.csv").is_file()
 

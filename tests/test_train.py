@@ -10,6 +10,8 @@ import shutil
 import signal
 import sys
 import threading
+import time
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -17,10 +19,11 @@ import pytest
 import torch
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from src.callbacks import checkpoint, prepare, quiet_lightning, results
+from src import files
+from src.callbacks import checkpoint, prepare, quiet, quiet_lightning, results
 from src.callbacks.checkpoint import AtomicCheckpointIO, epochs_done
 from src.errors import InputError
-from src.files import hold
+from src.files import held
 from src.models import load_model
 from src.models.base import SCHEMA, PhotoClassifier
 from src.overrides import override
@@ -271,20 +274,47 @@ def test_one_process_at_a_time_trains_a_run(finished, monkeypatch, tmp_path, cap
     copy = shutil.copytree(run, tmp_path / "run")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(prepare, "PATIENCE", 0.3)
-    with open(copy / "train.log", "ab") as other:
-        assert hold(other)
-        before = contents(copy)
+    before = contents(copy)
+    with prepare.alone_in(copy, resuming=False):
         assert run_script(monkeypatch, "train", f"resume={copy}", "trainer.max_epochs=13") == 2
-        assert "another process is training this run" in capsys.readouterr().err
-        assert contents(copy) == before
+    assert "another process is training there" in capsys.readouterr().err and contents(copy) == before
+    assert run_script(monkeypatch, "train", f"resume={copy}", "trainer.max_epochs=13") == 0
+    assert len(pd.read_csv(copy / "history.csv")) == 13
 
-        monkeypatch.setattr(prepare, "PATIENCE", 60.0)  # the workers of a killed process end after a while
-        begun = prepare.alone_in(copy, resuming=True)
-        threading.Timer(0.5, other.close).start()
-        with begun:
-            assert other.closed
-    with open(copy / "train.log", "ab") as free:
-        assert hold(free)
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+def test_a_folder_is_free_whatever_ended_its_run(monkeypatch, tmp_path):
+    children = []
+
+    def leave_a_worker_behind():
+        if not (child := os.fork()):
+            time.sleep(1)
+            os._exit(0)
+        children.append(child)
+
+    with pytest.raises(KeyboardInterrupt), prepare.alone_in(tmp_path, resuming=False):
+        leave_a_worker_behind()
+        raise KeyboardInterrupt
+    with held(tmp_path / ".lock") as free:
+        assert free  # although a forked process has the file open
+    if not (child := os.fork()):  # a process that is killed, and its worker
+        with prepare.alone_in(tmp_path, resuming=False):
+            leave_a_worker_behind()
+            os._exit(9)
+    os.waitpid(child, 0)
+    with pytest.raises(InputError, match="not quite ended yet: start this one again"):
+        prepare.alone_in(tmp_path, resuming=False).__enter__()
+    with prepare.alone_in(tmp_path, resuming=True):
+        assert (tmp_path / ".lock").is_file()
+    assert not os.listdir(tmp_path)
+    os.waitpid(children[0], 0)
+
+
+def test_a_disk_that_knows_no_locks_is_warned_of(monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(files.fcntl, "flock", Mock(side_effect=OSError(errno.ENOLCK, "No locks available")))
+    with pytest.raises(KeyboardInterrupt), prepare.alone_in(tmp_path, resuming=True):
+        raise KeyboardInterrupt
+    assert "cannot be locked (No locks available)" in caplog.text
 
 
 def test_resume_tidies_up_what_a_kill_and_two_processes_have_left(finished, monkeypatch, tmp_path):
@@ -293,10 +323,13 @@ def test_resume_tidies_up_what_a_kill_and_two_processes_have_left(finished, monk
     monkeypatch.chdir(tmp_path)
     header, *rows = (copy / "history.csv").read_text().splitlines(keepends=True)
     (copy / "history.csv").write_text("".join([header, *rows[:3], rows[1], *rows[3:], rows[-1]]))
-    (copy / ".history.csv.0123456789abcdef.tmp").write_text("epoch")
+    torn = (copy / f".history.csv.{'0123456789abcdef' * 2}.tmp", copy / "checkpoints" / ".last.ckpt.tmp")
+    for path in torn:
+        path.write_text("epoch")
+    (copy / ".mine.tmp").write_text("kept")
     assert run_script(monkeypatch, "train", f"resume={copy}", "trainer.max_epochs=13") == 0
     assert pd.read_csv(copy / "history.csv")["epoch"].tolist() == list(range(1, 14))
-    assert not list(copy.glob(".*.tmp"))
+    assert not any(path.exists() for path in torn) and (copy / ".mine.tmp").is_file()
 
 
 def test_ctrl_c_after_the_last_epoch_says_how_to_finish(finished, monkeypatch, tmp_path, capsys):
@@ -396,9 +429,7 @@ def test_a_run_that_fails_says_how_to_go_on(finished, monkeypatch, tmp_path, cap
         arguments = (f"data.root='{data}'", *FAST, "trainer.max_epochs=3")
         assert run_script(patched, "train", *arguments) == 2
     said, run = "".join(capsys.readouterr()), next(tmp_path.glob("outputs/dual_head/*"))
-    assert (
-        f"Stopped; {run / 'checkpoints' / 'last.ckpt'} holds the last epoch written. Continue with:" in said
-    )
+    assert f"Stopped; {run / 'checkpoints' / 'last.ckpt'} is whole. Continue with:" in said
     assert "No space left on device" in said and "Traceback" not in said
     assert run_script(monkeypatch, "train", f"resume='{run}'") == 0
     assert pd.read_csv(run / "history.csv")["epoch"].tolist() == [1, 2, 3]
@@ -412,6 +443,7 @@ def test_a_thread_is_silent_where_tensorboard_tells_the_same(monkeypatch, capsys
         raise error("No space left on device")
 
     monkeypatch.setattr(threading, "excepthook", None)
+    monkeypatch.setattr(quiet, "EXCEPTHOOK", threading.__excepthook__)
     quiet_lightning()
     thread = type(name, (threading.Thread,), {"run": run})()
     thread.start()

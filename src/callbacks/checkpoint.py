@@ -13,43 +13,31 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from src.errors import InputError, reason
+from src.files import whole_file
 
 log = logging.getLogger(__name__)
 WRITING = 0.1  # of the time of training that goes to `last.ckpt` at most, where epochs are short
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes to a temporary file in the same folder, syncs it, then renames it.
-
-    A full disk or a kill leaves the previous file under the final name, never half of a new one.
-    """
+    """Writes a file whole or not at all: a full disk or a kill leaves the previous one."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
         """Write `checkpoint` to `path`; raise `InputError` where the disk refuses it."""
         path = Path(path)
-        temporary = path.with_name(f".{path.name}.tmp")
         refused: list[BaseException] = []
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as file:
+            with whole_file(path) as file:
                 torch.save(checkpoint, _Noting(file, refused))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
         except (OSError, RuntimeError) as error:
             cause = refused[0] if refused else error
-            if not isinstance(
-                cause, Exception
-            ):  # Ctrl-C, which torch's writer takes for a failure of its own
+            if not isinstance(cause, Exception):  # Ctrl-C, which torch's writer takes for its own failure
                 raise cause from None
             said = reason(cause) if isinstance(cause, OSError) else str(cause).partition("\n")[0]
             held = "the previous one stays" if path.exists() else "there is none yet"
             raise InputError(f"{path} could not be written ({said}); {held}") from error
-        finally:
-            if temporary.exists():
-                temporary.unlink()
 
 
 class _Noting:

@@ -84,6 +84,11 @@ def _normalises_one(model: PhotoClassifier, datamodule: PhotoDataModule) -> bool
     return True
 
 
+def inference_device(cfg: DictConfig) -> str:
+    """Return the device on which a run's features and predictions are computed: that of its training."""
+    return "cpu" if cfg.trainer.accelerator == "cpu" else "auto"
+
+
 class OtherFailed(SystemExit):
     """The end of a process because another one, which has told why, ended with this exit code."""
 

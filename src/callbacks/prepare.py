@@ -1,21 +1,20 @@
 """What stands before a fit: what is refused, the run's folder and who holds it, the trainer, the tables."""
 
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import lightning as L
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from src import ranks
 from src.callbacks.checkpoint import AtomicCheckpointIO, BestCheckpoint, epochs_done
-from src.callbacks.distributed import OneRun, check_devices
-from src.callbacks.results import git_commit, inference_device, versions, write_json
+from src.callbacks.distributed import OneRun, check_devices, inference_device
+from src.callbacks.provenance import git_commit, versions
 from src.config import build, check_seed
 from src.datamodules import PhotoDataModule
-from src.errors import InputError, did_you_mean, reason
-from src.files import hold, let_go
+from src.errors import InputError, did_you_mean
+from src.files import held, write_json, write_whole
 from src.inference.features import split_features
 from src.models import PhotoClassifier
 from src.models.checkpoint import read_checkpoint
@@ -39,7 +38,7 @@ def check_plan(cfg: DictConfig) -> None:
 
 @contextmanager
 def alone_in(run: Path, resuming: bool) -> Iterator[None]:
-    """Hold a run's folder, by its log, until its last file is written; refuse one that a process trains in.
+    """Hold a run's folder until its last file is written, and clear it of what a kill has left.
 
     Raises:
         InputError: if another process holds it, of a resumed run for longer than a killed one's workers do.
@@ -47,23 +46,15 @@ def alone_in(run: Path, resuming: bool) -> Iterator[None]:
     if not ranks.is_main():
         yield
         return
-    until = time.monotonic() + PATIENCE * resuming
-    with ExitStack() as opened:
-        try:
-            run.mkdir(parents=True, exist_ok=True)
-            log_file = opened.enter_context(open(run / "train.log", "ab"))
-        except OSError as error:
-            raise InputError(f"cannot write to {run}: {reason(error)}") from None
-        while not hold(log_file):
-            if time.monotonic() >= until:
-                raise InputError(f"{run}: another process is training this run; let it end, or end it, first")
-            time.sleep(0.2)
-        try:
-            for left in run.glob(".*.tmp"):  # by a kill in the middle of writing
+    run.mkdir(parents=True, exist_ok=True)
+    with held(run / ".lock", PATIENCE if resuming else 0.0) as alone:
+        if not alone:
+            cure = "wait for it, or end it" if resuming else "start this one again"
+            raise InputError(f"{run}: another process is training there, or not quite ended yet: {cure}")
+        if resuming:
+            for left in (*run.glob(f".*.{'[0-9a-f]' * 32}.tmp"), *(run / "checkpoints").glob(".*.tmp")):
                 left.unlink()
-            yield
-        finally:
-            let_go(log_file)
+        yield
 
 
 def claim(run: Path) -> None:
@@ -128,6 +119,8 @@ def prepare_run(cfg: DictConfig, model: PhotoClassifier, datamodule: PhotoDataMo
         remember_resumed(cfg)
     else:
         claim(run)
+        # that of a run which was started in the same second, and refused, may have taken its place
+        write_whole(run / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg).encode())
     begin_run(run, model, datamodule)
     return trainer
 
@@ -139,10 +132,8 @@ def begin_run(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule) ->
         datamodule.write_metadata(run)
     write_json(run / "classes.json", datamodule.labels.as_dict())
     write_json(run / "split_certificate.json", datamodule.certificate)
-    (run / ".hydra").mkdir(exist_ok=True)
-    (run / ".hydra" / "data_root.txt").write_text(f"{datamodule.root.absolute()}\n", encoding="utf-8")
-    last = run / "checkpoints" / "last.ckpt"  # of a resumed run
-    before = read_checkpoint(last)["provenance"] if last.is_file() else model.provenance
+    write_whole(run / ".hydra" / "data_root.txt", f"{datamodule.root.absolute()}\n".encode())
+    before = model.provenance  # of what it starts from
     digests = {record.digest for record in datamodule.splits["train"]}
     model.provenance = {
         "versions": versions(),
@@ -178,5 +169,6 @@ def resume_point(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule,
         anew = typed("model.init_from", last)
         raise InputError(f"resume={run}: its checkpoints/best.ckpt is gone; start a new run with {anew}")
     model.load_state_dict(content["state_dict"])  # what features are computed with
+    model.provenance = content["provenance"]
     datamodule.first_epoch = done
     return int(content["global_step"])

@@ -4,6 +4,8 @@ import logging
 import threading
 import warnings
 
+EXCEPTHOOK = threading.excepthook
+
 
 class NoAdverts(logging.Filter):
     """Drops Lightning's tips for its own products, and its notes on an accelerator that is not there."""
@@ -36,9 +38,9 @@ class NoAdverts(logging.Filter):
 
 def _print_unless_told(failed: threading.ExceptHookArgs) -> None:
     """Print what ends a thread, but for a disk that refuses TensorBoard's file: its writer raises that."""
-    ours = type(failed.thread).__name__ == "_AsyncWriterThread" and issubclass(failed.exc_type, OSError)
-    if not ours:
-        threading.__excepthook__(failed)
+    told = type(failed.thread).__name__ == "_AsyncWriterThread" and issubclass(failed.exc_type, OSError)
+    if not told:
+        EXCEPTHOOK(failed)
 
 
 def quiet_lightning() -> None:

@@ -1,15 +1,11 @@
 """What a run leaves behind after its fit: figures, predictions, the report."""
 
-import json
 import logging
 import math
-import platform
 import signal
-import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +18,27 @@ from src.analysis.figures import class_distribution_figure, loss_curve_figure
 from src.analysis.report import write_report
 from src.analysis.run_folder import read_run
 from src.callbacks.checkpoint import epochs_done
-from src.callbacks.distributed import OtherFailed, ending_together
+from src.callbacks.distributed import OtherFailed, ending_together, inference_device
 from src.callbacks.figures import confusion_of
-from src.config import REPOSITORY
+from src.callbacks.provenance import git_commit, versions
 from src.datamodules import PhotoDataModule
 from src.datamodules.statistics import label_table
 from src.decisions.predictions import PredictionWriter
 from src.errors import InputError, listed
-from src.files import write_whole
-from src.images import UnreadableImage, content_digest, read_photo
+from src.files import write_json
 from src.inference import Photo, Predictor
+from src.inference.batches import Result, run_batches
 from src.inference.features import results_from_features
 from src.models import PhotoClassifier
 from src.models.checkpoint import read_checkpoint
 from src.overrides import shown, typed
 
 log = logging.getLogger(__name__)
-PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow")
 
 
 @contextmanager
 def ending_on_signals(trainer: L.Trainer) -> Iterator[None]:
-    """Let a signal end the script with its exit code, 130 or 143, and with how to go on, not a traceback."""
+    """Let Ctrl-C, or SIGTERM in Lightning's loops, end the script with its exit code and how to go on."""
     code = None
     try:
         with ending_together(trainer):
@@ -68,7 +63,7 @@ def _say_how_to_go_on(trainer: L.Trainer, what: str) -> None:
     last = Path(folder or "") / "last.ckpt"
     if folder and last.is_file():
         go_on = typed("resume", last.parent.parent)
-        said = "%s; %s holds the last epoch written. Continue with: python scripts/train.py %s"
+        said = "%s; %s is whole. Continue with: python scripts/train.py %s"
         log.warning(said, what, last, go_on)
 
 
@@ -160,11 +155,6 @@ def run_facts(
     }
 
 
-def inference_device(cfg: DictConfig) -> str:
-    """Return the device on which a run's features and predictions are computed: that of its training."""
-    return "cpu" if cfg.trainer.accelerator == "cpu" else "auto"
-
-
 def write_predictions(run: Path, datamodule: PhotoDataModule, device: str = "auto") -> None:
     """Write the test split's predictions with the same `Predictor` that `predict.py` uses.
 
@@ -174,40 +164,33 @@ def write_predictions(run: Path, datamodule: PhotoDataModule, device: str = "aut
     test = datamodule.splits["test"]
     order = sorted(range(len(test)), key=lambda i: test[i].path)
     photos = [Photo(test[i].id, test[i].path, datamodule.root / test[i].path) for i in order]
-    results = None
+    digests = [test[i].digest for i in order]
+    changed: list[str] = []
     if datamodule.features and test:
-        digests = [test[i].digest for i in order]
         rows = datamodule.features["test"][0].select(order)
         results = results_from_features(predictor.backend, rows, digests, predictor.batch_size)
+    else:
+        read = run_batches(predictor.backend, photos, predictor.batch_size, predictor.num_workers)
+        results = _noting_changed(read, digests, photos, changed)
     with PredictionWriter(run / "predictions.csv", predictor.columns()) as writer:
         for rows in predictor.rows(photos, results=results):
             writer.write(rows)
-    if results is None:
-        _tell_of_replaced(photos, [test[i].digest for i in order])
-
-
-def _tell_of_replaced(photos: Sequence[Photo], digests: Sequence[str]) -> None:
-    """Warn of photos that were predicted as they are now, and trained or evaluated as they were before."""
-    changed = [
-        photo.path
-        for photo, digest in zip(photos, digests, strict=True)
-        if digest and digest != _digest(photo.file)
-    ]
     if changed:
         log.warning(
-            "%d test photos have been replaced or removed since this run began: its figures tell of what "
-            "they were, predictions.csv of what they are now (%s)",
+            "%d test photos have been replaced or removed since this run began: its figures and "
+            "predictions.csv may tell of different photos (%s)",
             len(changed),
             listed(changed),
         )
 
 
-def _digest(file: Path) -> str | None:
-    """Return the digest of a photo's content; None for one that cannot be read."""
-    try:
-        return content_digest(read_photo(file))
-    except UnreadableImage:
-        return None
+def _noting_changed(
+    results: Iterable[list[Result]], digests: Sequence[str], photos: Sequence[Photo], changed: list[str]
+) -> Iterator[list[Result]]:
+    """Yield the results; note the paths of photos whose content is not that of these digests any more."""
+    for batch in results:
+        changed += [photos[r.index].path for r in batch if digests[r.index] not in ("", r.digest)]
+        yield batch
 
 
 def write_figures(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule, split: str) -> None:
@@ -256,23 +239,3 @@ def say(run: Path, metrics: Mapping[str, Any]) -> None:
     print(f"run   {run}")
     print(f"read  {run / 'report.html'}")
     print(f"next  python scripts/predict.py {typed('ckpt', run)} images=PHOTOS output=predictions.csv")
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write readable JSON, whole or not at all; NaN is refused."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    write_whole(path, (text + "\n").encode())
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that figures can depend on."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-
-
-def git_commit() -> str | None:
-    """Return the commit of this code, with `-dirty` where files have changed; None outside a repository."""
-    command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

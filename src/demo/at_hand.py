@@ -23,13 +23,16 @@ def draw_when_missing(root: str | None) -> None:
     make_demo(root)
 
 
-def say_baseline(root: Path, splits: Mapping[str, Sequence]) -> None:
-    """Print what colour alone tells of the defect on a run's own split, beside the run's result.
+def say_baseline(drawn: str | None, root: Path, splits: Mapping[str, Sequence]) -> None:
+    """Print what colour alone tells of the defect on a run's own split of the demo set, beside its result.
 
     Args:
+        drawn: `data.root` as it was given; nothing is said of other photos than the demo set's.
         root: the folder that the records' paths start from.
         splits: `{split: records}`, each with a `path` and `labels["defect"]`.
     """
+    if drawn != DEMO_ROOT or not splits["test"] or not ranks.is_main():
+        return
     photos = {
         split: [(root / record.path, record.labels["defect"][0]) for record in splits[split]]
         for split in ("train", "test")

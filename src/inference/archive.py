@@ -17,10 +17,10 @@ from src.errors import InputError, reason
 from src.files import user_path
 from src.inference.durable import write_durably
 from src.inference.fingerprint import differences
-from src.inference.made import check_made, said_of
+from src.inference.made import made_before, refuse_other, refuse_unknown, said_of
 from src.inference.parts import Part, merge, parts_of, read_part, read_plan, start_job
 from src.inference.shards import WHOLE, Shard
-from src.inference.streamed import Row, RowsOf, StreamedOutput, check_rows, side_file
+from src.inference.streamed import Row, RowsOf, StreamedOutput, check_rows, holds_something, side_file
 
 if TYPE_CHECKING:
     from src.inference.photos import Photo
@@ -150,7 +150,7 @@ class PartedOutput:
 
     def __enter__(self) -> "PartedOutput":
         # in this order: a merge makes the output before it removes the folder
-        if not self.folder.exists() and self.resume and _holds_something(self.output):
+        if not self.folder.exists() and self.resume and holds_something(self.output):
             self.unreadable = self._finished_before()
             self._state, self.done = "complete", self.total
         else:
@@ -217,7 +217,7 @@ class PartedOutput:
         """Make the folder with its plan, or compare the plan of the processes that are there already."""
         try:
             if not self.folder.exists():
-                if self.resume and _holds_something(self.output) and self._elsewhere():  # a moment ago
+                if self.resume and holds_something(self.output) and self._elsewhere():  # a moment ago
                     return
                 start_job(self.folder, self.plan)
             before = read_plan(self.folder)
@@ -312,13 +312,10 @@ class PartedOutput:
                 other = f" (other {differences(made_of, self.made_of)})" if made_of else ""
                 raise InputError(f"resume=true: {self.output} is the output of something else{other}: {anew}")
             return errors
-        check_made(self.output, self.made_of)
+        before = made_before(self.output)
+        refuse_other(self.output, before, self.made_of)
         kept, errors = check_rows(self.output, self.photos, self.columns)
         if kept is None or kept.rows < len(self.photos):
             raise InputError(f"resume=true: {self.output} is incomplete, and no parts are beside it: {anew}")
+        refuse_unknown(self.output, before)
         return errors
-
-
-def _holds_something(output: Path) -> bool:
-    """Whether a file is there that is not empty."""
-    return output.exists() and output.stat().st_size > 0

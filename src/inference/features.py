@@ -92,20 +92,25 @@ def store_features(
     Raises:
         InputError: as `extract_features`.
     """
-    store, left = _lacking(model, records, cache_dir, device, view)
+    store, left = _lacking(model, records, cache_dir, device, view, weights_digest(model))
     _fill(store, model, root, left, device, num_workers, view)
     return store
 
 
 def _lacking(
-    model: PhotoClassifier, records: Sequence[Record], cache_dir: str | Path, device: str, view: View | None
+    model: PhotoClassifier,
+    records: Sequence[Record],
+    cache_dir: str | Path,
+    device: str,
+    view: View | None,
+    weights: str,
 ) -> tuple[RowStore, list[Record]]:
     """Return the store of these features, and the photos that it has none of, one of each content."""
     preprocess = Preprocess.from_dict(model.hparams["preprocess"])
     on = choose_device(device)
     about = {
         "backbone": model.hparams["backbone"],
-        "weights": weights_digest(model),
+        "weights": weights,
         "preprocess": {**vars(preprocess), "image_size": preprocess.size},
         "decoder": decoder(),
         "torch": torch.__version__,
@@ -144,10 +149,10 @@ def split_features(
         view: [split for split in found if view in (views if split == "train" else [None])]
         for view in dict.fromkeys([None, *views])
     }
-    stores = {}
+    stores, weights = {}, weights_digest(model)
     for view, splits in asked.items():
         records = [record for split in splits for record in datamodule.splits[split]]
-        stores[view] = _lacking(model, records, datamodule.cache_dir, device, view)
+        stores[view] = _lacking(model, records, datamodule.cache_dir, device, view, weights)
     _check_room_for_all(list(stores.values()))
     for view, (store, left) in stores.items():
         _fill(store, model, datamodule.root, left, device, None, view)

@@ -9,6 +9,8 @@ from src.errors import InputError
 from src.inference.durable import read_json, write_durably
 from src.inference.fingerprint import differences, file_digest
 
+ANEW = "leave out resume=true to replace it, or name another output="
+
 
 def made_file(output: Path) -> Path:
     """Return the file that says what a finished CSV is made of."""
@@ -22,24 +24,42 @@ def note_made(output: Path, made_of: Mapping[str, Any]) -> None:
 
 
 def said_of(output: Path) -> Any:
-    """Return what a CSV of this name was made of when it was finished; None where nothing says so."""
+    """Return what is noted of a CSV of this name, whatever it holds now; None where nothing is."""
     made = made_file(output)
     return read_json(made).get("made_of") if made.is_file() else None
 
 
-def check_made(output: Path, made_of: Mapping[str, Any]) -> None:
-    """Refuse to take a finished CSV for the output of a call that would write something else.
-
-    Raises:
-        InputError: if it is made of something else, or nothing beside it says of what.
-    """
+def made_before(output: Path) -> Mapping[str, Any] | None:
+    """Return what a finished CSV is made of; None for one that is not as it was when it was finished."""
     made = made_file(output)
     said = read_json(made) if made.is_file() else {}
-    before = said.get("made_of") if said.get("sha256") == file_digest(output) else None
-    if before != made_of:
-        known = isinstance(before, dict)
-        other = f"made of other {differences(before, made_of)}" if known else f"{made.name} does not know it"
+    known = said.get("sha256") == file_digest(output) and isinstance(said.get("made_of"), dict)
+    return said["made_of"] if known else None
+
+
+def refuse_other(output: Path, before: Mapping[str, Any] | None, made_of: Mapping[str, Any]) -> None:
+    """Refuse to take a finished CSV for the output of a call that would write something else.
+
+    Args:
+        output: the CSV.
+        before: of `made_before`.
+        made_of: from `fingerprint`.
+
+    Raises:
+        InputError: if it is known to be made of something else.
+    """
+    if before not in (None, made_of):
         raise InputError(
-            f"resume=true: {output} is finished, and {other}: leave out resume=true to replace it, "
-            "or name another output="
+            f"resume=true: {output} is finished, and made of other {differences(before, made_of)}: {ANEW}"
         )
+
+
+def refuse_unknown(output: Path, before: Mapping[str, Any] | None) -> None:
+    """Refuse a CSV with all rows of which nothing says what it is made of; for `before` see `refuse_other`.
+
+    Raises:
+        InputError: likewise.
+    """
+    if before is None:
+        made = made_file(output).name
+        raise InputError(f"resume=true: {output} is finished, and {made} does not know it: {ANEW}")

@@ -61,10 +61,11 @@ class Photos(Sequence[Photo]):
 
 
 def find_images(images: str | None, root: str | None = None) -> Photos:
-    """Return the photos, sorted by path.
+    """Return the photos, sorted by path and then by ID.
 
     Args:
-        images: a photo, a folder (searched below, too), or a CSV with a column `path`, `file` or `ID`.
+        images: a photo, a folder (searched below, too), or a CSV with a column `path`, `file` or `ID`; with
+            several IDs for one path there are as many photos.
         root: the folder that a CSV's relative paths start from; null: the data root of the run whose folder
             holds the CSV, else the CSV's own folder.
 
@@ -97,26 +98,34 @@ def _from_csv(source: Path, root: str | None) -> Photos:
     for cell in (cell for name in {column, "ID"} & {*frame.columns} for cell in frame[name].tolist()):
         if "\r" in cell or "\n" in cell:
             raise InputError(f"images={source}: {cell!a} holds a line break, which no row of an output can")
-    cells = [_posix(cell) for cell in frame[column].tolist()]
+    cells = frame[column].tolist()
     if not any(cells):
         raise InputError(f"images={source}: its column '{column}' is empty")
-    own = frame["ID"].tolist() if column != "ID" and "ID" in frame.columns else [""] * len(cells)
-    rows = sorted({(path, id_) for path, id_ in zip(cells, own, strict=True) if path})
-    paths = [path for path, _ in rows]
-    shared = shared_ids(sorted(set(paths)))
-    ids = [id_ or id_from_path(path, shared) for path, id_ in rows] if any(own) else None
     base = user_path(root) if root else data_root(source.parent) or source.parent
     if not base.is_dir():
         raise InputError(f"root={root}: no such folder")
     if column == "ID":
         beside = not root and (base / "images").is_dir()
-        return _by_id(frame["ID"].tolist(), base / "images" if beside else base)
-    return Photos(paths, base, ids, shared)
+        return _by_id(cells, base / "images" if beside else base)
+    own = frame["ID"].tolist() if "ID" in frame.columns else [""] * len(cells)
+    return _by_path([_posix(cell) for cell in cells], own, base)
+
+
+def _by_path(paths: Sequence[str], own: Sequence[str], folder: Path) -> Photos:
+    """Return the photos at these paths, one for each ID of its own that a photo has."""
+    rows = {(path, id_) for path, id_ in zip(paths, own, strict=True) if path}
+    named = {path for path, id_ in rows if id_}
+    rows = sorted((path, id_) for path, id_ in rows if id_ or path not in named)
+    paths = [path for path, _ in rows]
+    shared = shared_ids(sorted(set(paths)))
+    ids = [id_ or id_from_path(path, shared) for path, id_ in rows] if named else None
+    return Photos(paths, folder, ids, shared)
 
 
 def _posix(cell: str) -> str:
     """Return the path in a cell with `/` and without steps that lead nowhere, so that one photo has one."""
-    return PurePosixPath(cell.replace("\\", "/")).as_posix() if cell else ""
+    path = cell.replace("\\", "/")
+    return PurePosixPath(path).as_posix() if "//" in path or "./" in path else path
 
 
 def _by_id(ids: list[str], folder: Path) -> Photos:

@@ -4,15 +4,16 @@ import csv
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from src.decisions.predictions import Kept, PredictionWriter, read_lines, write_failure
 from src.errors import InputError, reason
-from src.files import hold
+from src.files import held
 from src.inference.durable import read_json, to_disk, write_durably
 from src.inference.fingerprint import differences
-from src.inference.made import check_made, note_made, said_of
+from src.inference.made import made_before, note_made, refuse_other, refuse_unknown
 
 if TYPE_CHECKING:
     from src.inference.photos import Photo
@@ -48,31 +49,37 @@ class StreamedOutput:
         self.output, self.photos, self.made_of, self.resume = output, photos, made_of, resume
         self.side = side_file(output)
         self.done, self.total, self.unreadable = 0, len(photos), 0
-        self._lock: BinaryIO | None = None
 
     def __enter__(self) -> "StreamedOutput":
         self._new = not self.output.exists()
-        try:
-            self.output.parent.mkdir(parents=True, exist_ok=True)
-            # a finished one may lie where nobody writes any more
-            finished = self.resume and not self._new and not self.side.exists()
-            self._lock = open(self.output, "rb" if finished else "ab")
-        except OSError as error:
-            raise InputError(f"cannot write {self.output}: {reason(error)}") from None
-        if not hold(self._lock):
-            self._lock.close()  # and leave the file, which is another call's
-            raise InputError(f"{self.output}: another process is writing it")
-        try:
-            self._kept = self._earlier()
+        # such a one is only read, and may lie where nobody writes any more
+        self._finished = self.resume and not self.side.exists() and holds_something(self.output)
+        with ExitStack() as held_here:
+            if not self._finished:
+                self._hold(held_here)
+            try:
+                self._kept = self._earlier()
+            except BaseException:
+                self._leave_nothing()
+                raise
             self.done = self._kept.rows if self._kept else 0
-        except BaseException:
-            self._leave_nothing()
-            self._lock.close()
-            raise
+            self._held = held_here.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._lock.close()
+        self._held.close()
+
+    def _hold(self, held_here: ExitStack) -> None:
+        """Make the file, and keep other calls from it."""
+        try:
+            self.output.parent.mkdir(parents=True, exist_ok=True)
+            alone = held_here.enter_context(held(self.output.with_name(f".{self.output.name}.lock")))
+            if alone:
+                open(self.output, "ab").close()
+        except OSError as error:
+            raise InputError(f"cannot write {self.output}: {reason(error)}") from None
+        if not alone:
+            raise InputError(f"{self.output}: another process is writing it")
 
     def written(self, rows_of: RowsOf) -> Iterator[int]:
         """Write the rows that are not there yet; yield how many each time some have come.
@@ -80,6 +87,8 @@ class StreamedOutput:
         Args:
             rows_of: gives the rows of photos in their order, as `Predictor.rows`.
         """
+        if self._finished:
+            return
         if self.done < self.total:
             if not self._kept:
                 self._begin()
@@ -92,7 +101,8 @@ class StreamedOutput:
             if writer.rows != self.total:
                 raise RuntimeError(f"{writer.rows} rows for {self.total} photos")
         try:
-            to_disk(self._lock)
+            with open(self.output, "rb+") as file:
+                to_disk(file)
             if self.side.exists():
                 note_made(self.output, self.made_of)
                 self.side.unlink()
@@ -133,19 +143,19 @@ class StreamedOutput:
 
     def _earlier(self) -> Kept | None:
         """Return the rows to go on behind; refuse to lose any, or to mix those of two calls."""
-        if not self.side.exists():
-            if not self.resume or not self.output.stat().st_size:
-                return None
-            if said_of(self.output) not in (None, self.made_of):
-                check_made(self.output, self.made_of)
+        if self._finished:
+            before = made_before(self.output)
+            refuse_other(self.output, before, self.made_of)
             kept = self._counted()
             if kept is None or kept.rows < self.total:
                 raise InputError(
                     f"resume=true: {self.output} is incomplete and {self.side.name} is not beside it, so it "
                     "cannot be told what it is made of: leave out resume=true to replace it"
                 )
-            check_made(self.output, self.made_of)
+            refuse_unknown(self.output, before)
             return kept
+        if not self.side.exists():
+            return None
         if not self.resume:
             raise InputError(
                 f"{self.output} holds {lines_in(self.output)} rows of an unfinished call: go on with "
@@ -164,6 +174,11 @@ class StreamedOutput:
         kept, errors = check_rows(self.output, self.photos, self.made_of["columns"])
         self.unreadable = errors
         return kept
+
+
+def holds_something(output: Path) -> bool:
+    """Whether a file is there that is not empty."""
+    return output.exists() and output.stat().st_size > 0
 
 
 def side_file(output: Path) -> Path:

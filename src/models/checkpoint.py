@@ -31,9 +31,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: no such checkpoint")
     content = read_pickled(path, str(path), "a checkpoint of Corbel")
     if zipfile.is_zipfile(path):  # torch leaves the checksums in it unread
-        with zipfile.ZipFile(path) as archive:
-            if broken := archive.testzip():
-                raise InputError(f"{path}: damaged ({broken} in it is not what was written)")
+        try:
+            with zipfile.ZipFile(path) as archive:
+                broken = archive.testzip()
+        except Exception as error:  # on damaged headers it raises nearly every type there is
+            raise InputError(f"{path}: damaged ({error})") from error
+        if broken:
+            raise InputError(f"{path}: damaged ({broken} in it is not what was written)")
     if not isinstance(content, dict) or not {"task", "hyper_parameters", "state_dict"} <= content.keys():
         raise InputError(
             f"{path}: not a checkpoint of Corbel (no task, hyper_parameters and state_dict in it)"
