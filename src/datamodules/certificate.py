@@ -1,6 +1,5 @@
 """What a split guarantees, in figures: shares kept, groups and near duplicates that cross it."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 from src.datamodules.groups import Linked
 from src.datamodules.near_duplicates import nearest_across
 from src.datamodules.records import Record
-from src.datamodules.splits import SPLITS, pairs_of, split_hash
+from src.datamodules.splits import SPLITS, carried_by, label_columns, labels_of, pairs_of, split_hash
 
 SEARCHED = 10_000  # up to so many photos the closest pair across splits is looked for
 SHOWN = 20  # pairs and groups that cross are listed up to so many
@@ -42,12 +41,12 @@ def certify(
     photos = np.bincount(chosen, minlength=len(SPLITS))
     shares = photos if asked is None else np.array([asked.get(name, 0.0) for name in SPLITS])
     shares = shares / shares.sum()
-    carried = [{(kind, name) for kind, names in r.labels.items() for name in names} for r in records]
-    labels = _tally(carried, chosen)
-    pairs = _tally([pairs_of(r) for r in records], chosen)
-    groups = Counter(
-        label for group in _members(linked) for label in set().union(*(carried[i] for i in group))
-    )
+    labels = _tally(carried_by(records, labels_of), chosen)
+    pairs = _tally(carried_by(records, pairs_of), chosen)
+    groups = {
+        label: len(np.unique(linked.groups[column]))
+        for label, column in zip(sorted(labels), label_columns(records).T, strict=True)
+    }
     numbers = [len(set(linked.groups[chosen == split].tolist())) for split in range(len(SPLITS))]
     return {
         "hash": split_hash(splits),
@@ -83,12 +82,6 @@ def _tally(carried: Sequence[set], chosen: np.ndarray) -> dict[Any, list[int]]:
     return counts
 
 
-def _members(linked: Linked) -> list[np.ndarray]:
-    """Return the positions of each joined group's records."""
-    order = np.argsort(linked.groups, kind="stable")
-    return np.split(order, np.bincount(linked.groups).cumsum()[:-1])
-
-
 def _deviation(counts: Mapping[str, Sequence[int]], shares: np.ndarray) -> dict[str, Any] | None:
     """Return mean and worst of |share of an item in a split - share of the split|; None without items."""
     if not counts:
@@ -109,10 +102,8 @@ def _crossing(linked: Linked, chosen: np.ndarray) -> dict[str, Any]:
     """Return what stands in several splits: groups of the user, identical photos, near duplicates."""
 
     def several(keys: Sequence[str]) -> list[str]:
-        found: dict[str, set[int]] = {}
-        for key, split in zip(keys, chosen.tolist(), strict=True):
-            found.setdefault(key, set()).add(split)
-        return sorted(key for key, where in found.items() if len(where) > 1)
+        first = dict(zip(reversed(keys), reversed(chosen.tolist()), strict=True))
+        return sorted({key for key, split in zip(keys, chosen.tolist(), strict=True) if first[key] != split})
 
     groups = several([r.group for r in linked.records])
     across = linked.pairs[chosen[linked.pairs[:, 0]] != chosen[linked.pairs[:, 1]]]

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -157,18 +157,38 @@ def _weights(shares: Mapping[str, float]) -> list[float]:
 
 def label_columns(records: Sequence[Record]) -> np.ndarray:
     """Return which labels each photo carries, bool `[photos, labels]`, the labels sorted."""
-    return _columns([{(kind, name) for kind, names in r.labels.items() for name in names} for r in records])
+    return _columns(carried_by(records, labels_of))
 
 
 def pair_columns(records: Sequence[Record]) -> np.ndarray:
     """Return which pairs of labels of two kinds each photo carries, bool `[photos, pairs]`, sorted."""
-    return _columns([pairs_of(record) for record in records])
+    return _columns(carried_by(records, pairs_of))
 
 
-def pairs_of(record: Record) -> set[tuple[str, str]]:
-    """Return the pairs of labels of two kinds that a photo carries."""
-    kinds = list(record.labels.values())
+def labels_of(labels: Mapping[str, Sequence[str]]) -> set[tuple[str, str]]:
+    """Return the (kind, label) pairs among a photo's labels."""
+    return {(kind, name) for kind, names in labels.items() for name in names}
+
+
+def pairs_of(labels: Mapping[str, Sequence[str]]) -> set[tuple[str, str]]:
+    """Return the pairs of labels of two kinds among a photo's labels."""
+    kinds = list(labels.values())
     return {pair for i, names in enumerate(kinds) for others in kinds[:i] for pair in product(others, names)}
+
+
+def carried_by(records: Sequence[Record], what: Callable[[Mapping[str, Sequence[str]]], set]) -> list[set]:
+    """Return what each photo's labels make, made once for each combination of labels.
+
+    Not a set for each of a million photos, which Python's garbage collector would visit again and again.
+    """
+    made: dict[tuple, set] = {}
+    found = []
+    for record in records:
+        key = tuple(record.labels.items())
+        if key not in made:
+            made[key] = what(record.labels)
+        found.append(made[key])
+    return found
 
 
 def _columns(carried: list[set]) -> np.ndarray:
