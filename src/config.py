@@ -95,6 +95,8 @@ def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
                     refuse(explain(error))
                 if isinstance(error, OSError) and not begun:
                     refuse(f"the output folder cannot be made: {error.filename}: {error.strerror}")
+                if not begun and "Unable to configure handler" in str(error):
+                    refuse(f"the log cannot be written ({error.__cause__ or error}): see who may write there")
                 if not (multirun and failed):
                     raise
                 _leave_sweep(failed, full)

@@ -93,17 +93,20 @@ def _readable(arg: str) -> str:
 
 
 def refuse_a_runs_folder(argv: list[str]) -> None:
-    """End the script where its folder would be that of a run, whose saved config Hydra would replace."""
-    given = [arg.partition("=")[2] for arg in argv[1:] if arg.startswith("hydra.run.dir=")]
-    if not given or "hydra.output_subdir=null" in argv:  # which saves none, as to resume
+    """End the script where its folder would be that of a run or a sweep, whose config Hydra would replace."""
+    if "hydra.output_subdir=null" in argv:  # which saves none, as to resume
         return
+    swept = {"-m", "--multirun"} & {*argv}
+    key, holds = ("hydra.sweep.dir", "leaderboard.csv") if swept else ("hydra.run.dir", "checkpoints/*.ckpt")
+    given = [arg.partition("=")[2] for arg in argv[1:] if arg.startswith(f"{key}=")]
     try:
-        folder = Path(str(_parsed(f"hydra.run.dir={given[-1]}")))
+        folder = Path(str(_parsed(f"{key}={given[-1]}"))) if given else None
     except (HydraException, OmegaConfBaseException):
         return  # Hydra says what is wrong with it
-    if os.path.isdir(folder / "checkpoints"):
-        go_on = f"or continue it with python scripts/train.py {typed('resume', folder)}"
-        leave(2, f"hydra.run.dir={folder} already holds a run: name another folder, {go_on}")
+    if folder and os.path.isdir(folder) and any(folder.glob(holds)):
+        go_on = f", or continue it with python scripts/train.py {typed('resume', folder)}"
+        what = "sweep" if swept else "run"
+        leave(2, f"{key}={folder} already holds a {what}: name another folder{'' if swept else go_on}")
 
 
 def demo_when_no_photos(argv: list[str]) -> list[str]:

@@ -796,6 +796,9 @@ def test_a_run_keeps_its_own_predictions(tmp_path, made_of):
     for resume in (False, True):
         with pytest.raises(InputError, match="a run's own predictions of its test photos"):
             fill(run / "predictions.csv", photos, made_of(photos), resume=resume)
+    (tmp_path / "link.csv").symlink_to(run / "predictions.csv")
+    with pytest.raises(InputError, match="a run's own predictions of its test photos"):
+        fill(tmp_path / "link.csv", photos, made_of(photos))
     fill(run / "archive.csv", photos, made_of(photos))
 
 

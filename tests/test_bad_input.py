@@ -314,6 +314,22 @@ def test_a_runs_folder_is_no_place_for_another_call(refused, run, photos, tmp_pa
     assert before == {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
 
 
+def test_a_sweep_does_not_replace_another(refused, photos, tmp_path):
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "leaderboard.csv").write_text("kept")
+    line = refused("train", "-m", f"data.root={photos}", *FAST, "model.lr=0.1,0.2", "hydra.sweep.dir=sweep")
+    assert "already holds a sweep" in line and [p.name for p in (tmp_path / "sweep").iterdir()] == [
+        "leaderboard.csv"
+    ]
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_can_be_started_again(photos, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one" / "checkpoints").mkdir(parents=True)
+    arguments = (f"data.root={photos}", *FAST, "trainer.max_epochs=1", "hydra.run.dir=one")
+    assert run_script(monkeypatch, "train", *arguments) == 0
+
+
 def test_two_predictions_never_share_a_file(refused, run, photos, tmp_path, monkeypatch):
     arguments = (f"ckpt={run}", f"images={photos / 'Grout Hole_Leaks'}", "num_workers=0", "hydra.run.dir=one")
     assert run_script(monkeypatch, "predict", *arguments) == 0

@@ -58,13 +58,12 @@ def alone_in(run: Path, resuming: bool) -> Iterator[None]:
 
 
 def claim(run: Path) -> None:
-    """Take a run's folder; refuse one that another run, started in the same second, has taken."""
-    try:
-        (run / "checkpoints").mkdir(parents=True)
-    except FileExistsError:
+    """Take a run's folder, also one that a run left before its first checkpoint; refuse any other run's."""
+    (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+    if any(run.glob("checkpoints/*.ckpt")):
         raise InputError(
             f"{run} already holds a run: start this one again, or continue it with {typed('resume', run)}"
-        ) from None
+        )
 
 
 def make_trainer(cfg: DictConfig, model: PhotoClassifier, since: int | None) -> L.Trainer:

@@ -71,7 +71,8 @@ def open_output(
         need_pyarrow(output)
     if output.is_dir():
         raise InputError(f"output={output}: that is a folder")
-    if output.name == "predictions.csv" and (output.parent / "checkpoints").is_dir():
+    real = output.resolve()  # it may be a link
+    if real.name == "predictions.csv" and (real.parent / "checkpoints").is_dir():
         raise InputError(f"output={output}: a run's own predictions of its test photos: name another file")
     folder, side = parts_folder(output), side_file(output)
     if not (resume or side.exists()):  # else what is there is looked at row by row
