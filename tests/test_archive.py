@@ -494,10 +494,12 @@ def test_a_folder_of_parts_without_a_plan(tmp_path, made_of):
 
 
 @pytest.mark.parametrize("earlier", [None, ".csv", ".parquet"])
-def test_parts_that_were_deleted_meanwhile(tmp_path, made_of, small_parts, earlier):
+@pytest.mark.parametrize("other", [{"batch_size": 4}, {}])
+def test_parts_that_were_deleted_meanwhile(tmp_path, made_of, small_parts, earlier, other):
     photos, output = listed(50), tmp_path / f"p{earlier or '.csv'}"
     if earlier:  # a finished output of another call lies there
-        fill(output, photos, made_of(photos, batch_size=4), Shard(0, 1))
+        fill(output, photos, made_of(photos, **other), Shard(0, 1))
+        os.utime(output, (1e9, 1e9))
 
     def robbed(some):
         for rows in stub_rows(some):

@@ -18,7 +18,7 @@ from src.files import user_path
 from src.inference.durable import write_durably
 from src.inference.fingerprint import differences
 from src.inference.made import made_before, refuse_other, refuse_unknown, said_of
-from src.inference.parts import Part, merge, parts_of, read_part, read_plan, start_job
+from src.inference.parts import PLAN, Part, merge, parts_of, read_part, read_plan, start_job
 from src.inference.shards import WHOLE, Shard
 from src.inference.streamed import Row, RowsOf, StreamedOutput, check_rows, holds_something, side_file
 
@@ -147,6 +147,7 @@ class PartedOutput:
         self.all = [p for i in range(shard.count) for p in parts_of(len(photos), Shard(i, shard.count), size)]
         self.done, self.total, self.unreadable = 0, sum(part.end - part.begin for part in self.parts), 0
         self.missing: list[Part] = []  # of all shards, at the end
+        self._begun = 0  # when the job was, by the clock of its disk
         self._state = "begun"  # then: complete (before this call), incomplete, merged (here), elsewhere
 
     def __enter__(self) -> "PartedOutput":
@@ -222,6 +223,7 @@ class PartedOutput:
                     return
                 start_job(self.folder, self.plan)
             before = read_plan(self.folder)
+            self._begun = (self.folder / PLAN).stat().st_mtime_ns
         except FileNotFoundError:
             if self._elsewhere():
                 return
@@ -290,7 +292,8 @@ class PartedOutput:
         """Whether the folder is gone because another process has merged it; refuse one that was deleted."""
         if self.folder.exists():
             return False
-        if self._made_of() != self.made_of:
+        older = self.output.is_file() and self.output.stat().st_mtime_ns < self._begun
+        if older or self._made_of() != self.made_of:
             raise InputError(f"{self.folder} is gone: it was deleted while parts were being written")
         self._state = "elsewhere"
         return True
