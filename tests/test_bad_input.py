@@ -326,8 +326,11 @@ def test_a_sweep_does_not_replace_another(refused, photos, tmp_path):
 def test_a_run_that_ended_before_its_first_checkpoint_can_be_started_again(photos, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "one" / "checkpoints").mkdir(parents=True)
+    for name in ("classes.json", "train_metadata.csv"):  # of other photos
+        (tmp_path / "one" / name).write_text("{}")
     arguments = (f"data.root={photos}", *FAST, "trainer.max_epochs=1", "hydra.run.dir=one")
     assert run_script(monkeypatch, "train", *arguments) == 0
+    assert (tmp_path / "one" / "train_metadata.csv").read_text().startswith("ID,path,")
 
 
 def test_two_predictions_never_share_a_file(refused, run, photos, tmp_path, monkeypatch):

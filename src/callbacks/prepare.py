@@ -120,14 +120,14 @@ def prepare_run(cfg: DictConfig, model: PhotoClassifier, datamodule: PhotoDataMo
         claim(run)
         # that of a run which was started in the same second, and refused, may have taken its place
         write_whole(run / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg).encode())
-    begin_run(run, model, datamodule)
+    begin_run(run, model, datamodule, resuming=bool(cfg.resume))
     return trainer
 
 
-def begin_run(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule) -> None:
+def begin_run(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule, resuming: bool) -> None:
     """Log the tables, write the split and the classes, and give the model its provenance."""
     datamodule.log_tables()
-    if not (run / "classes.json").is_file():  # a resumed run has them: its split has been compared
+    if not resuming or not (run / "classes.json").is_file():  # else its split has been compared
         datamodule.write_metadata(run)
     write_json(run / "classes.json", datamodule.labels.as_dict())
     write_json(run / "split_certificate.json", datamodule.certificate)
