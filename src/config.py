@@ -91,12 +91,8 @@ def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
                     raise
                 _leave_sweep(failed, False) if failed else refuse(explain(error))
             except Exception as error:
-                if "Config group override must be" in str(error):
-                    refuse(explain(error))
-                if isinstance(error, OSError) and not begun:
-                    refuse(f"the output folder cannot be made: {error.filename}: {error.strerror}")
-                if not begun and "Unable to configure handler" in str(error):
-                    refuse(f"the log cannot be written ({error.__cause__ or error}): see who may write there")
+                if said := _no_start(error, begun):
+                    refuse(said)
                 if not (multirun and failed):
                     raise
                 _leave_sweep(failed, full)
@@ -104,6 +100,17 @@ def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
         return main
 
     return decorate
+
+
+def _no_start(error: Exception, begun: bool) -> str | None:
+    """Return the line for what keeps Hydra from calling a task; None for what it would not meet there."""
+    if "Config group override must be" in str(error):
+        return explain(error)
+    if not begun and isinstance(error, OSError):
+        return f"the output folder cannot be made: {error.filename}: {error.strerror}"
+    if not begun and "Unable to configure handler" in str(error):
+        return f"the log cannot be written ({error.__cause__ or error}): see who may write there"
+    return None
 
 
 def _leave_interrupted() -> NoReturn:

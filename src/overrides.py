@@ -96,17 +96,18 @@ def refuse_a_runs_folder(argv: list[str]) -> None:
     """End the script where its folder would be that of a run or a sweep, whose config Hydra would replace."""
     if "hydra.output_subdir=null" in argv:  # which saves none, as to resume
         return
-    swept = {"-m", "--multirun"} & {*argv}
-    key, holds = ("hydra.sweep.dir", "leaderboard.csv") if swept else ("hydra.run.dir", "checkpoints/*.ckpt")
+    if {"-m", "--multirun"} & {*argv}:
+        key, holds, said = "hydra.sweep.dir", "leaderboard.csv", "a sweep: name another folder"
+    else:
+        key, holds, said = "hydra.run.dir", "checkpoints/*.ckpt", "a run: name another folder, or continue it"
     given = [arg.partition("=")[2] for arg in argv[1:] if arg.startswith(f"{key}=")]
     try:
         folder = Path(str(_parsed(f"{key}={given[-1]}"))) if given else None
     except (HydraException, OmegaConfBaseException):
         return  # Hydra says what is wrong with it
     if folder and os.path.isdir(folder) and any(folder.glob(holds)):
-        go_on = f", or continue it with python scripts/train.py {typed('resume', folder)}"
-        what = "sweep" if swept else "run"
-        leave(2, f"{key}={folder} already holds a {what}: name another folder{'' if swept else go_on}")
+        go_on = f" with python scripts/train.py {typed('resume', folder)}" if key == "hydra.run.dir" else ""
+        leave(2, f"{key}={folder} already holds {said}{go_on}")
 
 
 def demo_when_no_photos(argv: list[str]) -> list[str]:

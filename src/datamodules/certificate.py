@@ -8,7 +8,7 @@ import numpy as np
 from src.datamodules.groups import Linked
 from src.datamodules.near_duplicates import nearest_across
 from src.datamodules.records import Record
-from src.datamodules.splits import SPLITS, carried_by, label_columns, labels_of, pairs_of, split_hash
+from src.datamodules.splits import SPLITS, carried_by, columns_of, labels_of, pairs_of, split_hash
 
 SEARCHED = 10_000  # up to so many photos the closest pair across splits is looked for
 SHOWN = 20  # pairs and groups that cross are listed up to so many
@@ -41,11 +41,12 @@ def certify(
     photos = np.bincount(chosen, minlength=len(SPLITS))
     shares = photos if asked is None else np.array([asked.get(name, 0.0) for name in SPLITS])
     shares = shares / shares.sum()
-    labels = _tally(carried_by(records, labels_of), chosen)
+    carried = carried_by(records, labels_of)
+    labels = _tally(carried, chosen)
     pairs = _tally(carried_by(records, pairs_of), chosen)
     groups = {
         label: len(np.unique(linked.groups[column]))
-        for label, column in zip(sorted(labels), label_columns(records).T, strict=True)
+        for label, column in zip(sorted(labels), columns_of(carried).T, strict=True)
     }
     numbers = [len(set(linked.groups[chosen == split].tolist())) for split in range(len(SPLITS))]
     return {

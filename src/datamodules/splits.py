@@ -157,12 +157,12 @@ def _weights(shares: Mapping[str, float]) -> list[float]:
 
 def label_columns(records: Sequence[Record]) -> np.ndarray:
     """Return which labels each photo carries, bool `[photos, labels]`, the labels sorted."""
-    return _columns(carried_by(records, labels_of))
+    return columns_of(carried_by(records, labels_of))
 
 
 def pair_columns(records: Sequence[Record]) -> np.ndarray:
     """Return which pairs of labels of two kinds each photo carries, bool `[photos, pairs]`, sorted."""
-    return _columns(carried_by(records, pairs_of))
+    return columns_of(carried_by(records, pairs_of))
 
 
 def labels_of(labels: Mapping[str, Sequence[str]]) -> set[tuple[str, str]]:
@@ -191,8 +191,8 @@ def carried_by(records: Sequence[Record], what: Callable[[Mapping[str, Sequence[
     return found
 
 
-def _columns(carried: list[set]) -> np.ndarray:
-    """Return a column per item that occurs: which of the sets hold it."""
+def columns_of(carried: Sequence[set]) -> np.ndarray:
+    """Return which of the sets hold each item that occurs, bool `[sets, items]`, the items sorted."""
     column = {item: i for i, item in enumerate(sorted(set().union(*carried)))}
     rows = np.repeat(np.arange(len(carried)), [len(items) for items in carried])
     found = np.zeros((len(carried), len(column)), bool, order="F")

@@ -25,16 +25,20 @@ def note_made(output: Path, made_of: Mapping[str, Any]) -> None:
 
 def said_of(output: Path) -> Any:
     """Return what is noted of a CSV of this name, whatever it holds now; None where nothing is."""
-    made = made_file(output)
-    return read_json(made).get("made_of") if made.is_file() else None
+    return _noted(output).get("made_of")
 
 
 def made_before(output: Path) -> Mapping[str, Any] | None:
     """Return what a finished CSV is made of; None for one that is not as it was when it was finished."""
-    made = made_file(output)
-    said = read_json(made) if made.is_file() else {}
+    said = _noted(output)
     known = said.get("sha256") == file_digest(output) and isinstance(said.get("made_of"), dict)
     return said["made_of"] if known else None
+
+
+def _noted(output: Path) -> dict[str, Any]:
+    """Return what stands in the file beside a finished CSV, nothing where there is none."""
+    made = made_file(output)
+    return read_json(made) if made.is_file() else {}
 
 
 def refuse_other(output: Path, before: Mapping[str, Any] | None, made_of: Mapping[str, Any]) -> None:
