@@ -20,6 +20,7 @@ from src.inference import export as exporting
 from src.inference.backends import load_backend
 from src.inference.onnx_backend import OnnxBackend, read_metadata
 from src.inference.parity import compared
+from src.inference.seal import LENGTH, VALUE
 from src.models import backbones, load_model
 from tests.made import FAST, REPOSITORY, make_folders, make_table, only_run, run_script, tiny
 from tests.test_backends import check_division
@@ -65,10 +66,10 @@ def exported(run, tmp_path_factory):
 
 
 def changed(exported, folder, **metadata):
-    """A copy of model.onnx with other metadata; None takes a key out."""
+    """A copy of model.onnx with other metadata, as another program would write it."""
     path = folder / "changed.onnx"
     model = onnx.load(exported / "model.onnx")
-    texts = {prop.key: prop.value for prop in model.metadata_props}
+    texts = {prop.key: prop.value for prop in model.metadata_props if prop.key != "seal"}
     texts |= {key: json.dumps(value) for key, value in metadata.items()}
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, texts)
@@ -239,12 +240,33 @@ def test_metadata_that_do_not_fit_are_one_line(exported, tmp_path, metadata, wor
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["model.onnx", "model_int8.onnx"])
+def test_damage_is_noticed_wherever_it_is(exported, tmp_path, name):
+    whole = (exported / name).read_bytes()
+    onnx.checker.check_model(onnx.load_from_string(whole))
+    sealed = len(whole) - LENGTH
+    places = [*range(0, sealed, max(1, sealed // 40)), sealed - 1, *range(len(whole) - VALUE, len(whole), 7)]
+    for place in places:
+        path = tmp_path / "damaged.onnx"
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+        with pytest.raises(InputError, match=r"damaged|export the run again|can read") as caught:
+            OnnxBackend(path)
+        assert "\n" not in str(caught.value), place
+    (tmp_path / "zeros.onnx").write_bytes(whole[:1000] + bytes(4096) + whole[5096:])
+    with pytest.raises(InputError, match=r"damaged, or changed by another program: export the run again"):
+        OnnxBackend(tmp_path / "zeros.onnx")
+    (tmp_path / "again.onnx").write_bytes(whole)
+    onnx.save(onnx.load(tmp_path / "again.onnx"), tmp_path / "again.onnx")
+    assert OnnxBackend(tmp_path / "again.onnx").scores(np.zeros((1, 16, 16, 3), np.uint8)).shape[0] == 1
+
+
 def test_files_that_are_no_exported_models(exported, tmp_path):
     path = changed(exported, tmp_path)
     model = onnx.load(path)
     onnx.helper.set_model_props(model, {**{p.key: p.value for p in model.metadata_props}, "author": "me"})
     onnx.save(model, path)
     assert OnnxBackend(path).task == "multilabel"  # what another program adds does not matter
+    assert "seal" in {p.key for p in onnx.load(exported / "model.onnx").metadata_props}
     (tmp_path / "broken.onnx").write_bytes((exported / "model.onnx").read_bytes()[:2000])
     with pytest.raises(InputError, match="not a model that ONNX Runtime can read, or a damaged one"):
         load_backend(str(tmp_path / "broken.onnx"))
@@ -368,7 +390,7 @@ def test_decisions_at_a_threshold_are_excused_but_not_where_all_scores_crowd():
 
 
 def test_metadata_that_are_no_text_are_one_line(exported, tmp_path):
-    content = bytearray((exported / "model.onnx").read_bytes())
+    content = bytearray((exported / "model.onnx").read_bytes()[:-LENGTH])
     content[content.rindex(b"provenance") + 20] = 0xFF
     (tmp_path / "odd.onnx").write_bytes(content)
     with pytest.raises(InputError, match="its metadata are damaged"):

@@ -32,6 +32,7 @@ from src.inference.parity import (
     training_photos,
     validation_photos,
 )
+from src.inference.seal import seal
 from src.inference.torch_backend import TorchBackend
 from src.models import PhotoClassifier, load_model
 from src.overrides import shown
@@ -306,7 +307,7 @@ def metadata_of(backend: TorchBackend, checkpoint: Path) -> dict[str, Any]:
 
 
 def _add_metadata(file: Path, metadata: Mapping[str, Any]) -> None:
-    """Write metadata into an ONNX file, in the place of what it has."""
+    """Write metadata into an ONNX file, in the place of what it has, and seal it."""
     import onnx
 
     model = onnx.load(file)
@@ -314,6 +315,7 @@ def _add_metadata(file: Path, metadata: Mapping[str, Any]) -> None:
     texts = {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
     onnx.helper.set_model_props(model, texts)
     onnx.save(model, file)
+    seal(file)
 
 
 @contextmanager

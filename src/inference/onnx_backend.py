@@ -1,7 +1,7 @@
 """An exported model run by ONNX Runtime. Everything it needs stands in the file's metadata. No torch."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 
 from src.errors import InputError, listed
 from src.inference.batches import Batch
-from src.inference.photos import Photo
+from src.inference.seal import is_damaged
 from src.labels import TASKS, LabelSpace
 from src.preprocess import Preprocess
 
@@ -84,7 +84,7 @@ class OnnxBackend:
         """Do nothing: the session has no threads of its own."""
         return nullcontext()
 
-    def loaded(self, photos: Sequence[Photo], batch_size: int, num_workers: int) -> Iterator[Batch]:
+    def loaded(self, read: Callable[[int], Batch], count: int, num_workers: int) -> Iterator[Batch]:
         """Never called: see `on_gpu`."""
         raise NotImplementedError
 
@@ -97,6 +97,12 @@ def _open(path: Path, device: str) -> Any:
         raise InputError(
             f'{path}: an ONNX file needs ONNX Runtime: python -m pip install -e ".[onnx]" ({error})'
         ) from error
+    try:
+        damaged = is_damaged(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if damaged:
+        raise InputError(f"{path}: damaged, or changed by another program: export the run again")
     if device == "mps" or (device == "cuda" and "CUDAExecutionProvider" not in ort.get_available_providers()):
         there = listed(ort.get_available_providers())
         raise InputError(f"device={device}: this ONNX Runtime has {there} only; use device=cpu")
