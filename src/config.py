@@ -5,7 +5,6 @@ import functools
 import inspect
 import logging
 import os
-import signal
 import sys
 import traceback
 import types
@@ -31,6 +30,7 @@ from src import ranks
 from src.errors import InputError, did_you_mean, leave
 from src.overrides import refuse_a_runs_folder, tidied, typed
 from src.schemas import SCHEMAS, TrainConfig
+from src.signals import Terminated, ending_on_sigterm, exit_code
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONF = REPOSITORY / "conf"
@@ -57,8 +57,10 @@ def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
         def guarded(cfg: DictConfig) -> float | None:
             nonlocal begun
             begun = True
-            if name == "train" and not ranks.is_main():
-                ranks.only_errors()
+            if name == "train":
+                ranks.end_with_first()
+                if not ranks.is_main():
+                    ranks.only_errors()
             try:
                 check_root(cfg, SCHEMAS[name])
                 return task(cfg)
@@ -83,9 +85,10 @@ def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
             refuse_a_runs_folder(sys.argv)
             multirun = any(arg in ("-m", "--multirun") for arg in sys.argv[1:])
             try:
-                hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(guarded)()
-            except KeyboardInterrupt:
-                _leave_interrupted()
+                with ending_on_sigterm():
+                    hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(guarded)()
+            except KeyboardInterrupt as error:
+                _leave_interrupted(error)
             except (HydraException, OmegaConfBaseException) as error:
                 if failed and not multirun:
                     raise
@@ -113,11 +116,11 @@ def _no_start(error: Exception, begun: bool) -> str | None:
     return None
 
 
-def _leave_interrupted() -> NoReturn:
-    """End with Ctrl-C's exit code; of several processes one says so."""
+def _leave_interrupted(error: KeyboardInterrupt) -> NoReturn:
+    """End with the exit code of Ctrl-C or SIGTERM; of several processes one says so."""
     if ranks.is_main():
-        leave(128 + signal.SIGINT, "interrupted")
-    raise SystemExit(128 + signal.SIGINT)
+        leave(exit_code(error), "ended by SIGTERM" if isinstance(error, Terminated) else "interrupted")
+    raise SystemExit(exit_code(error))
 
 
 def _leave_sweep(failed: list[Exception], full: bool) -> NoReturn:

@@ -2,12 +2,16 @@
 
 import logging
 import os
+import signal
 import sys
+import threading
+import time
 import warnings
 from typing import NoReturn
 
 from src.errors import InputError, leave
 
+FIRST = "CORBEL_FIRST_PROCESS"
 RUNS = ("hydra.run.dir=", "resume=")
 ASKS = {"--help", "-h", "--hydra-help", "--version", "--info", "--cfg", "-c"}
 
@@ -79,6 +83,27 @@ def joined() -> bool:
     """Whether this process works with others by now."""
     torch = sys.modules.get("torch")
     return torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def end_with_first() -> None:
+    """End this process when the first of its machine, which started it, is gone; it would wait for minutes.
+
+    It keeps nothing: the main process writes all files. Windows does not tell, and there it waits. A launcher
+    looks after its processes itself, and a first process may outlive the shell that started it.
+    """
+    if launched() > 1:
+        return
+    if _number("LOCAL_RANK", 0) == 0:
+        os.environ[FIRST] = str(os.getpid())  # for those that it may start
+        return
+    first = int(os.environ.get(FIRST, os.getppid()))
+
+    def watch() -> None:
+        while os.getppid() == first:
+            time.sleep(0.5)
+        os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def only_errors() -> None:

@@ -241,6 +241,7 @@ FLOORS = {
             "deferred",
             "seeds",
             "ranks",
+            "signals",
             "labels",
             "images",
             "preprocess",

@@ -32,16 +32,20 @@ from src.inference.features import results_from_features
 from src.models import PhotoClassifier
 from src.models.checkpoint import read_checkpoint
 from src.overrides import shown, typed
+from src.signals import ending_on_sigterm, exit_code
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
 def ending_on_signals(trainer: L.Trainer) -> Iterator[None]:
-    """Let Ctrl-C, or SIGTERM in Lightning's loops, end the script with its exit code and how to go on."""
+    """Let Ctrl-C or SIGTERM end the script with its exit code and how to go on.
+
+    Lightning answers SIGTERM itself in its loops, after the step.
+    """
     code = None
     try:
-        with ending_together(trainer):
+        with ending_together(trainer), ending_on_sigterm(lambda: trainer.received_sigterm):
             yield
     except BaseException as error:
         # a signal to the whole process group ends loader workers first, and looks like their failure
@@ -51,7 +55,9 @@ def ending_on_signals(trainer: L.Trainer) -> Iterator[None]:
         if not trainer.received_sigterm and not interrupted:
             _say_how_to_go_on(trainer, "Stopped")
             raise
-        code = 128 + (signal.SIGTERM if trainer.received_sigterm else signal.SIGINT)
+        if isinstance(error.__context__, KeyboardInterrupt):
+            error = error.__context__  # what Lightning has made an exit of
+        code = 128 + signal.SIGTERM if trainer.received_sigterm else exit_code(error)
     if code or trainer.received_sigterm:
         _say_how_to_go_on(trainer, "Interrupted")
         raise SystemExit(code or 128 + signal.SIGTERM)
@@ -65,6 +71,8 @@ def _say_how_to_go_on(trainer: L.Trainer, what: str) -> None:
         go_on = typed("resume", last.parent.parent)
         said = "%s; %s is whole. Continue with: python scripts/train.py %s"
         log.warning(said, what, last, go_on)
+    elif what == "Interrupted":
+        log.warning("Interrupted before the first checkpoint: start again")
 
 
 def finish_run(

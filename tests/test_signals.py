@@ -1,0 +1,151 @@
+"""Asked to end: one line, the exit code that shells give, nothing lost."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from src.callbacks import results
+from src.datamodules import photos as photo_module
+from src.inference import Predictor
+from src.signals import Terminated, ending_on_sigterm, exit_code
+from tests.made import FAST, REPOSITORY, make_folders, only_run, run_script
+
+LOOK = """
+import sys, time
+from src import ranks
+ranks.end_with_first()
+print("up", flush=True)
+time.sleep(int(sys.argv[1]))
+"""
+PARENT = f"""
+import subprocess, sys, time
+print(subprocess.Popen([sys.executable, "-c", {LOOK!r}, "60"], cwd={str(REPOSITORY)!r}).pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    data = make_folders(tmp_path / "photos", each=4)
+    monkeypatch.chdir(tmp_path)
+    assert run_script(monkeypatch, "train", f"data.root={data}", *FAST, "trainer.max_epochs=1") == 0
+    return only_run(tmp_path), data
+
+
+def asked_to_end(*_, **__):
+    signal.raise_signal(signal.SIGTERM)
+    time.sleep(1)
+    raise AssertionError("SIGTERM was not answered")
+
+
+def test_it_is_an_exception_where_nobody_answers_it():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Terminated) as caught, ending_on_sigterm():
+        signal.raise_signal(signal.SIGTERM)
+    assert exit_code(caught.value) == 143 and exit_code(KeyboardInterrupt()) == 130
+    with ending_on_sigterm(lambda: True):
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_in_a_thread_nothing_changes():
+    def work():
+        with ending_on_sigterm():
+            found.append(signal.getsignal(signal.SIGTERM))
+
+    before, found = signal.getsignal(signal.SIGTERM), []
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [before]
+
+
+def test_training_that_reads_photos_is_ended_in_one_line(tmp_path, monkeypatch, capsys):
+    data = make_folders(tmp_path / "photos", each=4)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(photo_module, "assign_groups", asked_to_end)
+    assert run_script(monkeypatch, "train", f"data.root={data}", *FAST) == 143
+    assert capsys.readouterr().err.splitlines()[-1] == "error: ended by SIGTERM"
+
+
+def test_training_that_starts_its_fit_is_ended_in_one_line(tmp_path, monkeypatch, capsys):
+    data = make_folders(tmp_path / "photos", each=4)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(photo_module.PhotoDataModule, "train_dataloader", asked_to_end)
+    assert run_script(monkeypatch, "train", f"data.root={data}", *FAST) == 143
+    said = capsys.readouterr().err
+    assert "Interrupted before the first checkpoint: start again" in said and "Traceback" not in said
+
+
+def test_a_run_that_writes_its_report_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    data = make_folders(tmp_path / "photos", each=4)
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as hurried:
+        hurried.setattr(results, "write_report", asked_to_end)
+        assert run_script(hurried, "train", f"data.root={data}", *FAST, "trainer.max_epochs=1") == 143
+    said = capsys.readouterr().err
+    run = only_run(tmp_path)
+    assert f"Continue with: python scripts/train.py resume={run}" in said and "Traceback" not in said
+    assert run_script(monkeypatch, "train", f"resume={run}") == 0 and (run / "report.html").is_file()
+
+
+def test_predictions_go_on_after_it(trained, monkeypatch, capsys):
+    run, data = trained
+    call = ("predict", f"ckpt={run}", f"images={data}", "output=p.csv", "device=cpu", "batch_size=4")
+    rows = Predictor.rows
+
+    def some(predictor, photos, *arguments):
+        for number, batch in enumerate(rows(predictor, photos, *arguments)):
+            yield batch
+            if number == 3:
+                asked_to_end()
+
+    with monkeypatch.context() as hurried:
+        hurried.setattr(Predictor, "rows", some)
+        assert run_script(hurried, *call, "num_workers=2") == 143
+    assert capsys.readouterr().err.splitlines()[-1] == "error: ended by SIGTERM"
+    assert run_script(monkeypatch, *call, "resume=true") == 0
+    assert run_script(monkeypatch, *call[:3], "output=whole.csv", *call[4:]) == 0
+    assert Path("p.csv").read_bytes() == Path("whole.csv").read_bytes()
+
+
+@pytest.fixture
+def as_second(monkeypatch):
+    """Let what is started take itself for the second process of this machine."""
+    for name in ("RANK", "WORLD_SIZE", "NODE_RANK", "SLURM_PROCID", "CORBEL_FIRST_PROCESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+
+
+def test_a_further_process_ends_where_the_first_was_killed_before_it_looked(as_second, monkeypatch):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    monkeypatch.setenv("CORBEL_FIRST_PROCESS", str(gone.pid))
+    assert subprocess.run([sys.executable, "-c", LOOK, "60"], cwd=REPOSITORY, timeout=30).returncode == 143
+
+
+@pytest.mark.parametrize(("name", "value"), [("LOCAL_RANK", "0"), ("WORLD_SIZE", "2")])
+def test_a_first_process_and_a_launchers_outlive_what_started_them(as_second, monkeypatch, name, value):
+    if name == "WORLD_SIZE":
+        monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CORBEL_FIRST_PROCESS", "1")
+    assert subprocess.run([sys.executable, "-c", LOOK, "2"], cwd=REPOSITORY, timeout=30).returncode == 0
+
+
+def test_a_further_process_ends_when_the_first_is_killed(as_second):
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
+        child = int(parent.stdout.readline())
+        assert parent.stdout.readline() == "up\n"
+        parent.kill()
+        assert parent.stdout.read() == ""  # the child, which holds the other end, has ended
+    with pytest.raises(ProcessLookupError):
+        for _ in range(50):
+            os.kill(child, 0)
+            time.sleep(0.1)
