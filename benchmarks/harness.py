@@ -27,6 +27,10 @@ ONE, BOTH = (1,), tuple(dict.fromkeys((1, CORES)))
 THREADS = "BENCHMARK_THREADS"
 
 
+class Unavailable(Exception):
+    """This machine cannot run a benchmark."""
+
+
 @dataclass(frozen=True)
 class Work:
     """One job, done in two ways.
@@ -81,8 +85,14 @@ def threads() -> int:
 
 
 def run(name: str, rounds: int | None = None) -> tuple[list[dict], list[str]]:
-    """Run the works of `benchmarks.<name>`; return what `outputs/bench/<name>.json` holds, and remarks."""
+    """Run the works of `benchmarks.<name>`; return what `outputs/bench/<name>.json` holds, and remarks.
+
+    Raises:
+        Unavailable: where the benchmark's `check` finds that this machine cannot run it.
+    """
     module = importlib.import_module(f"benchmarks.{name}")
+    if hasattr(module, "check"):
+        module.check()
     load = round(os.getloadavg()[0], 2)  # of others: nothing of ours runs yet
     rows = [
         measured(name, number, work, rounds or work.rounds, load) for number, work in enumerate(module.WORKS)
@@ -99,6 +109,8 @@ def measured(name: str, number: int, work: Work, rounds: int, load: float) -> di
     for _ in range(rounds):
         for side, n in found:
             found[side, n].append(_in_a_fresh_process(name, number, side, n))
+            one = found[side, n][-1]
+            print(f"  {side}, {n} threads: {one['wall_s']:.3g} s, CPU {one['cpu_s']:.3g} s", file=sys.stderr)
     equal = all(
         work.equal((expected or naive)["result"], ours["result"])
         for n in work.threads

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from benchmarks.harness import BENCH, threads
 from src import config
 from src.callbacks import quiet_lightning
+from src.callbacks.distributed import inference_device
 from src.callbacks.prepare import make_trainer
 from src.config import CONF
 from src.datamodules import PhotoDataModule
@@ -69,7 +70,7 @@ def fit(cfg: DictConfig, heads: dict[str, tuple[torch.Tensor, torch.Tensor]]) ->
     for kind, (weight, bias) in heads.items():
         model.get_submodule(f"head_{kind}").load_state_dict({"weight": weight, "bias": bias})
     if data.cache == "features":
-        data.features = split_features(model, data, cfg.trainer.max_epochs, "cpu")
+        data.features = split_features(model, data, cfg.trainer.max_epochs, inference_device(cfg))
     trainer = make_trainer(cfg, model, None)
     with torch_threads(1 if data.features else None):
         trainer.fit(model, data)

@@ -96,6 +96,9 @@ def train(
     seed: int,
     frozen: bool = True,
     read: Read = decoded_in_full,
+    device: str = "cpu",
+    workers: int = 0,
+    batch_size: int = 8,
 ) -> dict:
     """Train, validate after each epoch, keep the best state.
 
@@ -104,18 +107,20 @@ def train(
         last weights and biases.
     """
     (paths, targets, labels), (val_paths, val_targets, _) = (split_of(root, s) for s in ("train", "val"))
-    net = Net(weights, first_heads(labels, seed))
+    net = Net(weights, first_heads(labels, seed)).to(device)
     net.backbone.requires_grad_(not frozen)
     optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=lr)
     order = Order(len(paths), seed, shuffle=True)
-    batches = DataLoader(Photos(paths, targets, read), batch_size=8, sampler=order)
-    val_batches = DataLoader(Photos(val_paths, val_targets, read), batch_size=8)
+    options = {"batch_size": batch_size, "num_workers": workers}
+    batches = DataLoader(Photos(paths, targets, read), sampler=order, **options)
+    val_batches = DataLoader(Photos(val_paths, val_targets, read), **options)
     history, best, kept = [], float("inf"), {}
     for epoch in range(epochs):
         order.set_epoch(epoch)
         net.train(not frozen)
         loss_sum, right = 0.0, 0
         for image, target in batches:
+            image, target = image.to(device), target.to(device)
             logits = net(image)
             loss = sum(nnf.cross_entropy(one, target[:, k]) for k, one in enumerate(logits))
             optimizer.zero_grad()
@@ -127,6 +132,7 @@ def train(
         val_sum, val_right = 0.0, 0
         with torch.no_grad():
             for image, target in val_batches:
+                image, target = image.to(device), target.to(device)
                 logits = net(image)
                 loss = sum(nnf.cross_entropy(one, target[:, k]) for k, one in enumerate(logits))
                 val_sum += loss.item() * len(target)
@@ -152,6 +158,7 @@ def predict(
     paths: list[Path],
     output: Path,
     read: Read = decoded_in_full,
+    workers: int = 0,
 ) -> np.ndarray:
     """Write a CSV of the labels at or above their thresholds; return scores float32 `[photos, labels]`."""
     scores = []
@@ -159,7 +166,7 @@ def predict(
         writer = csv.writer(file)
         writer.writerow(["path", "labels", "confidences"])
         done = 0
-        for image, _ in DataLoader(Photos(paths, read=read), batch_size=16):
+        for image, _ in DataLoader(Photos(paths, read=read), batch_size=16, num_workers=workers):
             batch = forward(image).numpy()
             for row in batch:
                 chosen = [i for i, score in enumerate(row) if score >= thresholds[i]]

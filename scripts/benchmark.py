@@ -21,6 +21,7 @@ NAMES = (
     "hash",
     "startup",
     "memory",
+    "gpu",
 )
 
 
@@ -35,13 +36,18 @@ def main() -> int:
     for name in given.names:
         if name not in NAMES:
             leave(2, f"no benchmark '{name}': {did_you_mean(name, NAMES)}")
-    from benchmarks.harness import run
+    from benchmarks.harness import Unavailable, run
     from benchmarks.tables import circumstances, table
 
     right = True
     for name in given.names or NAMES:
         try:
             rows, remarks = run(name, given.rounds)
+        except Unavailable as reason:
+            if given.names:
+                leave(2, f"benchmark '{name}': {reason}")
+            print(f"{name}: left out: {reason}")
+            continue
         except ModuleNotFoundError as error:
             leave(2, f"{error.name} is not installed: benchmarks need the extra dev, pip install -e '.[dev]'")
         file = REPOSITORY / "outputs" / "bench" / f"{name}.json"

@@ -11,8 +11,9 @@ Result = TypeVar("Result")
 
 
 def cores() -> int:
-    """Return the number of threads that decode where nobody named one."""
-    return min(16, os.cpu_count() or 1)
+    """Return the number of threads that decode where nobody named one: its cores, 16 at most."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(16, allowed)
 
 
 def in_order(

@@ -2,6 +2,7 @@ import csv
 import logging
 import pickle
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import torch
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
 
-from src.datamodules import FolderDataModule, TableDataModule
+from src import overlap
+from src.datamodules import FolderDataModule, TableDataModule, photos
 from src.datamodules.dataset import EpochSampler, LostPhoto, make_loader
 from src.datamodules.statistics import class_weights, label_table, not_evaluable, pair_table
 from src.errors import InputError
@@ -134,6 +136,31 @@ def test_loaders_stay_pinned_persistent_and_without_a_last_batch_of_one(root):
     assert len(loader) == len(dataset) // size and len(loader.sampler) == len(dataset) - 1
     assert len(make_loader(dataset, size, 0, 0, train=False)) == len(dataset) // size + 1
     assert not make_loader(dataset, len(dataset) - 1, 0, 0, train=False).persistent_workers
+
+
+@pytest.mark.parametrize(
+    ("device", "given", "devices", "wanted"),
+    [("cpu", None, 1, 4), ("cpu", None, 2, 4), ("cpu", 7, 1, 7), ("cuda", None, 1, 12), ("cuda", None, 5, 2),
+     ("cuda", None, 20, 1), ("cuda", 0, 1, 0)],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_a_gpu_has_its_share_of_the_cores_decode(root, monkeypatch, device, given, devices, wanted):
+    monkeypatch.setattr(photos, "cores", lambda: 12)
+    data = folders(root, num_workers=given)
+    data.trainer = SimpleNamespace(
+        global_rank=0,
+        world_size=1,
+        num_devices=devices,
+        strategy=SimpleNamespace(root_device=torch.device(device)),
+    )
+    assert data.train_dataloader().num_workers == wanted
+
+
+def test_cores_are_those_that_the_process_may_use(monkeypatch):
+    monkeypatch.setattr(overlap.os, "sched_getaffinity", lambda _: {3, 5, 6}, raising=False)
+    assert overlap.cores() == 3
+    monkeypatch.setattr(overlap.os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert overlap.cores() == 16
 
 
 def test_workers_can_be_spawned(root):

@@ -5,9 +5,12 @@ import pytest
 import torch
 
 from src.datamodules.records import Record
+from src.datamodules.transforms import TrainTransform
 from src.errors import InputError
 from src.images import content_digest
-from src.inference.features import extract_features
+from src.inference import features
+from src.inference.features import extract_features, store_features
+from src.inference.torch_backend import threads
 from src.models import MultiLabelClassifier, backbones
 from src.preprocess import Preprocess
 from tests.made import tiny
@@ -74,6 +77,40 @@ def test_a_photo_that_vanished_is_one_line(model, make_tree, tmp_path, workers):
     known = records(root, "a.png", "b.png")
     (root / "b.png").unlink()
     with pytest.raises(InputError, match=r"b\.png cannot be read any more") as caught:
+        extract_features(model, root, known, "cpu", workers)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """Let a CPU be taken for a GPU: processes decode, and this one infers."""
+    make = features.TorchBackend.__init__
+
+    def init(backend, *arguments):
+        make(backend, *arguments)
+        backend.on_gpu = True
+
+    monkeypatch.setattr(features.TorchBackend, "__init__", init)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_processes_that_decode_for_a_gpu_give_the_same_rows(model, make_tree, tmp_path, request, workers):
+    names = [f"{i}.png" for i in range(21)]
+    root = make_tree(tmp_path / "photos", *names)
+    known = records(root, *names)
+    view = (TrainTransform(horizontal_flip=0.5, rotation=20.0), 7, 1)
+
+    def found(folder):
+        with threads(1):
+            kept = store_features(model, root, known, tmp_path / folder, "cpu", workers, view)
+            plain = extract_features(model, root, known, "cpu", workers)
+        return plain.tobytes(), kept.rows([record.digest for record in known]).take(range(21)).tobytes()
+
+    wanted = found("threads")
+    request.getfixturevalue("as_on_a_gpu")
+    assert found("processes") == wanted and wanted[0] != wanted[1]
+    (root / "20.png").unlink()
+    with pytest.raises(InputError, match=r"20\.png cannot be read any more") as caught:
         extract_features(model, root, known, "cpu", workers)
     assert "\n" not in str(caught.value)
 

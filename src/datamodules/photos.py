@@ -2,7 +2,6 @@
 
 import csv
 import logging
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from src.datamodules.transforms import EvalTransform, TrainTransform
 from src.errors import InputError, did_you_mean, listed
 from src.files import user_path
 from src.labels import LabelSpace
+from src.overlap import cores
 from src.preprocess import Preprocess
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,8 @@ class PhotoDataModule(L.LightningDataModule):
         cache_dir: the folder of what is kept, shared by all runs; what reading a photo told is remembered
             there in any case. null: nothing is.
         batch_size: photos a batch and device.
-        num_workers: processes that decode for a device; null: one per core, 4 at most.
+        num_workers: processes that decode for a device; null: on a CPU one per core, 4 at most, as it trains
+            beside them; on a GPU its share of the cores, 16 at most.
         seed: of the split, the order and the augmentation.
 
     After `setup`: `labels`, `splits` (`{split: records}`), `root`, `split_hash`, `data_hash`, `unreadable`,
@@ -122,7 +123,7 @@ class PhotoDataModule(L.LightningDataModule):
         self.transform = TrainTransform(**augment) if augment else EvalTransform()
         self.views, self.cache, self.cache_dir = views, cache, cache_dir
         self.batch_size, self.seed = batch_size, seed
-        self.num_workers = min(4, os.cpu_count() or 1) if num_workers is None else num_workers
+        self.num_workers = num_workers
         self.splits: dict[str, list[rec.Record]] = {}
         self.first_epoch = 0  # of the fit; a resumed one begins later
         self.features: dict[str, list[Rows]] = {}  # by split, where a frozen backbone has seen the photos
@@ -310,7 +311,15 @@ class PhotoDataModule(L.LightningDataModule):
         if self.features:
             dataset = FeatureDataset(self.features[split], dataset.targets)
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return make_loader(dataset, self.batch_size, self.num_workers, self.seed, train, epoch, rank, world)
+        return make_loader(dataset, self.batch_size, self._workers(), self.seed, train, epoch, rank, world)
+
+    def _workers(self) -> int:
+        """Return the number of processes that decode for this device."""
+        if self.num_workers is not None:
+            return self.num_workers
+        if self.trainer is None or self.trainer.strategy.root_device.type == "cpu":
+            return min(4, cores())
+        return max(1, cores() // self.trainer.num_devices)
 
     def train_dataloader(self) -> DataLoader:
         """Return shuffled, augmented batches of the training split."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -76,12 +77,12 @@ class Backend(Protocol):
     def threads_kept(self) -> AbstractContextManager[None]:
         """Give the process its number of threads back, whatever `one_thread` did in other threads."""
 
-    def loaded(self, photos: Sequence[Photo], batch_size: int, num_workers: int) -> Iterator[Batch]:
-        """Yield batches that `num_workers` processes read; for GPUs only."""
+    def loaded(self, read: Callable[[int], Batch], count: int, num_workers: int) -> Iterator[Batch]:
+        """Yield `read(0)` to `read(count - 1)`, read in so many processes; for GPUs only."""
 
 
-def read_batch(photos: Sequence[Photo], start: int, size: int, preprocess: Preprocess) -> Batch:
-    """Read, decode and resize `photos[start:start + size]`.
+def read_batch(photos: Sequence[Photo], size: int, preprocess: Preprocess, number: int) -> Batch:
+    """Read, decode and resize the photos of a batch: `photos[number * size:(number + 1) * size]`.
 
     A batch is always full: matrix products sum in another order for another number of rows, so a photo's
     last digits would depend on how many photos stand beside it.
@@ -89,7 +90,7 @@ def read_batch(photos: Sequence[Photo], start: int, size: int, preprocess: Prepr
     found: list[Result] = []
     pixels = np.zeros((size, *preprocess.size, 3), np.uint8)
     rows = 0
-    for index in range(start, min(start + size, len(photos))):
+    for index in range(number * size, min((number + 1) * size, len(photos))):
         try:
             content = read_photo(photos[index].file)
             pixels[rows] = preprocess(content)
@@ -122,25 +123,25 @@ def run_batches(
         forward: a method of the backend, uint8 `[B, H, W, 3]` to float32 `[B, values]`; null: its `scores`.
     """
     forward = forward or backend.scores
-    starts = range(0, len(photos), batch_size)
-    workers = cores() if num_workers is None else num_workers
-    workers = min(workers, len(starts))
+    count = -(-len(photos) // batch_size)
+    workers = min(cores() if num_workers is None else num_workers, count)
+    read = partial(read_batch, photos, batch_size, backend.preprocess)
     if backend.on_gpu:
-        for batch in backend.loaded(photos, batch_size, workers if len(starts) > 1 else 0):
+        for batch in backend.loaded(read, count, workers):
             yield _joined(batch.photos, forward(batch.pixels))
         return
 
-    def work(start: int) -> list[Result]:
-        batch = read_batch(photos, start, batch_size, backend.preprocess)
+    def work(number: int) -> list[Result]:
+        batch = read(number)
         if all(result.error for result in batch.photos):
             return batch.photos
         with backend.one_thread():
             return _joined(batch.photos, forward(batch.pixels))
 
     if workers < 1:
-        yield from map(work, starts)
+        yield from map(work, range(count))
     else:
-        with backend.threads_kept(), closing(in_order(work, starts, workers)) as results:
+        with backend.threads_kept(), closing(in_order(work, range(count), workers)) as results:
             yield from results
 
 

@@ -5,6 +5,7 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from src.datamodules.image_cache import read_unchanged
 from src.datamodules.photos import PhotoDataModule
 from src.datamodules.records import Record
 from src.datamodules.transforms import TrainTransform
-from src.inference.batches import Result
+from src.inference.batches import Batch, Result
 from src.inference.torch_backend import TorchBackend, choose_device
 from src.models import PhotoClassifier
 from src.overlap import cores, in_order
@@ -47,7 +48,8 @@ def extract_features(
         root: the folder that the records' paths start from.
         records: the photos.
         device: `auto`, `cpu`, `cuda` or `mps`.
-        num_workers: threads that decode and, on a CPU, infer; null: one per core, 16 at most.
+        num_workers: threads that decode and infer (on a GPU: processes that decode); null: one per core, 16
+            at most.
         cache_dir: where features are kept, and looked for first; null: nowhere.
 
     Raises:
@@ -237,25 +239,34 @@ def _rows(
 ) -> Iterator[np.ndarray]:
     """Yield the features of each photo in turn; the last batch is filled up, for the same digits."""
     backend = TorchBackend(model, device)
+    read = partial(_read, root, records, view, backend.preprocess)
+    count, workers = -(-len(records) // BATCH), num_workers or cores()
 
-    def read(batch: Sequence[Record]) -> np.ndarray:
-        pixels = np.zeros((BATCH, *backend.preprocess.size, 3), np.uint8)
-        for place, record in zip(pixels, batch, strict=False):
-            place[:] = _seen(read_unchanged(root, record, backend.preprocess), record, view)
-        return pixels
-
-    def see(batch: Sequence[Record]) -> np.ndarray:
+    def see(number: int) -> np.ndarray:
         with backend.one_thread():
-            return backend.features(read(batch))
+            return backend.features(read(number).pixels)
 
-    batches = [records[begin : begin + BATCH] for begin in range(0, len(records), BATCH)]
-    found = in_order(read if backend.on_gpu else see, batches, num_workers or cores())
+    if backend.on_gpu:
+        found = (backend.features(batch.pixels) for batch in backend.loaded(read, count, workers))
+    else:
+        found = in_order(see, range(count), workers)
     bar = tqdm(total=len(records), desc="Features", unit="photo", disable=None)
     with backend.threads_kept(), closing(found), bar:
-        for batch, rows in zip(batches, found, strict=True):
-            rows = backend.features(rows) if backend.on_gpu else rows
-            bar.update(len(batch))
-            yield from rows[: len(batch)]
+        for number, rows in enumerate(found):
+            rows = rows[: len(records) - number * BATCH]
+            bar.update(len(rows))
+            yield from rows
+
+
+def _read(
+    root: Path, records: Sequence[Record], view: View | None, preprocess: Preprocess, number: int
+) -> Batch:
+    """Return a batch of pixels; the last one is filled up with zeros."""
+    pixels = np.zeros((BATCH, *preprocess.size, 3), np.uint8)
+    batch = records[number * BATCH : (number + 1) * BATCH]
+    for place, record in zip(pixels, batch, strict=False):
+        place[:] = _seen(read_unchanged(root, record, preprocess), record, view)
+    return Batch([], pixels)
 
 
 def _seen(pixels: np.ndarray, record: Record, view: View | None) -> np.ndarray:

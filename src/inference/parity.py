@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -142,10 +143,9 @@ def _split(
 
 def _read(photos: list[Photo], preprocess: Preprocess) -> np.ndarray:
     """Return the pixels of photos that must all be readable, uint8 `[N, H, W, 3]`."""
-    starts = range(0, len(photos), BATCH)
-    parts = []
-    read = in_order(lambda i: read_batch(photos, i, BATCH, preprocess), starts, cores())
-    with closing(read) as batches:
+    count, parts = -(-len(photos) // BATCH), []
+    read = partial(read_batch, photos, BATCH, preprocess)
+    with closing(in_order(read, range(count), cores())) as batches:
         for batch in batches:
             for result in batch.photos:
                 if result.error:

@@ -4,8 +4,8 @@ import copy
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from src.errors import InputError, did_you_mean
-from src.inference.batches import DEVICES, Batch, Result, read_batch
-from src.inference.photos import Photo
+from src.inference.batches import DEVICES, Batch, Result
 from src.models import PhotoClassifier, load_model
 from src.models.backbones import folded
+from src.models.precision import full_precision
 from src.preprocess import Preprocess
 
 log = logging.getLogger(__name__)
@@ -80,8 +80,8 @@ class TorchBackend:
     def _features(self, pixels: np.ndarray | torch.Tensor) -> torch.Tensor:
         """Return features float32 `[B, features]` on the device."""
         image = torch.as_tensor(pixels).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-        cast = torch.autocast(self.device.type, self._type) if self._type else nullcontext()
-        with cast, _compiler_failures():
+        half = self._type and torch.autocast(self.device.type, self._type)
+        with half or full_precision(self.device), _compiler_failures():
             return self.model.features(image).float()
 
     def _heads(self, features: torch.Tensor) -> torch.Tensor:
@@ -96,29 +96,29 @@ class TorchBackend:
         """Give the process its number of threads back: a new thread takes the last number that was set."""
         return threads(None)
 
-    def loaded(self, photos: Sequence[Photo], batch_size: int, num_workers: int) -> Iterator[Batch]:
-        """Yield batches that `num_workers` processes read, in pinned memory for CUDA."""
+    def loaded(self, read: Callable[[int], Batch], count: int, num_workers: int) -> Iterator[Batch]:
+        """Yield `read(0)` to `read(count - 1)`, read in processes, in pinned memory for CUDA."""
         loader = DataLoader(
-            _Batches(photos, batch_size, self.preprocess),
+            _Batches(read, count),
             batch_size=None,
-            num_workers=num_workers,
+            num_workers=min(num_workers, count) if count > 1 else 0,
             pin_memory=self.device.type == "cuda",
         )
-        for read, pixels in loader:
-            yield Batch(read, pixels)
+        for photos, pixels in loader:
+            yield Batch(photos, pixels)
 
 
 class _Batches(Dataset):
     """Whole batches, so that the loader copies each of them once."""
 
-    def __init__(self, photos: Sequence[Photo], size: int, preprocess: Preprocess):
-        self.photos, self.size, self.preprocess = photos, size, preprocess
+    def __init__(self, read: Callable[[int], Batch], count: int):
+        self.read, self.count = read, count
 
     def __len__(self) -> int:
-        return -(-len(self.photos) // self.size)
+        return self.count
 
     def __getitem__(self, number: int) -> tuple[list[Result], torch.Tensor]:
-        batch = read_batch(self.photos, number * self.size, self.size, self.preprocess)
+        batch = self.read(number)
         return batch.photos, torch.from_numpy(batch.pixels)
 
 

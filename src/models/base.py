@@ -4,6 +4,7 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import lightning as L
@@ -14,6 +15,7 @@ from src.errors import InputError, did_you_mean, listed
 from src.labels import LabelSpace
 from src.models.backbones import build_backbone
 from src.models.metrics import Collected
+from src.models.precision import full_precision
 from src.models.shares import loss_shares
 from src.preprocess import Preprocess
 from src.seeds import mixed_seed
@@ -224,8 +226,9 @@ class PhotoClassifier(L.LightningModule, ABC):
         return self
 
     def _step(self, batch: Mapping[str, Tensor], split: str) -> dict[str, Tensor]:
-        """Collect and return a batch's logits."""
-        logits = self.classify(batch["features"]) if "features" in batch else self(batch["image"])
+        """Collect and return a batch's logits; but for training in full precision, as predictions are."""
+        with nullcontext() if split == "train" else full_precision(self.device):
+            logits = self.classify(batch["features"]) if "features" in batch else self(batch["image"])
         self.collected[split].update(
             torch.cat([logits[kind] for kind in self.labels.kinds], 1), batch["target"], batch["index"]
         )
