@@ -58,9 +58,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
             nonlocal begun
             begun = True
             if name == "train":
-                ranks.end_with_first()
-                if not ranks.is_main():
-                    ranks.only_errors()
+                ranks.take_part()
             try:
                 check_root(cfg, SCHEMAS[name])
                 return task(cfg)

@@ -85,6 +85,13 @@ def joined() -> bool:
     return torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
+def take_part() -> None:
+    """Watch the process that started this one, and say nothing but errors in any but the main one."""
+    end_with_first()
+    if not is_main():
+        only_errors()
+
+
 def end_with_first() -> None:
     """End this process when the first of its machine, which started it, is gone; it would wait for minutes.
 

@@ -101,6 +101,30 @@ def test_test_photos_that_change_meanwhile_are_named(train, photos, monkeypatch,
     assert re.search(words, "".join(capsys.readouterr())) and (run / "predictions.csv").is_file()
 
 
+@pytest.mark.parametrize("cache", ["null", "images"])
+def test_photos_that_are_replaced_while_it_trains_are_named(
+    train, photos, monkeypatch, tmp_path, capsys, cache
+):
+    """What is cached, or only written again, is what it was."""
+    monkeypatch.setitem(photos, "dual_head", make_folders(tmp_path / "photos"))
+    changed, write = [], results.write_predictions
+
+    def replaced(run, datamodule, device):
+        first, second, third = (datamodule.root / datamodule.splits["train"][i].path for i in range(3))
+        (val,) = datamodule.splits["val"][:1]
+        shutil.copy(first, second)
+        os.replace(shutil.copy(first, tmp_path / "copy.jpg"), datamodule.root / val.path)
+        third.write_bytes(third.read_bytes())
+        changed.extend((datamodule.splits["train"][1].path, val.path))
+        write(run, datamodule, device)
+
+    monkeypatch.setattr(results, "write_predictions", replaced)
+    run = train("kept", f"data.cache={cache}", "trainer.max_epochs=1")
+    said = "".join(capsys.readouterr())
+    words = f"2 photos of train and val have been replaced since this run began.*{', '.join(changed)}"
+    assert bool(re.search(words, said)) == (cache == "null") and (run / "metrics.json").is_file()
+
+
 def test_images_train_the_same_bits(train):
     plain = train("plain", VIEWS, "model.freeze_backbone=false")
     kept = train("kept", VIEWS, "model.freeze_backbone=false", "data.cache=images")

@@ -114,6 +114,13 @@ def finish_run(
         with ending_on_signals(trainer):
             predicting = time.perf_counter()
             write_predictions(run, datamodule, inference_device(cfg))
+            if replaced := datamodule.replaced_photos():
+                log.warning(
+                    "%d photos of train and val have been replaced since this run began: it may have learned "
+                    "from others than its tables name (%s)",
+                    len(replaced),
+                    listed(replaced),
+                )
             durations = {"fit": seconds, "evaluate": predicting - begun}
             durations["predict"] = time.perf_counter() - predicting
             metrics["run"] = run_facts(cfg, model, datamodule, best, trainer, durations)

@@ -2,6 +2,7 @@
 
 import logging
 from collections import defaultdict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -115,6 +116,32 @@ def drop_unreadable(
     if not kept:
         raise InputError(f"none of the {len(found)} photos below {source.root} can be read")
     return replace(source, records=kept), reasons
+
+
+def replaced_since(root: Path, records: Sequence[Record], moment: int) -> list[str]:
+    """Return the paths of photos whose files have another content than their records say.
+
+    Only files that have been written or put in their place from a moment on are read.
+
+    Args:
+        root: the folder that the paths start from.
+        records: the photos, with their digests.
+        moment: nanoseconds since 1970.
+    """
+
+    def is_replaced(record: Record) -> bool:
+        try:
+            status = (root / record.path).stat()
+            touched = max(status.st_mtime_ns, status.st_ctime_ns) >= moment
+            return touched and content_digest(read_photo(root / record.path)) != record.digest
+        except OSError:
+            return False  # it is gone, and whoever wanted to read it has been told
+        except UnreadableImage:
+            return True
+
+    with ThreadPoolExecutor(cores()) as pool:
+        found = list(pool.map(is_replaced, records))
+    return [record.path for record, replaced in zip(records, found, strict=True) if replaced]
 
 
 def report_copies(records: list[Record]) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from src.datamodules.certificate import certify
 from src.datamodules.dataset import FeatureDataset, PhotoDataset, make_loader
 from src.datamodules.groups import Linked, assign_groups, link_records, report_near_duplicates
 from src.datamodules.image_cache import image_store, store_images
-from src.datamodules.inspection import drop_unreadable, report_copies
+from src.datamodules.inspection import drop_unreadable, replaced_since, report_copies
+from src.datamodules.memory import SETTLED
 from src.datamodules.near_duplicates import FAITHFUL
 from src.datamodules.transforms import EvalTransform, TrainTransform
 from src.errors import InputError, did_you_mean, listed
@@ -63,7 +65,7 @@ class PhotoDataModule(L.LightningDataModule):
         seed: of the split, the order and the augmentation.
 
     After `setup`: `labels`, `splits` (`{split: records}`), `root`, `split_hash`, `data_hash`, `unreadable`,
-    `certificate`.
+    `certificate`, `begun` (nanoseconds since 1970, before the photos were read).
     """
 
     def __init__(
@@ -172,6 +174,7 @@ class PhotoDataModule(L.LightningDataModule):
         """Read, check and split the photos; later calls do nothing."""
         if self.splits:
             return
+        self.begun = time.time_ns() - SETTLED
         linked, given = self.collect(), self.source.given
         if self.split_file:
             records, given = self._frozen(linked.records)
@@ -189,6 +192,15 @@ class PhotoDataModule(L.LightningDataModule):
             sp.fold_shares(self.shares, self.folds) if fold else None if given is not None else self.shares
         )
         self.certificate = certify(linked, splits, asked, self.near_duplicates)
+
+    def replaced_photos(self) -> list[str]:
+        """Return the paths of photos of train and val that others have replaced since `setup` began.
+
+        What is cached, and has been told from the photos' contents, holds none of these.
+        """
+        if self.cache:
+            return []
+        return replaced_since(self.root, self.splits["train"] + self.splits["val"], self.begun)
 
     def _check_ids(self, records: list[rec.Record]) -> None:
         """Refuse two photos with one ID."""
