@@ -4,7 +4,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -65,8 +65,35 @@ def command_like_this(script: str, keep: Callable[[str], object], new: Mapping[s
         keep: tells by its key whether an override of this call goes with it.
         new: further keys and values; they replace this call's.
     """
-    given = [(text.lstrip("+~").partition("=")[0], text) for text in HydraConfig.get().overrides.task]
-    kept = [in_shell(text) for key, text in given if keep(key) and key not in new]
+    return _command(script, HydraConfig.get().overrides.task, keep, new)
+
+
+def command_from(run: Path, checkpoint: Path | None = None) -> str:
+    """Return the command, as one types it, of a new run like this one that starts from it and has its split.
+
+    Photos that a call in progress names stand in the place of the run's; so does a checkpoint.
+    """
+    saved = run / ".hydra" / "overrides.yaml"
+    first = OmegaConf.to_container(OmegaConf.load(saved)) if saved.is_file() else []
+    now = [arg.lstrip("+") for arg in (HydraConfig.get().overrides.task if HydraConfig.initialized() else ())]
+    moved = {key: value for key, _, value in (arg.partition("=") for arg in now) if key in RESUMABLE}
+    moved["model.weights"] = "null"
+    given = [text for text in first if _key(text) not in moved]
+    given += [f"{key}={value}" for key, value in moved.items()]
+    new = {"model.init_from": shown(checkpoint or run), "data.split_file": shown(run)}
+    return _command("train", given, lambda key: not key.startswith("hydra."), new)
+
+
+def _key(text: str) -> str:
+    """Return the key of an override."""
+    return text.lstrip("+~").partition("=")[0]
+
+
+def _command(
+    script: str, given: Iterable[str], keep: Callable[[str], object], new: Mapping[str, object]
+) -> str:
+    """Return a script's command with those of the given overrides that are kept and not new, and the new."""
+    kept = [in_shell(text) for text in given if keep(_key(text)) and _key(text) not in new]
     return " ".join(["python", f"scripts/{script}.py", *kept, *(typed(*item) for item in new.items())])
 
 
@@ -155,7 +182,7 @@ def resumed(cfg: DictConfig) -> DictConfig:
     saved, changes = OmegaConf.load(run / ".hydra" / "config.yaml"), run / ".hydra" / "resumed.yaml"
     changed = OmegaConf.load(changes) if changes.is_file() else OmegaConf.create()
     for given in HydraConfig.get().overrides.task:
-        key = given.lstrip("+~").partition("=")[0]
+        key = _key(given)
         if key == "resume":
             continue
         if key not in RESUMABLE:

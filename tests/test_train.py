@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -261,7 +262,12 @@ def test_resume_refuses_other_settings_and_changed_photos(finished, monkeypatch,
     other = shutil.copytree(data, tmp_path / "photos")
     next(other.rglob("*.jpg")).unlink()
     assert run_script(monkeypatch, "train", f"resume={copy}", f"data.root='{other}'") == 2
-    assert "have changed" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "have changed" in said
+    advised = shlex.split(said.partition("start a new run with ")[2])
+    assert advised[:2] == ["python", "scripts/train.py"] and str(other) in said
+    assert run_script(monkeypatch, "train", *advised[2:], "trainer.max_epochs=1", "hydra.run.dir=anew") == 0
+    assert "Started from" in "".join(capsys.readouterr()) and (tmp_path / "anew" / "metrics.json").is_file()
     assert run_script(monkeypatch, "train", "resume=nowhere") == 2
 
 

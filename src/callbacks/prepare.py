@@ -18,7 +18,7 @@ from src.files import held, write_json, write_whole
 from src.inference.features import split_features
 from src.models import PhotoClassifier
 from src.models.checkpoint import read_checkpoint
-from src.overrides import remember_resumed, typed
+from src.overrides import command_from, remember_resumed, typed
 
 PATIENCE = 15.0  # seconds in which loader workers see that the process they worked for was killed
 
@@ -156,16 +156,15 @@ def resume_point(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule,
     content = read_checkpoint(last)
     for name in ("split_hash", "data_hash"):
         if content["provenance"].get(name) != getattr(datamodule, name):
-            anew = f"{typed('model.init_from', run)} {typed('data.split_file', run)}"
             raise InputError(
                 f"resume={run}: photos, labels or how they are split have changed ({name} differs), so it "
-                f"cannot go on as it was; start a new run with {anew}"
+                f"cannot go on as it was; start a new run with {command_from(run)}"
             )
     done = epochs_done(content)
     if done > max_epochs:
         raise InputError(f"resume={run}: {done} epochs are trained already, trainer.max_epochs={max_epochs}")
     if done and not last.with_name("best.ckpt").is_file():
-        anew = typed("model.init_from", last)
+        anew = command_from(run, last)
         raise InputError(f"resume={run}: its checkpoints/best.ckpt is gone; start a new run with {anew}")
     model.load_state_dict(content["state_dict"])  # what features are computed with
     model.provenance = content["provenance"]
