@@ -57,7 +57,7 @@ def tree(width: int, height: int, train: int, val: int, different: int | None = 
 
     If a number is given, so many photos are drawn, and each of them is there several times.
     """
-    root = BENCH / f"tree_{width}x{height}_{train}_{val}"
+    root = BENCH / f"tree_{width}x{height}_{train}_{val}{f'_of_{different}' if different else ''}"
     photos = drawn(width, height, different or train + val)
     if different:
         photos = told_apart(photos, BENCH / f"archive_{width}x{height}", train + val)

@@ -30,7 +30,7 @@ from src import ranks
 from src.errors import InputError, did_you_mean, leave
 from src.overrides import refuse_a_runs_folder, tidied, typed
 from src.schemas import SCHEMAS, TrainConfig
-from src.signals import Terminated, ending_on_sigterm, exit_code
+from src.signals import Terminated, beginning, ending_on_sigterm, ending_though_blocked, exit_code
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONF = REPOSITORY / "conf"
@@ -83,15 +83,16 @@ def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
             refuse_a_runs_folder(sys.argv)
             multirun = any(arg in ("-m", "--multirun") for arg in sys.argv[1:])
             try:
-                with ending_on_sigterm():
+                with ending_on_sigterm(), ending_though_blocked():
                     hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(guarded)()
             except KeyboardInterrupt as error:
-                _leave_interrupted(error)
+                _leave_if_interrupted(error)
             except (HydraException, OmegaConfBaseException) as error:
                 if failed and not multirun:
                     raise
                 _leave_sweep(failed, False) if failed else refuse(explain(error))
             except Exception as error:
+                _leave_if_interrupted(error)
                 if said := _no_start(error, begun):
                     refuse(said)
                 if not (multirun and failed):
@@ -114,8 +115,11 @@ def _no_start(error: Exception, begun: bool) -> str | None:
     return None
 
 
-def _leave_interrupted(error: KeyboardInterrupt) -> NoReturn:
-    """End with the exit code of Ctrl-C or SIGTERM; of several processes one says so."""
+def _leave_if_interrupted(error: BaseException) -> None:
+    """End with the exit code of Ctrl-C or SIGTERM, if one came; of several processes one says so."""
+    error = beginning(error)
+    if not isinstance(error, KeyboardInterrupt):
+        return
     if ranks.is_main():
         leave(exit_code(error), "ended by SIGTERM" if isinstance(error, Terminated) else "interrupted")
     raise SystemExit(exit_code(error))

@@ -10,10 +10,17 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+MOST = 16  # threads or processes that decode where nobody named a number
+
+
+def allowed_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def cores() -> int:
-    """Return the number of threads that decode where nobody named one: its cores, 16 at most."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(16, allowed)
+    """Return the number of threads that decode where nobody named one: one for each core, 16 at most."""
+    return min(MOST, allowed_cores())
 
 
 def in_order(

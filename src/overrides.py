@@ -71,17 +71,23 @@ def command_like_this(script: str, keep: Callable[[str], object], new: Mapping[s
 def command_from(run: Path, checkpoint: Path | None = None) -> str:
     """Return the command, as one types it, of a new run like this one that starts from it and has its split.
 
-    Photos that a call in progress names stand in the place of the run's; so does a checkpoint.
+    What earlier resumes changed, and photos that a call in progress names, stand in the place of the run's;
+    so does a checkpoint.
     """
     saved = run / ".hydra" / "overrides.yaml"
     first = OmegaConf.to_container(OmegaConf.load(saved)) if saved.is_file() else []
     now = [arg.lstrip("+") for arg in (HydraConfig.get().overrides.task if HydraConfig.initialized() else ())]
-    moved = {key: value for key, _, value in (arg.partition("=") for arg in now) if key in RESUMABLE}
+    changes = run / ".hydra" / "resumed.yaml"
+    changed = OmegaConf.load(changes) if changes.is_file() else OmegaConf.create()
+    kept = {key: OmegaConf.select(changed, key) for key in RESUMABLE if OmegaConf.select(changed, key)}
+    moved = {k: str(v) if isinstance(v, int) else override(k, v).partition("=")[2] for k, v in kept.items()}
+    moved |= {key: value for key, _, value in (arg.partition("=") for arg in now) if key in RESUMABLE}
     moved["model.weights"] = "null"
     given = [text for text in first if _key(text) not in moved]
     given += [f"{key}={value}" for key, value in moved.items()]
     new = {"model.init_from": shown(checkpoint or run), "data.split_file": shown(run)}
-    return _command("train", given, lambda key: not key.startswith("hydra."), new)
+    own = ("hydra.", "data.fold")  # its split is that of the file
+    return _command("train", given, lambda key: not key.startswith(own), new)
 
 
 def _key(text: str) -> str:

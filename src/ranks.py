@@ -98,19 +98,32 @@ def end_with_first() -> None:
     It keeps nothing: the main process writes all files. Windows does not tell, and there it waits. A launcher
     looks after its processes itself, and a first process may outlive the shell that started it.
     """
-    if launched() > 1:
+    if launched() > 1 or os.name == "nt":
         return
     if _number("LOCAL_RANK", 0) == 0:
         os.environ[FIRST] = str(os.getpid())  # for those that it may start
         return
-    first = int(os.environ.get(FIRST, os.getppid()))
+    first, parent = os.environ.get(FIRST, ""), os.getppid()
+    if not first.isdecimal():
+        return
 
     def watch() -> None:
-        while os.getppid() == first:
+        while os.getppid() == parent and _exists(int(first)):  # between them may stand a wrapper
             time.sleep(0.5)
         os._exit(128 + signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _exists(pid: int) -> bool:
+    """Whether a process of this user's is there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user's by now
+        return False
+    return True
 
 
 def only_errors() -> None:

@@ -146,6 +146,7 @@ def test_loaders_stay_pinned_persistent_and_without_a_last_batch_of_one(root):
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_a_gpu_has_its_share_of_the_cores_decode(root, monkeypatch, device, given, devices, wanted):
     monkeypatch.setattr(photos, "cores", lambda: 12)
+    monkeypatch.setattr(photos, "allowed_cores", lambda: 12)
     data = folders(root, num_workers=given)
     data.trainer = SimpleNamespace(
         global_rank=0,
@@ -154,6 +155,23 @@ def test_a_gpu_has_its_share_of_the_cores_decode(root, monkeypatch, device, give
         strategy=SimpleNamespace(root_device=torch.device(device)),
     )
     assert data.train_dataloader().num_workers == wanted
+
+
+@pytest.mark.parametrize(
+    ("allowed", "machine", "processes", "devices", "wanted"),
+    [(128, 128, 1, 8, 16), (64, 64, 1, 8, 8), (128, 128, 8, 8, 16), (16, 128, 4, 4, 16),
+     (5, 64, 4, 4, 5), (3, 3, 1, 1, 3)],
+)  # fmt: skip
+def test_cores_are_shared_out_once(root, monkeypatch, allowed, machine, processes, devices, wanted):
+    data = folders(root)
+    data.num_workers = None
+    data.trainer = SimpleNamespace(
+        num_devices=devices, strategy=SimpleNamespace(root_device=torch.device("cuda"))
+    )
+    monkeypatch.setattr(photos, "allowed_cores", lambda: allowed)
+    monkeypatch.setattr(photos.os, "cpu_count", lambda: machine)
+    monkeypatch.setattr(photos, "launched", lambda: processes)
+    assert data._workers() == wanted
 
 
 def test_cores_are_those_that_the_process_may_use(monkeypatch):

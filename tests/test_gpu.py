@@ -85,9 +85,15 @@ def test_a_run_says_what_its_predictions_say(tmp_path, monkeypatch, task, precis
         cpu, own = list(csv.DictReader(file)), list(csv.DictReader(theirs))
     names = ["components", "defects"] if task == "multilabel" else ["component", "defect"]
     assert [[row[name] for name in names] for row in cpu] == [[row[name] for name in names] for row in own]
-    if task == "dual_head":
-        right = sum(row["path"].split("/")[0] == f"{row['component']}_{row['defect']}" for row in own)
-        assert metrics["test"]["exact_match"] == pytest.approx(right / len(own))
+    with open(run / "test_metadata.csv", newline="") as file:
+        truth = {
+            row["ID"]: {*f"{row['component']};{row['defect']}".split(";")} - {""}
+            for row in csv.DictReader(file)
+        }
+    found = {row["ID"]: {*";".join(row[name] for name in names).split(";")} - {""} for row in own}
+    assert metrics["test"]["exact_match"] == pytest.approx(
+        sum(found[i] == truth[i] for i in truth) / len(truth)
+    )
 
 
 def test_features_are_those_of_a_cpu_and_train_heads(tmp_path, monkeypatch, folders, resnet):

@@ -1,6 +1,6 @@
 """Asked to end: one line, the exit code that shells give, nothing lost."""
 
-import os
+import contextlib
 import signal
 import subprocess
 import sys
@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from src import signals
 from src.callbacks import results
 from src.datamodules import photos as photo_module
 from src.inference import Predictor
-from src.signals import Terminated, ending_on_sigterm, exit_code
+from src.models import PhotoClassifier
+from src.signals import Terminated, beginning, ending_on_sigterm, exit_code
 from tests.made import FAST, REPOSITORY, make_folders, only_run, run_script
 
 LOOK = """
@@ -22,10 +24,13 @@ from src import ranks
 ranks.end_with_first()
 print("up", flush=True)
 time.sleep(int(sys.argv[1]))
+print("outlived it", flush=True)
 """
 PARENT = f"""
 import subprocess, sys, time
-print(subprocess.Popen([sys.executable, "-c", {LOOK!r}, "60"], cwd={str(REPOSITORY)!r}).pid, flush=True)
+import os
+os.environ["CORBEL_FIRST_PROCESS"] = str(os.getpid())
+print(subprocess.Popen([sys.executable, "-c", {LOOK!r}, "20"], cwd={str(REPOSITORY)!r}).pid, flush=True)
 time.sleep(60)
 """
 
@@ -74,13 +79,109 @@ def test_training_that_reads_photos_is_ended_in_one_line(tmp_path, monkeypatch, 
     assert capsys.readouterr().err.splitlines()[-1] == "error: ended by SIGTERM"
 
 
-def test_training_that_starts_its_fit_is_ended_in_one_line(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("way", ["answered by nobody", "answered by Lightning", "a fault of Lightning's"])
+def test_training_that_starts_its_fit_is_ended_in_one_line(tmp_path, monkeypatch, capsys, way):
     data = make_folders(tmp_path / "photos", each=4)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(photo_module.PhotoDataModule, "train_dataloader", asked_to_end)
-    assert run_script(monkeypatch, "train", f"data.root={data}", *FAST) == 143
+    steps = []
+    monkeypatch.setattr(PhotoClassifier, "training_step", lambda *_: steps.append(1))
+
+    def stop(trainer, *_, **__):
+        if way == "answered by Lightning":
+            signal.raise_signal(signal.SIGTERM)
+            raise RuntimeError("it does not get to a step any more")
+        try:
+            raise Terminated
+        finally:
+            if way == "a fault of Lightning's":
+                raise RuntimeError("Please call iter(combined_loader) first.")
+
+    where = "setup" if way == "answered by Lightning" else "fit"
+    if where == "setup":
+        monkeypatch.setattr(PhotoClassifier, "configure_optimizers", stop)
+    else:
+        monkeypatch.setattr("lightning.Trainer.fit", stop)
+    assert run_script(monkeypatch, "train", f"data.root={data}", *FAST) == 143 and steps == []
     said = capsys.readouterr().err
     assert "Interrupted before the first checkpoint: start again" in said and "Traceback" not in said
+
+
+def test_a_second_one_does_not_disturb_what_ends(monkeypatch):
+    cleaned = []
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Terminated), ending_on_sigterm(), ending_on_sigterm():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            cleaned.append(1)
+    assert cleaned and signal.getsignal(signal.SIGTERM) is before
+
+
+def test_one_that_comes_later_counts_where_the_first_was_lost(monkeypatch):
+    monkeypatch.setattr(signals, "PATIENCE", 0.0)
+    with pytest.raises(Terminated), ending_on_sigterm():
+        with contextlib.suppress(Terminated):
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_what_fails_after_an_interruption_is_the_interruption():
+    def failed(*, first):
+        try:
+            try:
+                raise first
+            finally:
+                raise RuntimeError("not open any more")
+        except RuntimeError as error:
+            return beginning(error)
+
+    assert isinstance(failed(first=Terminated()), Terminated)
+    assert type(failed(first=KeyboardInterrupt())) is KeyboardInterrupt
+    assert type(failed(first=ValueError())) is RuntimeError
+    ring = RuntimeError("one"), RuntimeError("other")
+    ring[0].__cause__, ring[1].__cause__ = ring[::-1]
+    assert beginning(ring[0]) is ring[0]
+    lost = RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated.")
+    assert isinstance(beginning(lost), Terminated)
+
+
+def test_a_program_that_waits_in_c_ends(tmp_path):
+    """As a process that waits for another one that never comes."""
+    waits = """
+import datetime, torch
+from src import signals
+signals.BLOCKED = 0.5
+with signals.ending_on_sigterm(), signals.ending_though_blocked():
+    print("up", flush=True)
+    limit = datetime.timedelta(seconds=100)
+    torch.distributed.TCPStore("127.0.0.1", 0, 2, True, timeout=limit, wait_for_workers=True)
+"""
+    with subprocess.Popen([sys.executable, "-c", waits], cwd=REPOSITORY, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"up\n"
+        time.sleep(1)
+        process.terminate()
+        assert process.wait(timeout=60) == 143
+
+
+def test_predicting_whose_loader_workers_are_ended_with_it_is_ended_in_one_line(trained, monkeypatch, capsys):
+    run, data = trained
+
+    def lost(*_):
+        raise RuntimeError("DataLoader worker (pid(s) 7) is killed by signal: Terminated. ")
+
+    monkeypatch.setattr(Predictor, "rows", lost)
+    call = ("predict", f"ckpt={run}", f"images={data}", "output=p.csv", "device=cpu")
+    assert run_script(monkeypatch, *call) == 143
+    assert capsys.readouterr().err.splitlines()[-1] == "error: ended by SIGTERM"
+
+
+def test_a_program_that_was_started_to_ignore_it_does():
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with ending_on_sigterm():
+        signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    signal.signal(signal.SIGTERM, before)
 
 
 def test_a_run_that_writes_its_report_says_how_to_go_on(tmp_path, monkeypatch, capsys):
@@ -141,11 +242,6 @@ def test_a_first_process_and_a_launchers_outlive_what_started_them(as_second, mo
 
 def test_a_further_process_ends_when_the_first_is_killed(as_second):
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
-        child = int(parent.stdout.readline())
-        assert parent.stdout.readline() == "up\n"
+        assert parent.stdout.readline().strip().isdecimal() and parent.stdout.readline() == "up\n"
         parent.kill()
-        assert parent.stdout.read() == ""  # the child, which holds the other end, has ended
-    with pytest.raises(ProcessLookupError):
-        for _ in range(50):
-            os.kill(child, 0)
-            time.sleep(0.1)
+        assert parent.stdout.read() == ""  # all it says until it has ended, and closed its end of the pipe

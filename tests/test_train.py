@@ -268,6 +268,13 @@ def test_resume_refuses_other_settings_and_changed_photos(finished, monkeypatch,
     assert advised[:2] == ["python", "scripts/train.py"] and str(other) in said
     assert run_script(monkeypatch, "train", *advised[2:], "trainer.max_epochs=1", "hydra.run.dir=anew") == 0
     assert "Started from" in "".join(capsys.readouterr()) and (tmp_path / "anew" / "metrics.json").is_file()
+    moved = other.rename(tmp_path / "moved photos")  # as an earlier resume would have noted
+    (copy / ".hydra" / "resumed.yaml").write_text(f"data: {{root: '{moved}'}}\ntrainer: {{max_epochs: 14}}\n")
+    assert run_script(monkeypatch, "train", f"resume={copy}") == 2
+    again = shlex.split(capsys.readouterr().err.partition("start a new run with ")[2])
+    assert (
+        f"data.root='{moved}'" in again and "trainer.max_epochs=14" in again and str(other) not in str(again)
+    )
     assert run_script(monkeypatch, "train", "resume=nowhere") == 2
 
 

@@ -20,6 +20,7 @@ from src.models import PhotoClassifier
 from src.models.checkpoint import read_checkpoint
 from src.overrides import command_from, remember_resumed, typed
 
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")  # with weights in float32, as what predicts
 PATIENCE = 15.0  # seconds in which loader workers see that the process they worked for was killed
 
 
@@ -29,6 +30,9 @@ def check_plan(cfg: DictConfig) -> None:
     ranks.check_node(cfg.trainer.get("num_nodes", 1))
     if cfg.trainer.get("max_epochs") is None:
         raise InputError("trainer.max_epochs=null: needs a number of epochs")
+    precision = str(cfg.trainer.get("precision", "32-true"))
+    if precision not in PRECISIONS:
+        raise InputError(f"trainer.precision={precision}: {did_you_mean(precision, PRECISIONS)}")
     if cfg.data.get("cache") == "features" and not cfg.model.get("freeze_backbone"):
         raise InputError(
             "data.cache=features needs model.freeze_backbone=true: a backbone that learns sees something "

@@ -15,6 +15,8 @@ class NoAdverts(logging.Filter):
         "litlogger",
         "litmodels",
         "GPU available",
+        "Received SIGTERM",
+        "Detected KeyboardInterrupt",
         "TPU available",
         "HPU available",
         "Loaded model weights",

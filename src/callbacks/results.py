@@ -32,7 +32,7 @@ from src.inference.features import results_from_features
 from src.models import PhotoClassifier
 from src.models.checkpoint import read_checkpoint
 from src.overrides import shown, typed
-from src.signals import ending_on_sigterm, exit_code
+from src.signals import beginning, ending_on_sigterm, exit_code
 
 log = logging.getLogger(__name__)
 
@@ -49,15 +49,13 @@ def ending_on_signals(trainer: L.Trainer) -> Iterator[None]:
             yield
     except BaseException as error:
         # a signal to the whole process group ends loader workers first, and looks like their failure
-        interrupted = isinstance(error, KeyboardInterrupt) or (
+        interrupted = isinstance(beginning(error), KeyboardInterrupt) or (
             isinstance(error, SystemExit) and error.code == 1 and not isinstance(error, OtherFailed)
         )
         if not trainer.received_sigterm and not interrupted:
             _say_how_to_go_on(trainer, "Stopped")
             raise
-        if isinstance(error.__context__, KeyboardInterrupt):
-            error = error.__context__  # what Lightning has made an exit of
-        code = 128 + signal.SIGTERM if trainer.received_sigterm else exit_code(error)
+        code = 128 + signal.SIGTERM if trainer.received_sigterm else exit_code(beginning(error))
     if code or trainer.received_sigterm:
         _say_how_to_go_on(trainer, "Interrupted")
         raise SystemExit(code or 128 + signal.SIGTERM)
@@ -71,7 +69,7 @@ def _say_how_to_go_on(trainer: L.Trainer, what: str) -> None:
         go_on = typed("resume", last.parent.parent)
         said = "%s; %s is whole. Continue with: python scripts/train.py %s"
         log.warning(said, what, last, go_on)
-    elif what == "Interrupted":
+    elif folder and what == "Interrupted":
         log.warning("Interrupted before the first checkpoint: start again")
 
 
@@ -98,34 +96,42 @@ def finish_run(
             raise SystemExit(2)
         raise InputError(f"no epoch had a finite validation loss: lower model.lr (now {cfg.model.lr})")
     best = run / "checkpoints" / "best.ckpt"
-    begun = time.perf_counter()
-    has_test = bool(datamodule.splits["test"])
-    losses, loggers, trainer.loggers = {}, trainer.loggers, []  # the curves show the fit alone
-    for split, evaluate in (("val", trainer.validate), ("test", trainer.test))[: 1 + has_test]:
-        with ending_on_signals(trainer):
-            (logged,) = evaluate(model, datamodule, ckpt_path=best, weights_only=True, verbose=False)
-        losses[split] = logged[f"{split}/loss"]
-    trainer.loggers = loggers
-    metrics: dict[str, Any] = {
-        split: {"loss": losses.get(split), **model.figures.get(split, {})} for split in losses
-    }
-    metrics.setdefault("test", {})
-    if trainer.is_global_zero:
-        with ending_on_signals(trainer):
+    with ending_on_signals(trainer):
+        begun = time.perf_counter()
+        metrics = evaluated(trainer, model, datamodule, best)
+        if trainer.is_global_zero:
             predicting = time.perf_counter()
             write_predictions(run, datamodule, inference_device(cfg))
-            if replaced := datamodule.replaced_photos():
-                log.warning(
-                    "%d photos of train and val have been replaced since this run began: it may have learned "
-                    "from others than its tables name (%s)",
-                    len(replaced),
-                    listed(replaced),
-                )
             durations = {"fit": seconds, "evaluate": predicting - begun}
             durations["predict"] = time.perf_counter() - predicting
             metrics["run"] = run_facts(cfg, model, datamodule, best, trainer, durations)
             write_results(run, cfg, trainer, metrics)
+            say_replaced(datamodule)
     return float(metrics["val"]["f1_macro"])
+
+
+def evaluated(
+    trainer: L.Trainer, model: PhotoClassifier, datamodule: PhotoDataModule, best: Path
+) -> dict[str, Any]:
+    """Return the figures of a checkpoint on val and test, `{}` for a test split without photos."""
+    losses, loggers, trainer.loggers = {}, trainer.loggers, []  # the curves show the fit alone
+    splits = (("val", trainer.validate), ("test", trainer.test))[: 1 + bool(datamodule.splits["test"])]
+    for split, evaluate in splits:
+        (logged,) = evaluate(model, datamodule, ckpt_path=best, weights_only=True, verbose=False)
+        losses[split] = logged[f"{split}/loss"]
+    trainer.loggers = loggers
+    return {"test": {}} | {split: {"loss": loss, **model.figures[split]} for split, loss in losses.items()}
+
+
+def say_replaced(datamodule: PhotoDataModule) -> None:
+    """Name the photos of train and val that are others by now."""
+    if replaced := datamodule.replaced_photos():
+        log.warning(
+            "%d photos of train and val have been replaced since this run began: it may have learned from "
+            "others than its tables name (%s)",
+            len(replaced),
+            listed(replaced),
+        )
 
 
 def write_results(run: Path, cfg: DictConfig, trainer: L.Trainer, metrics: Mapping[str, Any]) -> None:

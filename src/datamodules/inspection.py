@@ -126,14 +126,17 @@ def replaced_since(root: Path, records: Sequence[Record], moment: int) -> list[s
     Args:
         root: the folder that the paths start from.
         records: the photos, with their digests.
-        moment: nanoseconds since 1970.
+        moment: nanoseconds since 1970; on a disk whose clock is behind, what comes soon after is missed.
     """
 
     def is_replaced(record: Record) -> bool:
         try:
             status = (root / record.path).stat()
             touched = max(status.st_mtime_ns, status.st_ctime_ns) >= moment
-            return touched and content_digest(read_photo(root / record.path)) != record.digest
+            return (
+                bool(touched and record.digest)
+                and content_digest(read_photo(root / record.path)) != record.digest
+            )
         except OSError:
             return False  # it is gone, and whoever wanted to read it has been told
         except UnreadableImage:

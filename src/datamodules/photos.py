@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -25,8 +26,9 @@ from src.datamodules.transforms import EvalTransform, TrainTransform
 from src.errors import InputError, did_you_mean, listed
 from src.files import user_path
 from src.labels import LabelSpace
-from src.overlap import cores
+from src.overlap import MOST, allowed_cores, cores
 from src.preprocess import Preprocess
+from src.ranks import launched
 
 log = logging.getLogger(__name__)
 TASKS = ("dual_head", "multiclass", "multilabel")
@@ -68,6 +70,8 @@ class PhotoDataModule(L.LightningDataModule):
     `certificate`, `begun` (nanoseconds since 1970, before the photos were read).
     """
 
+    begun = 0
+
     def __init__(
         self,
         task: str,
@@ -99,7 +103,9 @@ class PhotoDataModule(L.LightningDataModule):
             ("data.cache", cache, CACHES),
         ):
             if value not in choices:
-                raise InputError(f"{name}={value}: {did_you_mean(str(value), map(str, choices))}")
+                raise InputError(
+                    f"{name}={value}: {did_you_mean(str(value), [str(c or 'null') for c in choices])}"
+                )
         for name, value, least in (
             ("batch_size", batch_size, 1),
             ("num_workers", num_workers or 0, 0),
@@ -114,11 +120,8 @@ class PhotoDataModule(L.LightningDataModule):
         check_arguments(class_weights or {}, statistics.Weighting, "data.class_weights")
         self.task, self.shares, self.group, self.split_file = task, dict(splits), group, split_file
         self.near_duplicates, self.folds, self.fold = near_duplicates, folds, fold
-        self.healthy, self.multiple, self.skip_unreadable = (
-            list(map(rec.tidy, healthy)),
-            multiple,
-            skip_unreadable,
-        )
+        self.healthy = list(map(rec.tidy, healthy))
+        self.multiple, self.skip_unreadable = multiple, skip_unreadable
         self.vocabulary = self._vocabulary(components or (), defects or ())
         self.preprocess = Preprocess(**preprocess)
         self.weighting = statistics.Weighting(**class_weights) if class_weights is not None else None
@@ -331,7 +334,8 @@ class PhotoDataModule(L.LightningDataModule):
             return self.num_workers
         if self.trainer is None or self.trainer.strategy.root_device.type == "cpu":
             return min(4, cores())
-        return max(1, cores() // self.trainer.num_devices)
+        bound = launched() > 1 and allowed_cores() < (os.cpu_count() or 1)  # the launcher has shared them out
+        return min(MOST, max(1, allowed_cores() // (1 if bound else self.trainer.num_devices)))
 
     def train_dataloader(self) -> DataLoader:
         """Return shuffled, augmented batches of the training split."""

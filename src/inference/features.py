@@ -157,7 +157,7 @@ def split_features(
         stores[view] = _lacking(model, records, datamodule.cache_dir, device, view, weights)
     _check_room_for_all(list(stores.values()))
     for view, (store, left) in stores.items():
-        _fill(store, model, datamodule.root, left, device, None, view)
+        _fill(store, model, datamodule.root, left, device, datamodule.num_workers, view)
         for split in asked[view]:
             found[split].append(store.rows([record.digest for record in datamodule.splits[split]]))
     return found
@@ -240,7 +240,7 @@ def _rows(
     """Yield the features of each photo in turn; the last batch is filled up, for the same digits."""
     backend = TorchBackend(model, device)
     read = partial(_read, root, records, view, backend.preprocess)
-    count, workers = -(-len(records) // BATCH), num_workers or cores()
+    count, workers = -(-len(records) // BATCH), cores() if num_workers is None else num_workers
 
     def see(number: int) -> np.ndarray:
         with backend.one_thread():
@@ -249,7 +249,7 @@ def _rows(
     if backend.on_gpu:
         found = (backend.features(batch.pixels) for batch in backend.loaded(read, count, workers))
     else:
-        found = in_order(see, range(count), workers)
+        found = in_order(see, range(count), max(1, workers))
     bar = tqdm(total=len(records), desc="Features", unit="photo", disable=None)
     with backend.threads_kept(), closing(found), bar:
         for number, rows in enumerate(found):

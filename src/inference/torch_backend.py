@@ -80,13 +80,14 @@ class TorchBackend:
     def _features(self, pixels: np.ndarray | torch.Tensor) -> torch.Tensor:
         """Return features float32 `[B, features]` on the device."""
         image = torch.as_tensor(pixels).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-        half = self._type and torch.autocast(self.device.type, self._type)
-        with half or full_precision(self.device), _compiler_failures():
+        cast = torch.autocast(self.device.type, self._type) if self._type else full_precision(self.device)
+        with cast, _compiler_failures():
             return self.model.features(image).float()
 
     def _heads(self, features: torch.Tensor) -> torch.Tensor:
         """Return probabilities float32 `[B, labels]` on the device; the heads never run in half precision."""
-        return self.model.probabilities(self.model.classify(features)).float()
+        with full_precision(self.device):
+            return self.model.probabilities(self.model.classify(features)).float()
 
     def one_thread(self) -> AbstractContextManager[None]:
         """Hold forward passes of the calling thread to one core."""
