@@ -22,7 +22,7 @@ from src.preprocess import Preprocess
 
 WIDTH, HEIGHT = SIZE = (3000, 2000)
 DIFFERENT = 64  # photos that are drawn; the others are the same pixels in files of other content
-PHOTOS, TRAIN, VAL, EPOCHS, BATCH = 2048, 2048, 512, 2, 32
+PHOTOS, TRAIN, VAL, EPOCHS, BATCH = 1536, 1024, 256, 2, 32
 TOLERANCE = 1e-4  # of scores, both in full precision
 LOSS_TOLERANCE = 0.1  # of losses, relative, of half precision beside full
 LABELS = {"component": [f"part {i}" for i in range(8)], "defect": [f"fault {i}" for i in range(12)]}
