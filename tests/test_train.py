@@ -521,7 +521,7 @@ def test_a_run_with_a_split_file_resumes_without_the_file(finished, monkeypatch,
 def test_a_signal_leaves_last_ckpt_and_says_how_to_go_on(monkeypatch, tmp_path, capsys, signum, where):
     data = make_folders(tmp_path / "photos", each=4)
     monkeypatch.chdir(tmp_path)
-    handler = signal.getsignal(signal.SIGINT)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
 
     step = getattr(PhotoClassifier, where)
 
