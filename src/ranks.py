@@ -119,9 +119,7 @@ def _exists(pid: int) -> bool:
     """Whether a process of this user's is there."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # of another user's by now
+    except OSError:  # none, or another user's by now
         return False
     return True
 

@@ -8,15 +8,13 @@ EXCEPTHOOK = threading.excepthook
 
 
 class NoAdverts(logging.Filter):
-    """Drops Lightning's tips for its own products, and its notes on an accelerator that is not there."""
+    """Drops Lightning's tips for its own products, and its notes on accelerators and signals."""
 
     PHRASES = (
         "💡",
         "litlogger",
         "litmodels",
         "GPU available",
-        "Received SIGTERM",
-        "Detected KeyboardInterrupt",
         "TPU available",
         "HPU available",
         "Loaded model weights",
@@ -28,6 +26,8 @@ class NoAdverts(logging.Filter):
         "Initializing distributed",
         "All distributed processes registered",
         "to estimate number of stepping batches",
+        "Received SIGTERM",
+        "Detected KeyboardInterrupt",
     )
 
     def filter(self, record: logging.LogRecord) -> bool:

@@ -49,13 +49,14 @@ def ending_on_signals(trainer: L.Trainer) -> Iterator[None]:
             yield
     except BaseException as error:
         # a signal to the whole process group ends loader workers first, and looks like their failure
-        interrupted = isinstance(beginning(error), KeyboardInterrupt) or (
+        first = beginning(error)
+        interrupted = isinstance(first, KeyboardInterrupt) or (
             isinstance(error, SystemExit) and error.code == 1 and not isinstance(error, OtherFailed)
         )
         if not trainer.received_sigterm and not interrupted:
             _say_how_to_go_on(trainer, "Stopped")
             raise
-        code = 128 + signal.SIGTERM if trainer.received_sigterm else exit_code(beginning(error))
+        code = 128 + signal.SIGTERM if trainer.received_sigterm else exit_code(first)
     if code or trainer.received_sigterm:
         _say_how_to_go_on(trainer, "Interrupted")
         raise SystemExit(code or 128 + signal.SIGTERM)

@@ -124,7 +124,7 @@ def run_batches(
     """
     forward = forward or backend.scores
     count = -(-len(photos) // batch_size)
-    workers = min(cores() if num_workers is None else num_workers, count)
+    workers = cores() if num_workers is None else num_workers
     read = partial(read_batch, photos, batch_size, backend.preprocess)
     if backend.on_gpu:
         for batch in backend.loaded(read, count, workers):
