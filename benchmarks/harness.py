@@ -116,6 +116,7 @@ def measured(name: str, number: int, work: Work, rounds: int, load: float) -> di
         for n in work.threads
         for naive, ours in zip(found["naive", n], found["ours", n], strict=True)
     )
+    print(f"  {'equal' if equal else 'NOT EQUAL'}: {work.goal}", file=sys.stderr)
     parts = {
         side: _summary(found[side, work.threads[0]], found[side, work.threads[-1]], times)
         for side, times in zip(sides, (1, work.times, 1), strict=False)
