@@ -276,6 +276,18 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(tmp_path, made_of, small_p
         output.unlink()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="locks nothing there")
+def test_a_lock_that_a_kill_left_at_a_finished_csv_is_taken_away(tmp_path, made_of):
+    photos, output, lock = listed(4), tmp_path / "p.csv", tmp_path / ".p.csv.lock"
+    fill(output, photos, made_of(photos))
+    lock.touch()
+    assert "nothing to do" in fill(output, photos, made_of(photos), resume=True).summary
+    assert not lock.exists()
+    with held(lock):
+        assert "nothing to do" in fill(output, photos, made_of(photos), resume=True).summary
+        assert lock.exists()
+
+
 def test_a_csv_that_is_torn_anywhere_goes_on(tmp_path, made_of):
     photos = listed(4)
     wanted = whole(tmp_path, photos, made_of(photos), ".csv")

@@ -4,7 +4,7 @@ import csv
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +55,9 @@ class StreamedOutput:
         # such a one is only read, and may lie where nobody writes any more
         self._finished = self.resume and not self.side.exists() and holds_something(self.output)
         with ExitStack() as held_here:
-            if not self._finished:
+            if self._finished:
+                self._clear_lock()
+            else:
                 self._hold(held_here)
             try:
                 self._kept = self._earlier()
@@ -69,11 +71,22 @@ class StreamedOutput:
     def __exit__(self, *exception: object) -> None:
         self._held.close()
 
+    @property
+    def _lock(self) -> Path:
+        """The file that is held while rows are written."""
+        return self.output.with_name(f".{self.output.name}.lock")
+
+    def _clear_lock(self) -> None:
+        """Take away what a call left that was killed in its last moment, where that can be written."""
+        if self._lock.exists():
+            with suppress(OSError), held(self._lock):
+                pass
+
     def _hold(self, held_here: ExitStack) -> None:
         """Make the file, and keep other calls from it."""
         try:
             self.output.parent.mkdir(parents=True, exist_ok=True)
-            alone = held_here.enter_context(held(self.output.with_name(f".{self.output.name}.lock")))
+            alone = held_here.enter_context(held(self._lock))
             if alone:
                 open(self.output, "ab").close()
         except OSError as error:
