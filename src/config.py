@@ -30,7 +30,7 @@ from src import ranks
 from src.errors import InputError, did_you_mean, leave
 from src.overrides import refuse_a_runs_folder, tidied, typed
 from src.schemas import SCHEMAS, TrainConfig
-from src.signals import Terminated, beginning, ending_on_sigterm, ending_though_blocked, exit_code
+from src.signals import beginning, ending_on_sigterm, ending_though_blocked, exit_code, said
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONF = REPOSITORY / "conf"
@@ -121,7 +121,8 @@ def _leave_if_interrupted(error: BaseException) -> None:
     if not isinstance(error, KeyboardInterrupt):
         return
     if ranks.is_main():
-        leave(exit_code(error), "ended by SIGTERM" if isinstance(error, Terminated) else "interrupted")
+        leave(exit_code(error), said(exit_code(error)))
+    ranks.wait_for_first()
     raise SystemExit(exit_code(error))
 
 

@@ -103,16 +103,34 @@ def end_with_first() -> None:
     if _number("LOCAL_RANK", 0) == 0:
         os.environ[FIRST] = str(os.getpid())  # for those that it may start
         return
-    first, parent = os.environ.get(FIRST, ""), os.getppid()
-    if not first.isdecimal():
+    first, parent = _first(), os.getppid()
+    if first is None:
         return
 
     def watch() -> None:
-        while os.getppid() == parent and _exists(int(first)):  # between them may stand a wrapper
+        while os.getppid() == parent and _exists(first):  # between them may stand a wrapper
             time.sleep(0.5)
         os._exit(128 + signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def wait_for_first(seconds: float = 15.0) -> None:
+    """Let the first process, which started this one, end before it, where both are asked to.
+
+    Until they have joined, the first one waits in C for this one, and needs a while to end; Lightning kills
+    it as soon as this one is gone.
+    """
+    first, until = _first(), time.monotonic() + seconds
+    while first is not None and not joined() and _exists(first) and time.monotonic() < until:
+        time.sleep(0.1)
+
+
+def _first() -> int | None:
+    """Return the process that started this further one; None in a first one, and below a launcher."""
+    pid = os.environ.get(FIRST, "")
+    further = launched() == 1 and _number("LOCAL_RANK", 0) > 0
+    return int(pid) if further and pid.isdecimal() else None
 
 
 def _exists(pid: int) -> bool:

@@ -1,4 +1,4 @@
-"""SIGTERM, by which a job scheduler or a shutdown asks a program to end, as an exception like Ctrl-C's."""
+"""Ctrl-C, and SIGTERM, by which a job scheduler or a shutdown asks a program to end: exceptions both."""
 
 import math
 import os
@@ -6,12 +6,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 PATIENCE = 5.0  # seconds in which a further SIGTERM does not count
 BLOCKED = 10.0  # seconds in one call of C, after which Python is taken to wait for something that never comes
+_taken: dict[int, float] = {}  # when a signal was taken last, by the monotonic clock
 
 
 class Terminated(KeyboardInterrupt):
@@ -21,6 +22,11 @@ class Terminated(KeyboardInterrupt):
 def exit_code(error: BaseException) -> int:
     """Return the exit code of a program that a signal ended with this exception, as shells have it."""
     return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
+
+
+def said(code: int) -> str:
+    """Return what a program says that ends with such an exit code."""
+    return "ended by SIGTERM" if code == 128 + signal.SIGTERM else "interrupted"
 
 
 def beginning(error: BaseException) -> BaseException:
@@ -43,13 +49,11 @@ def beginning(error: BaseException) -> BaseException:
 class _Handler:
     """Raises `Terminated`; not again at once, which would disturb what ends."""
 
-    taken = -math.inf  # when any of them was called last, by the monotonic clock
-
     def __init__(self, answered: Callable[[], bool]):
         self.answered, self.raised = answered, -math.inf
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
-        _Handler.taken = time.monotonic()
+        _taken[signum] = time.monotonic()
         if not self.answered() and time.monotonic() - self.raised >= PATIENCE:
             self.raised = time.monotonic()
             raise Terminated
@@ -80,35 +84,47 @@ def ending_on_sigterm(answered: Callable[[], bool] = lambda: False) -> Iterator[
 
 @contextmanager
 def ending_though_blocked() -> Iterator[None]:
-    """End the program on a SIGTERM that Python cannot take, as it waits in C, say for another process.
+    """End the program on a signal that Python cannot take, as it waits in C, say for another process.
 
-    For the main thread; not on Windows.
+    For the main thread; not on Windows. Ctrl-C counts where Python's own handler answers it.
     """
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or os.name == "nt" or signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
+    if threading.current_thread() is not threading.main_thread() or os.name == "nt":
         yield
         return
+    interrupts = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if interrupts:
+        signal.signal(signal.SIGINT, _interrupt)
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    threading.Thread(target=_watch, args=(reader,), daemon=True).start()
+    watched = {signal.SIGTERM, *([signal.SIGINT] * interrupts)}
+    threading.Thread(target=_watch, args=(reader, watched), daemon=True).start()
     try:
         yield
     finally:
         signal.set_wakeup_fd(before)
         os.close(writer)
+        if interrupts:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _watch(reader: int) -> None:
-    """End the program where a SIGTERM is not taken; until the other end of the pipe is closed."""
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    """Answer Ctrl-C as Python does, and note it."""
+    _taken[signum] = time.monotonic()
+    signal.default_int_handler(signum, frame)
+
+
+def _watch(reader: int, watched: Collection[int]) -> None:
+    """End the program where such a signal is not taken; until the other end of the pipe is closed."""
     with open(reader, "rb", buffering=0) as signals:
         while came := signals.read(1):
-            if came[0] == signal.SIGTERM:
+            number = came[0]
+            if number in watched:
                 since, where = time.monotonic(), _place()
                 time.sleep(BLOCKED)
-                if _Handler.taken < since - 1 and _place() == where:
-                    os.write(2, b"error: ended by SIGTERM\n")
-                    os._exit(128 + signal.SIGTERM)
+                if _taken.get(number, -math.inf) < since - 1 and _place() == where:
+                    os.write(2, f"error: {said(128 + number)}\n".encode())
+                    os._exit(128 + number)
 
 
 def _place() -> tuple[int, int] | None:

@@ -1,6 +1,7 @@
 """Asked to end: one line, the exit code that shells give, nothing lost."""
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from src.callbacks import results
 from src.datamodules import photos as photo_module
 from src.inference import Predictor
 from src.models import PhotoClassifier
+from src.ranks import wait_for_first
 from src.signals import Terminated, beginning, ending_on_sigterm, exit_code
 from tests.made import FAST, REPOSITORY, make_folders, only_run, run_script
 
@@ -146,11 +148,13 @@ def test_what_fails_after_an_interruption_is_the_interruption():
     assert isinstance(beginning(lost), Terminated)
 
 
-def test_a_program_that_waits_in_c_ends(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_program_that_waits_in_c_ends(tmp_path, number):
     """As a process that waits for another one that never comes."""
     waits = """
-import datetime, torch
+import datetime, signal, torch
 from src import signals
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
 signals.BLOCKED = 0.5
 with signals.ending_on_sigterm(), signals.ending_though_blocked():
     print("up", flush=True)
@@ -160,8 +164,8 @@ with signals.ending_on_sigterm(), signals.ending_though_blocked():
     with subprocess.Popen([sys.executable, "-c", waits], cwd=REPOSITORY, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"up\n"
         time.sleep(1)
-        process.terminate()
-        assert process.wait(timeout=60) == 143
+        process.send_signal(number)
+        assert process.wait(timeout=60) == 128 + number
 
 
 def test_predicting_whose_loader_workers_are_ended_with_it_is_ended_in_one_line(trained, monkeypatch, capsys):
@@ -238,6 +242,21 @@ def test_a_first_process_and_a_launchers_outlive_what_started_them(as_second, mo
     monkeypatch.setenv(name, value)
     monkeypatch.setenv("CORBEL_FIRST_PROCESS", "1")
     assert subprocess.run([sys.executable, "-c", LOOK, "2"], cwd=REPOSITORY, timeout=30).returncode == 0
+
+
+def test_a_further_process_that_is_interrupted_before_they_join_ends_after_the_first(as_second, monkeypatch):
+    first = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    monkeypatch.setenv("CORBEL_FIRST_PROCESS", str(first.pid))
+    begun = time.monotonic()
+    wait_for_first(0.5)
+    assert 0.5 <= time.monotonic() - begun < 30
+    threading.Timer(0.5, lambda: (first.kill(), first.wait())).start()
+    wait_for_first(60)
+    assert first.poll() == -9 and time.monotonic() - begun < 30
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("CORBEL_FIRST_PROCESS", str(os.getpid()))
+    wait_for_first(60)  # of one that nobody is before
+    assert time.monotonic() - begun < 50
 
 
 def test_a_further_process_ends_when_the_first_is_killed(as_second):

@@ -17,10 +17,13 @@ def made_file(output: Path) -> Path:
     return output.with_name(f".{output.name}.made")
 
 
-def note_made(output: Path, made_of: Mapping[str, Any]) -> None:
-    """Say of a finished CSV, and of no other content of that name, what it is made of."""
+def note_made(output: Path, made_of: Mapping[str, Any], beside: Path) -> None:
+    """Say of a finished CSV, and of no other content of that name, what it is made of.
+
+    `beside` is written first and then renamed; a kill can leave it.
+    """
     said = {"sha256": file_digest(output), "made_of": made_of}
-    write_durably(made_file(output), json.dumps(said, indent=1).encode())
+    write_durably(made_file(output), json.dumps(said, indent=1).encode(), beside)
 
 
 def said_of(output: Path) -> Any:

@@ -132,7 +132,8 @@ def merge(folder: Path, parts: Sequence[Part], output: Path, plan: Mapping[str, 
         os.replace(merging, output)
         folder_to_disk(output.parent)
         if output.suffix.lower() != ".parquet":  # which holds it itself
-            note_made(output, plan["made_of"])  # before the parts go: a kill in between merges again
+            beside = folder / f"made.{uuid4().hex}.tmp"
+            note_made(output, plan["made_of"], beside)  # before the parts go: a kill in between merges again
     except FileNotFoundError:
         raise
     except OSError as error:

@@ -13,7 +13,7 @@ from src.errors import InputError, reason
 from src.files import held
 from src.inference.durable import read_json, to_disk, write_durably
 from src.inference.fingerprint import differences
-from src.inference.made import made_before, note_made, refuse_other, refuse_unknown
+from src.inference.made import made_before, made_file, note_made, refuse_other, refuse_unknown
 
 if TYPE_CHECKING:
     from src.inference.photos import Photo
@@ -117,7 +117,7 @@ class StreamedOutput:
             with open(self.output, "rb+") as file:
                 to_disk(file)
             if self.side.exists():
-                note_made(self.output, self.made_of)
+                note_made(self.output, self.made_of, _beside(made_file(self.output)))
                 self.side.unlink()
         except OSError as error:
             raise InputError(
@@ -127,7 +127,7 @@ class StreamedOutput:
     def _begin(self) -> None:
         """Empty the file and say what it will be made of; an older one stays where the disk refuses that."""
         content = json.dumps(self.made_of, indent=1).encode()
-        beside = self.side.with_name(f"{self.side.name}.tmp")  # the next call takes it, too
+        beside = _beside(self.side)
         try:
             beside.write_bytes(content)
             # before the side file has its name: beside the rows of an older call it would make them ours
@@ -192,6 +192,11 @@ class StreamedOutput:
 def holds_something(output: Path) -> bool:
     """Whether a file is there that is not empty."""
     return output.exists() and output.stat().st_size > 0
+
+
+def _beside(path: Path) -> Path:
+    """Return what is written before it gets this name: the same each time, so the next call takes it away."""
+    return path.with_name(f"{path.name}.tmp")
 
 
 def side_file(output: Path) -> Path:
