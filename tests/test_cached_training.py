@@ -155,10 +155,31 @@ def test_no_more_views_are_computed_than_epochs_show(train, monkeypatch, capsys)
     options = (VIEWS, "data.cache=features", "data.views=50")
     train("short", *options, "trainer.max_epochs=2")
     assert set(seen) == {None, 0, 1} and len(seen) == 72 + seen.count(0)
-    assert "Feature cache: 2 views of the training photos, 0.1 MB in all" in capsys.readouterr().err
+    assert f"Feature cache: 72 photos to see once in {len(seen)} views, 0.1 MB in" in capsys.readouterr().err
     seen.clear()
     train("longer", *options, "trainer.max_epochs=3")
     assert set(seen) == {2}
+
+
+def test_a_photo_is_decoded_once_for_four_views(train, monkeypatch):
+    read, real = [], features.read_unchanged
+
+    def count(root, record, preprocess):
+        read.append(record.path)
+        return real(root, record, preprocess)
+
+    monkeypatch.setattr(features, "read_unchanged", count)
+    options = (VIEWS, "data.cache=features", "data.views=5")
+    run = train("four", *options)
+    trained = set(pd.read_csv(run / "train_metadata.csv")["path"])
+    assert len(read) == len(set(read)) == 72
+    read.clear()
+    run = train("fifth", *options, "trainer.max_epochs=5")
+    assert sorted(read) == sorted(trained)
+    read.clear()
+    train("others", *options, "trainer.max_epochs=5", "preprocess.image_size=18")
+    assert {path: read.count(path) for path in read if path in trained} == dict.fromkeys(trained, 2)
+    assert len(set(read)) == 72 and len(read) == 72 + len(trained)
 
 
 def test_other_weights_another_size_a_replaced_photo_are_computed_anew(train, photos, tmp_path, monkeypatch):

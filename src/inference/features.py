@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,9 @@ from src.preprocess import Preprocess
 
 log = logging.getLogger(__name__)
 BATCH = 16  # photos per forward pass; the last digits of features can depend on it
+VIEWS_AT_ONCE = 4  # of a photo from one decode; the memory that decoded photos take grows with it
 View = tuple[TrainTransform, int, int]  # the augmentation, its seed, and the number of the view
+Lacking = tuple[RowStore, list[Record]]  # a store, and the photos that it has no row of, one of each content
 _DRAWING = threading.Lock()  # augmentation draws from torch's global generator
 
 
@@ -63,9 +65,9 @@ def extract_features(
         return store.rows([record.digest for record in records]).take(range(len(records)))
     contents = [record.digest or f"/{record.path}" for record in records]
     first = {content: record for content, record in zip(reversed(contents), reversed(records), strict=True)}
-    found = list(_rows(model, root, list(first.values()), device, num_workers))
+    found = list(_rows(model, root, list(first.values()), [None], device, num_workers))
     place = {content: i for i, content in enumerate(first)}
-    return np.stack(found)[[place[content] for content in contents]]
+    return np.concatenate(found)[[place[content] for content in contents]]
 
 
 def store_features(
@@ -94,9 +96,9 @@ def store_features(
     Raises:
         InputError: as `extract_features`.
     """
-    store, left = _lacking(model, records, cache_dir, device, view, weights_digest(model))
-    _fill(store, model, root, left, device, num_workers, view)
-    return store
+    lacking = _lacking(model, records, cache_dir, device, view, weights_digest(model))
+    _fill({view: lacking}, model, root, device, num_workers)
+    return lacking[0]
 
 
 def _lacking(
@@ -106,8 +108,8 @@ def _lacking(
     device: str,
     view: View | None,
     weights: str,
-) -> tuple[RowStore, list[Record]]:
-    """Return the store of these features, and the photos that it has none of, one of each content."""
+) -> Lacking:
+    """Return the store of these features, and what it lacks of them."""
     preprocess = Preprocess.from_dict(model.hparams["preprocess"])
     on = choose_device(device)
     about = {
@@ -155,21 +157,11 @@ def split_features(
     for view, splits in asked.items():
         records = [record for split in splits for record in datamodule.splits[split]]
         stores[view] = _lacking(model, records, datamodule.cache_dir, device, view, weights)
-    _check_room_for_all(list(stores.values()))
-    for view, (store, left) in stores.items():
-        _fill(store, model, datamodule.root, left, device, datamodule.num_workers, view)
+    _fill(stores, model, datamodule.root, device, datamodule.num_workers)
+    for view, (store, _) in stores.items():
         for split in asked[view]:
             found[split].append(store.rows([record.digest for record in datamodule.splits[split]]))
     return found
-
-
-def _check_room_for_all(stores: Sequence[tuple[RowStore, list[Record]]]) -> None:
-    """Refuse views that the disk cannot hold all of; where there are several, say what they take."""
-    first, rows = stores[0][0], sum(len(left) for _, left in stores)
-    first.check_room(rows)
-    if rows and len(stores) > 2:
-        size = gigabytes(rows * first.row_bytes)
-        log.info("Feature cache: %d views of the training photos, %s in all", len(stores) - 1, size)
 
 
 def results_from_features(
@@ -209,45 +201,74 @@ def weights_digest(model: PhotoClassifier) -> str:
 
 
 def _fill(
-    store: RowStore,
+    stores: Mapping[View | None, Lacking],
     model: PhotoClassifier,
     root: Path,
-    left: Sequence[Record],
     device: str,
     num_workers: int | None,
-    view: View | None,
 ) -> None:
-    """Compute and keep what a store lacks."""
-    store.check_room(len(left))
-    if left:
-        size = gigabytes(len(left) * store.row_bytes)
-        log.info("Feature cache: %d photos to see once, %s in %s", len(left), size, store.folder)
+    """Compute and keep what the stores lack; a photo is decoded once for all of its views, up to four."""
+    _prepare(list(stores.values()))
     try:
-        for record, row in zip(left, _rows(model, root, left, device, num_workers, view), strict=True):
-            store.add(record.digest, row)
+        for views, records in _by_views(stores):
+            found = _rows(model, root, records, views, device, num_workers)
+            for record, rows in zip(records, found, strict=True):
+                for view, row in zip(views, rows, strict=True):
+                    stores[view][0].add(record.digest, row)
     finally:
-        store.flush()
+        for store, _ in stores.values():
+            store.flush()
+
+
+def _by_views(stores: Mapping[View | None, Lacking]) -> list[tuple[list[View | None], list[Record]]]:
+    """Return the photos that stores lack, by the views that they lack of them."""
+    views: dict[str, list[View | None]] = {}
+    for view, (_, left) in stores.items():
+        for record in left:
+            views.setdefault(record.digest, []).append(view)
+    records = {record.digest: record for _, left in stores.values() for record in left}
+    work: dict[tuple[View | None, ...], list[Record]] = {}
+    for digest, lacking in views.items():
+        for begin in range(0, len(lacking), VIEWS_AT_ONCE):
+            work.setdefault(tuple(lacking[begin : begin + VIEWS_AT_ONCE]), []).append(records[digest])
+    return [(list(together), photos) for together, photos in work.items()]
+
+
+def _prepare(stores: Sequence[Lacking]) -> None:
+    """Refuse what the disk cannot hold all of, and say what is to be done."""
+    first, rows = stores[0][0], sum(len(left) for _, left in stores)
+    first.check_room(rows)
+    for store, left in stores:
+        store.check_room(len(left))
+    if rows:
+        photos = len({record.digest for _, left in stores for record in left})
+        views = f" in {rows} views" if rows > photos else ""
+        size, folder = gigabytes(rows * first.row_bytes), first.folder.parent
+        log.info("Feature cache: %d photos to see once%s, %s in %s", photos, views, size, folder)
 
 
 def _rows(
     model: PhotoClassifier,
     root: Path,
     records: Sequence[Record],
+    views: Sequence[View | None],
     device: str,
     num_workers: int | None,
-    view: View | None = None,
 ) -> Iterator[np.ndarray]:
-    """Yield the features of each photo in turn; the last batch is filled up, for the same digits."""
+    """Yield the features `[views, F]` of each photo; the last batch is filled up, for the same digits."""
     backend = TorchBackend(model, device)
-    read = partial(_read, root, records, view, backend.preprocess)
+    read = partial(_read, root, records, views, backend.preprocess)
     count, workers = -(-len(records) // BATCH), cores() if num_workers is None else num_workers
+
+    def forward(batch: Batch) -> np.ndarray:
+        return np.stack([backend.features(pixels) for pixels in batch.pixels], axis=1)
 
     def see(number: int) -> np.ndarray:
         with backend.one_thread():
-            return backend.features(read(number).pixels)
+            return forward(read(number))
 
     if backend.on_gpu:
-        found = (backend.features(batch.pixels) for batch in backend.loaded(read, count, workers))
+        found = (forward(batch) for batch in backend.loaded(read, count, workers))
     else:
         found = in_order(see, range(count), max(1, workers))
     bar = tqdm(total=len(records), desc="Features", unit="photo", disable=None)
@@ -259,13 +280,14 @@ def _rows(
 
 
 def _read(
-    root: Path, records: Sequence[Record], view: View | None, preprocess: Preprocess, number: int
+    root: Path, records: Sequence[Record], views: Sequence[View | None], preprocess: Preprocess, number: int
 ) -> Batch:
-    """Return a batch of pixels; the last one is filled up with zeros."""
-    pixels = np.zeros((BATCH, *preprocess.size, 3), np.uint8)
-    batch = records[number * BATCH : (number + 1) * BATCH]
-    for place, record in zip(pixels, batch, strict=False):
-        place[:] = _seen(read_unchanged(root, record, preprocess), record, view)
+    """Return a batch's pixels uint8 `[views, BATCH, H, W, 3]`; the last one is filled up with zeros."""
+    pixels = np.zeros((len(views), BATCH, *preprocess.size, 3), np.uint8)
+    for row, record in enumerate(records[number * BATCH : (number + 1) * BATCH]):
+        whole = read_unchanged(root, record, preprocess)
+        for place, view in zip(pixels, views, strict=True):
+            place[row] = _seen(whole, record, view)
     return Batch([], pixels)
 
 
