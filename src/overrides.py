@@ -169,7 +169,9 @@ def continue_in_place(argv: list[str]) -> list[str]:
     except (HydraException, OmegaConfBaseException):
         return argv  # Hydra says what is wrong with it
     if not os.path.isfile(run / ".hydra" / "config.yaml"):  # also for a name that no disk takes
-        leave(2, f"resume={runs[0]}: not a run folder (no .hydra/config.yaml in it)")
+        within = [folder for folder in run.parents[:2] if os.path.isfile(folder / ".hydra" / "config.yaml")]
+        cure = f"; name the run: {typed('resume', shown(within[0]))}" if within else ""
+        leave(2, f"resume={runs[0]}: not a run folder (no .hydra/config.yaml in it){cure}")
     # ++: the keys are those of the saved config, whichever data and model the command line would compose
     argv = [f"++{arg}" if arg.startswith(RESUMABLE) else arg for arg in argv]
     return [*argv, override("hydra.run.dir", run), "hydra.output_subdir=null"]

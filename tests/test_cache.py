@@ -166,6 +166,9 @@ def test_folders_that_are_no_cache_of_ours(tmp_path):
     (tmp_path / "old" / cache.MARKER).write_text(json.dumps({"format": 99}))
     with pytest.raises(InputError, match=r"another version of Corbel \(format 99, here 1\): delete it"):
         store(tmp_path / "old")
+    (tmp_path / "old" / cache.MARKER).write_text(json.dumps({"format": "1"}))
+    with pytest.raises(InputError, match=r"\(format '1', here 1\)"):
+        store(tmp_path / "old")
     (tmp_path / "old" / cache.MARKER).write_text("{")
     with pytest.raises(InputError, match="is damaged: delete the folder"):
         store(tmp_path / "old")

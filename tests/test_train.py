@@ -275,6 +275,9 @@ def test_resume_refuses_other_settings_and_changed_photos(finished, monkeypatch,
     assert (
         f"data.root='{moved}'" in again and "trainer.max_epochs=14" in again and str(other) not in str(again)
     )
+    capsys.readouterr()
+    assert run_script(monkeypatch, "train", f"resume={copy / 'checkpoints' / 'last.ckpt'}") == 2
+    assert "name the run: resume=run" in capsys.readouterr().err
     assert run_script(monkeypatch, "train", "resume=nowhere") == 2
 
 

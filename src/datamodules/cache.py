@@ -63,8 +63,8 @@ def checked_folder(cache_dir: str | Path) -> Path:
             found = json.loads(marker.read_bytes())["format"]
             if found != FORMAT:
                 raise InputError(
-                    f"data.cache_dir={folder}: of another version of Corbel (format {found}, here {FORMAT}): "
-                    f"delete it, or {elsewhere}"
+                    f"data.cache_dir={folder}: of another version of Corbel "
+                    f"(format {found!r}, here {FORMAT}): delete it, or {elsewhere}"
                 )
         elif folder.is_dir() and _holds_others(folder):
             raise InputError(f"data.cache_dir={folder}: holds files, and no cache: {elsewhere}")
