@@ -58,7 +58,7 @@ def same_training(one, other, tolerance=1e-5):
 
 def refuse_decoding(monkeypatch):
     """Let nothing compute a feature from here on."""
-    monkeypatch.setattr(features.TorchBackend, "features", None)
+    monkeypatch.setattr(features, "_rows", None)
 
 
 @pytest.mark.parametrize("task", ["dual_head", "multilabel"])
@@ -155,7 +155,7 @@ def test_no_more_views_are_computed_than_epochs_show(train, monkeypatch, capsys)
     options = (VIEWS, "data.cache=features", "data.views=50")
     train("short", *options, "trainer.max_epochs=2")
     assert set(seen) == {None, 0, 1} and len(seen) == 72 + seen.count(0)
-    assert f"Feature cache: 72 photos to see once in {len(seen)} views, 0.1 MB in" in capsys.readouterr().err
+    assert f"Feature cache: 72 photos to see {len(seen)} times in all, 0.1 MB in" in capsys.readouterr().err
     seen.clear()
     train("longer", *options, "trainer.max_epochs=3")
     assert set(seen) == {2}
@@ -174,7 +174,7 @@ def test_a_photo_is_decoded_once_for_four_views(train, monkeypatch):
     trained = set(pd.read_csv(run / "train_metadata.csv")["path"])
     assert len(read) == len(set(read)) == 72
     read.clear()
-    run = train("fifth", *options, "trainer.max_epochs=5")
+    train("fifth", *options, "trainer.max_epochs=5")
     assert sorted(read) == sorted(trained)
     read.clear()
     train("others", *options, "trainer.max_epochs=5", "preprocess.image_size=18")

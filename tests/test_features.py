@@ -102,7 +102,7 @@ def test_processes_that_decode_for_a_gpu_give_the_same_rows(model, make_tree, tm
 
     def found(folder):
         with threads(1):
-            kept = store_features(model, root, known, tmp_path / folder, "cpu", workers, view)
+            kept = store_features(model, root, {view: known}, tmp_path / folder, "cpu", workers)[view]
             plain = extract_features(model, root, known, "cpu", workers)
         return plain.tobytes(), kept.rows([record.digest for record in known]).take(range(21)).tobytes()
 
@@ -119,3 +119,68 @@ def test_no_photos_are_no_rows_and_an_unknown_device_is_refused(model, tmp_path)
     assert extract_features(model, tmp_path, [], "cpu").shape == (0, 0)
     with pytest.raises(InputError, match="did you mean 'cuda'"):
         extract_features(model, tmp_path, [], "cudda")
+
+
+VIEWS = [(TrainTransform(horizontal_flip=0.5, rotation=20.0), 7, number) for number in range(6)]
+
+
+def rows_by_view(model, root, known, cache, views, workers=2):
+    stores = store_features(model, root, dict.fromkeys(views, known), cache, "cpu", workers)
+    digests = [record.digest for record in known]
+    return [stores[view].rows(digests).take(range(len(known))).tobytes() for view in views]
+
+
+@pytest.mark.parametrize("how", ["threads", "processes"])
+def test_many_views_from_one_decode_are_what_each_of_them_gives(model, make_tree, tmp_path, request, how):
+    names = [f"{i}.png" for i in range(21)]
+    root = make_tree(tmp_path / "photos", *names)
+    known, views = records(root, *names), [*VIEWS, None]
+    with threads(1):
+        wanted = [rows_by_view(model, root, known, tmp_path / "each", [view])[0] for view in views]
+        if how == "processes":
+            request.getfixturevalue("as_on_a_gpu")
+        rows_by_view(model, root, known[3:9], tmp_path / "together", views[1:3])
+        assert rows_by_view(model, root, known, tmp_path / "together", views) == wanted
+    assert len(set(wanted)) == 7
+
+
+def test_what_was_seen_before_a_photo_is_lost_is_kept_of_all_views(model, make_tree, tmp_path, monkeypatch):
+    names = [f"{i:02}.png" for i in range(21)]
+    root = make_tree(tmp_path / "photos", *names)
+    known = records(root, *names)
+    (root / "20.png").unlink()
+    with pytest.raises(InputError, match=r"20\.png cannot be read any more"):
+        rows_by_view(model, root, known, tmp_path / "cache", VIEWS[:4])
+    monkeypatch.setattr(features, "_rows", None)
+    rows_by_view(model, root, known[:20], tmp_path / "cache", VIEWS[:4])
+
+
+def test_views_are_on_the_disk_before_more_of_them_begin(model, make_tree, tmp_path, monkeypatch):
+    names = [f"{i}.png" for i in range(5)]
+    root = make_tree(tmp_path / "photos", *names)
+    known, kept, real = records(root, *names), [], features._rows
+
+    def counted(*given):
+        kept.append(len([*(tmp_path / "cache").rglob("*.rows")]))
+        return real(*given)
+
+    monkeypatch.setattr(features, "_rows", counted)
+    rows_by_view(model, root, known, tmp_path / "cache", VIEWS)
+    assert kept == [0, 4]
+
+
+def test_one_full_disk_keeps_no_other_views_rows_from_theirs(model, make_tree, tmp_path, monkeypatch):
+    names = [f"{i}.png" for i in range(5)]
+    root = make_tree(tmp_path / "photos", *names)
+    known, real, refused = records(root, *names), features.RowStore._write_new, []
+
+    def refuse_the_first(store):
+        refused.append(store.folder)
+        if store.folder == refused[0]:
+            raise InputError("the disk is full")
+        real(store)
+
+    monkeypatch.setattr(features.RowStore, "_write_new", refuse_the_first)
+    with pytest.raises(InputError, match="the disk is full"):
+        rows_by_view(model, root, known, tmp_path / "cache", VIEWS[:3])
+    assert len([*(tmp_path / "cache").rglob("*.rows")]) == 2

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
@@ -26,8 +26,9 @@ from src.preprocess import Preprocess
 
 log = logging.getLogger(__name__)
 BATCH = 16  # photos per forward pass; the last digits of features can depend on it
-VIEWS_AT_ONCE = 4  # of a photo from one decode; the memory that decoded photos take grows with it
-View = tuple[TrainTransform, int, int]  # the augmentation, its seed, and the number of the view
+VIEWS_AT_ONCE = 4  # of a photo from one decode; a kill loses what is not yet on the disk of all of them
+View = tuple[TrainTransform, int, int] | None  # the augmentation, its seed, and the number; None: as it is
+Sight = tuple[Record, View]
 Lacking = tuple[RowStore, list[Record]]  # a store, and the photos that it has no row of, one of each content
 _DRAWING = threading.Lock()  # augmentation draws from torch's global generator
 
@@ -61,44 +62,50 @@ def extract_features(
     if not records:
         return np.empty((0, 0), np.float32)
     if cache_dir:
-        store = store_features(model, root, records, cache_dir, device, num_workers)
+        store = store_features(model, root, {None: records}, cache_dir, device, num_workers)[None]
         return store.rows([record.digest for record in records]).take(range(len(records)))
     contents = [record.digest or f"/{record.path}" for record in records]
     first = {content: record for content, record in zip(reversed(contents), reversed(records), strict=True)}
-    found = list(_rows(model, root, list(first.values()), [None], device, num_workers))
+    found = list(_rows(model, root, [(record, None) for record in first.values()], device, num_workers))
     place = {content: i for i, content in enumerate(first)}
-    return np.concatenate(found)[[place[content] for content in contents]]
+    return np.stack(found)[[place[content] for content in contents]]
 
 
 def store_features(
     model: PhotoClassifier,
     root: Path,
-    records: Sequence[Record],
+    records: Mapping[View, Sequence[Record]],
     cache_dir: str | Path,
     device: str = "auto",
     num_workers: int | None = None,
-    view: View | None = None,
-) -> RowStore:
-    """Return the part of the cache that holds these features, computed first where it lacks them.
+) -> dict[View, RowStore]:
+    """Return the parts of the cache that hold these features by view, computed first where they lack them.
 
     A row is found by the photo's content, and its store by the backbone's weights, the preprocessing, the
     decoder, the kind of device and the view, so that none is used for anything else.
 
     Args:
-        model: see `extract_features`, as for the others but the last.
+        model: see `extract_features`, as for the others.
         root: likewise.
-        records: likewise; with their digests.
+        records: the photos, with their digests, of each augmented view; of None: as they are.
         cache_dir: likewise.
         device: likewise.
         num_workers: likewise.
-        view: an augmented view of each photo; None: the photo as it is.
 
     Raises:
-        InputError: as `extract_features`.
+        InputError: as `extract_features`, before any is computed where the disk cannot hold them all.
     """
-    lacking = _lacking(model, records, cache_dir, device, view, weights_digest(model))
-    _fill({view: lacking}, model, root, device, num_workers)
-    return lacking[0]
+    weights = weights_digest(model)
+    lacking = {
+        view: _lacking(model, photos, cache_dir, device, view, weights) for view, photos in records.items()
+    }
+    _prepare(list(lacking.values()))
+    views = list(records)
+    for begin in range(0, len(views), VIEWS_AT_ONCE):
+        together = {view: lacking[view] for view in views[begin : begin + VIEWS_AT_ONCE]}
+        if any(left for _, left in together.values()):
+            _fill(together, model, root, device, num_workers)
+    return {view: store for view, (store, _) in lacking.items()}
 
 
 def _lacking(
@@ -106,7 +113,7 @@ def _lacking(
     records: Sequence[Record],
     cache_dir: str | Path,
     device: str,
-    view: View | None,
+    view: View,
     weights: str,
 ) -> Lacking:
     """Return the store of these features, and what it lacks of them."""
@@ -142,23 +149,22 @@ def split_features(
     Those of the training split are one for each view that so many epochs show.
 
     Raises:
-        InputError: as `extract_features`, before any is computed where the disk cannot hold them all.
+        InputError: as `store_features`.
     """
-    views: list[View | None] = [None]
+    views: list[View] = [None]
     if isinstance(datamodule.transform, TrainTransform):
         shown = range(min(datamodule.views, epochs))
         views = [(datamodule.transform, datamodule.seed, number) for number in shown]
     found: dict[str, list[Rows]] = {split: [] for split, records in datamodule.splits.items() if records}
     asked = {
         view: [split for split in found if view in (views if split == "train" else [None])]
-        for view in dict.fromkeys([None, *views])
+        for view in dict.fromkeys([*views, None])
     }
-    stores, weights = {}, weights_digest(model)
-    for view, splits in asked.items():
-        records = [record for split in splits for record in datamodule.splits[split]]
-        stores[view] = _lacking(model, records, datamodule.cache_dir, device, view, weights)
-    _fill(stores, model, datamodule.root, device, datamodule.num_workers)
-    for view, (store, _) in stores.items():
+    records = {view: [r for split in asked[view] for r in datamodule.splits[split]] for view in asked}
+    stores = store_features(
+        model, datamodule.root, records, datamodule.cache_dir, device, datamodule.num_workers
+    )
+    for view, store in stores.items():
         for split in asked[view]:
             found[split].append(store.rows([record.digest for record in datamodule.splits[split]]))
     return found
@@ -201,37 +207,25 @@ def weights_digest(model: PhotoClassifier) -> str:
 
 
 def _fill(
-    stores: Mapping[View | None, Lacking],
-    model: PhotoClassifier,
-    root: Path,
-    device: str,
-    num_workers: int | None,
+    stores: Mapping[View, Lacking], model: PhotoClassifier, root: Path, device: str, num_workers: int | None
 ) -> None:
-    """Compute and keep what the stores lack; a photo is decoded once for all of its views, up to four."""
-    _prepare(list(stores.values()))
-    try:
-        for views, records in _by_views(stores):
-            found = _rows(model, root, records, views, device, num_workers)
-            for record, rows in zip(records, found, strict=True):
-                for view, row in zip(views, rows, strict=True):
-                    stores[view][0].add(record.digest, row)
-    finally:
+    """Compute and keep what stores lack; a photo is decoded once for all of its views."""
+    sights = _by_photo(stores)
+    with ExitStack() as kept:  # each store is flushed, though the disk may refuse another's rows
         for store, _ in stores.values():
-            store.flush()
+            kept.callback(store.flush)
+        rows = kept.enter_context(closing(_rows(model, root, sights, device, num_workers)))
+        for (record, view), row in zip(sights, rows, strict=True):
+            stores[view][0].add(record.digest, row)
 
 
-def _by_views(stores: Mapping[View | None, Lacking]) -> list[tuple[list[View | None], list[Record]]]:
-    """Return the photos that stores lack, by the views that they lack of them."""
-    views: dict[str, list[View | None]] = {}
+def _by_photo(stores: Mapping[View, Lacking]) -> list[Sight]:
+    """Return what the stores lack, the views of a photo one after the other."""
+    sights: dict[str, list[Sight]] = {}
     for view, (_, left) in stores.items():
         for record in left:
-            views.setdefault(record.digest, []).append(view)
-    records = {record.digest: record for _, left in stores.values() for record in left}
-    work: dict[tuple[View | None, ...], list[Record]] = {}
-    for digest, lacking in views.items():
-        for begin in range(0, len(lacking), VIEWS_AT_ONCE):
-            work.setdefault(tuple(lacking[begin : begin + VIEWS_AT_ONCE]), []).append(records[digest])
-    return [(list(together), photos) for together, photos in work.items()]
+            sights.setdefault(record.digest, []).append((record, view))
+    return [sight for of_a_photo in sights.values() for sight in of_a_photo]
 
 
 def _prepare(stores: Sequence[Lacking]) -> None:
@@ -242,56 +236,47 @@ def _prepare(stores: Sequence[Lacking]) -> None:
         store.check_room(len(left))
     if rows:
         photos = len({record.digest for _, left in stores for record in left})
-        views = f" in {rows} views" if rows > photos else ""
+        times = f"{rows} times in all" if rows > photos else "once"
         size, folder = gigabytes(rows * first.row_bytes), first.folder.parent
-        log.info("Feature cache: %d photos to see once%s, %s in %s", photos, views, size, folder)
+        log.info("Feature cache: %d photos to see %s, %s in %s", photos, times, size, folder)
 
 
 def _rows(
-    model: PhotoClassifier,
-    root: Path,
-    records: Sequence[Record],
-    views: Sequence[View | None],
-    device: str,
-    num_workers: int | None,
+    model: PhotoClassifier, root: Path, sights: Sequence[Sight], device: str, num_workers: int | None
 ) -> Iterator[np.ndarray]:
-    """Yield the features `[views, F]` of each photo; the last batch is filled up, for the same digits."""
+    """Yield the features of each view in turn; the last batch is filled up, for the same digits."""
     backend = TorchBackend(model, device)
-    read = partial(_read, root, records, views, backend.preprocess)
-    count, workers = -(-len(records) // BATCH), cores() if num_workers is None else num_workers
-
-    def forward(batch: Batch) -> np.ndarray:
-        return np.stack([backend.features(pixels) for pixels in batch.pixels], axis=1)
+    read = partial(_read, root, sights, backend.preprocess)
+    count, workers = -(-len(sights) // BATCH), cores() if num_workers is None else num_workers
 
     def see(number: int) -> np.ndarray:
         with backend.one_thread():
-            return forward(read(number))
+            return backend.features(read(number).pixels)
 
     if backend.on_gpu:
-        found = (forward(batch) for batch in backend.loaded(read, count, workers))
+        found = (backend.features(batch.pixels) for batch in backend.loaded(read, count, workers))
     else:
         found = in_order(see, range(count), max(1, workers))
-    bar = tqdm(total=len(records), desc="Features", unit="photo", disable=None)
+    bar = tqdm(total=len(sights), desc="Features", unit="photo", disable=None)
     with backend.threads_kept(), closing(found), bar:
         for number, rows in enumerate(found):
-            rows = rows[: len(records) - number * BATCH]
+            rows = rows[: len(sights) - number * BATCH]
             bar.update(len(rows))
             yield from rows
 
 
-def _read(
-    root: Path, records: Sequence[Record], views: Sequence[View | None], preprocess: Preprocess, number: int
-) -> Batch:
-    """Return a batch's pixels uint8 `[views, BATCH, H, W, 3]`; the last one is filled up with zeros."""
-    pixels = np.zeros((len(views), BATCH, *preprocess.size, 3), np.uint8)
-    for row, record in enumerate(records[number * BATCH : (number + 1) * BATCH]):
-        whole = read_unchanged(root, record, preprocess)
-        for place, view in zip(pixels, views, strict=True):
-            place[row] = _seen(whole, record, view)
+def _read(root: Path, sights: Sequence[Sight], preprocess: Preprocess, number: int) -> Batch:
+    """Return a batch of pixels; the last one is filled up with zeros."""
+    pixels, read = np.zeros((BATCH, *preprocess.size, 3), np.uint8), None
+    batch = sights[number * BATCH : (number + 1) * BATCH]
+    for place, (record, view) in zip(pixels, batch, strict=False):
+        if record.digest != read or not read:
+            whole, read = read_unchanged(root, record, preprocess), record.digest
+        place[:] = _seen(whole, record, view)
     return Batch([], pixels)
 
 
-def _seen(pixels: np.ndarray, record: Record, view: View | None) -> np.ndarray:
+def _seen(pixels: np.ndarray, record: Record, view: View) -> np.ndarray:
     """Return the view of a resized photo, uint8 `[H, W, 3]`."""
     if view is None:
         return pixels
