@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -25,6 +26,7 @@ from src.callbacks import checkpoint, prepare, quiet, quiet_lightning, results
 from src.callbacks.checkpoint import AtomicCheckpointIO, epochs_done
 from src.errors import InputError
 from src.files import held
+from src.inference import batches
 from src.models import load_model
 from src.models.base import SCHEMA, PhotoClassifier
 from src.overrides import override
@@ -154,6 +156,42 @@ def test_predicting_photos_that_were_trained_on_says_so(finished, monkeypatch, t
     tests = f"images='{run / 'test_metadata.csv'}'"
     assert run_script(monkeypatch, "predict", f"ckpt={run}", tests, "num_workers=0", "output=p.csv") == 0
     assert "training split" not in capsys.readouterr().err
+
+
+def test_only_a_photo_as_large_as_one_of_the_training_split_gets_a_digest(
+    finished, monkeypatch, tmp_path, capsys
+):
+    run, data = finished["dual_head"]
+    monkeypatch.chdir(tmp_path)
+    read, real = [], batches.content_digest
+    monkeypatch.setattr(batches, "content_digest", lambda content: read.append(len(content)) or real(content))
+    sizes = {(data / path).stat().st_size for path in pd.read_csv(run / "train_metadata.csv")["path"]}
+    here = [path.stat().st_size for path in data.rglob("*.jpg")]
+    assert load(run).provenance["train_sizes"] == sorted(sizes)
+    given = (f"images='{data}'", "num_workers=0")
+    assert run_script(monkeypatch, "predict", f"ckpt={run}", *given, "output=new.csv") == 0
+    said = re.search(r"\d+ of 72 photos were in", capsys.readouterr().err)
+    assert sorted(read) == sorted(size for size in here if size in sizes) and len(read) < 72
+    old = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    del old["provenance"]["train_sizes"]
+    torch.save(old, tmp_path / "old.ckpt")
+    read.clear()
+    assert run_script(monkeypatch, "predict", "ckpt=old.ckpt", *given, "output=old.csv") == 0
+    assert said.group() in capsys.readouterr().err and len(read) == 72
+
+
+def test_sizes_of_training_photos_that_are_not_all_known_are_left_out(finished):
+    run, data = finished["dual_head"]
+    model = load(run)
+    record = Mock(path=pd.read_csv(run / "train_metadata.csv")["path"][0], digest="0" * 16)
+    of = Mock(root=data, splits={"train": [record]})
+    assert len(prepare._trained_on(model, of)["train_sizes"]) >= len(model.provenance["train_sizes"])
+    del model.provenance["train_sizes"]
+    assert prepare._trained_on(model, of)["train_sizes"] is None
+    model.provenance = {}
+    assert prepare._trained_on(model, of)["train_sizes"] == [(data / record.path).stat().st_size]
+    record.path = "gone.jpg"
+    assert prepare._trained_on(model, of)["train_sizes"] is None
 
 
 @pytest.mark.parametrize("task", ["dual_head", "multilabel"])
@@ -587,7 +625,8 @@ def test_init_from_keeps_rows_by_label_name_and_warns_of_leaks(finished, monkeyp
     said = capsys.readouterr().err
     assert "heads of 5 labels" in said and "new: Drummy" in said and "LEAK" in said
     old, new = load(run), load(only_run(tmp_path))
-    assert set(old.provenance["train_digests"]) < set(new.provenance["train_digests"])
+    for name in ("train_digests", "train_sizes"):
+        assert set(old.provenance[name]) < set(new.provenance[name])
     assert old.provenance["backbone_trained"] and new.provenance["backbone_trained"]
     for label in old.labels.names:
         kind = "component" if label in old.labels.kinds["component"] else "defect"

@@ -15,6 +15,7 @@ from src.config import build, check_seed
 from src.datamodules import PhotoDataModule
 from src.errors import InputError, did_you_mean
 from src.files import held, write_json, write_whole
+from src.inference.batches import trained_sizes
 from src.inference.features import split_features
 from src.models import PhotoClassifier
 from src.models.checkpoint import read_checkpoint
@@ -136,14 +137,27 @@ def begin_run(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule, re
     write_json(run / "classes.json", datamodule.labels.as_dict())
     write_json(run / "split_certificate.json", datamodule.certificate)
     write_whole(run / ".hydra" / "data_root.txt", f"{datamodule.root.absolute()}\n".encode())
-    before = model.provenance  # of what it starts from
-    digests = {record.digest for record in datamodule.splits["train"]}
     model.provenance = {
         "versions": versions(),
         "git": git_commit(),
         "split_hash": datamodule.split_hash,
         "data_hash": datamodule.data_hash,
-        "train_digests": sorted(digests.union(before.get("train_digests", ()))),
+        **_trained_on(model, datamodule),
+    }
+
+
+def _trained_on(model: PhotoClassifier, datamodule: PhotoDataModule) -> dict[str, object]:
+    """Return what tells the photos that the model is trained on, those of the run it starts from included."""
+    before, train = model.provenance, datamodule.splits["train"]
+    earlier = trained_sizes(before)
+    try:
+        sizes = {(datamodule.root / record.path).stat().st_size for record in train}
+    except OSError:  # what is cached outlives its photo; without sizes, digests of all photos are compared
+        earlier = None
+    digests = {record.digest for record in train}.union(before.get("train_digests", ()))
+    return {
+        "train_digests": sorted(digests),
+        "train_sizes": None if earlier is None else sorted(sizes | earlier),
         "backbone_trained": not model.hparams["freeze_backbone"] or bool(before.get("backbone_trained")),
     }
 

@@ -1,10 +1,10 @@
 """Photos in batches of one size, decoded and inferred at the same time, results in order. No torch."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -24,7 +24,7 @@ class Result:
     Attributes:
         index: its position in the list of photos.
         values: float32 of shape `[values]`; None where the photo cannot be read.
-        digest: of the file's content; empty where it cannot be read.
+        digest: of the file's content; empty where it cannot be read, or where nobody asks for it.
         error: why it cannot be read, else empty.
     """
 
@@ -56,6 +56,8 @@ class Backend(Protocol):
         preprocess: from a photo to its pixels.
         thresholds: float32 `[labels]` for `multilabel`; else None.
         trained_on: digests of the photos that the weights were trained on.
+        trained_sizes: sizes of their files, in bytes, so that only a photo that may be one of them needs a
+            digest; None where a checkpoint does not say.
         arithmetic: what the last digits of scores depend on beside the model, as plain JSON.
         on_gpu: whether forward passes run on a GPU, so that decoding has the CPU to itself.
     """
@@ -65,6 +67,7 @@ class Backend(Protocol):
     preprocess: Preprocess
     thresholds: np.ndarray | None
     trained_on: frozenset[str]
+    trained_sizes: frozenset[int] | None
     arithmetic: dict[str, str]
     on_gpu: bool
 
@@ -81,11 +84,20 @@ class Backend(Protocol):
         """Yield `read(0)` to `read(count - 1)`, read in so many processes; for GPUs only."""
 
 
-def read_batch(photos: Sequence[Photo], size: int, preprocess: Preprocess, number: int) -> Batch:
+def trained_sizes(provenance: Mapping[str, Any]) -> frozenset[int] | None:
+    """Return `Backend.trained_sizes` from a checkpoint's provenance; `TypeError` for a damaged one."""
+    sizes = provenance.get("train_sizes", None if provenance.get("train_digests") else ())
+    return None if sizes is None else frozenset(sizes)
+
+
+def read_batch(
+    photos: Sequence[Photo], size: int, preprocess: Preprocess, sizes: frozenset[int] | None, number: int
+) -> Batch:
     """Read, decode and resize the photos of a batch: `photos[number * size:(number + 1) * size]`.
 
-    A batch is always full: matrix products sum in another order for another number of rows, so a photo's
-    last digits would depend on how many photos stand beside it.
+    Files of so many bytes get a digest; with no `sizes`, all do. A batch is always full: matrix products sum
+    in another order for another number of rows, so a photo's last digits would depend on how many photos
+    stand beside it.
     """
     found: list[Result] = []
     pixels = np.zeros((size, *preprocess.size, 3), np.uint8)
@@ -97,7 +109,8 @@ def read_batch(photos: Sequence[Photo], size: int, preprocess: Preprocess, numbe
         except UnreadableImage as error:
             found.append(Result(index, error=str(error)))
         else:
-            found.append(Result(index, digest=content_digest(content)))
+            asked = sizes is None or len(content) in sizes
+            found.append(Result(index, digest=content_digest(content) if asked else ""))
             rows += 1
     return Batch(found, pixels)
 
@@ -107,7 +120,7 @@ def run_batches(
     photos: Sequence[Photo],
     batch_size: int,
     num_workers: int | None = None,
-    forward: Callable[[np.ndarray], np.ndarray] | None = None,
+    sizes: frozenset[int] | None = None,
 ) -> Iterator[list[Result]]:
     """Yield the results of each batch, in the order of `photos`.
 
@@ -120,15 +133,14 @@ def run_batches(
         photos: the photos.
         batch_size: rows of each forward pass; the last batch is filled up.
         num_workers: threads (on a GPU: processes); 0: none, all is done here; null: one per core, 16 at most.
-        forward: a method of the backend, uint8 `[B, H, W, 3]` to float32 `[B, values]`; null: its `scores`.
+        sizes: of files, in bytes, whose results get a digest; null: all.
     """
-    forward = forward or backend.scores
     count = -(-len(photos) // batch_size)
     workers = cores() if num_workers is None else num_workers
-    read = partial(read_batch, photos, batch_size, backend.preprocess)
+    read = partial(read_batch, photos, batch_size, backend.preprocess, sizes)
     if backend.on_gpu:
         for batch in backend.loaded(read, count, workers):
-            yield _joined(batch.photos, forward(batch.pixels))
+            yield _joined(batch.photos, backend.scores(batch.pixels))
         return
 
     def work(number: int) -> list[Result]:
@@ -136,7 +148,7 @@ def run_batches(
         if all(result.error for result in batch.photos):
             return batch.photos
         with backend.one_thread():
-            return _joined(batch.photos, forward(batch.pixels))
+            return _joined(batch.photos, backend.scores(batch.pixels))
 
     if workers < 1:
         yield from map(work, range(count))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from src.errors import InputError, listed
-from src.inference.batches import Batch
+from src.inference.batches import Batch, trained_sizes
 from src.inference.seal import is_damaged
 from src.labels import TASKS, LabelSpace
 from src.preprocess import Preprocess
@@ -52,6 +52,7 @@ class OnnxBackend:
             self.preprocess = Preprocess.from_dict(self.metadata["preprocess"])
             self.thresholds = None if thresholds is None else np.array(thresholds, np.float32)
             self.trained_on = frozenset(self.metadata["provenance"].get("train_digests", ()))
+            self.trained_sizes = trained_sizes(self.metadata["provenance"])
         except (TypeError, ValueError) as error:
             raise InputError(f"{path}: its metadata are damaged ({error}): export the run again") from error
         self.arithmetic = {"onnxruntime": version("onnxruntime")}

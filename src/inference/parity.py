@@ -144,7 +144,7 @@ def _split(
 def _read(photos: list[Photo], preprocess: Preprocess) -> np.ndarray:
     """Return the pixels of photos that must all be readable, uint8 `[N, H, W, 3]`."""
     count, parts = -(-len(photos) // BATCH), []
-    read = partial(read_batch, photos, BATCH, preprocess)
+    read = partial(read_batch, photos, BATCH, preprocess, frozenset())
     with closing(in_order(read, range(count), cores())) as batches:
         for batch in batches:
             for result in batch.photos:

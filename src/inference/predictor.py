@@ -143,7 +143,8 @@ class Predictor:
         """
         seen = 0
         if results is None:
-            results = run_batches(self.backend, photos, self.batch_size, self.num_workers)
+            sizes = self.backend.trained_sizes
+            results = run_batches(self.backend, photos, self.batch_size, self.num_workers, sizes)
         for batch in results:
             seen += sum(result.digest in self.backend.trained_on for result in batch)
             yield [

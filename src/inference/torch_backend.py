@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from src.errors import InputError, did_you_mean
-from src.inference.batches import DEVICES, Batch, Result
+from src.inference.batches import DEVICES, Batch, Result, trained_sizes
 from src.models import PhotoClassifier, load_model
 from src.models.backbones import folded
 from src.models.precision import full_precision
@@ -49,6 +49,7 @@ class TorchBackend:
         self.preprocess = Preprocess.from_dict(model.hparams["preprocess"])
         self.thresholds = model.thresholds.cpu().numpy().copy() if self.task == "multilabel" else None
         self.trained_on = frozenset(model.provenance.get("train_digests", ()))
+        self.trained_sizes = trained_sizes(model.provenance)
         self.arithmetic = {"torch": torch.__version__, "batchnorm": "folded"}
         self.on_gpu = self.device.type != "cpu"
         if compile:
