@@ -79,6 +79,23 @@ def test_processes_that_decode_for_a_gpu_give_the_same_batches(model, photos, wo
         assert np.array_equal(found[id_], scores) if scores is not None else found[id_] is None
 
 
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_files_of_other_sizes_get_no_digest(model, photos, on_gpu):
+    backend = TorchBackend(model, "cpu")
+    backend.on_gpu = on_gpu
+    size = photos[0].file.stat().st_size
+
+    def digests(sizes):
+        batches = run_batches(backend, photos, 4, 2, sizes)
+        return {photos[r.index].id: r.digest for batch in batches for r in batch}
+
+    every = digests(None)
+    assert [id_ for id_, digest in every.items() if not digest] == ["03"]
+    wanted = {p.id: every[p.id] if p.file.stat().st_size == size else "" for p in photos}
+    assert digests(frozenset([size])) == wanted and wanted["00"]
+    assert not any(digests(frozenset()).values())
+
+
 def test_features_and_heads_make_up_the_scores(model):
     backend = TorchBackend(model, "cpu")
     pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)

@@ -229,6 +229,7 @@ def test_photos_that_are_gone_are_one_line(run, monkeypatch, tmp_path, capsys):
         ({"labels": {"component": 3}}, "damaged .*export the run again"),
         ({"thresholds": ["high"]}, "damaged .*export the run again"),
         ({"provenance": {"train_digests": 3}}, "damaged .*export the run again"),
+        ({"provenance": {"train_digests": ["0"], "train_sizes": 3}}, "damaged .*export the run again"),
         ({"schema": True}, r"damaged \(schema True\)"),
         ({"schema": 0}, r"damaged \(schema 0\)"),
         ({"precision": "int4"}, "precision 'int4' is not known here"),
@@ -238,6 +239,22 @@ def test_metadata_that_do_not_fit_are_one_line(exported, tmp_path, metadata, wor
     with pytest.raises(InputError, match=words) as caught:
         OnnxBackend(changed(exported, tmp_path, **metadata))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("sizes", ["known", "of an older file"])
+def test_an_exported_file_knows_what_it_was_trained_on(exported, run, photos, tmp_path, caplog, sizes):
+    model = exported / "model.onnx"
+    if sizes != "known":
+        provenance = {**Predictor.load(model).backend.metadata["provenance"]}
+        del provenance["train_sizes"]
+        model = changed(exported, tmp_path, provenance=provenance)
+    predictor, found = Predictor.load(model), find_images(str(photos))
+    assert (predictor.backend.trained_sizes is None) == (sizes != "known")
+    with caplog.at_level("WARNING"):
+        list(predictor.rows(found))
+    with open(run / "train_metadata.csv", newline="") as file:
+        count = len(list(csv.DictReader(file)))
+    assert f"{count} of {len(found)} photos were in this model's training split" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model_int8.onnx"])

@@ -26,6 +26,7 @@ from src.callbacks import checkpoint, prepare, quiet, quiet_lightning, results
 from src.callbacks.checkpoint import AtomicCheckpointIO, epochs_done
 from src.errors import InputError
 from src.files import held
+from src.images import content_digest
 from src.inference import batches
 from src.models import load_model
 from src.models.base import SCHEMA, PhotoClassifier
@@ -180,18 +181,28 @@ def test_only_a_photo_as_large_as_one_of_the_training_split_gets_a_digest(
     assert said.group() in capsys.readouterr().err and len(read) == 72
 
 
-def test_sizes_of_training_photos_that_are_not_all_known_are_left_out(finished):
-    run, data = finished["dual_head"]
+def test_sizes_of_training_photos_that_are_not_all_known_are_left_out(finished, tmp_path):
+    run, _ = finished["dual_head"]
     model = load(run)
-    record = Mock(path=pd.read_csv(run / "train_metadata.csv")["path"][0], digest="0" * 16)
-    of = Mock(root=data, splits={"train": [record]})
-    assert len(prepare._trained_on(model, of)["train_sizes"]) >= len(model.provenance["train_sizes"])
+    photo = tmp_path / "a.jpg"
+    photo.write_bytes(b"x" * 7)
+    record = Mock(path=photo.name, digest=content_digest(photo.read_bytes()))
+    of = Mock(root=tmp_path, splits={"train": [record]}, begun=0)
+
+    def sizes():
+        return prepare._trained_on(model, of)["train_sizes"]
+
+    earlier = model.provenance["train_sizes"]
+    assert 7 not in earlier and sizes() == [7, *earlier]
+    photo.write_bytes(b"y" * 8)  # what is cached is the content that the digest is of
+    assert sizes() is None
+    photo.write_bytes(b"x" * 7)
     del model.provenance["train_sizes"]
-    assert prepare._trained_on(model, of)["train_sizes"] is None
+    assert sizes() is None
     model.provenance = {}
-    assert prepare._trained_on(model, of)["train_sizes"] == [(data / record.path).stat().st_size]
-    record.path = "gone.jpg"
-    assert prepare._trained_on(model, of)["train_sizes"] is None
+    assert sizes() == [7]
+    photo.unlink()
+    assert sizes() is None
 
 
 @pytest.mark.parametrize("task", ["dual_head", "multilabel"])

@@ -13,6 +13,7 @@ from src.callbacks.distributed import OneRun, check_devices, inference_device
 from src.callbacks.provenance import git_commit, versions
 from src.config import build, check_seed
 from src.datamodules import PhotoDataModule
+from src.datamodules.inspection import replaced_since
 from src.errors import InputError, did_you_mean
 from src.files import held, write_json, write_whole
 from src.inference.batches import trained_sizes
@@ -150,9 +151,12 @@ def _trained_on(model: PhotoClassifier, datamodule: PhotoDataModule) -> dict[str
     """Return what tells the photos that the model is trained on, those of the run it starts from included."""
     before, train = model.provenance, datamodule.splits["train"]
     earlier = trained_sizes(before)
+    # what is cached outlives its photo; without sizes, whoever predicts compares the digests of all photos
     try:
         sizes = {(datamodule.root / record.path).stat().st_size for record in train}
-    except OSError:  # what is cached outlives its photo; without sizes, digests of all photos are compared
+    except OSError:
+        earlier = None
+    if replaced_since(datamodule.root, train, datamodule.begun):
         earlier = None
     digests = {record.digest for record in train}.union(before.get("train_digests", ()))
     return {

@@ -225,7 +225,10 @@ def _by_photo(stores: Mapping[View, Lacking]) -> list[Sight]:
     for view, (_, left) in stores.items():
         for record in left:
             sights.setdefault(record.digest, []).append((record, view))
-    return [sight for of_a_photo in sights.values() for sight in of_a_photo]
+    most_first = sorted(
+        sights.values(), key=len, reverse=True
+    )  # fours fill a batch, so that none is cut in two
+    return [sight for of_a_photo in most_first for sight in of_a_photo]
 
 
 def _prepare(stores: Sequence[Lacking]) -> None:
@@ -257,7 +260,7 @@ def _rows(
         found = (backend.features(batch.pixels) for batch in backend.loaded(read, count, workers))
     else:
         found = in_order(see, range(count), max(1, workers))
-    bar = tqdm(total=len(sights), desc="Features", unit="photo", disable=None)
+    bar = tqdm(total=len(sights), desc="Features", unit="view", disable=None)
     with backend.threads_kept(), closing(found), bar:
         for number, rows in enumerate(found):
             rows = rows[: len(sights) - number * BATCH]
