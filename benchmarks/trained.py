@@ -15,7 +15,7 @@ COMMAND = (
 
 
 def checkpoint() -> Path:
-    """Return the checkpoint of a trained model; the first call takes half an hour on two cores."""
+    """Return the checkpoint of a trained model; the first call takes some six minutes on two cores."""
     if not (RUN / "metrics.json").is_file():
         _python(*COMMAND, f"hydra.run.dir={RUN}")
     return RUN / "checkpoints" / "best.ckpt"

@@ -149,21 +149,28 @@ def begin_run(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule, re
 
 def _trained_on(model: PhotoClassifier, datamodule: PhotoDataModule) -> dict[str, object]:
     """Return what tells the photos that the model is trained on, those of the run it starts from included."""
-    before, train = model.provenance, datamodule.splits["train"]
-    earlier = trained_sizes(before)
-    # what is cached outlives its photo; without sizes, whoever predicts compares the digests of all photos
-    try:
-        sizes = {(datamodule.root / record.path).stat().st_size for record in train}
-    except OSError:
-        earlier = None
-    if replaced_since(datamodule.root, train, datamodule.begun):
-        earlier = None
-    digests = {record.digest for record in train}.union(before.get("train_digests", ()))
+    before = model.provenance
+    digests = {record.digest for record in datamodule.splits["train"]}
+    sizes, earlier = _file_sizes(datamodule), trained_sizes(before)
     return {
-        "train_digests": sorted(digests),
-        "train_sizes": None if earlier is None else sorted(sizes | earlier),
+        "train_digests": sorted(digests.union(before.get("train_digests", ()))),
+        "train_sizes": None if sizes is None or earlier is None else sorted(sizes | earlier),
         "backbone_trained": not model.hparams["freeze_backbone"] or bool(before.get("backbone_trained")),
     }
+
+
+def _file_sizes(datamodule: PhotoDataModule) -> set[int] | None:
+    """Return the sizes of the training photos' files; None where one is gone or replaced.
+
+    Without them, whoever predicts compares the digests of all photos.
+    """
+    train = datamodule.splits["train"]
+    if replaced_since(datamodule.root, train, datamodule.begun):
+        return None
+    try:
+        return {(datamodule.root / record.path).stat().st_size for record in train}
+    except OSError:
+        return None
 
 
 def resume_point(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule, max_epochs: int) -> int:

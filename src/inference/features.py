@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 BATCH = 16  # photos per forward pass; the last digits of features can depend on it
 VIEWS_AT_ONCE = 4  # of a photo from one decode; a kill loses what is not yet on the disk of all of them
 View = tuple[TrainTransform, int, int] | None  # the augmentation, its seed, and the number; None: as it is
-Sight = tuple[Record, View]
+Sight = tuple[Record, View]  # what one row of features is of
 Lacking = tuple[RowStore, list[Record]]  # a store, and the photos that it has no row of, one of each content
 _DRAWING = threading.Lock()  # augmentation draws from torch's global generator
 
@@ -225,17 +225,16 @@ def _by_photo(stores: Mapping[View, Lacking]) -> list[Sight]:
     for view, (_, left) in stores.items():
         for record in left:
             sights.setdefault(record.digest, []).append((record, view))
-    most_first = sorted(
-        sights.values(), key=len, reverse=True
-    )  # fours fill a batch, so that none is cut in two
-    return [sight for of_a_photo in most_first for sight in of_a_photo]
+    # fours first: they fill a batch, so that none is cut in two, and its photo read twice
+    by_number = sorted(sights.values(), key=len, reverse=True)
+    return [sight for of_a_photo in by_number for sight in of_a_photo]
 
 
 def _prepare(stores: Sequence[Lacking]) -> None:
     """Refuse what the disk cannot hold all of, and say what is to be done."""
     first, rows = stores[0][0], sum(len(left) for _, left in stores)
-    first.check_room(rows)
-    for store, left in stores:
+    first.check_room(rows)  # of all of them
+    for store, left in stores[1:]:
         store.check_room(len(left))
     if rows:
         photos = len({record.digest for _, left in stores for record in left})
