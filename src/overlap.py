@@ -4,6 +4,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -11,16 +12,34 @@ Result = TypeVar("Result")
 
 
 MOST = 16  # threads or processes that decode where nobody named a number
+CGROUP = Path("/sys/fs/cgroup")
 
 
 def allowed_cores() -> int:
-    """Return the number of cores that this process may use."""
+    """Return the number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def quota() -> int | None:
+    """Return how many cores' worth of time this container may take, rounded up; None: as much as there is.
+
+    One that is given four CPUs of 64 may run on all of them, and stands still once its share of each tenth of
+    a second is used up. Source: the Linux kernel's documentation, `cpu.max` of cgroup v2, "CFS Bandwidth
+    Control" of v1.
+    """
+    for files in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
+        try:
+            taken, period = " ".join((CGROUP / name).read_text() for name in files).split()
+        except (OSError, ValueError):  # no such version here
+            continue
+        if taken.isdecimal() and period.isdecimal():  # else `max` or -1
+            return max(1, -(-int(taken) // int(period)))
+    return None
 
 
 def cores() -> int:
     """Return the number of threads that decode where nobody named one: one for each core, 16 at most."""
-    return min(MOST, allowed_cores())
+    return min(MOST, allowed_cores(), quota() or MOST)
 
 
 def in_order(

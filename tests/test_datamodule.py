@@ -147,6 +147,7 @@ def test_loaders_stay_pinned_persistent_and_without_a_last_batch_of_one(root):
 def test_a_gpu_has_its_share_of_the_cores_decode(root, monkeypatch, device, given, devices, wanted):
     monkeypatch.setattr(photos, "cores", lambda: 12)
     monkeypatch.setattr(photos, "allowed_cores", lambda: 12)
+    monkeypatch.setattr(photos, "quota", lambda: None)
     data = folders(root, num_workers=given)
     data.trainer = SimpleNamespace(
         global_rank=0,
@@ -163,22 +164,40 @@ def test_a_gpu_has_its_share_of_the_cores_decode(root, monkeypatch, device, give
      (5, 64, 4, 4, 5), (3, 3, 1, 1, 3)],
 )  # fmt: skip
 def test_cores_are_shared_out_once(root, monkeypatch, allowed, machine, processes, devices, wanted):
+    assert workers(root, monkeypatch, allowed, None, machine, processes, devices) == wanted
+
+
+@pytest.mark.parametrize(
+    ("allowed", "paid", "processes", "devices", "wanted"),
+    [(64, 8, 1, 1, 8), (64, 8, 1, 4, 2), (64, 8, 4, 4, 2), (64, 2, 4, 4, 1), (16, 8, 4, 4, 2),
+     (4, 8, 1, 1, 4), (64, 40, 1, 1, 16)],
+)  # fmt: skip
+def test_a_container_s_time_is_shared_out_too(root, monkeypatch, allowed, paid, processes, devices, wanted):
+    assert workers(root, monkeypatch, allowed, paid, 64, processes, devices) == wanted
+
+
+def workers(root, monkeypatch, allowed, paid, machine, processes, devices):
+    """Return how many processes decode for one of so many GPUs."""
     data = folders(root)
     data.num_workers = None
     data.trainer = SimpleNamespace(
         num_devices=devices, strategy=SimpleNamespace(root_device=torch.device("cuda"))
     )
     monkeypatch.setattr(photos, "allowed_cores", lambda: allowed)
+    monkeypatch.setattr(photos, "quota", lambda: paid)
     monkeypatch.setattr(photos.os, "cpu_count", lambda: machine)
     monkeypatch.setattr(photos, "launched", lambda: processes)
-    assert data._workers() == wanted
+    return data._workers()
 
 
 def test_cores_are_those_that_the_process_may_use(monkeypatch):
+    monkeypatch.setattr(overlap, "quota", lambda: None)
     monkeypatch.setattr(overlap.os, "sched_getaffinity", lambda _: {3, 5, 6}, raising=False)
     assert overlap.cores() == 3
     monkeypatch.setattr(overlap.os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
     assert overlap.cores() == 16
+    monkeypatch.setattr(overlap, "quota", lambda: 5)
+    assert overlap.cores() == 5
 
 
 def test_workers_can_be_spawned(root):

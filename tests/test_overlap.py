@@ -3,7 +3,8 @@ import time
 
 import pytest
 
-from src.overlap import in_order
+from src import overlap
+from src.overlap import in_order, quota
 
 
 def test_results_come_in_order_and_few_wait():
@@ -18,6 +19,23 @@ def test_results_come_in_order_and_few_wait():
         assert result == number * number
         assert len(begun) <= number + 3 + 2
     assert sorted(begun) == list(range(40))
+
+
+@pytest.mark.parametrize(
+    ("files", "wanted"),
+    [({}, None), ({"cpu.max": "max 100000\n"}, None), ({"cpu.max": "400000 100000\n"}, 4),
+     ({"cpu.max": "150000 100000\n"}, 2), ({"cpu.max": "1000 100000\n"}, 1),
+     ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+     ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+     ({"cpu/cpu.cfs_quota_us": "300000\n"}, None), ({"cpu.max": ""}, None)],
+)  # fmt: skip
+def test_a_container_says_how_much_time_it_may_take(tmp_path, monkeypatch, files, wanted):
+    for name, content in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content)
+    monkeypatch.setattr(overlap, "CGROUP", tmp_path)
+    assert quota() == wanted
 
 
 def test_threads_work_at_once():

@@ -26,7 +26,7 @@ from src.datamodules.transforms import EvalTransform, TrainTransform
 from src.errors import InputError, did_you_mean, listed
 from src.files import user_path
 from src.labels import LabelSpace
-from src.overlap import MOST, allowed_cores, cores
+from src.overlap import MOST, allowed_cores, cores, quota
 from src.preprocess import Preprocess
 from src.ranks import launched
 
@@ -335,7 +335,9 @@ class PhotoDataModule(L.LightningDataModule):
         if self.trainer is None or self.trainer.strategy.root_device.type == "cpu":
             return min(4, cores())
         bound = launched() > 1 and allowed_cores() < (os.cpu_count() or 1)  # the launcher has shared them out
-        return min(MOST, max(1, allowed_cores() // (1 if bound else self.trainer.num_devices)))
+        devices = self.trainer.num_devices
+        own, paid = allowed_cores() // (1 if bound else devices), (quota() or MOST * devices) // devices
+        return min(MOST, max(1, min(own, paid)))
 
     def train_dataloader(self) -> DataLoader:
         """Return shuffled, augmented batches of the training split."""
