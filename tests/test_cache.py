@@ -223,11 +223,14 @@ def test_a_kill_while_rows_are_written_leaves_whole_files(tmp_path):
         "cache.ROWS_A_FILE = 3\n"
         f"made = store({str(tmp_path)!r}, shape=(20000,))\n"
         "print('on', flush=True)\n"
-        "for n in range(10**6): made.add(digest(n), np.full(20000, n, np.float32))\n"
+        "for n in range(10**6):\n"
+        "    made.add(digest(n), np.full(20000, n, np.float32))\n"
+        "    if n == 2: print('a file is there', flush=True)\n"
     )
-    for wait in (0.0, 0.03, 0.1):
+    for wait, lines in ((0.0, 1), (0.03, 1), (0.1, 2)):
         child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=cache_root())
-        child.stdout.readline()
+        for _ in range(lines):
+            child.stdout.readline()
         time.sleep(wait)
         child.send_signal(signal.SIGKILL)
         child.wait()

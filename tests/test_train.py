@@ -353,7 +353,7 @@ def test_a_folder_is_free_whatever_ended_its_run(monkeypatch, tmp_path):
 
     def leave_a_worker_behind():
         if not (child := os.fork()):
-            time.sleep(1)
+            time.sleep(3)
             os._exit(0)
         children.append(child)
 
