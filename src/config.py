@@ -264,9 +264,7 @@ def check_arguments(values: Mapping[str, Any], target: Any, where: str) -> None:
         if key not in hints and closed:
             raise InputError(f"unknown key '{where}.{key}': {did_you_mean(key, hints)}")
         if key in hints and not _fits(value, hints[key]):
-            hint = hints[key]
-            wanted = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-            raise InputError(f"{where}.{key}: {value!r} is not of type {wanted}")
+            raise InputError(f"{where}.{key}: {value!r} is not of type {_named(hints[key])}")
 
 
 def _arguments(target: Any) -> tuple[dict[str, Any], bool]:
@@ -319,6 +317,20 @@ def _fits(value: Any, hint: Any) -> bool:
     if issubclass(container, Sequence):
         return isinstance(value, list) and all(_fits(v, args[0]) for v in value if args)
     return True
+
+
+def _named(hint: Any) -> str:
+    """Return a hint in the words of a command line."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(map(_named, args)))
+    if origin is typing.Literal:
+        return " or ".join(map(repr, args))
+    container = origin or hint
+    if hint in (str, type(None)) or not inspect.isclass(container):
+        return "null" if hint is type(None) else getattr(hint, "__name__", str(hint))
+    words = {Mapping: "mapping", Sequence: "list"}
+    return next((word for kind, word in words.items() if issubclass(container, kind)), container.__name__)
 
 
 def check_root(cfg: DictConfig, schema: type) -> None:
