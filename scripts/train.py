@@ -23,7 +23,6 @@ def main(cfg: DictConfig) -> float:
     from src.demo.at_hand import draw_when_missing, say_baseline
     from src.inference.torch_backend import threads
     from src.models import init_from
-    from src.overlap import quota
 
     quiet_lightning()
     resuming = bool(cfg.resume)
@@ -44,7 +43,7 @@ def main(cfg: DictConfig) -> float:
         trainer = prepare_run(cfg, model, datamodule)
         last = str(run / "checkpoints" / "last.ckpt") if resuming else None
         begun = time.perf_counter()
-        with ending_on_signals(trainer), threads(1 if datamodule.features else quota()):
+        with ending_on_signals(trainer), threads(1 if datamodule.features else None):
             trainer.fit(model, datamodule, ckpt_path=last, weights_only=True)
         score = finish_run(cfg, trainer, model, datamodule, time.perf_counter() - begun)
     if cfg.task == "dual_head":

@@ -28,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src import ranks
 from src.errors import InputError, did_you_mean, leave
+from src.overlap import allowed_cores, quota
 from src.overrides import refuse_a_runs_folder, tidied, typed
 from src.schemas import SCHEMAS, TrainConfig
 from src.signals import beginning, ending_on_sigterm, ending_though_blocked, exit_code, said
@@ -76,9 +77,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
         def main() -> None:
             full = os.environ.setdefault("HYDRA_FULL_ERROR", "1") == "1"
             logging.raiseExceptions = False  # on a full disk the log's own traceback would bury the message
-            # OpenMP threads that spin while they wait starve the processes that decode: 5 to 8 times slower
-            # where all cores are busy. Read by torch when it is imported.
-            os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+            set_openmp()
             sys.argv = tidied(sys.argv)
             refuse_a_runs_folder(sys.argv)
             multirun = any(arg in ("-m", "--multirun") for arg in sys.argv[1:])
@@ -152,9 +151,23 @@ def _refused(error: Exception, folder: str) -> InputError | None:
         return InputError(f"{error.filename or folder}: {error.strerror}")
     if isinstance(error, OmegaConfBaseException):
         return InputError(explain(error))
-    if type(error).__name__ == "MisconfigurationException":  # Lightning's word for what the user set
+    if _of_lightning(error):
         return InputError(_first_line(error))
     return None
+
+
+def set_openmp() -> None:
+    """Set what OpenMP reads when torch is imported, unless somebody has."""
+    # threads that spin while they wait starve the processes that decode: 5 to 8 times slower where all cores
+    # are busy
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if paid := quota():
+        os.environ.setdefault("OMP_NUM_THREADS", str(min(paid, allowed_cores())))
+
+
+def _of_lightning(error: BaseException) -> bool:
+    """Whether it is Lightning's word for what the user set."""
+    return type(error).__name__ == "MisconfigurationException"
 
 
 def _failures(failed: list[Exception]) -> str:
@@ -363,6 +376,8 @@ def build(node: DictConfig | dict, **extra: Any) -> Any:
         while cause is not None:
             if isinstance(cause, InputError) or _of_the_disk(cause):
                 raise cause from None
+            if _of_lightning(cause):
+                raise InputError(f"{node['_target_']}: {_first_line(cause)}") from error
             cause = cause.__cause__
         if str(node.get("_target_")).startswith("lightning."):  # its arguments are the user's own
             raise InputError(f"{node['_target_']}: {_first_line(error.__cause__ or error)}") from error

@@ -630,6 +630,9 @@ def test_photos_are_a_sequence(make_tree, tmp_path):
         ("one", "b/1.jpg"),
         ("two", "b/1.jpg"),
     ]
+    for rows in ("ID\nb/1\nb/1.jpg\n", "ID\nb/1.jpg\nb/1\n"):
+        (tmp_path / "list.csv").write_text(rows)
+        assert [photo.id for photo in find_images(str(tmp_path / "list.csv"))] == ["b/1", "b/1.jpg"]
     (tmp_path / "list.csv").write_text("path\nb/1.jpg\n./b/1.jpg\n")
     assert [(p.id, p.path) for p in find_images(str(tmp_path / "list.csv"))[:9]] == [("b/1", "b/1.jpg")]
 

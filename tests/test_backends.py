@@ -11,7 +11,7 @@ from src.errors import InputError
 from src.inference import Photo, Predictor
 from src.inference.backends import load_backend
 from src.inference.batches import run_batches
-from src.inference.torch_backend import TorchBackend, check_precision, threads
+from src.inference.torch_backend import TorchBackend, check_precision
 from src.labels import TASKS
 from src.models import REGISTRY, MultiLabelClassifier, backbones
 from tests.made import REPOSITORY, tiny
@@ -57,14 +57,6 @@ def test_torch_scores_depend_on_the_photo_and_the_batch_size_alone(model, photos
     threads = torch.get_num_threads()
     check_division(TorchBackend(model, "cpu"), photos)
     assert torch.get_num_threads() == threads
-
-
-def test_threads_are_no_more_than_before():
-    before = torch.get_num_threads()
-    for count, wanted in [(1, 1), (before + 3, before), (None, before)]:
-        with threads(count):
-            assert torch.get_num_threads() == wanted
-        assert torch.get_num_threads() == before
 
 
 def test_threads_come_back_when_nobody_listens_any_more(model, photos):

@@ -208,6 +208,19 @@ def test_a_disk_that_is_full_in_the_middle_of_a_file_is_told(tmp_path):
     assert store(tmp_path, shape=(1000,)).missing([digest(0), digest(7)]) == [digest(7)]
 
 
+def test_rows_depend_on_what_decodes(monkeypatch):
+    installed = cache.decoder()
+    monkeypatch.setattr(cache, "version", lambda name: f"{name} of another version")
+    other = cache.decoder()
+    assert other["heif"] == "pillow-heif of another version" and other != installed
+
+    def missing(name):
+        raise cache.PackageNotFoundError(name)
+
+    monkeypatch.setattr(cache, "version", missing)
+    assert "heif" not in cache.decoder() and cache.decoder()["jpeg"] == installed["jpeg"]
+
+
 def test_what_does_not_fit_is_not_begun(tmp_path, monkeypatch):
     usage = type("usage", (), {"free": 100})
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: usage)

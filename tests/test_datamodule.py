@@ -161,7 +161,7 @@ def test_a_gpu_has_its_share_of_the_cores_decode(root, monkeypatch, device, give
 @pytest.mark.parametrize(
     ("allowed", "machine", "processes", "devices", "wanted"),
     [(128, 128, 1, 8, 16), (64, 64, 1, 8, 8), (128, 128, 8, 8, 16), (16, 128, 4, 4, 16),
-     (5, 64, 4, 4, 5), (3, 3, 1, 1, 3)],
+     (16, 64, "torchrun", 4, 4), (5, 64, 4, 4, 5), (3, 3, 1, 1, 3)],
 )  # fmt: skip
 def test_cores_are_shared_out_once(root, monkeypatch, allowed, machine, processes, devices, wanted):
     assert workers(root, monkeypatch, allowed, None, machine, processes, devices) == wanted
@@ -177,7 +177,11 @@ def test_a_container_s_time_is_shared_out_too(root, monkeypatch, allowed, paid, 
 
 
 def workers(root, monkeypatch, allowed, paid, machine, processes, devices):
-    """Return how many processes decode for one of so many GPUs."""
+    """Return how many processes decode for one of so many GPUs; srun started the training's, or torchrun."""
+    monkeypatch.delenv("RANK", raising=False)
+    if processes == "torchrun":
+        monkeypatch.setenv("RANK", "0")
+        processes = devices
     data = folders(root)
     data.num_workers = None
     data.trainer = SimpleNamespace(

@@ -1,10 +1,12 @@
+import os
 import threading
 import time
 
 import pytest
 
-from src import overlap
+from src import config, overlap
 from src.overlap import in_order, quota
+from tests.made import run_script
 
 
 def test_results_come_in_order_and_few_wait():
@@ -36,6 +38,19 @@ def test_a_container_says_how_much_time_it_may_take(tmp_path, monkeypatch, files
         path.write_text(content)
     monkeypatch.setattr(overlap, "CGROUP", tmp_path)
     assert quota() == wanted
+
+
+@pytest.mark.parametrize(
+    ("paid", "given", "wanted"), [(1, None, "1"), (1000, None, str(overlap.allowed_cores())), (1, "3", "3"),
+                                  (None, None, None)]
+)  # fmt: skip
+def test_libraries_take_no_more_threads_than_a_container_pays(monkeypatch, paid, given, wanted):
+    monkeypatch.setenv("OMP_NUM_THREADS", given or "")
+    if not given:
+        monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(config, "quota", lambda: paid)
+    assert run_script(monkeypatch, "predict") == 2
+    assert os.environ.get("OMP_NUM_THREADS") == wanted
 
 
 def test_threads_work_at_once():

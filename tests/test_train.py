@@ -23,7 +23,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from src import files
 from src.callbacks import checkpoint, prepare, quiet, quiet_lightning, results
-from src.callbacks.checkpoint import AtomicCheckpointIO, epochs_done
+from src.callbacks.checkpoint import AtomicCheckpointIO, StopEarly, epochs_done
 from src.errors import InputError
 from src.files import held
 from src.images import content_digest
@@ -590,6 +590,24 @@ def test_a_signal_leaves_last_ckpt_and_says_how_to_go_on(monkeypatch, tmp_path, 
     torch.load(last, weights_only=True)
     said = capsys.readouterr().err
     assert f"train.py resume={last.parent.parent}" in said and "Traceback" not in said
+
+
+def test_any_early_stop_is_remembered():
+    trainer = Mock(
+        fast_dev_run=False, sanity_checking=False, should_stop=False, current_epoch=0,
+        callback_metrics={"val/loss": torch.tensor(math.nan)},
+    )  # fmt: skip
+    trainer.state.fn = "fit"
+    trainer.strategy.reduce_boolean_decision = lambda decision, all: decision
+    fresh = StopEarly("val/loss", patience=0, check_on_train_epoch_end=True)
+    fresh.on_train_start(trainer, Mock())
+    assert not trainer.should_stop
+    fresh.on_train_epoch_end(trainer, Mock())
+    assert trainer.should_stop
+    resumed, trainer.should_stop = StopEarly("val/loss"), False
+    resumed.load_state_dict(fresh.state_dict())
+    resumed.on_train_start(trainer, Mock())
+    assert trainer.should_stop
 
 
 def test_a_sweep_ranks_its_jobs_and_survives_a_failed_one(monkeypatch, tmp_path, capsys):

@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from src.errors import InputError, reason
 from src.files import whole_file
@@ -152,7 +153,7 @@ class StopEarly(EarlyStopping):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop at once where the resumed fit had already ended."""
-        if self.wait_count >= self.patience:
+        if self.stopping_reason is not EarlyStoppingReason.NOT_STOPPED:
             log.info("Early stopping had ended this run: nothing left to train")
             trainer.should_stop = True
 

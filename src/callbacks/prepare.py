@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from src import ranks
 from src.callbacks.checkpoint import AtomicCheckpointIO, BestCheckpoint, epochs_done
 from src.callbacks.distributed import OneRun, check_devices, inference_device
+from src.callbacks.history import History
 from src.callbacks.provenance import git_commit, versions
 from src.config import build, check_seed
 from src.datamodules import PhotoDataModule
@@ -82,6 +83,7 @@ def make_trainer(cfg: DictConfig, model: PhotoClassifier, since: int | None) -> 
         plugins=[AtomicCheckpointIO()],
     )
     check_trainer(trainer, model)
+    check_places(trainer, Path(cfg.output_dir))
     return trainer
 
 
@@ -99,12 +101,25 @@ def check_trainer(trainer: L.Trainer, model: PhotoClassifier) -> None:
     for name in ("limit_train_batches", "limit_val_batches", "accumulate_grad_batches"):
         if not getattr(trainer, name):
             raise InputError(f"trainer.{name}=0: needs at least one batch")
+    if repr(trainer.limit_test_batches) != "1.0" and not trainer.fast_dev_run:
+        raise InputError(
+            "trainer.limit_test_batches: a run is tested on all photos of its test split; leave it alone"
+        )
     if trainer.overfit_batches:
         raise InputError("trainer.overfit_batches would not shuffle; use +trainer.limit_train_batches")
     if trainer.max_steps != -1 and not trainer.fast_dev_run:
         raise InputError("trainer.max_steps: a run is counted in whole epochs; use trainer.max_epochs")
     if trainer.check_val_every_n_epoch != 1 or trainer.val_check_interval not in (1, 1.0):
         raise InputError("trainer: validation runs once after each epoch; leave its interval alone")
+
+
+def check_places(trainer: L.Trainer, run: Path) -> None:
+    """Refuse other places for what a run's report, its resuming and `predict.py` look for in its folder."""
+    fixed = ((BestCheckpoint, "dirpath", run / "checkpoints"), (History, "path", run / "history.csv"))
+    for kind, key, place in fixed:
+        for given in (getattr(c, key) for c in trainer.callbacks if isinstance(c, kind)):
+            if Path(given).absolute() != place.absolute():
+                raise InputError(f"{kind.__name__}.{key}={given}: it has to be {place}; leave it alone")
 
 
 def prepare_run(cfg: DictConfig, model: PhotoClassifier, datamodule: PhotoDataModule) -> L.Trainer:

@@ -18,6 +18,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -40,13 +41,16 @@ UNREADABLE = (OSError, ValueError, EOFError, SyntaxError, MemoryError, OverflowE
 
 def decoder() -> dict[str, object]:
     """Return what the pixels of a photo depend on beside its content and its size."""
+    heif = {}
+    with suppress(PackageNotFoundError):  # an extra; without it there are no such pixels
+        heif["heif"] = version("pillow-heif")
     return {
         "pillow": Image.__version__,
         "jpeg": features.version_feature("libjpeg_turbo") or features.version_codec("jpg"),
         "webp": features.version_module("webp"),
         "tiff": features.version_codec("libtiff"),
         "oversampling": OVERSAMPLING,
-    }
+    } | heif
 
 
 def checked_folder(cache_dir: str | Path) -> Path:

@@ -3,7 +3,7 @@
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,9 +12,10 @@ from src.datamodules.near_duplicates import HASHED_SIZE, perceptual_hash
 from src.datamodules.records import Record, Source
 from src.errors import InputError, listed
 from src.images import UnreadableImage, content_digest, open_image, read_header, read_photo
-from src.overlap import cores
+from src.overlap import cores, in_order
 
 log = logging.getLogger(__name__)
+AHEAD = 100  # photos that are read while a large one before them still is
 NOTED_AT_ONCE = 10_000  # photos, and a tenth of all, that a kill makes read again at most
 
 
@@ -58,8 +59,7 @@ def inspect_photos(
         log.info("Reading %d photos once, to find unreadable ones and copies first", len(unread))
 
     found = [Inspection(*known[key]) if key in known else Inspection() for key in keys]
-    with ThreadPoolExecutor(cores()) as pool:
-        looks = pool.map(lambda i: _inspect(root / paths[i], size), unread)
+    with closing(in_order(lambda i: _inspect(root / paths[i], size), unread, cores(), AHEAD)) as looks:
         for count, (i, (look, any_size)) in enumerate(zip(unread, looks, strict=True), 1):
             found[i] = look
             if memory and any_size:
@@ -142,8 +142,7 @@ def replaced_since(root: Path, records: Sequence[Record], moment: int) -> list[s
         except UnreadableImage:
             return True
 
-    with ThreadPoolExecutor(cores()) as pool:
-        found = list(pool.map(is_replaced, records))
+    found = in_order(is_replaced, records, cores(), AHEAD)
     return [record.path for record, replaced in zip(records, found, strict=True) if replaced]
 
 

@@ -25,13 +25,12 @@ from src.datamodules.near_duplicates import FAITHFUL
 from src.datamodules.transforms import EvalTransform, TrainTransform
 from src.errors import InputError, did_you_mean, listed
 from src.files import user_path
-from src.labels import LabelSpace
+from src.labels import TASKS, LabelSpace
 from src.overlap import MOST, allowed_cores, cores, quota
 from src.preprocess import Preprocess
 from src.ranks import launched
 
 log = logging.getLogger(__name__)
-TASKS = ("dual_head", "multiclass", "multilabel")
 CACHES = (None, "images", "features")
 
 
@@ -334,7 +333,8 @@ class PhotoDataModule(L.LightningDataModule):
             return self.num_workers
         if self.trainer is None or self.trainer.strategy.root_device.type == "cpu":
             return min(4, cores())
-        bound = launched() > 1 and allowed_cores() < (os.cpu_count() or 1)  # the launcher has shared them out
+        by_srun = launched() > 1 and "RANK" not in os.environ  # it shares cores out, torchrun does not
+        bound = by_srun and allowed_cores() < (os.cpu_count() or 1)
         devices = self.trainer.num_devices
         own, paid = allowed_cores() // (1 if bound else devices), (quota() or MOST * devices) // devices
         return min(MOST, max(1, min(own, paid)))

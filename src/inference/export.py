@@ -96,7 +96,8 @@ class Exporter:
 
     def __init__(self, checkpoint: Path, folder: Path, root: str | None = None):
         self.checkpoint, self.folder, self.root = checkpoint, folder, root
-        self.backend = TorchBackend(load_model(checkpoint), "cpu")
+        model = load_model(checkpoint)
+        self.backend = TorchBackend(model, "cpu")
         self.run = run_of(checkpoint)
         found = validation_photos(self.run, root, self.backend.model) if self.run else None
         self.checked = found or made_up_photos(self.backend.preprocess)
@@ -105,7 +106,7 @@ class Exporter:
         with _quiet(), torch.no_grad():
             pixels = torch.zeros(2, *self.backend.preprocess.size, 3, dtype=torch.uint8)
             self.program = torch.export.export(
-                Deployed(load_model(checkpoint)).eval(),
+                Deployed(model).eval(),
                 (pixels,),
                 dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
             )

@@ -135,7 +135,7 @@ def _by_id(ids: list[str], folder: Path) -> Photos:
     for id_ in dict.fromkeys(filter(None, ids)):
         named = index.find(id_)
         found[id_] = named[0] if len(named) == 1 else id_.replace("\\", "/")
-    ids = sorted(found, key=found.__getitem__)
+    ids = sorted(found, key=lambda id_: (found[id_], id_))
     return Photos([found[id_] for id_ in ids], folder, ids)
 
 

@@ -126,14 +126,14 @@ class _Batches(Dataset):
 
 @contextmanager
 def threads(count: int | None) -> Iterator[None]:
-    """Let torch work on so many threads at most in the block (None: as many as now), and as before after it.
+    """Let torch work on so many threads in the block (None: as many as now), then on as many as before.
 
     What is small is slower on several: they wait for each other at every step.
     """
     before = torch.get_num_threads()
     try:
         if count is not None:
-            torch.set_num_threads(min(count, before))
+            torch.set_num_threads(count)
         yield
     finally:
         torch.set_num_threads(before)
