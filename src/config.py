@@ -108,7 +108,8 @@ def _no_start(error: Exception, begun: bool) -> str | None:
     if "Config group override must be" in str(error):
         return explain(error)
     if not begun and isinstance(error, OSError):
-        return f"the output folder cannot be made: {error.filename}: {error.strerror}"
+        where = f"{error.filename}: " if error.filename else ""
+        return f"the output folder cannot be made: {where}{error.strerror}"
     if not begun and "Unable to configure handler" in str(error):
         return f"the log cannot be written ({error.__cause__ or error}): see who may write there"
     return None
@@ -153,6 +154,11 @@ def _refused(error: Exception, folder: str) -> InputError | None:
         return InputError(explain(error))
     if _of_lightning(error):
         return InputError(_first_line(error))
+    if not isinstance(error, InputError) and _of_memory(error):
+        return InputError(
+            "out of memory: take a smaller batch_size or preprocess.image_size, a smaller model.backbone, or "
+            f"fewer processes with num_workers ({_first_line(error)[:120]})"
+        )
     return None
 
 
@@ -168,6 +174,16 @@ def set_openmp() -> None:
 def _of_lightning(error: BaseException) -> bool:
     """Whether it is Lightning's word for what the user set."""
     return type(error).__name__ == "MisconfigurationException"
+
+
+def _of_memory(error: BaseException) -> bool:
+    """Whether memory was too small, in the words of Python, torch or ONNX Runtime."""
+    words = ("can't allocate memory", "not enough memory", "Failed to allocate memory")
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(word in str(error) for word in words)
+    )
 
 
 def _failures(failed: list[Exception]) -> str:

@@ -422,6 +422,21 @@ def test_an_unfinished_csv_is_not_overwritten(tmp_path, made_of):
     assert output.read_bytes() == before
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_an_unfinished_csv_without_a_row_is_begun_anew(tmp_path, made_of, resume):
+    def failing(_):
+        raise MemoryError
+        yield
+
+    photos, output = listed(50), tmp_path / "p.csv"
+    with pytest.raises(MemoryError):
+        fill(output, photos, made_of(photos, batch_size=10**6), rows_of=failing)
+    assert streamed.lines_in(output) == 0 and streamed.side_file(output).exists()
+    assert fill(output, photos, made_of(photos, batch_size=16), resume=resume).total == 50
+    assert output.read_bytes() == whole(tmp_path, photos, made_of(photos, batch_size=16), ".csv")
+    assert not streamed.side_file(output).exists()
+
+
 def test_resume_tells_what_differs(tmp_path, made_of):
     photos, output = listed(50), tmp_path / "p.csv"
     stopped(output, photos, made_of(photos, batch_size=16))
@@ -502,7 +517,9 @@ def test_parts_and_finished_outputs_of_something_else(tmp_path, made_of, small_p
 def test_a_folder_of_parts_without_a_plan(tmp_path, made_of):
     (tmp_path / "p.parquet.parts").mkdir()
     (tmp_path / "p.parquet.parts" / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"plan.json cannot be read"):
+    with pytest.raises(
+        InputError, match=r"p.parquet.parts: its plan.json is missing or damaged: delete the folder"
+    ):
         fill(tmp_path / "p.parquet", listed(3), made_of(listed(3)))
 
 
@@ -847,7 +864,7 @@ def test_a_table_that_holds_no_predictions_is_not_replaced(tmp_path, made_of, su
 
 def test_a_call_that_is_refused_leaves_no_empty_file(tmp_path, made_of):
     photos, output = listed(20), tmp_path / "p.csv"
-    (tmp_path / "p.csv.unfinished").write_text("{}")
+    (tmp_path / "p.csv.unfinished").write_text("damaged")
     with pytest.raises(InputError):
         fill(output, photos, made_of(photos))
     assert not output.exists()

@@ -3,12 +3,14 @@
 import pickle
 import shutil
 import subprocess
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from src.models import PhotoClassifier
 from tests.made import FAST, REPOSITORY, make_folders, make_table, only_run, run_script
 
 
@@ -135,6 +137,19 @@ def test_typos_inside_an_experiment_file(refused, photos, tmp_path, experiment, 
     (folder / "typo.yaml").write_text(f"# @package _global_\n{experiment}")
     where = f"hydra.searchpath=[file://{tmp_path / 'mine'}]"
     assert words in refused("train", "experiment=typo", f"data.root={photos}", *FAST, where)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("can't allocate memory: 26 GB"),
+    ],
+)
+def test_too_little_memory(refused, photos, monkeypatch, error):
+    monkeypatch.setattr(PhotoClassifier, "_step", Mock(side_effect=error))
+    assert "out of memory: take a smaller batch_size" in refused("train", f"data.root={photos}", *FAST)
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,9 @@ def read_plan(folder: Path) -> dict[str, Any]:
         return read_json(folder / PLAN)
     except InputError:
         if folder.exists():
-            raise
+            raise InputError(
+                f"{folder}: its {PLAN} is missing or damaged: delete the folder, or name another output="
+            ) from None
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder)) from None
 
 

@@ -1,6 +1,7 @@
 """The CSV of one process: written as rows come, and gone on with after a kill."""
 
 import csv
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -169,12 +170,14 @@ class StreamedOutput:
             return kept
         if not self.side.exists():
             return None
+        before = read_json(self.side)
+        if holds_no_row(self.output, before.get("columns")):
+            return None
         if not self.resume:
             raise InputError(
                 f"{self.output} holds {lines_in(self.output)} rows of an unfinished call: go on with "
                 f"resume=true, or delete {self.output} and {self.side.name}"
             )
-        before = read_json(self.side)
         if before != self.made_of:
             raise InputError(
                 f"resume=true: {self.output} was begun with other {differences(before, self.made_of)}: go on "
@@ -192,6 +195,16 @@ class StreamedOutput:
 def holds_something(output: Path) -> bool:
     """Whether a file is there that is not empty."""
     return output.exists() and output.stat().st_size > 0
+
+
+def holds_no_row(output: Path, columns: object) -> bool:
+    """Whether a CSV of predictions has its header, or not even that, and nothing behind it."""
+    try:
+        with open(output, "rb") as file:
+            lines = [values for values, _ in itertools.islice(read_lines(file), 2)]
+    except csv.Error:
+        return False
+    return lines == [columns] if lines else not holds_something(output)
 
 
 def _beside(path: Path) -> Path:
