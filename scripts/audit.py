@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from omegaconf import DictConfig
 
-from src import config, overrides
+from src import config, overrides, targets
 from src.errors import InputError
 from src.files import user_path
 
@@ -23,7 +23,7 @@ def main(cfg: DictConfig) -> None:
     from src.analysis.audit_files import APPLIED, AUDITED, claim
     from src.demo.at_hand import draw_when_missing
 
-    config.check_targets(cfg)
+    targets.check_targets(cfg)
     config.check_seed(cfg.seed)
     if cfg.top < 0:
         raise InputError(f"top={cfg.top}: needs a number from 0 on")

@@ -7,7 +7,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from omegaconf import DictConfig
 
-from src import config
+from src import config, targets
 
 
 @config.command("explore")
@@ -23,7 +23,7 @@ def main(cfg: DictConfig) -> None:
     from src.files import user_path
     from src.overrides import shown
 
-    config.check_targets(cfg.data, "data")
+    targets.check_targets(cfg.data, "data")
     draw_when_missing(cfg.data.get("root"))
     datamodule = config.build(cfg.data)
     folder = user_path(cfg.output or cfg.output_dir)

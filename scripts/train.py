@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from omegaconf import DictConfig
 
-from src import config, overrides, ranks
+from src import config, overrides, ranks, targets
 
 
 @config.command("train")
@@ -27,7 +27,7 @@ def main(cfg: DictConfig) -> float:
     quiet_lightning()
     resuming = bool(cfg.resume)
     cfg = overrides.resumed(cfg) if resuming else cfg
-    config.check_targets(cfg)
+    targets.check_targets(cfg)
     check_plan(cfg)
     run = Path(cfg.output_dir)
     with alone_in(run, resuming):

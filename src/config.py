@@ -2,14 +2,11 @@
 
 import errno
 import functools
-import inspect
 import logging
 import os
 import sys
 import traceback
-import types
-import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,11 +20,11 @@ from hydra.errors import (
     OverrideParseException,
 )
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from src import ranks
-from src.errors import InputError, did_you_mean, leave
+from src.errors import InputError, did_you_mean, first_line, leave
 from src.overlap import allowed_cores, quota
 from src.overrides import refuse_a_runs_folder, tidied, typed
 from src.schemas import SCHEMAS, TrainConfig
@@ -35,7 +32,6 @@ from src.signals import beginning, ending_on_sigterm, ending_though_blocked, exi
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONF = REPOSITORY / "conf"
-RESERVED = {"_target_", "_convert_", "_recursive_", "_partial_", "_args_"}
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG,
         errno.ENAMETOOLONG}  # fmt: skip
 QUOTES = "'\""
@@ -153,11 +149,11 @@ def _refused(error: Exception, folder: str) -> InputError | None:
     if isinstance(error, OmegaConfBaseException):
         return InputError(explain(error))
     if _of_lightning(error):
-        return InputError(_first_line(error))
+        return InputError(first_line(error))
     if not isinstance(error, InputError) and _of_memory(error):
         return InputError(
             "out of memory: take a smaller batch_size or preprocess.image_size, a smaller model.backbone, or "
-            f"fewer processes with num_workers ({_first_line(error)[:120]})"
+            f"fewer processes with num_workers ({first_line(error)[:120]})"
         )
     return None
 
@@ -214,7 +210,7 @@ def explain(error: Exception) -> str:
             hint = "a table needs model=multilabel or data=table" if table else hint
             return f"unknown key '{name}': {hint}{plus}"
         if isinstance(inner, OmegaConfBaseException) and getattr(inner, "full_key", None):
-            name, said = inner.full_key, _first_line(inner)
+            name, said = inner.full_key, first_line(inner)
             if "is not a ListConfig" in said:
                 return f"{name}: needs a list, {name}=[a,b]"
             return f"{name}: {'needs a value, not null' if 'is not Optional' in said else said}"
@@ -229,7 +225,7 @@ def explain(error: Exception) -> str:
         groups = sorted({p.parent.relative_to(CONF).as_posix() for p in CONF.rglob("*.yaml")} - {"."})
         roots = [f.name for f in fields(TrainConfig)]
         return f"cannot set '{name}': {did_you_mean(name.split('.')[0].split('@')[0], [*groups, *roots])}"
-    return _first_line(error)
+    return first_line(error)
 
 
 def _unparsed(override: str) -> str:
@@ -243,123 +239,6 @@ def _unparsed(override: str) -> str:
         return f"cannot read '{override}': a list is written {key}='[1, 2]', a mapping {key}='{{a: 1, b: 2}}'"
     quoted = typed(key, value.strip(QUOTES))
     return f"cannot read '{override}': a value with special characters needs quotes, {quoted}"
-
-
-def _first_line(error: BaseException) -> str:
-    """Return the first line of a message that says something, or the name of the error."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
-
-
-def check_targets(cfg: Any, where: str = "") -> None:
-    """Check every node with a `_target_` against its target: names and plain types of the arguments.
-
-    Raises:
-        InputError: for a target that cannot be imported, an argument that it does not take (with the
-            nearest one that it takes), or a value of another type than the signature's.
-    """
-    if isinstance(cfg, DictConfig | ListConfig):
-        cfg = OmegaConf.to_container(cfg, resolve=True)
-    if isinstance(cfg, list):
-        for i, item in enumerate(cfg):
-            check_targets(item, f"{where}[{i}]")
-    if not isinstance(cfg, dict):
-        return
-    if "_target_" in cfg:
-        _check_target(cfg, where)
-    for key, value in cfg.items():
-        check_targets(value, f"{where}.{key}" if where else str(key))
-
-
-def _check_target(node: dict, where: str) -> None:
-    """Check one node, not what lies below it."""
-    try:
-        target = hydra.utils.get_object(node["_target_"])
-    except Exception as error:
-        raise InputError(
-            f"{where}._target_: cannot import '{node['_target_']}' ({_first_line(error)})"
-        ) from error
-    check_arguments({key: value for key, value in node.items() if key not in RESERVED}, target, where)
-
-
-def check_arguments(values: Mapping[str, Any], target: Any, where: str) -> None:
-    """Check plain values against the arguments that a class or function takes, by name and by type.
-
-    Raises:
-        InputError: for an argument that it does not take, or a value of another type.
-    """
-    hints, closed = _arguments(target)
-    for key, value in values.items():
-        if key not in hints and closed:
-            raise InputError(f"unknown key '{where}.{key}': {did_you_mean(key, hints)}")
-        if key in hints and not _fits(value, hints[key]):
-            raise InputError(f"{where}.{key}: {value!r} is not of type {_named(hints[key])}")
-
-
-def _arguments(target: Any) -> tuple[dict[str, Any], bool]:
-    """Return the arguments a target takes with their type hints, and whether it takes no others.
-
-    A class that hands `**kwargs` on to its parent takes the parent's arguments too.
-    """
-    functions = (
-        [vars(c)["__init__"] for c in target.__mro__ if "__init__" in vars(c)]
-        if inspect.isclass(target)
-        else [target]
-    )
-    found: dict[str, Any] = {}
-    for function in functions:
-        parameters = inspect.signature(function).parameters
-        try:
-            hints = typing.get_type_hints(inspect.unwrap(function))
-        except (NameError, TypeError):
-            hints = {}
-        kinds = {p.kind for p in parameters.values()}
-        named = [
-            n
-            for n, p in parameters.items()
-            if n != "self" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-        ]
-        found = {name: hints.get(name, Any) for name in named} | found
-        if inspect.Parameter.VAR_KEYWORD not in kinds:
-            return found, True
-    return found, False
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value can be what a hint asks for; hints that say nothing of plain values pass."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, arg) for arg in args)
-    if origin is typing.Literal:
-        return value in args
-    if hint is type(None) or value is None:
-        return value is None and hint in (type(None), Any)
-    if hint in (int, float):
-        return isinstance(value, int | float if hint is float else int) and not isinstance(value, bool)
-    if hint in (str, bool):
-        return isinstance(value, hint)
-    container = origin or hint
-    if not inspect.isclass(container) or (isinstance(value, dict) and "_target_" in value):
-        return True
-    if issubclass(container, Mapping):
-        return isinstance(value, dict) and all(_fits(v, args[1]) for v in value.values() if args)
-    if issubclass(container, Sequence):
-        return isinstance(value, list) and all(_fits(v, args[0]) for v in value if args)
-    return True
-
-
-def _named(hint: Any) -> str:
-    """Return a hint in the words of a command line."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(dict.fromkeys(map(_named, args)))
-    if origin is typing.Literal:
-        return " or ".join(map(repr, args))
-    container = origin or hint
-    if hint in (str, type(None)) or not inspect.isclass(container):
-        return "null" if hint is type(None) else getattr(hint, "__name__", str(hint))
-    words = {Mapping: "mapping", Sequence: "list"}
-    return next((word for kind, word in words.items() if issubclass(container, kind)), container.__name__)
 
 
 def check_root(cfg: DictConfig, schema: type) -> None:
@@ -393,10 +272,10 @@ def build(node: DictConfig | dict, **extra: Any) -> Any:
             if isinstance(cause, InputError) or _of_the_disk(cause):
                 raise cause from None
             if _of_lightning(cause):
-                raise InputError(f"{node['_target_']}: {_first_line(cause)}") from error
+                raise InputError(f"{node['_target_']}: {first_line(cause)}") from error
             cause = cause.__cause__
         if str(node.get("_target_")).startswith("lightning."):  # its arguments are the user's own
-            raise InputError(f"{node['_target_']}: {_first_line(error.__cause__ or error)}") from error
+            raise InputError(f"{node['_target_']}: {first_line(error.__cause__ or error)}") from error
         raise
 
 

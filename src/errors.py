@@ -44,6 +44,12 @@ def reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of a message that says something, or the name of the error."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
 def leave(code: int, message: str) -> NoReturn:
     """Print one line on stderr and end the script with an exit code."""
     print(f"error: {message}", file=sys.stderr)

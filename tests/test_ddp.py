@@ -16,11 +16,12 @@ from hydra import compose, initialize_config_dir
 
 from src import ranks
 from src.callbacks.distributed import OtherFailed, check_devices, ending_together
-from src.config import CONF, check_targets
+from src.config import CONF
 from src.datamodules.dataset import EpochSampler
 from src.errors import InputError
 from src.models import DualHeadClassifier, MultiLabelClassifier, backbones
 from src.models.shares import loss_shares
+from src.targets import check_targets
 from tests.made import FAST, REPOSITORY, make_folders, make_table, only_run, run_script, tiny
 
 LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")

@@ -12,7 +12,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from src.config import CONF, REPOSITORY, check_targets
+from src.config import CONF, REPOSITORY
+from src.targets import check_targets
 
 TEXT = {".py", ".md", ".yaml", ".yml", ".toml", ".txt", ".ipynb", ".cfg", ".html", ".sh", ".js", ".css", ""}
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
@@ -247,6 +248,7 @@ FLOORS = {
             "preprocess",
             "schemas",
             "config",
+            "targets",
             "overrides",
             "leaderboard",
             "files",

@@ -10,7 +10,6 @@ from pathlib import Path
 import lightning as L
 from torch.utils.data import DataLoader
 
-from src.config import check_arguments
 from src.datamodules import records as rec
 from src.datamodules import splits as sp
 from src.datamodules import statistics
@@ -29,6 +28,7 @@ from src.labels import TASKS, LabelSpace
 from src.overlap import MOST, allowed_cores, cores, quota
 from src.preprocess import Preprocess
 from src.ranks import launched
+from src.targets import check_arguments
 
 log = logging.getLogger(__name__)
 CACHES = (None, "images", "features")

@@ -1,0 +1,125 @@
+"""Whether what a configuration gives a class or a function is what that takes: names and plain types."""
+
+import inspect
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from src.errors import InputError, did_you_mean, first_line
+
+RESERVED = {"_target_", "_convert_", "_recursive_", "_partial_", "_args_"}
+
+
+def check_targets(cfg: Any, where: str = "") -> None:
+    """Check every node with a `_target_` against its target: names and plain types of the arguments.
+
+    Raises:
+        InputError: for a target that cannot be imported, an argument that it does not take (with the
+            nearest one that it takes), or a value of another type than the signature's.
+    """
+    if isinstance(cfg, DictConfig | ListConfig):
+        cfg = OmegaConf.to_container(cfg, resolve=True)
+    if isinstance(cfg, list):
+        for i, item in enumerate(cfg):
+            check_targets(item, f"{where}[{i}]")
+    if not isinstance(cfg, dict):
+        return
+    if "_target_" in cfg:
+        _check_target(cfg, where)
+    for key, value in cfg.items():
+        check_targets(value, f"{where}.{key}" if where else str(key))
+
+
+def _check_target(node: dict, where: str) -> None:
+    """Check one node, not what lies below it."""
+    try:
+        target = hydra.utils.get_object(node["_target_"])
+    except Exception as error:
+        raise InputError(
+            f"{where}._target_: cannot import '{node['_target_']}' ({first_line(error)})"
+        ) from error
+    check_arguments({key: value for key, value in node.items() if key not in RESERVED}, target, where)
+
+
+def check_arguments(values: Mapping[str, Any], target: Any, where: str) -> None:
+    """Check plain values against the arguments that a class or function takes, by name and by type.
+
+    Raises:
+        InputError: for an argument that it does not take, or a value of another type.
+    """
+    hints, closed = _arguments(target)
+    for key, value in values.items():
+        if key not in hints and closed:
+            raise InputError(f"unknown key '{where}.{key}': {did_you_mean(key, hints)}")
+        if key in hints and not _fits(value, hints[key]):
+            raise InputError(f"{where}.{key}: {value!r} is not of type {_named(hints[key])}")
+
+
+def _arguments(target: Any) -> tuple[dict[str, Any], bool]:
+    """Return the arguments a target takes with their type hints, and whether it takes no others.
+
+    A class that hands `**kwargs` on to its parent takes the parent's arguments too.
+    """
+    functions = (
+        [vars(c)["__init__"] for c in target.__mro__ if "__init__" in vars(c)]
+        if inspect.isclass(target)
+        else [target]
+    )
+    found: dict[str, Any] = {}
+    for function in functions:
+        parameters = inspect.signature(function).parameters
+        try:
+            hints = typing.get_type_hints(inspect.unwrap(function))
+        except (NameError, TypeError):
+            hints = {}
+        kinds = {p.kind for p in parameters.values()}
+        named = [
+            n
+            for n, p in parameters.items()
+            if n != "self" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+        ]
+        found = {name: hints.get(name, Any) for name in named} | found
+        if inspect.Parameter.VAR_KEYWORD not in kinds:
+            return found, True
+    return found, False
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value can be what a hint asks for; hints that say nothing of plain values pass."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, arg) for arg in args)
+    if origin is typing.Literal:
+        return value in args
+    if hint is type(None) or value is None:
+        return value is None and hint in (type(None), Any)
+    if hint in (int, float):
+        return isinstance(value, int | float if hint is float else int) and not isinstance(value, bool)
+    if hint in (str, bool):
+        return isinstance(value, hint)
+    container = origin or hint
+    if not inspect.isclass(container) or (isinstance(value, dict) and "_target_" in value):
+        return True
+    if issubclass(container, Mapping):
+        return isinstance(value, dict) and all(_fits(v, args[1]) for v in value.values() if args)
+    if issubclass(container, Sequence):
+        return isinstance(value, list) and all(_fits(v, args[0]) for v in value if args)
+    return True
+
+
+def _named(hint: Any) -> str:
+    """Return a hint in the words of a command line."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(map(_named, args)))
+    if origin is typing.Literal:
+        return " or ".join(map(repr, args))
+    container = origin or hint
+    if hint in (str, type(None)) or not inspect.isclass(container):
+        return "null" if hint is type(None) else getattr(hint, "__name__", str(hint))
+    words = {Mapping: "mapping", Sequence: "list"}
+    return next((word for kind, word in words.items() if issubclass(container, kind)), container.__name__)
