@@ -73,7 +73,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
         def main() -> None:
             full = os.environ.setdefault("HYDRA_FULL_ERROR", "1") == "1"
             logging.raiseExceptions = False  # on a full disk the log's own traceback would bury the message
-            set_openmp()
+            _set_openmp()
             sys.argv = tidied(sys.argv)
             refuse_a_runs_folder(sys.argv)
             multirun = any(arg in ("-m", "--multirun") for arg in sys.argv[1:])
@@ -158,7 +158,7 @@ def _refused(error: Exception, folder: str) -> InputError | None:
     return None
 
 
-def set_openmp() -> None:
+def _set_openmp() -> None:
     """Set what OpenMP reads when torch is imported, unless somebody has."""
     # threads that spin while they wait starve the processes that decode: 5 to 8 times slower where all cores
     # are busy

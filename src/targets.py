@@ -119,7 +119,7 @@ def _named(hint: Any) -> str:
     if origin is typing.Literal:
         return " or ".join(map(repr, args))
     container = origin or hint
-    if hint in (str, type(None)) or not inspect.isclass(container):
-        return "null" if hint is type(None) else getattr(hint, "__name__", str(hint))
-    words = {Mapping: "mapping", Sequence: "list"}
+    if not inspect.isclass(container):
+        return str(hint)
+    words = {type(None): "null", str: "str", Mapping: "mapping", Sequence: "list"}
     return next((word for kind, word in words.items() if issubclass(container, kind)), container.__name__)

@@ -101,7 +101,8 @@ def check_trainer(trainer: L.Trainer, model: PhotoClassifier) -> None:
     for name in ("limit_train_batches", "limit_val_batches", "accumulate_grad_batches"):
         if not getattr(trainer, name):
             raise InputError(f"trainer.{name}=0: needs at least one batch")
-    if repr(trainer.limit_test_batches) != "1.0" and not trainer.fast_dev_run:
+    limit = trainer.limit_test_batches
+    if (limit != 1 or isinstance(limit, int)) and not trainer.fast_dev_run:  # 1.0 are all, 1 is one
         raise InputError(
             "trainer.limit_test_batches: a run is tested on all photos of its test split; leave it alone"
         )

@@ -336,8 +336,9 @@ class PhotoDataModule(L.LightningDataModule):
         by_srun = launched() > 1 and "RANK" not in os.environ  # it shares cores out, torchrun does not
         bound = by_srun and allowed_cores() < (os.cpu_count() or 1)
         devices = self.trainer.num_devices
-        own, paid = allowed_cores() // (1 if bound else devices), (quota() or MOST * devices) // devices
-        return min(MOST, max(1, min(own, paid)))
+        own = allowed_cores() // (1 if bound else devices)
+        paid = quota()
+        return max(1, min(MOST, own, own if paid is None else paid // devices))
 
     def train_dataloader(self) -> DataLoader:
         """Return shuffled, augmented batches of the training split."""
