@@ -17,6 +17,7 @@ from src.errors import InputError, leave
 from src.inference.features import extract_features
 from src.inference.heads import fit_heads
 from src.labels import LabelSpace
+from src.models.defaults import fill_defaults
 
 SEEDS = range(1, 11)
 SHARES = (0.7, 0.15, 0.15)
@@ -26,6 +27,7 @@ def main() -> None:
     """Print a Markdown table: accuracy per kind, or mean average precision, over ten splits of each sort."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", [*sys.argv[1:], "output_dir=."])
+    fill_defaults(cfg)
     datamodule = config.build(cfg.data)
     linked = datamodule.collect()
     records, multilabel = linked.records, datamodule.multilabel

@@ -21,6 +21,7 @@ from src.inference.features import split_features
 from src.inference.torch_backend import TorchBackend
 from src.inference.torch_backend import threads as torch_threads
 from src.models import PhotoClassifier
+from src.models.defaults import fill_defaults
 from src.overlap import in_order
 
 QUIET = ("callbacks.early_stopping=null", "callbacks.lr_monitor=null", "callbacks.figures=null",
@@ -39,6 +40,7 @@ def composed(root: Path, weights: Path, *overrides: str) -> DictConfig:
     )
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", [*QUIET, *given, f"output_dir='{BENCH / 'run'}'", *overrides])
+    fill_defaults(cfg)
     workers = 0 if threads() == 1 else None
     cfg.data.num_workers = workers
     return cfg

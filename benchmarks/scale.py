@@ -210,9 +210,11 @@ def setup_alone(out: Path, overrides: Sequence[str]) -> None:
     from hydra import compose, initialize_config_dir
 
     from src import config
+    from src.models.defaults import fill_defaults
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", [*overrides, "output_dir=."])
+    fill_defaults(cfg)
     datamodule = config.build(cfg.data)
     datamodule.setup()
     datamodule.write_metadata(out)

@@ -22,7 +22,9 @@ def main(cfg: DictConfig) -> None:
     """Write the lists of suspects or, with `apply=`, a new table with the decisions on them."""
     from src.analysis.audit_files import APPLIED, AUDITED, claim
     from src.demo.at_hand import draw_when_missing
+    from src.models.defaults import fill_defaults
 
+    fill_defaults(cfg)
     targets.check_targets(cfg)
     config.check_seed(cfg.seed)
     if cfg.top < 0:

@@ -21,8 +21,10 @@ def main(cfg: DictConfig) -> None:
     from src.datamodules.groups import assign_groups
     from src.demo.at_hand import draw_when_missing
     from src.files import user_path
+    from src.models.defaults import fill_defaults
     from src.overrides import shown
 
+    fill_defaults(cfg)
     targets.check_targets(cfg.data, "data")
     draw_when_missing(cfg.data.get("root"))
     datamodule = config.build(cfg.data)

@@ -23,10 +23,12 @@ def main(cfg: DictConfig) -> float:
     from src.demo.at_hand import draw_when_missing, say_baseline
     from src.inference.torch_backend import threads
     from src.models import init_from
+    from src.models.defaults import fill_defaults
 
     quiet_lightning()
     resuming = bool(cfg.resume)
     cfg = overrides.resumed(cfg) if resuming else cfg
+    fill_defaults(cfg)
     targets.check_targets(cfg)
     check_plan(cfg)
     run = Path(cfg.output_dir)

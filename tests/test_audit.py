@@ -24,6 +24,7 @@ from src.datamodules import FolderDataModule, TableDataModule
 from src.datamodules.records import Record
 from src.errors import InputError
 from src.labels import LabelSpace
+from src.models.defaults import fill_defaults
 from tests.made import FAST, make_folders, make_table, run_script
 
 PIXELS = {"image_size": 16, "mean": [0.5] * 3, "std": [0.5] * 3}
@@ -665,6 +666,7 @@ def train_command(said: str, monkeypatch) -> TableDataModule:
     monkeypatch.setattr(sys, "argv", ["train.py", *overrides])
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", [*overrides, "output_dir=somewhere"])
+    fill_defaults(cfg)
     return build(cfg.data)
 
 

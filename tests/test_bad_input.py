@@ -103,7 +103,7 @@ def refused(monkeypatch, tmp_path, capsys):
         (["callbacks.checkpoint.monitor=val/los"], "did you mean 'val/loss'"),
         (["callbacks.checkpoint=null"], "BestCheckpoint"),
         (["model.backbone=resnet18", "preprocess.image_size=[1,4000]", "model.lr=inf"], "model.lr=inf"),
-        (["model.backbone=squeezenet1_1", "preprocess.image_size=1"], "too small for squeezenet1_1"),
+        (["model.backbone=squeezenet1_1", "preprocess.image_size=1"], "does not fit squeezenet1_1"),
         (["task=multilabel"], "choose with model="),
         (["model.head_weights={defect: -2}"], "needs a number from 0 on"),
         (["seed=-1"], "needs a whole number from 0"),

@@ -354,10 +354,9 @@ def batches(made, epoch):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("views", [None, 2])
-def test_image_cache_gives_the_same_batches_without_decoding(photos, tmp_path, monkeypatch, workers, views):
-    plain = module(photos, tmp_path, views=views)
-    kept = module(photos, tmp_path, cache="images", num_workers=workers, views=views)
+def test_image_cache_gives_the_same_batches_without_decoding(photos, tmp_path, monkeypatch, workers):
+    plain = module(photos, tmp_path)
+    kept = module(photos, tmp_path, cache="images", num_workers=workers)
     monkeypatch.setattr(Preprocess, "__call__", None)  # in the workers, too: they are forked
     monkeypatch.setattr("src.datamodules.image_cache.read_unchanged", None)
     seen = [batches(kept, epoch) for epoch in range(3)]
@@ -375,18 +374,6 @@ def test_a_cache_that_is_deleted_while_it_is_read_is_one_line(photos, tmp_path, 
     with pytest.raises(InputError, match=r"is gone or damaged .*: try again") as caught:
         list(loader)
     assert "\n" not in str(caught.value)
-
-
-def test_views_take_turns_and_follow_the_content(photos, tmp_path):
-    made = module(photos, tmp_path, views=2)
-    dataset = made.dataset("train")
-    images = [[dataset[epoch, i]["image"] for i in range(len(dataset))] for epoch in range(4)]
-    for first, third in ((0, 2), (1, 3)):
-        assert all(map(torch.equal, images[first], images[third]))
-    assert not all(map(torch.equal, images[0], images[1]))
-    made.splits["train"].reverse()
-    turned = made.dataset("train")
-    assert all(torch.equal(turned[1, len(turned) - 1 - i]["image"], images[1][i]) for i in range(len(turned)))
 
 
 def test_the_size_is_said_and_a_replaced_photo_is_refused(photos, tmp_path, caplog):
@@ -408,8 +395,6 @@ def test_the_size_is_said_and_a_replaced_photo_is_refused(photos, tmp_path, capl
         ({"cache": "image"}, "did you mean 'images'"),
         ({"cache": "images", "cache_dir": None}, "data.cache=images needs a folder"),
         ({"views": 0}, "data.views=0: needs at least 1"),
-        ({"views": 3, "augment": None}, "data.views=3: without data.augment there is one view"),
-        ({"cache": "features"}, "data.cache=features needs data.augment=null, or data.views=K"),
         ({"cache": "images", "cache_dir": __file__}, "a file where a folder is needed; name another folder"),
     ],
 )

@@ -20,6 +20,7 @@ from src.config import CONF
 from src.datamodules.dataset import EpochSampler
 from src.errors import InputError
 from src.models import DualHeadClassifier, MultiLabelClassifier, backbones
+from src.models.defaults import fill_defaults
 from src.models.shares import loss_shares
 from src.targets import check_targets
 from tests.made import FAST, REPOSITORY, make_folders, make_table, only_run, run_script, tiny
@@ -177,7 +178,10 @@ def test_a_node_rank_that_another_job_left_is_refused(photos, monkeypatch, tmp_p
 def test_the_ddp_trainer_is_the_default_one_on_several_devices():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         one, several = (compose("train", [*extra, "output_dir=x"]) for extra in ((), ("trainer=ddp",)))
+    for cfg in (one, several):
+        fill_defaults(cfg)
     check_targets(several)
+    assert several.data.cache is None and one.data.cache == "features"
     differing = {key for key in several.trainer if one.trainer.get(key) != several.trainer[key]}
     assert differing == {"strategy", "devices", "num_nodes", "sync_batchnorm"}
 

@@ -5,10 +5,8 @@ import pytest
 import torch
 from torch.nn import functional as nnf
 
-from src.errors import InputError
 from src.labels import LabelSpace
 from src.models import DualHeadClassifier, MultiLabelClassifier, backbones
-from src.models.backbones import BACKBONES, build_backbone, folded
 from src.models.metrics import heads_figures, multilabel_figures
 from tests.made import tiny
 
@@ -95,69 +93,6 @@ def test_frozen_backbone_stays_bit_equal_and_in_eval_mode():
     running = thawed.backbone.norm.running_mean.clone()
     thawed(image)
     assert not torch.equal(running, thawed.backbone.norm.running_mean)
-
-
-@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "mobilenet_v3_large", "squeezenet1_1"])
-def test_every_backbone_loads_a_weights_file_of_the_whole_model_or_of_itself(name, tmp_path):
-    whole = BACKBONES[name].builder(weights=None)
-    torch.save(whole.state_dict(), tmp_path / "whole.pth")
-    backbone, features = build_backbone(name, str(tmp_path / "whole.pth"))
-    image = torch.rand(2, 3, 64, 64)
-    out = backbone.eval()(image)
-    assert out.shape == (2, features)
-    torch.save(backbone.state_dict(), tmp_path / "backbone.pth")
-    again, _ = build_backbone(name, str(tmp_path / "backbone.pth"))
-    assert torch.equal(again.eval()(image), out)
-    mine = whole.state_dict()
-    assert all(torch.equal(tensor, mine[key]) for key, tensor in backbone.state_dict().items())
-
-
-@pytest.mark.parametrize("name", list(BACKBONES))
-def test_folding_removes_every_batchnorm_and_keeps_the_features(name):
-    backbone = build_backbone(name)[0].eval()
-    draw = torch.Generator().manual_seed(0)
-    for module in backbone.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.copy_(torch.rand(module.num_features, generator=draw) / 10)
-            module.running_var.copy_(0.5 + torch.rand(module.num_features, generator=draw))
-    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
-    found = folded(backbone)
-    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in found.modules())
-    image = torch.rand(2, 3, 64, 64, generator=draw)
-    with torch.inference_mode():
-        wanted = backbone(image)
-        torch.testing.assert_close(found(image), wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
-    after = backbone.state_dict()
-    assert list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
-
-
-def test_weights_that_do_not_fit_are_reported_by_name(tmp_path):
-    state = tiny().state_dict()
-    state["conv.weight"] = torch.zeros(1)
-    state["stranger"] = torch.zeros(1)
-    del state["norm.weight"]
-    torch.save(state, tmp_path / "w.pth")
-    with pytest.raises(
-        InputError, match=r"missing: norm.weight; not in the model: stranger; other shape: conv.weight"
-    ):
-        build_backbone("tiny", str(tmp_path / "w.pth"))
-    (tmp_path / "text.pth").write_text("hello")
-    for bad, words in ((tmp_path / "none.pth", "no such file"), (tmp_path / "text.pth", "not a state dict")):
-        with pytest.raises(InputError, match=words):
-            build_backbone("tiny", str(bad))
-    with pytest.raises(InputError, match="did you mean 'resnet50'"):
-        build_backbone("resnet5O")
-
-
-def test_weights_that_cannot_be_downloaded_name_the_cure(monkeypatch):
-    import urllib.error
-
-    def offline(*args, **kwargs):
-        raise urllib.error.URLError("no network")
-
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
-    with pytest.raises(InputError, match=r"no network.*model.weights=PATH.*model.weights=null"):
-        build_backbone("resnet18", "DEFAULT")
 
 
 def test_multilabel_figures_against_scikit_learn():

@@ -48,8 +48,6 @@ class PhotoDataset(Dataset):
         preprocess: opens and resizes.
         transform: what happens to the resized image.
         seed: of the augmentation.
-        views: number of augmented views that a photo has, one per epoch in turn; a view then depends on the
-            photo's content in the place of its index. None: each epoch has another one.
         images: the resized photos, uint8 `[H, W, 3]` each, where they are kept; None: they are decoded.
     """
 
@@ -62,13 +60,11 @@ class PhotoDataset(Dataset):
         preprocess: Preprocess,
         transform: TrainTransform | EvalTransform,
         seed: int,
-        views: int | None = None,
         images: Rows | None = None,
     ):
         self.paths = [record.path for record in records]
         self.root, self.preprocess, self.transform, self.seed = root, preprocess, transform, seed
-        self.numbers = [int(record.digest, 16) for record in records] if views else None
-        self.views, self.images = views, images
+        self.images = images
         self.targets = encoded_targets(records, labels, multilabel)
 
     def __len__(self) -> int:
@@ -78,8 +74,7 @@ class PhotoDataset(Dataset):
         epoch, index = key
         pixels = self._read(index)
         image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-        which = (epoch % self.views, self.numbers[index]) if self.views else (epoch, index)
-        image = self.transform(image, self.seed, *which)
+        image = self.transform(image, self.seed, epoch, index)
         return {"image": image, "target": self.targets[index], "index": index}
 
     def _read(self, index: int) -> np.ndarray:

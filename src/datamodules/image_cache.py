@@ -6,7 +6,6 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from src.datamodules.cache import RowStore, decoder, gigabytes
 from src.datamodules.dataset import LostPhoto
@@ -14,6 +13,7 @@ from src.datamodules.records import Record
 from src.images import UnreadableImage, content_digest, read_photo
 from src.overlap import cores, in_order
 from src.preprocess import Preprocess
+from src.progress import ProgressBar
 
 log = logging.getLogger(__name__)
 
@@ -43,15 +43,13 @@ def store_images(store: RowStore, root: Path, records: Sequence[Record], preproc
     if absent:
         size = gigabytes(len(absent) * store.row_bytes)
         log.info("Image cache: %d photos to decode once, %s in %s", len(absent), size, store.folder)
-    shown = tqdm(total=len(absent), desc="Decoding", unit="photo", disable=None)
     try:
         found = in_order(lambda r: (r, read_unchanged(root, r, preprocess)), by_digest.values(), cores())
-        with closing(found):
+        with closing(found), ProgressBar("Decoding", len(absent), "photos") as bar:
             for record, pixels in found:
                 store.add(record.digest, pixels)
-                shown.update()
+                bar.update()
     finally:
-        shown.close()
         store.flush()
 
 

@@ -13,6 +13,7 @@ from src.datamodules.records import Record, Source
 from src.errors import InputError, listed
 from src.images import UnreadableImage, content_digest, open_image, read_header, read_photo
 from src.overlap import cores, in_order
+from src.progress import ProgressBar
 
 log = logging.getLogger(__name__)
 AHEAD = 100  # photos that are read while a large one before them still is
@@ -38,7 +39,6 @@ def inspect_photos(
     root: Path,
     paths: list[str],
     size: tuple[int, int] = (32, 32),
-    say_from: int = 2000,
     cache_dir: str | None = None,
 ) -> list[Inspection]:
     """Read every photo once, in the order of `paths`.
@@ -47,7 +47,6 @@ def inspect_photos(
         root: the folder that the paths start from.
         paths: the photos.
         size: `(height, width)` in pixels that they will be resized to; limits of `open_image` depend on it.
-        say_from: number of photos from which on the log says that this takes a while.
         cache_dir: where it is remembered, so that photos that have not changed since are not read again;
             null: nowhere.
     """
@@ -55,13 +54,12 @@ def inspect_photos(
     keys = [memory.key(path) for path in paths] if memory else [None] * len(paths)
     known = memory.recall(keys) if memory else {}
     unread = [i for i, key in enumerate(keys) if key not in known]
-    if len(unread) >= say_from:
-        log.info("Reading %d photos once, to find unreadable ones and copies first", len(unread))
-
     found = [Inspection(*known[key]) if key in known else Inspection() for key in keys]
-    with closing(in_order(lambda i: _inspect(root / paths[i], size), unread, cores(), AHEAD)) as looks:
+    looks = in_order(lambda i: _inspect(root / paths[i], size), unread, cores(), AHEAD)
+    with closing(looks), ProgressBar("Checking photos", len(unread), "photos") as bar:
         for count, (i, (look, any_size)) in enumerate(zip(unread, looks, strict=True), 1):
             found[i] = look
+            bar.update()
             if memory and any_size:
                 memory.note(keys[i], look.digest, look.phash)
             if memory and (memory.unsaved >= NOTED_AT_ONCE + len(unread) // 10 or count == len(unread)):

@@ -55,9 +55,10 @@ class PhotoDataModule(L.LightningDataModule):
         skip_unreadable: leave unreadable photos out instead of stopping.
         class_weights: `{sqrt: bool, clip: [low, high] or null}`, or null for an unweighted loss.
         augment: arguments of `TrainTransform`, or null for none.
-        views: augmented views that a photo has, one per epoch in turn; null: each epoch has new ones.
-        cache: `images` keeps resized photos on disk, `features` what a frozen backbone sees in them; null:
-            photos are decoded in every epoch.
+        cache: `features` keeps on disk what a frozen backbone sees in each photo, `images` resized photos;
+            null: photos are decoded in every epoch.
+        views: views of each training photo that `cache=features` keeps, one per epoch in turn: the photo as
+            it is, its mirror image, then random ones; without that cache each epoch has new random ones.
         cache_dir: the folder of what is kept, shared by all runs; what reading a photo told is remembered
             there in any case. null: nothing is.
         batch_size: photos a batch and device.
@@ -88,8 +89,8 @@ class PhotoDataModule(L.LightningDataModule):
         skip_unreadable: bool = False,
         class_weights: Mapping | None = None,
         augment: Mapping | None = None,
-        views: int | None = None,
         cache: str | None = None,
+        views: int = 2,
         cache_dir: str | None = None,
         batch_size: int = 8,
         num_workers: int | None = None,
@@ -108,11 +109,11 @@ class PhotoDataModule(L.LightningDataModule):
         for name, value, least in (
             ("batch_size", batch_size, 1),
             ("num_workers", num_workers or 0, 0),
-            ("views", 1 if views is None else views, 1),
+            ("views", views, 1),
         ):
             if value < least:
                 raise InputError(f"data.{name}={value}: needs at least {least}")
-        _check_kept(cache, cache_dir, views, augment)
+        _check_kept(cache, cache_dir)
         _check_split(near_duplicates, folds, fold, split_file)
         check_arguments(preprocess, Preprocess, "preprocess")
         check_arguments(augment or {}, TrainTransform, "data.augment")
@@ -313,7 +314,6 @@ class PhotoDataModule(L.LightningDataModule):
             self.preprocess,
             self.transform if train else EvalTransform(),
             self.seed,
-            self.views if train else None,
             images,
         )
 
@@ -353,17 +353,10 @@ class PhotoDataModule(L.LightningDataModule):
         return self._loader("test")
 
 
-def _check_kept(cache: str | None, cache_dir: str | None, views: int | None, augment: Mapping | None) -> None:
-    """Refuse a cache without a folder that can be one, and what it could not hold."""
+def _check_kept(cache: str | None, cache_dir: str | None) -> None:
+    """Refuse a cache without a folder that can be one."""
     if cache and not cache_dir:
         raise InputError(f"data.cache={cache} needs a folder: data.cache_dir=outputs/cache")
-    if views and not augment:
-        raise InputError(f"data.views={views}: without data.augment there is one view")
-    if cache == "features" and augment and not views:
-        raise InputError(
-            "data.cache=features needs data.augment=null, or data.views=K for K views of each photo that "
-            "take turns (data.cache=images works with any augmentation)"
-        )
     if cache:
         checked_folder(cache_dir)
 

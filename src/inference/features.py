@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
-from tqdm import tqdm
 
 from src.datamodules.cache import Rows, RowStore, decoder, gigabytes
 from src.datamodules.image_cache import read_unchanged
@@ -23,11 +22,14 @@ from src.inference.torch_backend import TorchBackend, choose_device
 from src.models import PhotoClassifier
 from src.overlap import cores, in_order
 from src.preprocess import Preprocess
+from src.progress import ProgressBar
 
 log = logging.getLogger(__name__)
 BATCH = 16  # photos per forward pass; the last digits of features can depend on it
 VIEWS_AT_ONCE = 4  # of a photo from one decode; a kill loses what is not yet on the disk of all of them
-View = tuple[TrainTransform, int, int] | None  # the augmentation, its seed, and the number; None: as it is
+MIRRORED = "mirrored"
+# None: the photo as it is; MIRRORED; or a random view: the augmentation, its seed, and the number
+View = tuple[TrainTransform, int, int] | str | None
 Sight = tuple[Record, View]  # what one row of features is of
 Lacking = tuple[RowStore, list[Record]]  # a store, and the photos that it has no row of, one of each content
 _DRAWING = threading.Lock()  # augmentation draws from torch's global generator
@@ -128,17 +130,24 @@ def _lacking(
         "device": _device_name(on),
         "batch": BATCH,
         "batchnorm": "folded",
-        "view": view
-        and {
-            "augment": view[0].arguments,
-            "seed": view[1],
-            "number": view[2],
-            "torchvision": torchvision.__version__,
-        },
+        "view": _view_key(view),
     }
     store = RowStore(cache_dir, "features", about, (model.num_features,), "float32")
     absent = set(store.missing(record.digest for record in records))
     return store, list({record.digest: record for record in records if record.digest in absent}.values())
+
+
+def _view_key(view: View) -> object:
+    """Return all that tells a view from any other, as plain values."""
+    if not isinstance(view, tuple):
+        return view
+    transform, seed, number = view
+    return {
+        "augment": transform.arguments,
+        "seed": seed,
+        "number": number,
+        "torchvision": torchvision.__version__,
+    }
 
 
 def split_features(
@@ -146,15 +155,19 @@ def split_features(
 ) -> dict[str, list[Rows]]:
     """Return the features of each split's photos for `data.cache=features`.
 
-    Those of the training split are one for each view that so many epochs show.
+    Those of the training split are one for each view that so many epochs show: the photo as it is, its
+    mirror image where the augmentation mirrors, then random views.
 
     Raises:
         InputError: as `store_features`.
     """
     views: list[View] = [None]
     if isinstance(datamodule.transform, TrainTransform):
-        shown = range(min(datamodule.views, epochs))
-        views = [(datamodule.transform, datamodule.seed, number) for number in shown]
+        shown = min(datamodule.views, epochs)
+        # a mirror image shows what the photo shows; the corners that a rotation opens are grey as no photo's
+        if shown > 1 and datamodule.transform.arguments["horizontal_flip"]:
+            views.append(MIRRORED)
+        views += [(datamodule.transform, datamodule.seed, number) for number in range(len(views), shown)]
     found: dict[str, list[Rows]] = {split: [] for split, records in datamodule.splits.items() if records}
     asked = {
         view: [split for split in found if view in (views if split == "train" else [None])]
@@ -259,7 +272,7 @@ def _rows(
         found = (backend.features(batch.pixels) for batch in backend.loaded(read, count, workers))
     else:
         found = in_order(see, range(count), max(1, workers))
-    bar = tqdm(total=len(sights), desc="Features", unit="view", disable=None)
+    bar = ProgressBar("Features", len(sights), "views")
     with backend.threads_kept(), closing(found), bar:
         for number, rows in enumerate(found):
             rows = rows[: len(sights) - number * BATCH]
@@ -282,6 +295,8 @@ def _seen(pixels: np.ndarray, record: Record, view: View) -> np.ndarray:
     """Return the view of a resized photo, uint8 `[H, W, 3]`."""
     if view is None:
         return pixels
+    if view == MIRRORED:
+        return pixels[:, ::-1]
     transform, seed, number = view
     image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
     with _DRAWING:

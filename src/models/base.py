@@ -11,9 +11,9 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from src.errors import InputError, did_you_mean, listed
+from src.errors import InputError, did_you_mean, first_line, listed
 from src.labels import LabelSpace
-from src.models.backbones import build_backbone
+from src.models.backbones import backbone_defaults, build_backbone
 from src.models.metrics import Collected
 from src.models.precision import full_precision
 from src.models.shares import loss_shares
@@ -51,7 +51,7 @@ class PhotoClassifier(L.LightningModule, ABC):
         preprocess: arguments of `preprocess.Preprocess`; mean and standard deviation (of values in 0..1) are
             applied here, resizing before.
         class_weights: `{kind: [weights]}` of the loss, or null.
-        backbone: a key of `backbones.BACKBONES`.
+        backbone: a key of `backbones.BACKBONES`, or `timm/NAME`.
         weights: see `build_backbone`; no hyperparameter, so that loading a checkpoint never downloads.
         init_from: a checkpoint to start from, kept for `checkpoint.init_from`; no hyperparameter either.
         freeze_backbone: train the heads only; the backbone stays in eval mode, its BatchNorm statistics
@@ -59,6 +59,7 @@ class PhotoClassifier(L.LightningModule, ABC):
         label_smoothing: share of each target that is spread over all answers (Szegedy et al., 2016,
             Rethinking the Inception architecture).
         lr: learning rate of Adam.
+        backbone_lr_factor: factor of `lr` for a backbone that learns.
         weight_decay: decoupled from the gradient (Loshchilov and Hutter, 2019); Adam where it is 0.
         schedule: `constant`, or `cosine` (down to zero over the run, after a linear warm-up over its first
             twentieth).
@@ -73,18 +74,21 @@ class PhotoClassifier(L.LightningModule, ABC):
         labels: Mapping[str, list[str]],
         preprocess: Mapping[str, Any],
         class_weights: Mapping[str, list[float]] | None = None,
-        backbone: str = "resnet18",
+        backbone: str = "efficientnet_lite0",
         weights: str | None = None,
         init_from: str | None = None,
         freeze_backbone: bool = False,
         label_smoothing: float = 0.0,
         lr: float = 5e-4,
+        backbone_lr_factor: float = 1.0,
         weight_decay: float = 0.0,
         schedule: str = "constant",
         seed: int = 42,
     ):
         super().__init__()
         self._check(task, schedule, label_smoothing, lr, weight_decay)
+        if not 0 < backbone_lr_factor < math.inf:
+            raise InputError(f"model.backbone_lr_factor={backbone_lr_factor}: needs a number above 0")
         self.save_hyperparameters(
             {
                 "task": task,
@@ -95,6 +99,7 @@ class PhotoClassifier(L.LightningModule, ABC):
                 "freeze_backbone": freeze_backbone,
                 "label_smoothing": label_smoothing,
                 "lr": lr,
+                "backbone_lr_factor": backbone_lr_factor,
                 "weight_decay": weight_decay,
                 "schedule": schedule,
                 "seed": seed,
@@ -104,12 +109,12 @@ class PhotoClassifier(L.LightningModule, ABC):
         self.labels = LabelSpace(labels)
         self.init_from = init_from
         self.provenance: dict[str, Any] = {}
-        self.backbone, self.num_features = build_backbone(backbone, weights)
-        self.backbone.to(memory_format=torch.channels_last)
+        pixels = Preprocess.from_dict(preprocess)
+        self.backbone = build_backbone(backbone, weights).to(memory_format=torch.channels_last)
         self.backbone.requires_grad_(not freeze_backbone)
+        self.num_features = self._count_features(pixels.size)
         for kind, names in self.labels.kinds.items():
             self.add_module(f"head_{kind}", nn.Linear(self.num_features, len(names)))
-        pixels = Preprocess.from_dict(preprocess)
         for name in ("mean", "std"):
             values = torch.tensor(getattr(pixels, name), dtype=torch.float32).view(1, 3, 1, 1)
             self.register_buffer(name, values, persistent=False)
@@ -117,7 +122,6 @@ class PhotoClassifier(L.LightningModule, ABC):
             self.register_buffer(
                 f"weight_{kind}", torch.tensor(values, dtype=torch.float32), persistent=False
             )
-        self._try_size(pixels.size)
         self.collected = {split: Collected() for split in ("train", "val", "test")}
         self.figures: dict[str, dict[str, Any]] = {}
         self.scored: dict[str, tuple[Tensor, Tensor]] = {}
@@ -141,16 +145,21 @@ class PhotoClassifier(L.LightningModule, ABC):
                 f"task={task}: {type(self).__name__} is for {listed(self.tasks)}; choose with model="
             )
 
-    def _try_size(self, size: tuple[int, int]) -> None:
-        """Refuse an image size that the backbone's strides leave nothing of."""
-        self.eval()
+    def _count_features(self, size: tuple[int, int]) -> int:
+        """Return the number of features; refuse an image size that the backbone cannot take."""
+        self.backbone.eval()
         try:
             with torch.inference_mode():
-                self.backbone(torch.zeros(1, 3, *size))
-        except RuntimeError as error:
+                found = self.backbone(torch.zeros(1, 3, *size))
+        except (RuntimeError, AssertionError, ValueError) as error:
             name = self.hparams["backbone"]
-            raise InputError(f"preprocess.image_size={list(size)} is too small for {name}") from error
+            own = backbone_defaults(name)["image_size"]
+            raise InputError(
+                f"preprocess.image_size={list(size)} does not fit {name} ({first_line(error)}): "
+                f"its own size is {own}"
+            ) from error
         self.train()
+        return found.shape[1]
 
     @property
     def logged(self) -> list[str]:
@@ -331,10 +340,14 @@ class PhotoClassifier(L.LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         """Return AdamW over what is trained, with the schedule stepped per batch."""
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(
-            parameters, self.hparams["lr"], weight_decay=self.hparams["weight_decay"]
-        )
+        lr, factor = self.hparams["lr"], self.hparams["backbone_lr_factor"]
+        learned = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        backbone = [p for name, p in learned.items() if name.startswith("backbone.") and factor != 1]
+        rest = [p for name, p in learned.items() if not name.startswith("backbone.") or factor == 1]
+        groups = [{"params": rest}]
+        if backbone:
+            groups.append({"params": backbone, "lr": lr * factor})
+        optimizer = torch.optim.AdamW(groups, lr, weight_decay=self.hparams["weight_decay"])
         if self.hparams["schedule"] == "constant":
             return optimizer
         factor = WarmCosine(max(2, int(self.trainer.estimated_stepping_batches)))

@@ -1,0 +1,30 @@
+"""Values of a configuration that follow from the backbone and from whether it learns."""
+
+from omegaconf import DictConfig
+
+from src.errors import InputError
+from src.models.backbones import backbone_defaults
+
+HEAD_EPOCHS, FINE_TUNING_EPOCHS = 20, 6
+
+
+def fill_defaults(cfg: DictConfig) -> None:
+    """Replace each null of `preprocess` and each `auto` of `data.cache` and `trainer.max_epochs` in place.
+
+    A run saves its configuration after this, so that it resumes with the same values whatever the defaults
+    are by then.
+
+    Raises:
+        InputError: for an unknown backbone.
+    """
+    if "backbone" not in cfg.model:
+        raise InputError("model.backbone: needs a name, as model.backbone=efficientnet_lite0")
+    for key, value in backbone_defaults(str(cfg.model.backbone)).items():
+        if cfg.preprocess.get(key) is None:
+            cfg.preprocess[key] = value
+    frozen = bool(cfg.model.get("freeze_backbone"))
+    if cfg.data.get("cache") == "auto":
+        one_device = cfg.trainer.get("devices", 1) == 1 and cfg.trainer.get("num_nodes", 1) == 1
+        cfg.data.cache = "features" if frozen and one_device and cfg.data.get("cache_dir") else None
+    if cfg.trainer.get("max_epochs") == "auto":
+        cfg.trainer.max_epochs = HEAD_EPOCHS if frozen else FINE_TUNING_EPOCHS
