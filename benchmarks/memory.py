@@ -1,6 +1,7 @@
 """Peak memory of predicting an archive, and whether it grows with the number of photos."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,8 +13,8 @@ from PIL import Image
 from benchmarks.harness import BENCH, CORES, Work, threads
 from benchmarks.photos import copies
 from benchmarks.processes import resident_mb
-from src.decisions.predictions import PredictionWriter
 from src.inference import Photo, Predictor, find_images
+from src.inference.output import write_rows
 from src.models import MultiLabelClassifier
 
 SIZE, DISTINCT = 32, 2000
@@ -76,13 +77,17 @@ def all_in_memory(given: Given) -> dict[int, float]:
 
 def streamed(given: Given) -> dict[int, float]:
     """Predict with Corbel; return the memory of all processes in MB at 1,000, 10,000 and 100,000 photos."""
-    found, done, marks = {}, 0, [mark for mark in MARKS if mark <= len(given.photos)]
-    with PredictionWriter(BENCH / "memory_ours.csv", given.predictor.columns()) as writer:
+    found, marks = {}, [mark for mark in MARKS if mark <= len(given.photos)]
+
+    def measured() -> Iterator[list[dict[str, str]]]:
+        done = 0
         for rows in given.predictor.rows(given.photos):
-            writer.write(rows)
+            yield rows
             done += len(rows)
             while marks and done >= marks[0]:
                 found[marks.pop(0)] = round(resident_mb(os.getsid(0)), 1)
+
+    write_rows(BENCH / "memory_ours.csv", given.predictor.columns(), measured())
     return found
 
 

@@ -13,8 +13,8 @@ from benchmarks import plain
 from benchmarks.harness import BENCH, BOTH, Work, threads
 from benchmarks.photos import drawn
 from benchmarks.trained import checkpoint, exported
-from src.decisions.predictions import PredictionWriter
 from src.inference import Photo, Predictor
+from src.inference.output import write_rows
 from src.models import PhotoClassifier, load_model
 from src.overlap import in_order
 from src.preprocess import Preprocess
@@ -65,9 +65,8 @@ def ours(given: Given) -> Path:
     """Predict with Corbel; return the CSV."""
     output = BENCH / "predict_ours.csv"
     photos = [Photo(path.stem, path.name, path) for path in given.photos]
-    with PredictionWriter(output, given.predictor.columns(probabilities=True)) as writer:
-        for rows in given.predictor.rows(photos, probabilities=True):
-            writer.write(rows)
+    rows = given.predictor.rows(photos, probabilities=True)
+    write_rows(output, given.predictor.columns(probabilities=True), rows)
     return output
 
 

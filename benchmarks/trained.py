@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.harness import BENCH, REPOSITORY
-from src.inference.fingerprint import file_digest
+from src.files import file_digest
 
 RUN = BENCH / "trained"
 COMMAND = (

@@ -17,14 +17,12 @@ def main(cfg: DictConfig) -> None:
 
     from src.datamodules.cache import decoder
     from src.inference import Predictor, claim, find_images, refuse_to_overwrite
-    from src.inference.archive import find_output, open_output
     from src.inference.backends import find_model
-    from src.inference.fingerprint import fingerprint
-    from src.inference.shards import find_shard
+    from src.inference.output import Output, find_output, find_shard, make_manifest
     from src.overrides import shown
 
     shard = find_shard(cfg.shard)
-    output = find_output(cfg.output, cfg.output_dir, cfg.resume, shard)
+    output = find_output(cfg.output, cfg.output_dir, cfg.resume, cfg.shard)
     photos = find_images(cfg.images, cfg.root)
     threshold = OmegaConf.to_container(cfg.threshold) if OmegaConf.is_config(cfg.threshold) else cfg.threshold
     checkpoint = find_model(cfg.ckpt)
@@ -41,7 +39,7 @@ def main(cfg: DictConfig) -> None:
     refuse_to_overwrite(output, photos, cfg.images, cfg.ckpt)
     if not cfg.output:
         claim(output)
-    made_of = fingerprint(
+    manifest = make_manifest(
         checkpoint,
         photos,
         predictor.columns(cfg.probabilities),
@@ -52,10 +50,8 @@ def main(cfg: DictConfig) -> None:
         decoder=decoder(),
         arithmetic=predictor.backend.arithmetic,
     )
-    with (
-        open_output(output, photos, made_of, shard, cfg.resume) as out,
-        tqdm(total=out.total, initial=out.done, unit="photo", disable=None) as bar,
-    ):
+    out = Output(output, photos, manifest, shard, cfg.resume)
+    with tqdm(total=out.total, initial=out.done, unit="photo", disable=None) as bar:
         for count in out.written(lambda some: predictor.rows(some, cfg.probabilities)):
             bar.update(count)
     print(f"{out.summary}: {shown(output)}")

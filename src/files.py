@@ -1,5 +1,6 @@
 """Paths as a person gives them, files that are whole or not there, and files that one process holds."""
 
+import hashlib
 import json
 import logging
 import os
@@ -62,6 +63,12 @@ def write_json(path: Path, content: Any) -> None:
     """Write readable JSON, whole or not at all; NaN is refused."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     write_whole(path, (text + "\n").encode())
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

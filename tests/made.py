@@ -1,6 +1,8 @@
 """Made data and the scripts, called in this process."""
 
+import csv
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -85,6 +87,22 @@ def make_table(root: Path, each: int = 8) -> Path:
                 rows.append(f"{id_},component,{defect},a{i}{j}{k // 2}")
     (root / "image_data.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     return root
+
+
+def same_predictions(one: Path, other: Path) -> None:
+    """Check that two CSVs have the same decisions, and confidences that differ by rounding at most."""
+    tables = []
+    for path in (one, other):
+        with open(path, newline="", encoding="utf-8") as file:
+            tables.append([row for row in csv.DictReader(file)])
+    assert len(tables[0]) == len(tables[1])
+    number = re.compile(r"\d\.\d+")
+    for row, same in zip(*tables, strict=True):
+        for name, text in row.items():
+            assert number.sub("", text) == number.sub("", same[name]), name
+            step = 0.0101 if name == "prediction" else 1.01e-4
+            for a, b in zip(number.findall(text), number.findall(same[name]), strict=True):
+                assert abs(float(a) - float(b)) < step, name
 
 
 def load_script(name: str) -> ModuleType:

@@ -1,4 +1,4 @@
-"""What runs a model: the same scores however the work is divided, and one line for what cannot be."""
+"""Backends: the same bytes from the same batches, the same scores from any, one line for what cannot run."""
 
 import subprocess
 import sys
@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from src.errors import InputError
-from src.inference import Photo, Predictor
+from src.inference import Photo, Predictor, batches
 from src.inference.backends import load_backend
 from src.inference.batches import run_batches
 from src.inference.torch_backend import TorchBackend, check_precision
 from src.labels import TASKS
 from src.models import REGISTRY, MultiLabelClassifier, backbones
+from src.preprocess import Preprocess
 from tests.made import REPOSITORY, tiny
 
 PIXELS = {"image_size": 16, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -38,32 +39,52 @@ def photos(make_tree, tmp_path_factory):
 
 
 def all_scores(backend, photos, batch_size, workers):
-    batches = run_batches(backend, photos, batch_size, workers)
-    return {photos[r.index].id: r.values for batch in batches for r in batch}
+    found = run_batches(backend, photos, batch_size, workers)
+    return {photos[r.index].id: r.values for batch in found for r in batch}
 
 
-def check_division(backend, photos):
-    """Scores are the same bits, however many threads share the work and wherever a list begins."""
+def check_division(backend, photos, monkeypatch, tolerance=1e-6):
+    """Scores are the same bits on any number of threads and for chunks by themselves, and agree elsewhere."""
+    monkeypatch.setattr(batches, "CHUNK", 6)
     wanted = all_scores(backend, photos, 4, 0)
     assert list(wanted) == [photo.id for photo in photos] and wanted["03"] is None
-    parts = [photos[i:] for i in range(1, 11)] + [photos[::-1], photos[5:6], photos[::3]]
-    for workers, part in [(1, photos), (2, photos), (3, photos), *((2, part) for part in parts)]:
+    for workers, part in ((1, photos), (2, photos), (3, photos), (2, photos[:6]), (1, photos[6:])):
         found = all_scores(backend, part, 4, workers)
-        for photo in part:
-            assert np.array_equal(found[photo.id], wanted[photo.id]), (photo.id, workers)
+        assert [*found] == [photo.id for photo in part]
+        assert all(np.array_equal(found[id_], wanted[id_]) for id_ in found), workers
+    parts = [photos[i:] for i in range(1, 11)] + [photos[::-1], photos[5:6], photos[::3]]
+    for size, part in [(1, photos), (5, photos), *((4, part) for part in parts)]:
+        for id_, scores in all_scores(backend, part, size, 2).items():
+            if id_ != "03":
+                np.testing.assert_allclose(scores, wanted[id_], rtol=0, atol=tolerance)
 
 
-def test_torch_scores_depend_on_the_photo_and_the_batch_size_alone(model, photos):
+def test_torch_scores_are_the_same_bits_in_the_same_batches(model, photos, monkeypatch):
     threads = torch.get_num_threads()
-    check_division(TorchBackend(model, "cpu"), photos)
+    check_division(TorchBackend(model, "cpu"), photos, monkeypatch)
     assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(("photos", "size"), [(0, 4), (1, 4), (511, 16), (1300, 16), (1300, 48), (513, 512)])
+def test_batches_begin_where_their_chunk_does(photos, size):
+    ranges = [batches.batch_range(photos, size, i) for i in range(batches.count_batches(photos, size))]
+    assert [index for found in ranges for index in found] == [*range(photos)]
+    for found in ranges:
+        chunk = found[0] // 512
+        assert chunk == found[-1] // 512 and (found[0] - 512 * chunk) % size == 0
+        assert len(found) == min(size, 512 * (chunk + 1) - found[0], photos - found[0])
+
+
+def test_a_photo_that_cannot_be_read_moves_no_other_one(photos):
+    found = batches.read_batch(photos, 6, Preprocess(16), None, 0)
+    assert not found.pixels[3].any() and all(found.pixels[i].any() for i in (0, 1, 2, 4, 5))
 
 
 def test_threads_come_back_when_nobody_listens_any_more(model, photos):
     threads = torch.get_num_threads()
-    batches = run_batches(TorchBackend(model, "cpu"), photos, 2, 2)
-    next(batches)
-    batches.close()
+    found = run_batches(TorchBackend(model, "cpu"), photos, 2, 2)
+    next(found)
+    found.close()
     assert torch.get_num_threads() == threads
 
 
@@ -86,8 +107,8 @@ def test_files_of_other_sizes_get_no_digest(model, photos, on_gpu):
     size = photos[0].file.stat().st_size
 
     def digests(sizes):
-        batches = run_batches(backend, photos, 4, 2, sizes)
-        return {photos[r.index].id: r.digest for batch in batches for r in batch}
+        found = run_batches(backend, photos, 4, 2, sizes)
+        return {photos[r.index].id: r.digest for batch in found for r in batch}
 
     every = digests(None)
     assert [id_ for id_, digest in every.items() if not digest] == ["03"]
@@ -112,12 +133,16 @@ def test_features_and_heads_make_up_the_scores(model):
 def test_rows_are_those_of_single_photos(model, photos):
     model.thresholds.fill_(0.4)
     predictor = Predictor(TorchBackend(model, "cpu"), batch_size=4, num_workers=2)
-    rows = [row for batch in predictor.rows(photos) for row in batch]
+    rows = [row for batch in predictor.rows(photos, probabilities=True) for row in batch]
     assert [row["status"] for row in rows] == ["error" if photo.id == "03" else "ok" for photo in photos]
     for photo, row in zip(photos, rows, strict=True):
         if row["status"] == "ok":
             said = predictor.predict(photo.file)
             assert ";".join(said.labels["defect"]) == row["defects"]
+            for label, p in said.probabilities["defect"].items():
+                assert p == pytest.approx(float(row[f"p:{label}"]), abs=2e-6)
+    with pytest.raises(InputError, match="batch_size=513: at most 512, the photos of a chunk"):
+        Predictor(TorchBackend(model, "cpu"), batch_size=513)
 
 
 def test_the_registry_knows_every_task():
@@ -158,8 +183,8 @@ def test_options_that_do_not_fit(options, words, tmp_path):
 
 def test_the_way_to_a_backend_imports_no_torch():
     code = (
-        "import sys; import src.inference, src.inference.onnx_backend, src.decisions.predictions\n"
-        "heavy = {'torch', 'lightning', 'torchvision', 'pandas', 'sklearn', 'scipy', 'matplotlib'}\n"
+        "import sys; import src.inference, src.inference.onnx_backend, src.inference.output\n"
+        "heavy = {'torch', 'lightning', 'torchvision', 'pandas', 'pyarrow', 'sklearn', 'matplotlib'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY, timeout=60)

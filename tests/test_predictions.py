@@ -1,17 +1,11 @@
-import csv
-import errno
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from src.decisions.predictions import PredictionWriter, columns, decide, row
+from src.decisions.predictions import columns, decide, number_columns, row
 from src.errors import InputError
+from src.inference.output import write_rows
 from src.labels import LabelSpace
 
-ROOT = Path(__file__).resolve().parents[1]
 TWO = LabelSpace(
     {"component": ("Bolt", "Channel Bracket"), "defect": ("Corrosion-Heavy", "Drummy", "Missing")}
 )
@@ -205,11 +199,9 @@ def test_a_label_with_a_colon_is_kept():
 
 def test_the_file_byte_by_byte(tmp_path):
     path = tmp_path / "new folder" / "predictions.csv"
-    with PredictionWriter(path, columns("multiclass", ONE)) as writer:
-        writer.write([row("multiclass", ONE, "a", "a, b.jpg", scores(0.3, 0.7))])
-        assert path.read_bytes().count(b"\n") == 2  # there as soon as written
-        writer.write([row("multiclass", ONE, "=1", "Brücke \udcff.jpg", None, error='not "an" image')])
-        assert writer.rows == 2
+    first = [row("multiclass", ONE, "a", "a, b.jpg", scores(0.3, 0.7))]
+    second = [row("multiclass", ONE, "=1", "Brücke \udcff.jpg", None, error='not "an" image')]
+    write_rows(path, columns("multiclass", ONE), iter([first, second]))
     assert path.read_bytes().decode() == (
         "ID,label,confidence,path,status,error\n"
         'a,Bracket_Intact,0.7000,"a, b.jpg",ok,\n'
@@ -217,82 +209,32 @@ def test_the_file_byte_by_byte(tmp_path):
     )
 
 
-def test_an_old_file_is_replaced_and_no_rows_leave_a_header(tmp_path):
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     path = tmp_path / "predictions.csv"
-    path.write_text("old\n" * 100)
-    with PredictionWriter(path, ["ID", "path"]) as writer:
-        writer.write([])
-    assert path.read_text() == "ID,path\n"
+    path.write_text("old")
+    with pytest.raises(KeyError):
+        write_rows(path, ["ID", "path"], [[{"ID": "1"}]])
+    assert path.read_text() == "old"
+    write_rows(path, ["ID", "path"], [])
+    assert path.read_text() == "ID,path\n" and [*tmp_path.iterdir()] == [path]
 
 
-def test_a_row_without_a_column_is_refused(tmp_path):
-    with pytest.raises(KeyError), PredictionWriter(tmp_path / "p.csv", ["ID", "path"]) as writer:
-        writer.write([{"ID": "1"}])
-    assert (tmp_path / "p.csv").read_text() == "ID,path\n"
-
-
-def test_a_file_that_cannot_be_opened(tmp_path):
+def test_a_file_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
-    for path in (tmp_path, tmp_path / "file" / "p.csv"):
-        with pytest.raises(InputError, match=r"cannot write .*: \w"), PredictionWriter(path, ["ID"]):
-            pass
+    with pytest.raises(
+        InputError, match=r"cannot write \(there is a file where a folder is needed\): .*p.csv"
+    ):
+        write_rows(tmp_path / "file" / "p.csv", ["ID"], [])
 
 
-class FullDisk:
-    """A raw file with room for so many bytes, which writes what still fits, as a file system does."""
-
-    def __init__(self, file, room, code=errno.ENOSPC):
-        self.file, self.room, self.code = file, room, code
-        self.fileno, self.close = file.fileno, file.close
-
-    def write(self, data):
-        if not self.room:
-            raise OSError(self.code, "No space left on device")
-        written = self.file.write(data[: self.room])
-        self.room -= written
-        return written
-
-
-@pytest.mark.parametrize("room", range(0, 60, 7))
-def test_a_full_disk_leaves_whole_rows(tmp_path, room):
-    path = tmp_path / "p.csv"
-    with pytest.raises(InputError) as caught, PredictionWriter(path, ["ID", "text"]) as writer:
-        writer._file = FullDisk(writer._file, room)
-        writer.write({"ID": str(i), "text": "two\nlines"} for i in range(100))
-    kept = room // len('0,"two\nlines"\n')
-    assert str(caught.value) == f"disk full (No space left on device): {kept} rows kept in {path}"
-    with open(path, newline="") as file:
-        table = list(csv.reader(file))
-    assert table == [["ID", "text"], *([str(i), "two\nlines"] for i in range(kept))]
-
-
-def test_other_faults_are_told_as_they_are(tmp_path):
-    writer = PredictionWriter(tmp_path / "p.csv", ["ID"])
-    with pytest.raises(InputError, match=r"^cannot write \(No space"), writer:
-        writer._file = FullDisk(writer._file, 0, errno.EIO)
-        writer.write([{"ID": "1"}])
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_device():
-    with pytest.raises(InputError, match=r"disk full \(No space left on device\): 0 rows kept in /dev/full"):
-        PredictionWriter("/dev/full", ["ID"]).__enter__()
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on file sizes")
-def test_a_limit_on_file_sizes(tmp_path):
-    code = (
-        "import resource, sys\n"
-        "from src.decisions.predictions import PredictionWriter\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "try:\n"
-        "    with PredictionWriter(sys.argv[1], ['ID', 'path']) as writer:\n"
-        "        writer.write({'ID': f'{i:04}', 'path': 'x' * 30} for i in range(1000))\n"
-        "except ValueError as error:\n"
-        "    print(error)\n"
-    )
-    path = tmp_path / "p.csv"
-    done = subprocess.run([sys.executable, "-c", code, path], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout == f"disk full (File too large): 27 rows kept in {path}\n", done.stderr
-    lines = path.read_text().splitlines()
-    assert lines == ["ID,path", *(f"{i:04},{'x' * 30}" for i in range(27))]
+def test_number_columns_of_each_task():
+    assert number_columns(columns("multiclass", ONE, True)) == {
+        "confidence": "double",
+        "p:Bolt_Missing": "float",
+        "p:Bracket_Intact": "float",
+    }
+    names = ("component_confidence", "defect_confidence", "average_confidence")
+    assert number_columns(columns("dual_head", TWO)) == dict.fromkeys(names, "double")
+    odd = LabelSpace({"avg_x": ("a",), "y": ("b",)})
+    names = ("avg_avg_x_confidence", "avg_y_confidence", "overall_avg_confidence")
+    assert number_columns(columns("multilabel", odd)) == dict.fromkeys(names, "double")

@@ -23,12 +23,12 @@ from src.callbacks.figures import confusion_of
 from src.callbacks.provenance import git_commit, versions
 from src.datamodules import PhotoDataModule
 from src.datamodules.statistics import label_table
-from src.decisions.predictions import PredictionWriter
 from src.errors import InputError, listed
 from src.files import write_json
 from src.inference import Photo, Predictor
 from src.inference.batches import Result, run_batches
 from src.inference.features import results_from_features
+from src.inference.output import write_rows
 from src.models import PhotoClassifier
 from src.models.checkpoint import read_checkpoint
 from src.overrides import shown, typed
@@ -180,7 +180,8 @@ def run_facts(
 def write_predictions(run: Path, datamodule: PhotoDataModule, device: str = "auto") -> None:
     """Write the test split's predictions with the same `Predictor` that `predict.py` uses.
 
-    Where the backbone's features of the photos are kept, only the heads are asked again: the same bytes.
+    Photos that are decoded go through the batches of `predict.py` on `test_metadata.csv`: the same bytes.
+    Where their features are kept, only the heads run again, and scores agree to 1e-6.
     """
     predictor = Predictor.load(run, device=device, num_workers=datamodule.num_workers)
     test = datamodule.splits["test"]
@@ -194,13 +195,11 @@ def write_predictions(run: Path, datamodule: PhotoDataModule, device: str = "aut
     else:
         read = run_batches(predictor.backend, photos, predictor.batch_size, predictor.num_workers)
         results = _noting_changed(read, digests, photos, changed)
-    with PredictionWriter(run / "predictions.csv", predictor.columns()) as writer:
-        for rows in predictor.rows(photos, results=results):
-            writer.write(rows)
+    write_rows(run / "predictions.csv", predictor.columns(), predictor.rows(photos, results=results))
     if changed:
         log.warning(
             "%d test photos have been replaced or removed since this run began: its figures and "
-            "predictions.csv may tell of different photos (%s)",
+            "predictions.csv may come from different photos (%s)",
             len(changed),
             listed(changed),
         )

@@ -1,4 +1,4 @@
-"""Scores -> the rows of `predictions.csv`, and the file itself.
+"""Scores -> the rows of `predictions.csv`.
 
 All values are strings made here, so that the same scores give the same bytes. Confidences have 4 decimals,
 probabilities 6; averages are taken before rounding.
@@ -7,23 +7,13 @@ Lists are joined by `;`, which no label contains, and a confidence is written `L
 contain `:`; the number stands behind the last one (`text.rpartition(":")`).
 """
 
-import csv
-import errno
-import io
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
+from collections.abc import Sequence
 
 import numpy as np
 
 from src.decisions.thresholds import apply_thresholds
-from src.errors import InputError, did_you_mean, reason
+from src.errors import InputError, did_you_mean
 from src.labels import TASKS, LabelSpace
-
-_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
 
 def columns(task: str, labels: LabelSpace, probabilities: bool = False) -> list[str]:
@@ -54,6 +44,20 @@ def columns(task: str, labels: LabelSpace, probabilities: bool = False) -> list[
             f"two columns of predictions.csv would be named '{twice[0]}': rename that kind of labels"
         )
     return names + [f"p:{label}" for label in labels.names if probabilities]
+
+
+def number_columns(columns: Sequence[str]) -> dict[str, str]:
+    """Return the columns that hold a single number, with their type in Parquet; all others are strings.
+
+    Args:
+        columns: from `columns`; their places tell the lists of `multilabel` from its averages.
+    """
+    end = columns.index("path")
+    numbers = [name for name in columns[:end] if name.endswith("confidence")]
+    if "overall_avg_confidence" in numbers:
+        numbers = columns[1 + 2 * ((end - 2) // 3) : end]
+    probabilities = [name for name in columns[end:] if name.startswith("p:")]
+    return dict.fromkeys(numbers, "double") | dict.fromkeys(probabilities, "float")
 
 
 def decide(
@@ -174,134 +178,3 @@ def _check(task: str, labels: LabelSpace) -> None:
         raise InputError(f"unknown task '{task}': {did_you_mean(str(task), TASKS)}")
     if task == "multiclass" and len(labels.kinds) != 1:
         raise InputError(f"multiclass has one kind of labels, not {len(labels.kinds)}: use dual_head")
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What an earlier call left in a file: its first rows and, behind them, the offset in bytes."""
-
-    rows: int
-    end: int
-
-
-class PredictionWriter:
-    """Write rows to a CSV file as they come; what is in the file is always whole rows.
-
-    UTF-8, LF at line ends, quotes only where needed; a file name that is not valid Unicode is written with
-    backslash escapes. On a full disk the file is cut after the last whole row and stays usable.
-
-    Args:
-        path: The file, replaced if it exists; missing folders are made.
-        columns: The header, from `columns`.
-        kept: Rows of an earlier call to go on behind; what follows them in the file is cut.
-        cure: What to do when the disk refuses, for the message.
-
-    Raises:
-        InputError: if the file cannot be opened or written; the message says how many rows it holds.
-    """
-
-    def __init__(
-        self, path: str | Path, columns: Iterable[str], kept: Kept | None = None, cure: str | None = None
-    ):
-        self.path, self.cure = Path(path), cure
-        self.columns = list(columns)
-        self.kept = kept
-        self.rows = kept.rows if kept else 0  # whole rows in the file, without the header
-        self._file = None
-        self._end = kept.end if kept else 0  # bytes of the header and of all whole rows
-
-    def __enter__(self) -> "PredictionWriter":
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "r+b" if self.kept else "wb", buffering=0)
-            if self.kept:
-                self._file.truncate(self._end)
-                self._file.seek(self._end)
-        except OSError as error:
-            raise InputError(f"cannot write {self.path}: {reason(error)}") from None
-        if not self.kept:
-            self._append(self.columns)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        try:
-            self._file.close()
-        except OSError as error:
-            if exception == (None, None, None):
-                raise self._failure(error) from None
-
-    def write(self, rows: Iterable[Mapping[str, str]]) -> None:
-        """Append rows, each of them in the file when this returns.
-
-        Raises:
-            InputError: if the disk is full or writing fails otherwise.
-            KeyError: if a row lacks a column.
-        """
-        for values in rows:
-            self._append([values[column] for column in self.columns])
-            self.rows += 1
-
-    def _append(self, values: list[str]) -> None:
-        """Write one line; on failure cut the file to the last whole one and close it."""
-        line = memoryview(csv_line(values))
-        size = len(line)
-        try:
-            while line:
-                line = line[self._file.write(line) :]
-        except OSError as error:
-            with suppress(OSError):  # a device cannot be cut
-                os.ftruncate(self._file.fileno(), self._end)
-            with suppress(OSError):
-                self._file.close()
-            raise self._failure(error) from None
-        self._end += size
-
-    def _failure(self, error: OSError) -> InputError:
-        """Return the one line that says what stopped the writing and what the file holds."""
-        cure = f"; {self.cure}" if self.cure else ""
-        return InputError(f"{write_failure(error)}: {self.rows} rows kept in {self.path}{cure}")
-
-
-def write_failure(error: OSError) -> str:
-    """Return why something could not be written, in a few words: a full disk is named as that."""
-    cause = "disk full" if error.errno in _FULL else "cannot write"
-    return f"{cause} ({error.strerror or error})"
-
-
-def csv_line(values: Iterable[str]) -> bytes:
-    """Return one line of `predictions.csv`, with its line end."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(values)
-    return text.getvalue().encode("utf-8", "backslashreplace")
-
-
-def read_lines(file: BinaryIO) -> Iterator[tuple[list[str], int]]:
-    """Yield the values of each whole line of a `predictions.csv`, the header too, and the offset behind it.
-
-    A torn last line, as a kill leaves it, is left out. Memory does not grow with the file.
-
-    Raises:
-        csv.Error: for lines that are no CSV.
-    """
-    end, exhausted = 0, False
-
-    def texts() -> Iterator[str]:
-        nonlocal end, exhausted
-        for line in file:
-            if not line.endswith(b"\n"):
-                break
-            end += len(line)
-            yield line.decode("utf-8", "backslashreplace")
-        exhausted = True
-
-    reader = csv.reader(texts(), strict=True)
-    while True:
-        try:
-            values = next(reader)
-        except StopIteration:
-            return
-        except csv.Error:
-            if exhausted:  # torn behind a line end within quotes
-                return
-            raise
-        yield values, end

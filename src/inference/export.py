@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from src.errors import InputError, did_you_mean, listed
-from src.inference.fingerprint import file_digest
+from src.files import file_digest
 from src.inference.int8 import quantized
 from src.inference.onnx_backend import SCHEMA, OnnxBackend
 from src.inference.parity import (

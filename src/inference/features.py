@@ -17,7 +17,7 @@ from src.datamodules.image_cache import read_unchanged
 from src.datamodules.photos import PhotoDataModule
 from src.datamodules.records import Record
 from src.datamodules.transforms import TrainTransform
-from src.inference.batches import Batch, Result
+from src.inference.batches import Batch, Result, batch_range, count_batches
 from src.inference.torch_backend import TorchBackend, choose_device
 from src.models import PhotoClassifier
 from src.overlap import cores, in_order
@@ -45,8 +45,8 @@ def extract_features(
 ) -> np.ndarray:
     """Return the features of the model's backbone, float32 `[records, features]`.
 
-    The heads do not matter. The same photo gives the same bytes on a CPU, whatever stands beside it;
-    byte-identical photos (equal digests) are read once.
+    The heads do not matter. Byte-identical photos (equal digests) are read once and have equal features. The
+    same records give the same bytes on one kind of CPU; among other records, features agree to 1e-6.
 
     Args:
         model: of a checkpoint (`load_model`), or newly built; it normalises photos itself.
@@ -87,12 +87,12 @@ def store_features(
     decoder, the kind of device and the view, so that none is used for anything else.
 
     Args:
-        model: see `extract_features`, as for the others.
-        root: likewise.
+        model: of a checkpoint (`load_model`), or newly built; it normalises photos itself.
+        root: the folder that the records' paths start from.
         records: the photos, with their digests, of each augmented view; of None: as they are.
-        cache_dir: likewise.
-        device: likewise.
-        num_workers: likewise.
+        cache_dir: where features are kept, and looked for first.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        num_workers: as in `extract_features`.
 
     Raises:
         InputError: as `extract_features`, before any is computed where the disk cannot hold them all.
@@ -186,7 +186,7 @@ def split_features(
 def results_from_features(
     backend: TorchBackend, features: Rows, digests: Sequence[str], batch_size: int
 ) -> Iterator[list[Result]]:
-    """Yield the results that `run_batches` gives for these photos; with batches of `BATCH` bit for bit.
+    """Yield the results that `run_batches` gives for these photos, in the same batches; scores agree to 1e-6.
 
     Args:
         backend: whose backbone gave the features.
@@ -194,8 +194,8 @@ def results_from_features(
         digests: of the photos' contents.
         batch_size: photos a batch.
     """
-    for begin in range(0, len(digests), batch_size):
-        index = range(begin, min(begin + batch_size, len(digests)))
+    for number in range(count_batches(len(digests), batch_size)):
+        index = batch_range(len(digests), batch_size, number)
         rows = np.zeros((batch_size, *features.shape), np.float32)
         rows[: len(index)] = features.take(index)
         with backend.one_thread():
@@ -259,7 +259,7 @@ def _prepare(stores: Sequence[Lacking]) -> None:
 def _rows(
     model: PhotoClassifier, root: Path, sights: Sequence[Sight], device: str, num_workers: int | None
 ) -> Iterator[np.ndarray]:
-    """Yield the features of each view in turn; the last batch is filled up, for the same digits."""
+    """Yield the features of each view in turn; the last batch is filled up with zeros."""
     backend = TorchBackend(model, device)
     read = partial(_read, root, sights, backend.preprocess)
     count, workers = -(-len(sights) // BATCH), cores() if num_workers is None else num_workers

@@ -14,7 +14,7 @@ from src.datamodules.delimited import read_csv
 from src.decisions.thresholds import apply_thresholds
 from src.errors import InputError
 from src.files import user_path
-from src.inference.batches import Backend, read_batch
+from src.inference.batches import Backend, count_batches, read_batch
 from src.inference.photos import Photo, data_root
 from src.labels import LabelSpace
 from src.models import PhotoClassifier
@@ -143,7 +143,7 @@ def _split(
 
 def _read(photos: list[Photo], preprocess: Preprocess) -> np.ndarray:
     """Return the pixels of photos that must all be readable, uint8 `[N, H, W, 3]`."""
-    count, parts = -(-len(photos) // BATCH), []
+    count, parts = count_batches(len(photos), BATCH), []
     read = partial(read_batch, photos, BATCH, preprocess, frozenset())
     with closing(in_order(read, range(count), cores())) as batches:
         for batch in batches:

@@ -13,7 +13,7 @@ from src.decisions.predictions import columns, decide, row
 from src.errors import InputError
 from src.images import as_upright_rgb
 from src.inference.backends import Backend, load_backend
-from src.inference.batches import Result, run_batches
+from src.inference.batches import CHUNK, Result, run_batches
 from src.inference.photos import Photo
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Predictor:
     Args:
         backend: runs the model: a `TorchBackend` or an `OnnxBackend`.
         threshold: for `multilabel`, one value for all labels, or `{label: value}` for some.
-        batch_size: photos per forward pass. The last digits of scores can depend on it.
+        batch_size: photos per forward pass, 512 at most. The last digits of scores can depend on it.
         num_workers: threads that decode and infer (on a GPU: processes that decode); 0: none; null: one per
             core, 16 at most.
     """
@@ -58,6 +58,8 @@ class Predictor:
         for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers or 0, 0)):
             if value < least:
                 raise InputError(f"{name}={value}: needs at least {least}")
+        if batch_size > CHUNK:
+            raise InputError(f"batch_size={batch_size}: at most {CHUNK}, the photos of a chunk")
         self.backend = backend
         self.task, self.labels, self.preprocess = backend.task, backend.labels, backend.preprocess
         self.thresholds = self._thresholds(threshold)
@@ -103,14 +105,18 @@ class Predictor:
     def predict(self, source: str | Path | bytes | Image.Image) -> Prediction:
         """Predict one photo: a path, a file's content, or an opened image.
 
+        It goes through a batch of `batch_size` rows as in `rows`, the others zeros: the scores agree to 1e-6.
+
         Raises:
             UnreadableImage: if it cannot be read.
         """
         if isinstance(source, Image.Image):
-            pixels = self.preprocess.resize_image(as_upright_rgb(source))
+            photo = self.preprocess.resize_image(as_upright_rgb(source))
         else:
-            pixels = self.preprocess(source)
-        scores = self.backend.scores(pixels[None])[0]
+            photo = self.preprocess(source)
+        pixels = np.zeros((self.batch_size, *photo.shape), np.uint8)
+        pixels[0] = photo
+        scores = self.backend.scores(pixels)[0]
         labels = decide(self.task, self.labels, scores, self.thresholds)
         probabilities = {
             kind: dict(zip(names, scores[self.labels.slices[kind]].tolist(), strict=True))
@@ -137,7 +143,7 @@ class Predictor:
         At the end one line says how many of the photos the model was trained on, if any.
 
         Args:
-            photos: the photos.
+            photos: the photos, from the beginning of a chunk on.
             probabilities: whether to add `p:<label>` for each label.
             results: scores of the photos, in batches; None: they are read and scored here.
         """

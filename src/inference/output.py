@@ -1,0 +1,350 @@
+"""The output of `predict.py`: a job folder of finished chunks, merged into a CSV or Parquet file. No torch.
+
+`<output>.job/` holds `manifest.json`, which names everything that the rows depend on, and a CSV for each
+chunk of `batches.CHUNK` consecutive photos, written atomically and never changed. One process, shards on many
+machines and a call after a kill run the same code: skip the chunks that are present, predict the others,
+merge when none is missing. Processes share nothing but these files. A finished output has its manifest in a
+hidden file next to it.
+"""
+
+import csv
+import errno
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from src.decisions.predictions import number_columns
+from src.errors import InputError, reason
+from src.files import file_digest, user_path, whole_file, write_json
+from src.inference import batches
+from src.inference.photos import Photo
+
+Row = Mapping[str, str]
+GROUP = 128  # chunks in a row group of Parquet: 65,536 rows
+_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+
+
+def find_shard(given: str | None, environment: Mapping[str, str] = os.environ) -> tuple[int, int] | None:
+    """Return the shard for `shard=`, counted from 0, and the number of shards; None for null."""
+    if given is None:
+        return None
+    if given == "auto":
+        index, count, given = _launched(environment)
+    elif found := re.fullmatch(r"(\d+)/(\d+)", given, re.ASCII):
+        index, count = int(found[1]) - 1, int(found[2])
+    else:
+        raise InputError(f"shard={given}: name one of many as 3/16, or auto")
+    if not 0 <= index < count:
+        raise InputError(f"shard={given}: the shards are 1/{count} to {count}/{count}, without gaps")
+    return index, count
+
+
+def _launched(environment: Mapping[str, str]) -> tuple[int, int, str]:
+    """Return the shard of a process that torchrun or SLURM started, their number, and the words for both."""
+    array = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN")
+    for names in (("RANK", "WORLD_SIZE"), array, ("SLURM_PROCID", "SLURM_NTASKS")):
+        if names[0] in environment and names[1] in environment:
+            break
+    else:
+        raise InputError("shard=auto: neither torchrun nor SLURM started this process: name it as shard=3/16")
+    said = "auto: " + ", ".join(f"{name}={environment[name]}" for name in names if name in environment)
+    try:
+        index, count, *first = (int(environment.get(name, 0)) for name in names)
+    except ValueError:
+        raise InputError(f"shard={said}: needs whole numbers") from None
+    return index - sum(first), count, said
+
+
+def find_output(output: str | None, folder: str, resume: bool, shard: str | None) -> Path:
+    """Return the file for `output=`: itself, or `predictions.csv` in a folder, by default the call's own."""
+    if not output:
+        if resume or shard:
+            key = "resume=true" if resume else f"shard={shard}"
+            raise InputError(f"{key} needs output=: without it each call has a dated folder of its own")
+        return Path(folder) / "predictions.csv"
+    path = user_path(output)
+    path = path / "predictions.csv" if path.is_dir() or output.endswith(("/", "\\")) else path
+    if path.suffix.lower() not in (".csv", ".parquet") or path.is_dir():
+        raise InputError(f"output={path}: name a file that ends in .csv or .parquet, or a folder ending in /")
+    real = path.resolve()  # it may be a link
+    if real.name == "predictions.csv" and (real.parent / "checkpoints").is_dir():
+        raise InputError(f"output={path}: a run's own predictions of its test photos: name another file")
+    if path.suffix.lower() == ".parquet":
+        try:
+            import pyarrow.parquet  # noqa: F401
+        except ImportError:
+            cure = 'python -m pip install -e ".[parquet]", or name a .csv'
+            raise InputError(f"output={path}: Parquet needs the extra `parquet`: {cure}") from None
+    return path
+
+
+def make_manifest(
+    model: Path, photos: Sequence[Photo], columns: Sequence[str], **settings: Any
+) -> dict[str, Any]:
+    """Return everything that the rows of an output depend on, as plain JSON.
+
+    Args:
+        model: the checkpoint; its content counts, not its name.
+        photos: all photos in order; IDs and paths count, not their folder.
+        columns: of the output.
+        settings: other values that decide about rows, such as thresholds and the batch size.
+    """
+    named = hashlib.sha256()
+    for photo in photos:
+        named.update(f"{photo.id}\0{photo.path}\n".encode("utf-8", "backslashreplace"))
+    about = {"checkpoint": file_digest(model), "photos": named.hexdigest(), "number of photos": len(photos)}
+    about |= {"chunk": batches.CHUNK, "columns": list(columns)}
+    return json.loads(json.dumps(about | settings))
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return in words how two manifests differ; short values are shown."""
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    shown = {name: f" ({json.dumps(before.get(name))}, now {json.dumps(now.get(name))})" for name in names}
+    return ", ".join(n if n in ("checkpoint", "photos", "columns") else n + shown[n] for n in names)
+
+
+def write_rows(output: Path, columns: Sequence[str], found: Iterable[Iterable[Row]], cure: str = "") -> None:
+    """Write the rows of some batches to a CSV, whole or not at all; `cure` ends the message of a failure."""
+    try:
+        with whole_file(output) as file:
+            file.write(_csv([columns]))
+            for rows in found:
+                file.write(_csv([row[column] for column in columns] for row in rows))
+    except OSError as error:
+        raise InputError(f"{_failure(error)}: {output}{cure}") from None
+
+
+def _csv(lines: Iterable[Sequence[str]]) -> bytes:
+    """Return lines of CSV: UTF-8 with LF; a file name that is no UTF-8 gets backslash escapes."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+def _failure(error: OSError) -> str:
+    """Return in a few words why something cannot be written."""
+    return f"{'disk full' if error.errno in _FULL else 'cannot write'} ({reason(error)})"
+
+
+class Output:
+    """A CSV or Parquet file that is merged from chunks: joins the job for it, begins one, or refuses to.
+
+    Args:
+        output: from `find_output`.
+        photos: all photos in order, also those of other shards.
+        manifest: from `make_manifest`.
+        shard: from `find_shard`; None: all photos in one call.
+        resume: go on with an unfinished output, and leave a finished one alone.
+
+    Attributes:
+        total: photos of this shard.
+        done: those in chunks that were present before this call.
+        unreadable: rows with `status=error`: of all shards after the merge, else of this one.
+        missing: chunks of all shards, at the end.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        photos: Sequence[Photo],
+        manifest: Mapping[str, Any],
+        shard: tuple[int, int] | None = None,
+        resume: bool = False,
+    ):
+        self.output, self.photos, self.manifest, self.shard = output, photos, manifest, shard
+        self.folder = output.with_name(f"{output.name}.job")
+        self.sidecar = output.with_name(f".{output.name}.manifest.json")
+        self.chunks = range(-(-len(photos) // batches.CHUNK))
+        index, shards = shard or (0, 1)  # contiguous shares of the chunks, equally long or one shorter
+        self.own = range(len(self.chunks) * index // shards, len(self.chunks) * (index + 1) // shards)
+        self.total, self.done, self.unreadable, self.missing = self._photos_in(self.own), 0, 0, 0
+        self._state = "begun"  # then: complete (before this call), incomplete, merged (here), elsewhere
+        present, finished = self._present(), self._finished()  # a merge writes before it removes
+        if resume and finished and finished["manifest"] == manifest:
+            self._state, self.done, self.unreadable = "complete", self.total, finished["unreadable"]
+            if self._job() in (None, manifest):  # left by a kill right after the merge
+                shutil.rmtree(self.folder, ignore_errors=True)
+        elif not finished and output.is_file() and output.stat().st_size:
+            why = "a table that predict.py did not write, or that was changed since"
+            raise InputError(f"output={output}: {why}: name another file, or delete it")
+        elif present or (shard and self._job()):
+            self._join(present, resume)
+        else:
+            self._begin(finished, resume)
+
+    def _join(self, present: set[int], resume: bool) -> None:
+        """Go on with the job in the folder, or refuse to."""
+        job = self._job()
+        if job is None:
+            raise InputError(f"{self.folder}: its manifest.json is missing: delete the folder")
+        if not (resume or self.shard):
+            rows = sum(min(job["chunk"], job["number of photos"] - i * job["chunk"]) for i in present)
+            cure = "go on with resume=true, or delete it"
+            raise InputError(f"{self.folder} holds {rows} rows of an unfinished job: {cure}")
+        if job != self.manifest:
+            differing = _differences(job, self.manifest)
+            raise InputError(f"{self.folder} was begun with other {differing}: use those again, or delete it")
+        self.done = self._photos_in(present.intersection(self.own))
+
+    def _begin(self, finished: Mapping[str, Any] | None, resume: bool) -> None:
+        """Make the folder with its manifest, or refuse to where another output is finished."""
+        if resume and finished:
+            differing = _differences(finished["manifest"], self.manifest)
+            cure = "leave out resume=true to replace it, or name another output"
+            raise InputError(f"resume=true: {self.output} was made with other {differing}: {cure}")
+        try:
+            write_json(self.folder / "manifest.json", self.manifest)
+        except OSError as error:
+            raise InputError(f"{_failure(error)}: {self.folder}") from None
+
+    def written(self, rows_of: Callable[[Sequence[Photo]], Iterable[Sequence[Row]]]) -> Iterator[int]:
+        """Write the missing chunks of this shard, then merge if none is missing; yield each batch's length.
+
+        Args:
+            rows_of: gives the rows of photos in batches that end where a chunk ends, as `Predictor.rows`.
+        """
+        if self._state == "complete":
+            return
+        kept = f"; the same command with resume=true goes on from {self.folder}"
+        for run in self._runs():
+            number, rows = run.start, []
+            for batch in rows_of(self.photos[run.start * batches.CHUNK : run.stop * batches.CHUNK]):
+                rows += batch
+                if len(rows) == self._photos_in([number]):
+                    if self._job() != self.manifest:
+                        return self._gone()
+                    write_rows(self._chunk(number), self.manifest["columns"], [rows], kept)
+                    number, rows = number + 1, []
+                yield len(batch)
+        try:
+            self._end()
+        except FileNotFoundError:
+            self._gone()
+        except OSError as error:
+            raise InputError(f"{_failure(error)}: {self.output}{kept}") from None
+
+    @property
+    def summary(self) -> str:
+        """How many photos were predicted, in words for a line that ends with the output's name."""
+        if self._state == "elsewhere":
+            return "another process has merged all chunks"
+        total = self.total if self._state == "incomplete" else len(self.photos)
+        said = f"{total - self.unreadable} photos predicted, {self.unreadable} unreadable"
+        if self._state == "incomplete":
+            return f"{said} in this shard; {self.missing} of {len(self.chunks)} chunks are still missing"
+        return f"nothing to do, complete already: {said}" if self._state == "complete" else said
+
+    @property
+    def exit_code(self) -> int:
+        """1 where photos were unreadable."""
+        # torchrun ends all its processes as soon as one fails: only the one that merges does
+        waits = self._state != "merged" and "TORCHELASTIC_RUN_ID" in os.environ
+        return int(self.unreadable > 0 and not waits)
+
+    def _photos_in(self, chunks: Iterable[int]) -> int:
+        """Return the number of photos in some chunks."""
+        return sum(min(batches.CHUNK, len(self.photos) - number * batches.CHUNK) for number in chunks)
+
+    def _chunk(self, number: int) -> Path:
+        """Return the file of a chunk."""
+        return self.folder / f"chunk-{number:06}.csv"
+
+    def _present(self) -> set[int]:
+        """Return the numbers of the chunks in the folder."""
+        return {int(path.stem.removeprefix("chunk-")) for path in self.folder.glob("chunk-*.csv")}
+
+    def _job(self) -> dict[str, Any] | None:
+        """Return the manifest in the folder, None where there is none."""
+        return _read_json(self.folder / "manifest.json")
+
+    def _finished(self) -> dict[str, Any] | None:
+        """Return the manifest and the number of error rows of a finished output; None for any other file."""
+        found = _read_json(self.sidecar)
+        size = self.output.stat().st_size if self.output.is_file() else 0
+        return found if found and found["bytes"] == size else None
+
+    def _runs(self) -> Iterator[range]:
+        """Yield the missing chunks of this shard, those that follow each other as one range."""
+        present = self._present()
+        for here, run in groupby(self.own, present.__contains__):
+            if not here:
+                numbers = [*run]
+                yield range(numbers[0], numbers[-1] + 1)
+
+    def _gone(self) -> None:
+        """Note that another process has merged; refuse a folder that was deleted or is another job's."""
+        finished = self._finished()
+        if self._job() or not finished or finished["manifest"] != self.manifest:
+            raise InputError(f"{self.folder} was deleted, or begun anew by another call, during this one")
+        self._state, self.unreadable = "elsewhere", 0
+
+    def _end(self) -> None:
+        """Merge where no chunk is missing, else count the errors of this shard."""
+        self.missing = len({*self.chunks} - self._present())
+        if self._job() != self.manifest:
+            return self._gone()
+        chunks = [self._chunk(number) for number in (self.own if self.missing else self.chunks)]
+        self.unreadable = sum(map(_errors, chunks))
+        if not self.missing:
+            self._merge(chunks)
+        self._state = "incomplete" if self.missing else "merged"
+
+    def _merge(self, chunks: Sequence[Path]) -> None:
+        """Write all chunks into the output in one step; processes that merge at once write the same bytes."""
+        write = _write_parquet if self.output.suffix.lower() == ".parquet" else _write_csv
+        with whole_file(self.output) as file:
+            write(file, chunks, self.manifest["columns"])
+            file.flush()
+            # before the output gets its name: after a kill in between, the next call merges again
+            about = {"bytes": file.tell(), "unreadable": self.unreadable, "manifest": self.manifest}
+            write_json(self.sidecar, about)
+        # the manifest first: a process that does not find it looks for the finished output
+        (self.folder / "manifest.json").unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """Return the object in a file of ours, None where there is no such file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}): delete it") from None
+
+
+def _errors(chunk: Path) -> int:
+    """Return the number of rows with `status=error`."""
+    with open(chunk, newline="", encoding="utf-8") as file:
+        return sum(row["status"] == "error" for row in csv.DictReader(file))
+
+
+def _write_csv(file: BinaryIO, chunks: Sequence[Path], columns: Sequence[str]) -> None:
+    """Write the rows of the chunks behind one header."""
+    header = _csv([columns])
+    file.write(header)
+    for chunk in chunks:
+        file.write(chunk.read_bytes()[len(header) :])
+
+
+def _write_parquet(file: BinaryIO, chunks: Sequence[Path], columns: Sequence[str]) -> None:
+    """Write the rows of the chunks as typed columns; a number that is empty in the CSV is null."""
+    import pyarrow as pa
+    from pyarrow import csv, parquet
+
+    numbers = number_columns(columns)
+    schema = pa.schema([(name, numbers.get(name, "string")) for name in columns])
+    parse = csv.ParseOptions(newlines_in_values=True)
+    convert = csv.ConvertOptions(column_types=schema, null_values=[""], strings_can_be_null=False)
+    with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+        for begin in range(0, len(chunks), GROUP):
+            tables = [csv.read_csv(c, None, parse, convert) for c in chunks[begin : begin + GROUP]]
+            writer.write_table(pa.concat_tables(tables).combine_chunks())

@@ -1,0 +1,345 @@
+"""Outputs that are killed, shared out and merged have the bytes of an uninterrupted call of one process."""
+
+import csv
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+
+from src.decisions.predictions import number_columns
+from src.inference import Predictor, batches, output
+from src.models import MultiLabelClassifier, backbones
+from tests.made import REPOSITORY, run_script, tiny
+
+LABELS = {"component": ["Bolt", "Bracket"], "defect": ["Leaks", "Loose", "Missing"]}
+COUNT, CHUNK = 43, 8  # six chunks, the last one of three photos
+ERRORS = 2
+COMMON = ("device=cpu", "num_workers=0", "batch_size=3", "probabilities=true")
+
+
+@pytest.fixture(scope="module")
+def home(make_tree, tmp_path_factory):
+    """A folder with a small untrained model and photos, two of which cannot be read."""
+    home = tmp_path_factory.mktemp("home")
+    torch.manual_seed(0)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setitem(backbones.BACKBONES, "tiny", backbones.Entry(tiny, None, "fc"))
+        model = MultiLabelClassifier(
+            task="multilabel", labels=LABELS, preprocess={"image_size": 16}, backbone="tiny", weights=None
+        )
+    model.thresholds.fill_(0.49)
+    content = {"hyper_parameters": dict(model.hparams), "state_dict": model.state_dict()}
+    model.on_save_checkpoint(content)
+    torch.save(content, home / "model.ckpt")
+    root = make_tree(home / "photos", *(f"site, {i % 3}/Brücke {i:02}.png" for i in range(COUNT)))
+    for number in (3, 20):
+        (root / f"site, {number % 3}" / f"Brücke {number:02}.png").write_bytes(b"no photo")
+    return home
+
+
+@pytest.fixture
+def predict(home, tmp_path, monkeypatch, capsys):
+    """Return a function that calls the script in chunks of eight and returns its exit code and last line."""
+    monkeypatch.setattr(batches, "CHUNK", CHUNK)
+    monkeypatch.chdir(tmp_path)
+    for name in ("RANK", "SLURM_ARRAY_TASK_ID", "SLURM_PROCID", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+
+    def call(name, *arguments, model=home / "model.ckpt"):
+        common = (f"ckpt={model}", f"images={home / 'photos'}", *COMMON)
+        code = run_script(monkeypatch, "predict", *common, f"output={name}", *arguments)
+        said = capsys.readouterr()
+        return code, (said.err if code == 2 else said.out).strip().rpartition("\n")[2]
+
+    return call
+
+
+@pytest.fixture
+def whole(home, predict, tmp_path):
+    """The bytes of an uninterrupted call of one process, by suffix; the files lie here."""
+    kept = home / "whole"
+    for suffix in (".csv", ".parquet"):
+        if not (kept / f"whole{suffix}").exists():
+            said = f"41 photos predicted, 2 unreadable: {kept / 'whole'}{suffix}"
+            assert predict(f"{kept}/whole{suffix}") == (1, said)
+    assert len(list(kept.iterdir())) == 4  # two outputs with their manifests
+    shutil.copytree(kept, tmp_path, dirs_exist_ok=True)
+    return {suffix: (kept / f"whole{suffix}").read_bytes() for suffix in (".csv", ".parquet")}
+
+
+def chunks(name="p.csv"):
+    return sorted(path.name for path in Path(f"{name}.job").glob("chunk-*"))
+
+
+def stopping_after(monkeypatch, photos, what=KeyboardInterrupt):
+    """Let the script end as by a kill when it has read so many photos; return those that it has read."""
+    read = []
+
+    def counted(file, real=batches.read_photo):
+        if len(read) == photos:
+            raise what
+        read.append(file)
+        return real(file)
+
+    monkeypatch.setattr(batches, "read_photo", counted)
+    return read
+
+
+def test_the_rows_of_a_call(predict, whole, tmp_path, home, monkeypatch):
+    rows = list(csv.DictReader(whole[".csv"].decode().splitlines()))
+    assert [row["path"] for row in rows] == sorted(row["path"] for row in rows) and len(rows) == COUNT
+    bad = [row for row in rows if row["status"] == "error"]
+    assert len(bad) == ERRORS and all(row["error"] and not row["components"] for row in bad)
+    assert not any(row["p:Leaks"] for row in bad) and rows[0]["ID"] == "site, 0/Brücke 00"
+    assert predict("threads.csv", "num_workers=2")[0] == 1
+    assert (tmp_path / "threads.csv").read_bytes() == whole[".csv"]
+    monkeypatch.setitem(backbones.BACKBONES, "tiny", backbones.Entry(tiny, None, "fc"))
+    predictor = Predictor.load(home / "model.ckpt", batch_size=3)
+    for row in rows[4:8]:
+        said = predictor.predict(home / "photos" / row["path"]).probabilities["defect"]
+        assert float(row["p:Leaks"]) == pytest.approx(said["Leaks"], abs=2e-6)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("count", [1, 2, 4, 9])
+def test_shards_in_any_order_give_the_same_bytes(predict, whole, tmp_path, suffix, count):
+    order = list(range(1, count + 1))
+    random.Random(count).shuffle(order)
+    for index in order[:-1]:
+        code, said = predict(f"p{suffix}", f"shard={index}/{count}")
+        if Path(f"p{suffix}.job").exists():  # else the last shards have no chunk of six, and all are there
+            assert "chunks are still missing" in said and not Path(f"p{suffix}").exists()
+            assert code == (" 0 unreadable" not in said)
+    predict(f"p{suffix}", f"shard={order[-1]}/{count}", "resume=true")
+    assert (tmp_path / f"p{suffix}").read_bytes() == whole[suffix]
+    assert not Path(f"p{suffix}.job").exists()
+    code, said = predict(f"p{suffix}", "resume=true", "shard=1/2")
+    assert code == 1 and said.startswith("nothing to do, complete already: 41 photos predicted, 2 unreadable")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_an_interrupted_call_goes_on_behind_its_last_chunk(predict, whole, tmp_path, monkeypatch, suffix):
+    for stop in (0, 7, 20, COUNT - 1):
+        with monkeypatch.context() as interrupted:
+            stopping_after(interrupted, stop)
+            predict(f"p{suffix}")
+        assert len(chunks(f"p{suffix}")) == stop // CHUNK
+        with monkeypatch.context() as counted:
+            read = stopping_after(counted, 1000)
+            assert predict(f"p{suffix}", "resume=true")[0] == 1
+        assert len(read) == COUNT - stop // CHUNK * CHUNK
+        assert (tmp_path / f"p{suffix}").read_bytes() == whole[suffix]
+        Path(f"p{suffix}").unlink()
+
+
+SLOW = """
+import sys, time
+import pytest
+from src.inference import batches
+from tests.made import run_script
+real, batches.CHUNK = batches.read_photo, {chunk}
+batches.read_photo = lambda file: time.sleep(0.03) or real(file)
+with pytest.MonkeyPatch.context() as m:
+    sys.exit(run_script(m, "predict", *sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+def test_a_killed_process_costs_a_chunk(predict, whole, home, tmp_path):
+    words = (f"ckpt={home / 'model.ckpt'}", f"output={tmp_path / 'p.csv'}", f"hydra.run.dir={tmp_path}")
+    command = [sys.executable, "-c", SLOW.format(chunk=CHUNK), *words, *COMMON, f"images={home / 'photos'}"]
+    with subprocess.Popen(command, cwd=REPOSITORY) as child:
+        until = time.monotonic() + 120
+        while len(chunks()) < 2 and time.monotonic() < until:
+            time.sleep(0.01)
+        child.kill()
+    assert child.returncode == -signal.SIGKILL and 2 <= len(chunks()) < 6
+    assert predict("p.csv", "shard=2/2")[0] in (0, 1) and len(chunks()) >= 5
+    assert predict("p.csv", "resume=true")[0] == 1
+    assert (tmp_path / "p.csv").read_bytes() == whole[".csv"]
+
+
+def within(action):
+    """Call the script while it is running, which Hydra refuses in one process."""
+    instance = GlobalHydra.instance()
+    running, instance.hydra = instance.hydra, None
+    action()
+    instance.hydra = running
+
+
+def meanwhile(monkeypatch, action):
+    """Let something happen while the second batch of a call is computed."""
+    rows = Predictor.rows
+
+    def overtaken(predictor, *arguments):
+        for number, batch in enumerate(rows(predictor, *arguments)):
+            if number == 1:
+                monkeypatch.setattr(Predictor, "rows", rows)
+                within(action)
+            yield batch
+
+    monkeypatch.setattr(Predictor, "rows", overtaken)
+
+
+def test_another_process_that_merges_first(predict, whole, tmp_path, monkeypatch):
+    meanwhile(monkeypatch, lambda: predict("p.csv", "shard=1/1"))
+    assert predict("p.csv", "shard=1/1") == (0, "another process has merged all chunks: p.csv")
+    assert (tmp_path / "p.csv").read_bytes() == whole[".csv"] and not Path("p.csv.job").exists()
+
+
+def test_two_that_merge_at_once(predict, whole, tmp_path, monkeypatch):
+    real = output._write_csv
+
+    def twice(*arguments):
+        monkeypatch.setattr(output, "_write_csv", real)
+        within(lambda: predict("p.csv", "resume=true"))
+        real(*arguments)
+
+    monkeypatch.setattr(output, "_write_csv", twice)
+    assert predict("p.csv", "shard=1/1")[0] in (0, 1)
+    assert (tmp_path / "p.csv").read_bytes() == whole[".csv"] and not Path("p.csv.job").exists()
+
+
+@pytest.mark.parametrize("action", ["deleted", "begun anew"])
+def test_a_folder_that_another_call_takes(predict, tmp_path, monkeypatch, action):
+    def act():
+        shutil.rmtree("p.csv.job")
+        if action == "begun anew":
+            predict("p.csv", "threshold=0.2", "shard=1/2")
+
+    meanwhile(monkeypatch, act)
+    code, said = predict("p.csv")
+    assert code == 2 and "p.csv.job was deleted, or begun anew by another call" in said
+    assert not Path("p.csv").exists()
+
+
+def test_torchrun_hears_of_unreadable_photos_after_the_merge(predict, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    codes = [predict("p.csv", f"shard={i}/2") for i in (1, 2)]
+    assert [code for code, _ in codes] == [0, 1] and " 0 unreadable" not in codes[0][1]
+
+
+def test_an_unfinished_job(predict, tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "a.png").write_bytes(b"no photo")
+    said = "10 photos predicted, 1 unreadable in this shard; 4 of 6 chunks are still missing: p.csv"
+    assert predict("p.csv", "shard=3/3") == (1, said)
+    said = "error: p.csv.job holds 11 rows of an unfinished job: go on with resume=true, or delete it"
+    assert predict("p.csv") == (2, said)
+    for arguments, words in (
+        (["threshold={Leaks: 0.2}"], 'threshold (null, now {"Leaks": 0.2})'),
+        (["batch_size=4"], "batch_size (3, now 4)"),
+        (["probabilities=false"], "columns"),
+        ([f"images={tmp_path / 'one'}"], "photos, number of photos (43, now 1)"),
+    ):
+        for more in ("resume=true", "shard=1/3"):
+            said = f"error: p.csv.job was begun with other {words}: use those again, or delete it"
+            assert predict("p.csv", more, *arguments) == (2, said)
+    Path("p.csv.job/manifest.json").unlink()
+    assert predict("p.csv", "resume=true")[1].endswith("its manifest.json is missing: delete the folder")
+    assert chunks() == ["chunk-000004.csv", "chunk-000005.csv"]
+
+
+def test_a_job_without_a_chunk_is_begun_anew(predict, whole, tmp_path, monkeypatch):
+    for more in ([], ["resume=true"]):
+        with monkeypatch.context() as interrupted:
+            stopping_after(interrupted, 2)
+            predict("p.csv", "threshold=0.3")
+        assert Path("p.csv.job").exists() and predict("p.csv", *more)[0] == 1
+        assert (tmp_path / "p.csv").read_bytes() == whole[".csv"]
+        Path("p.csv").unlink()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_finished_output(predict, whole, tmp_path, home, suffix):
+    name = f"whole{suffix}"
+    said = f"nothing to do, complete already: 41 photos predicted, 2 unreadable: {name}"
+    assert predict(name, "resume=true") == (1, said)
+    shutil.copy(home / "model.ckpt", "same.ckpt")
+    assert predict(name, "resume=true", model="same.ckpt")[0] == 1
+    Path("same.ckpt").write_bytes((home / "model.ckpt").read_bytes() + b" ")
+    for arguments, model, words in (
+        (["threshold=0.2"], home / "model.ckpt", "threshold (null, now 0.2)"),
+        ([], "same.ckpt", "checkpoint"),
+    ):
+        code, said = predict(name, "resume=true", *arguments, model=model)
+        assert code == 2 and f"resume=true: {name} was made with other {words}: leave out" in said
+    assert Path(name).read_bytes() == whole[suffix]
+    assert predict(name, "threshold=0.2")[0] == 1 and Path(name).read_bytes() != whole[suffix]
+    # a kill right after the merge leaves the folder
+    Path(f"{name}.job").mkdir()
+    assert predict(name, "resume=true", "threshold=0.2")[0] == 1 and not Path(f"{name}.job").exists()
+
+
+@pytest.mark.parametrize("more", [[], ["resume=true"], ["shard=1/2"]])
+def test_a_table_of_somebody_else_is_never_replaced(predict, whole, tmp_path, more):
+    Path("run/checkpoints").mkdir(parents=True)
+    Path("mine.csv").write_text("ID,path,status\n1,a.jpg,ok\n")
+    Path("mine.parquet").write_bytes(b"a table")
+    Path("whole.csv").write_bytes(whole[".csv"] + b"a note\n")
+    Path("run/predictions.csv").write_text("ID\n1\n")
+    Path("link.csv").symlink_to("run/predictions.csv")
+    for name, words in (
+        ("mine.csv", "a table that predict.py did not write"),
+        ("mine.parquet", "a table that predict.py did not write"),
+        ("whole.csv", "or that was changed since: name another file, or delete it"),
+        ("run/", "a run's own predictions of its test photos"),
+        ("link.csv", "a run's own predictions of its test photos"),
+    ):
+        code, said = predict(name, *more)
+        assert code == 2 and words in said and not list(tmp_path.rglob("*.job"))
+    assert Path("mine.csv").read_text() == "ID,path,status\n1,a.jpg,ok\n"
+    assert Path("mine.parquet").read_bytes() == b"a table"
+    assert Path("run/predictions.csv").read_text() == "ID\n1\n"
+    assert Path("whole.csv").read_bytes() == whole[".csv"] + b"a note\n"
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_full_disk_keeps_the_chunks(predict, whole, tmp_path, monkeypatch, suffix):
+    real = output.whole_file
+    for full, kept in ((f"p{suffix}.job/chunk-000003.csv", 3), (f"p{suffix}", 6)):
+
+        def writing(path, full=full):
+            if path == Path(full):
+                raise OSError(28, "No space left on device")
+            return real(path)
+
+        with monkeypatch.context() as disk:
+            disk.setattr(output, "whole_file", writing)
+            code, said = predict(f"p{suffix}", "resume=true")
+        assert code == 2 and f"disk full (No space left on device): {full}; the same command with" in said
+        assert len(chunks(f"p{suffix}")) == kept
+    assert predict(f"p{suffix}", "resume=true")[0] == 1
+    assert (tmp_path / f"p{suffix}").read_bytes() == whole[suffix]
+
+
+def test_a_folder_that_cannot_be_written(predict):
+    Path("file").write_text("where a folder is needed")
+    code, said = predict("file/p.csv")
+    assert code == 2 and "cannot write (there is a file where a folder is needed): file/p.csv.job" in said
+
+
+def test_parquet_has_the_rows_of_the_csv_with_types(predict, whole, tmp_path, monkeypatch):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    monkeypatch.setattr(output, "GROUP", 4)
+    assert predict("whole.parquet")[0] == 1
+    file = parquet.ParquetFile(tmp_path / "whole.parquet")
+    table, rows = file.read(), list(csv.DictReader(whole[".csv"].decode().splitlines()))
+    assert table.column_names == list(rows[0]) and file.num_row_groups == 2
+    types = number_columns(table.column_names)
+    for name in table.column_names:
+        kind = {"double": pa.float64(), "float": pa.float32()}.get(types.get(name), pa.string())
+        assert table.schema.field(name).type == kind
+        for found, text in zip(table[name].to_pylist(), (row[name] for row in rows), strict=True):
+            wanted = text if kind == pa.string() else pytest.approx(float(text), rel=1e-6) if text else None
+            assert found == wanted
+    assert table["p:Leaks"].null_count == ERRORS

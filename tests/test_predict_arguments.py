@@ -1,0 +1,108 @@
+"""Arguments of `predict.py`: the photos of `images=`, the file of `output=`, the share of `shard=`."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from src.errors import InputError
+from src.inference.output import find_output, find_shard
+from src.inference.photos import Photo, find_images, refuse_to_overwrite
+
+
+def test_photos_are_a_sequence(make_tree, tmp_path):
+    root = make_tree(tmp_path, "b/1.jpg", "a/2.png", "a/2.jpg", "c.d/3.x.JPG")
+    photos = find_images(str(root))
+    assert [(p.id, p.path) for p in photos] == [
+        ("a/2.jpg", "a/2.jpg"),
+        ("a/2.png", "a/2.png"),
+        ("b/1", "b/1.jpg"),
+        ("c.d/3.x", "c.d/3.x.JPG"),
+    ]
+    assert [p.id for p in photos[1:3]] == ["a/2.png", "b/1"] and photos[-1].file.is_file()
+    (tmp_path / "list.csv").write_text("path,ID\nb/1.jpg,one\na/2.png,\n")
+    assert [(p.id, p.path) for p in find_images(str(tmp_path / "list.csv"))[:9]] == [
+        ("a/2", "a/2.png"),
+        ("one", "b/1.jpg"),
+    ]
+    rows = "path,ID\n./b//1.jpg,one\nb\\1.jpg,one\nb/1.jpg,two\n./a/2.png,\n"  # a photo may have several IDs
+    (tmp_path / "list.csv").write_text(rows)
+    assert [(p.id, p.path) for p in find_images(str(tmp_path / "list.csv"))[:9]] == [
+        ("a/2", "a/2.png"),
+        ("one", "b/1.jpg"),
+        ("two", "b/1.jpg"),
+    ]
+    for rows in ("ID\nb/1\nb/1.jpg\n", "ID\nb/1.jpg\nb/1\n"):
+        (tmp_path / "list.csv").write_text(rows)
+        assert [photo.id for photo in find_images(str(tmp_path / "list.csv"))] == ["b/1", "b/1.jpg"]
+    (tmp_path / "list.csv").write_text("path\nb/1.jpg\n./b/1.jpg\n")
+    assert [(p.id, p.path) for p in find_images(str(tmp_path / "list.csv"))[:9]] == [("b/1", "b/1.jpg")]
+
+
+def test_an_output_is_no_photo_under_another_name(make_tree, tmp_path):
+    photos = find_images(str(make_tree(tmp_path / "photos", "1.jpg")))
+    os.symlink(photos[0].file, tmp_path / "p.csv")
+    (tmp_path / "odd.csv").write_bytes(b"a photo without its extension")
+    odd = [Photo("odd", "odd.csv", tmp_path / "odd.csv")]
+    for output, some in (("p.csv", photos), ("odd.csv", odd)):
+        with pytest.raises(InputError, match="would overwrite an input"):
+            refuse_to_overwrite(tmp_path / output, some)
+
+
+def test_a_line_break_in_a_table_of_photos_is_refused(tmp_path):
+    for content in ('path,ID\na.jpg,"1\r2"\n', 'path\n"a\nb.jpg"\n'):
+        (tmp_path / "photos.csv").write_bytes(content.encode())
+        with pytest.raises(InputError, match=r"holds a line break, which no row of an output can"):
+            find_images(str(tmp_path / "photos.csv"))
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "wanted"),
+    [
+        (None, {"RANK": "1", "WORLD_SIZE": "2"}, None),
+        ("3/16", {}, (2, 16)),
+        ("auto", {"RANK": "2", "WORLD_SIZE": "4", "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, (2, 4)),
+        ("auto", {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_COUNT": "8"}, (7, 8)),
+        (
+            "auto",
+            {f"SLURM_ARRAY_TASK_{k}": v for k, v in (("ID", "8"), ("COUNT", "8"), ("MIN", "1"))},
+            (7, 8),
+        ),
+        ("auto", {"SLURM_PROCID": "0", "SLURM_NTASKS": "3"}, (0, 3)),
+    ],
+)
+def test_shards(given, environment, wanted):
+    assert find_shard(given, environment) == wanted
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "words"),
+    [
+        ("17/16", {}, "shard=17/16: the shards are 1/16 to 16/16"),
+        ("0/4", {}, "the shards are 1/4 to 4/4"),
+        ("a/b", {}, "name one of many as 3/16, or auto"),
+        ("-1/4", {}, "name one of many as 3/16, or auto"),
+        ("auto", {}, "neither torchrun nor SLURM"),
+        ("auto", {"RANK": "x", "WORLD_SIZE": "4"}, "RANK=x, WORLD_SIZE=4: needs whole numbers"),
+        ("auto", {"RANK": "4", "WORLD_SIZE": "4"}, "RANK=4, WORLD_SIZE=4"),
+    ],
+)
+def test_a_shard_that_is_none(given, environment, words):
+    with pytest.raises(InputError, match=words):
+        find_shard(given, environment)
+
+
+def test_where_the_output_is(tmp_path, monkeypatch):
+    assert find_output(None, "dated", False, None) == Path("dated/predictions.csv")
+    assert find_output("new/", "dated", True, None) == Path("new/predictions.csv")
+    assert find_output(str(tmp_path), "dated", True, None) == tmp_path / "predictions.csv"
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    for given, resume, shard, words in (
+        (None, True, None, "resume=true needs output="),
+        (None, False, "1/2", "shard=1/2 needs output="),
+        ("p.json", False, None, "ends in .csv or .parquet"),
+        ("p.parquet", False, None, "needs the extra `parquet`: python -m pip install"),
+    ):
+        with pytest.raises(InputError, match=words):
+            find_output(given, "dated", resume, shard)
