@@ -18,7 +18,7 @@ from src.datamodules.photos import PhotoDataModule
 from src.datamodules.records import Record
 from src.datamodules.transforms import TrainTransform
 from src.inference.batches import Batch, Result, batch_range, count_batches
-from src.inference.torch_backend import TorchBackend, choose_device
+from src.inference.torch_backend import ROWS, TorchBackend, choose_device
 from src.models import PhotoClassifier
 from src.overlap import cores, in_order
 from src.preprocess import Preprocess
@@ -128,7 +128,7 @@ def _lacking(
         "decoder": decoder(),
         "torch": torch.__version__,
         "device": _device_name(on),
-        "batch": BATCH,
+        "batch": [BATCH, ROWS],
         "batchnorm": "folded",
         "view": _view_key(view),
     }

@@ -20,6 +20,9 @@ from src.models.precision import full_precision
 from src.preprocess import Preprocess
 
 log = logging.getLogger(__name__)
+ROWS = (
+    4  # of a pass through the backbone on a CPU: memory of larger ones comes fresh from the system each time
+)
 TYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 
 
@@ -52,6 +55,7 @@ class TorchBackend:
         self.trained_sizes = trained_sizes(model.provenance)
         self.arithmetic = {"torch": torch.__version__, "batchnorm": "folded"}
         self.on_gpu = self.device.type != "cpu"
+        self._compiled = compile
         if compile:
             check_compiler()
             self.model.backbone.compile(dynamic=False)
@@ -82,8 +86,9 @@ class TorchBackend:
         """Return features float32 `[B, features]` on the device."""
         image = torch.as_tensor(pixels).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
         cast = torch.autocast(self.device.type, self._type) if self._type else full_precision(self.device)
+        parts = [image] if self.on_gpu or self._compiled else image.split(ROWS)
         with cast, _compiler_failures():
-            return self.model.features(image).float()
+            return torch.cat([self.model.features(part).float() for part in parts])
 
     def _heads(self, features: torch.Tensor) -> torch.Tensor:
         """Return probabilities float32 `[B, labels]` on the device; the heads never run in half precision."""

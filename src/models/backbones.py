@@ -102,7 +102,7 @@ def _lite(number: int, size: int, file: str, sha256: str) -> Entry:
 BACKBONES = {
     "efficientnet_lite0": _lite(
         0,
-        224,
+        256,  # trained at 224; frozen features tell more in a larger image (Touvron et al., 2019)
         "efficientnet-lite0-57934424.pth",
         "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     ),
