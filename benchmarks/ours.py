@@ -30,8 +30,14 @@ QUIET = ("callbacks.early_stopping=null", "callbacks.lr_monitor=null", "callback
 
 
 def composed(root: Path, weights: Path, *overrides: str) -> DictConfig:
-    """Return the configuration of a training run on folders, without augmentation and class weights."""
+    """Return the configuration of a plain training run of a ResNet18 on folders."""
     given = (
+        "model.backbone=resnet18",
+        "model.lr=5e-4",
+        "model.backbone_lr_factor=1",
+        "model.weight_decay=0",
+        "model.schedule=constant",
+        "data.batch_size=8",
         f"data.root='{root}'",
         f"model.weights='{weights}'",
         "data.augment=null",

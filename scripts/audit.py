@@ -24,8 +24,7 @@ def main(cfg: DictConfig) -> None:
     from src.demo.at_hand import draw_when_missing
     from src.models.defaults import fill_defaults
 
-    fill_defaults(cfg)
-    targets.check_targets(cfg)
+    targets.check_targets(fill_defaults(cfg))
     config.check_seed(cfg.seed)
     if cfg.top < 0:
         raise InputError(f"top={cfg.top}: needs a number from 0 on")
@@ -47,21 +46,20 @@ def audit(cfg: DictConfig, datamodule, folder: Path) -> None:
     from src.inference.features import extract_features
     from src.inference.heads import out_of_fold
 
-    linked = datamodule.collect()
-    labels = judged_labels(linked.records, datamodule.multilabel)
-    folds = split_folds(linked, cfg.folds, cfg.seed)
+    linked, multilabel = datamodule.collect(), datamodule.multilabel
+    labels, folds = judged_labels(linked.records, multilabel), split_folds(linked, cfg.folds, cfg.seed)
     model, origin, notes = feature_model(cfg, labels, linked.records)
     kept = datamodule.cache_dir if datamodule.cache == "features" else None
     features = extract_features(model, datamodule.root, linked.records, cfg.device, cache_dir=kept)
-    targets = encoded(linked.records, labels, datamodule.multilabel)
-    probabilities = out_of_fold(features, targets, folds, labels, datamodule.multilabel)
+    targets = encoded(linked.records, labels, multilabel)
+    probabilities = out_of_fold(features, targets, folds, labels, multilabel)
     found = Audit(
         name="/".join(datamodule.root.absolute().parts[-2:]),
         root=datamodule.root,
         records=linked.records,
         groups=linked.groups,
         labels=labels,
-        suspects=find_suspects(linked, labels, datamodule.multilabel, probabilities),
+        suspects=find_suspects(linked, labels, multilabel, probabilities),
         unjudged=unjudgeable(linked, labels),
         nearest=nearest_labelled(features, linked.groups),
         features=origin,

@@ -24,8 +24,7 @@ def main(cfg: DictConfig) -> None:
     from src.models.defaults import fill_defaults
     from src.overrides import shown
 
-    fill_defaults(cfg)
-    targets.check_targets(cfg.data, "data")
+    targets.check_targets(fill_defaults(cfg).data, "data")
     draw_when_missing(cfg.data.get("root"))
     datamodule = config.build(cfg.data)
     folder = user_path(cfg.output or cfg.output_dir)

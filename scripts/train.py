@@ -28,8 +28,7 @@ def main(cfg: DictConfig) -> float:
     quiet_lightning()
     resuming = bool(cfg.resume)
     cfg = overrides.resumed(cfg) if resuming else cfg
-    fill_defaults(cfg)
-    targets.check_targets(cfg)
+    targets.check_targets(fill_defaults(cfg))
     check_plan(cfg)
     run = Path(cfg.output_dir)
     with alone_in(run, resuming):

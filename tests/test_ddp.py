@@ -243,7 +243,12 @@ def photos(tmp_path_factory):
 def test_two_processes_train_as_one(monkeypatch, tmp_path):
     """43 training photos in global batches of 8, so that the last one is uneven; a frozen backbone."""
     data = make_table(tmp_path / "table", each=7)
-    frozen = ("model.freeze_backbone=true", "trainer.max_epochs=2", "callbacks.thresholds.min_positives=1")
+    frozen = (
+        "model.freeze_backbone=true",
+        "trainer.max_epochs=2",
+        "callbacks.thresholds.min_positives=1",
+        "data.cache=null",
+    )
     arguments = ("model=multilabel", f"data.root={data}", *FAST, *frozen, "data.near_duplicates=null")
     homes = [tmp_path / "one", tmp_path / "two"]
     for home in homes:

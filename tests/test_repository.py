@@ -50,7 +50,7 @@ def composed(name: str, *overrides: str, hydra: bool = False) -> DictConfig:
 def filled(cfg: DictConfig) -> DictConfig:
     """Return a configuration as the script completes it."""
     if "model" in cfg:
-        fill_defaults(cfg)
+        return fill_defaults(cfg)
     return cfg
 
 
@@ -73,7 +73,7 @@ def test_a_sweep_varies_keys_that_exist(name):
     assert params
     for key, values in params.items():
         for value in str(values).split(","):
-            check_targets(composed("train", f"{key}={value}"))
+            check_targets(filled(composed("train", f"{key}={value}")))
 
 
 def test_no_file_that_the_code_needs_is_ignored_by_git():
@@ -254,6 +254,7 @@ FLOORS = {
             "labels",
             "images",
             "preprocess",
+            "progress",
             "schemas",
             "config",
             "targets",

@@ -8,7 +8,7 @@ from src.models.backbones import backbone_defaults
 HEAD_EPOCHS, FINE_TUNING_EPOCHS = 20, 6
 
 
-def fill_defaults(cfg: DictConfig) -> None:
+def fill_defaults(cfg: DictConfig) -> DictConfig:
     """Replace each null of `preprocess` and each `auto` of `data.cache` and `trainer.max_epochs` in place.
 
     A run saves its configuration after this, so that it resumes with the same values whatever the defaults
@@ -28,3 +28,4 @@ def fill_defaults(cfg: DictConfig) -> None:
         cfg.data.cache = "features" if frozen and one_device and cfg.data.get("cache_dir") else None
     if cfg.trainer.get("max_epochs") == "auto":
         cfg.trainer.max_epochs = HEAD_EPOCHS if frozen else FINE_TUNING_EPOCHS
+    return cfg
