@@ -99,7 +99,8 @@ def init_from(model: PhotoClassifier, path: str | Path, test_digests: Iterable[s
     theirs, ours = content["hyper_parameters"], model.hparams
     if theirs["backbone"] != ours["backbone"]:
         raise InputError(
-            f"model.init_from={path}: its backbone is {theirs['backbone']}, this model's {ours['backbone']}"
+            f"model.init_from={path}: its backbone is {theirs['backbone']}, this model's "
+            f"{ours['backbone']}: add model.backbone={theirs['backbone']}"
         )
     state, own = content["state_dict"], model.state_dict()
     own.update({name: state[name] for name in own if name.startswith("backbone.")})
