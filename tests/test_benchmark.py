@@ -19,11 +19,13 @@ from benchmarks import (
     plain,
     predict,
     processes,
+    recipes,
     split,
     startup,
     tables,
     threshold,
     train,
+    trained,
 )
 from src.inference import Photo, Predictor
 from src.models import load_model
@@ -277,9 +279,61 @@ def test_the_checks_of_forward_passes_can_fail():
     assert forward.close({"scores": [0.5]}, {"scores": [0.50009]})
     assert not forward.close({"scores": [0.5]}, {"scores": [0.5002]})
     figures = {"photos": 9, "source": "", "max_difference": 0.1, "agreement": 0.99, "f1": 0.796}
-    assert forward.as_good({}, {**figures, "reference_f1": 0.8})
-    assert not forward.as_good({}, {**figures, "reference_f1": 0.802})
-    assert not forward.as_good({}, {**figures, "reference_f1": 0.8, "agreement": 0.98})
+
+    def good(**other):
+        return forward.as_good({}, {"parity": {**figures, "reference_f1": 0.8, **other}})
+
+    assert good() and not good(reference_f1=0.802) and not good(agreement=0.98)
+
+
+def test_forward_passes_are_told_as_photos_a_second():
+    parity = {"photos": 9, "source": "9 validation photos", "max_difference": 0.1, "agreement": 0.99}
+    measured = side(2, parity={**parity, "f1": 0.7, "reference_f1": 0.8})
+    said = forward.remarks([row(equal, ours=measured) for equal in (True, False)])
+    assert all("80.0 photos/s (eager torch 400.0); on 9 validation photos" in line for line in said)
+    assert ["refuses" in line for line in said] == [False, True]
+
+
+def test_an_int8_file_that_the_export_refuses_is_made_once_and_measured(tmp_path, monkeypatch):
+    def refuse(*command):
+        raise SystemExit(f"error: {said}")
+
+    made = []
+    monkeypatch.setattr(trained, "BENCH", tmp_path)
+    monkeypatch.setattr(trained, "_python", refuse)
+    monkeypatch.setattr(trained, "_quantise", lambda backbone, file: made.append(file) or file.touch())
+    run = trained.run_of(trained.LITE0)
+    (run / "checkpoints").mkdir(parents=True)
+    (tmp_path / "exported_int8_efficientnet_lite0").mkdir()
+    for file in (run / "metrics.json", run / "checkpoints" / "best.ckpt"):
+        file.touch()
+    said = "the disk is full"
+    with pytest.raises(SystemExit, match="the disk is full"):
+        trained.exported("model_int8.onnx", trained.LITE0)
+    said = "int8 does not decide like the checkpoint and was not kept"
+    found = [trained.exported("model_int8.onnx", trained.LITE0) for _ in range(2)]
+    assert found == made * 2 and len(made) == 1
+
+
+def test_heads_of_other_recipes_have_validation_figures(tmp_path, make_photo, monkeypatch, capsys):
+    for number in range(12):
+        label = ("Rolled", "Scratched")[number % 2]
+        make_photo(
+            tmp_path / "photos" / label / f"{number}.png", number, colour=(90 + 60 * (number % 2),) * 3
+        )
+    rows = (recipes.DEFAULT, recipes.ROTATED)
+    monkeypatch.setattr(recipes, "ROWS", rows)
+    monkeypatch.setattr(recipes, "BENCH", tmp_path)
+    arguments = ["neu_cls", str(tmp_path / "photos"), "--seeds", "1", "--sizes", "32"]
+    monkeypatch.setattr(sys, "argv", ["recipes.py", *arguments])
+    recipes.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("Validation, neu_cls, efficientnet_lite0 at 256 px, mean over seeds 1")
+    assert lines[2] == "| change | loss | label accuracy | label f1_macro |"
+    figures = {cells[1].strip(" `"): cells[2:-1] for cells in (line.split("|") for line in lines[4:-2])}
+    assert list(figures) == [*rows, "preprocess.image_size=32"]
+    assert all(0 <= float(value) <= 1 for cells in figures.values() for value in cells[1:])
+    assert len({tuple(cells) for cells in figures.values()}) > 1
 
 
 def test_the_check_of_memory_can_fail():
