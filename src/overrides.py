@@ -202,6 +202,8 @@ def resumed(cfg: DictConfig) -> DictConfig:
     saved.model.weights = saved.model.init_from = None
     if saved.data.split_file:  # it may be gone, and the run holds its split itself
         saved.data.split_file = str(run)
+    if saved.data.get("views") is None:  # of an earlier version
+        saved.data.views = 1
     saved.output_dir = str(run)
     saved.resume = str(run)
     return saved

@@ -1,5 +1,6 @@
 """What stands before a fit: what is refused, the run's folder and who holds it, the trainer, the tables."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from src.models import PhotoClassifier
 from src.models.checkpoint import read_checkpoint
 from src.overrides import command_from, remember_resumed, typed
 
+log = logging.getLogger(__name__)
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")  # with weights in float32, as what predicts
 PATIENCE = 15.0  # seconds in which loader workers see that the process they worked for was killed
 
@@ -36,6 +38,13 @@ def check_plan(cfg: DictConfig) -> None:
     precision = str(cfg.trainer.get("precision", "32-true"))
     if precision not in PRECISIONS:
         raise InputError(f"trainer.precision={precision}: {did_you_mean(precision, PRECISIONS)}")
+    model = cfg.model
+    untrained = model.get("weights") is None and model.get("init_from") is None and not cfg.resume
+    if model.get("freeze_backbone") and untrained:
+        log.warning(
+            "The frozen backbone has random weights (model.weights=null): its features tell little; take "
+            "model.weights=DEFAULT, or model.freeze_backbone=false model.backbone_lr_factor=1"
+        )
     if cfg.data.get("cache") == "features" and not cfg.model.get("freeze_backbone"):
         raise InputError(
             "data.cache=features needs model.freeze_backbone=true: a backbone that learns sees something "

@@ -20,6 +20,7 @@ from src.datamodules.transforms import TrainTransform
 from src.inference.batches import Batch, Result, batch_range, count_batches
 from src.inference.torch_backend import ROWS, TorchBackend, choose_device
 from src.models import PhotoClassifier
+from src.models.backbones import builder_version
 from src.overlap import cores, in_order
 from src.preprocess import Preprocess
 from src.progress import ProgressBar
@@ -127,6 +128,7 @@ def _lacking(
         "preprocess": {**vars(preprocess), "image_size": preprocess.size},
         "decoder": decoder(),
         "torch": torch.__version__,
+        "builder": builder_version(model.hparams["backbone"]),
         "device": _device_name(on),
         "batch": [BATCH, ROWS],
         "batchnorm": "folded",
@@ -138,7 +140,7 @@ def _lacking(
 
 
 def _view_key(view: View) -> object:
-    """Return all that tells a view from any other, as plain values."""
+    """Return everything that a view depends on, as plain values."""
     if not isinstance(view, tuple):
         return view
     transform, seed, number = view
@@ -168,6 +170,8 @@ def split_features(
         if shown > 1 and datamodule.transform.arguments["horizontal_flip"]:
             views.append(MIRRORED)
         views += [(datamodule.transform, datamodule.seed, number) for number in range(len(views), shown)]
+        if datamodule.transform.arguments["rotation"] and not isinstance(views[-1], tuple):
+            log.info("Cached views are not rotated; data.views=%d adds one that is", len(views) + 1)
     found: dict[str, list[Rows]] = {split: [] for split, records in datamodule.splits.items() if records}
     asked = {
         view: [split for split in found if view in (views if split == "train" else [None])]
@@ -211,7 +215,7 @@ def _device_name(device: torch.device) -> str:
 
 
 def weights_digest(model: PhotoClassifier) -> str:
-    """Return what tells the backbone's weights from any others."""
+    """Return a digest of the backbone's weights."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in model.backbone.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

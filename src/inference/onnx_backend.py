@@ -111,6 +111,7 @@ def _open(path: Path, device: str) -> Any:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.x64quantprecision", "1")  # int8 must not overflow without VNNI
     options.log_severity_level = 3
     providers = ["CUDAExecutionProvider"] if device == "cuda" else []
     try:

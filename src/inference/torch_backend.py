@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from src.errors import InputError, did_you_mean
 from src.inference.batches import DEVICES, Batch, Result, trained_sizes
 from src.models import PhotoClassifier, load_model
+from src.models.backbones import builder_version
 from src.models.folding import folded
 from src.models.precision import full_precision
 from src.preprocess import Preprocess
@@ -53,7 +54,10 @@ class TorchBackend:
         self.thresholds = model.thresholds.cpu().numpy().copy() if self.task == "multilabel" else None
         self.trained_on = frozenset(model.provenance.get("train_digests", ()))
         self.trained_sizes = trained_sizes(model.provenance)
-        self.arithmetic = {"torch": torch.__version__, "batchnorm": "folded"}
+        self.arithmetic = {
+            "torch": torch.__version__,
+            "builder": builder_version(model.hparams["backbone"]),
+        }
         self.on_gpu = self.device.type != "cpu"
         self._compiled = compile
         if compile:

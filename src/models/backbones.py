@@ -7,6 +7,7 @@ import urllib.error
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -22,7 +23,6 @@ Color = tuple[float, float, float]
 State = Mapping[str, torch.Tensor]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TIMM = "timm/"
-WITH_NETWORK = "could not be downloaded"
 
 
 @dataclass(frozen=True)
@@ -178,6 +178,12 @@ def backbone_defaults(name: str) -> dict[str, object]:
     return {"image_size": entry.image_size, "mean": list(entry.mean), "std": list(entry.std)}
 
 
+def builder_version(name: str) -> str:
+    """Return the package that builds a backbone, with its version: another one may compute other features."""
+    package = "timm" if name.startswith((TIMM, "efficientnet_lite")) else "torchvision"
+    return f"{package} {version(package)}"
+
+
 def build_backbone(name: str, weights: str | None = None) -> nn.Module:
     """Build a feature extractor `[B, 3, H, W] -> [B, features]`.
 
@@ -217,9 +223,9 @@ def _default_weights(name: str, entry: Entry, module: nn.Module) -> State:
     except (urllib.error.URLError, OSError, RuntimeError) as error:
         reason = (str(getattr(error, "reason", error)).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"the weights of {name} {WITH_NETWORK} ({reason}): take model.backbone=efficientnet_lite0, whose "
-            "weights are installed, name a file with model.weights=PATH, or train from random weights with "
-            "model.weights=null model.freeze_backbone=false"
+            f"the weights of {name} could not be downloaded ({reason}): take "
+            "model.backbone=efficientnet_lite0, whose weights are installed, or name a file with "
+            "model.weights=PATH"
         ) from error
 
 

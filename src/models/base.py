@@ -159,6 +159,8 @@ class PhotoClassifier(L.LightningModule, ABC):
                 f"its own size is {own}"
             ) from error
         self.train()
+        if not isinstance(found, Tensor) or found.ndim != 2:
+            raise InputError(f"model.backbone={self.hparams['backbone']}: gives no features [photos, number]")
         return found.shape[1]
 
     @property

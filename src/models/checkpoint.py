@@ -102,6 +102,13 @@ def init_from(model: PhotoClassifier, path: str | Path, test_digests: Iterable[s
             f"model.init_from={path}: its backbone is {theirs['backbone']}, this model's "
             f"{ours['backbone']}: add model.backbone={theirs['backbone']}"
         )
+    differing = [
+        f"{key} {theirs['preprocess'].get(key)}, here {value}"
+        for key, value in ours["preprocess"].items()
+        if theirs["preprocess"].get(key) != value
+    ]
+    if differing:
+        log.warning("%s learned from photos of other preprocess.%s", path, "; preprocess.".join(differing))
     state, own = content["state_dict"], model.state_dict()
     own.update({name: state[name] for name in own if name.startswith("backbone.")})
     rows = {label: (kind, i) for kind, names in theirs["labels"].items() for i, label in enumerate(names)}
