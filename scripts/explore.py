@@ -13,8 +13,6 @@ from src import config, targets
 @config.command("explore")
 def main(cfg: DictConfig) -> None:
     """Read every photo once, then write the page, its figures, the lists and the pictures."""
-    from tqdm import tqdm
-
     from src.analysis.exploration import explored
     from src.analysis.explore_folder import PAGE, check_folder, write_exploration
     from src.analysis.survey import survey_photos
@@ -23,6 +21,7 @@ def main(cfg: DictConfig) -> None:
     from src.files import user_path
     from src.models.defaults import fill_defaults
     from src.overrides import shown
+    from src.progress import ProgressBar
 
     targets.check_targets(fill_defaults(cfg).data, "data")
     draw_when_missing(cfg.data.get("root"))
@@ -32,8 +31,12 @@ def main(cfg: DictConfig) -> None:
     named = [user_path(cfg.data.root)] if cfg.data.get("root") else []
     check_folder(folder, [source.root, *named])
     records = assign_groups(source, datamodule.group)
-    looks = survey_photos(source.root, [record.path for record in records], datamodule.preprocess.size)
-    looks = list(tqdm(looks, total=len(records), unit="photo", disable=None))
+    looks = []
+    with ProgressBar("Reading", len(records), "photos") as bar:
+        paths = [record.path for record in records]
+        for look in survey_photos(source.root, paths, datamodule.preprocess.size):
+            looks.append(look)
+            bar.update()
     data = explored(source, records, looks, cfg.task, datamodule.group, datamodule.near_duplicates)
     summary = write_exploration(data, folder)
     found = [f"{part['title'].lower()} {part['count']:,}" for part in summary["problems"] if part["count"]]

@@ -13,13 +13,12 @@ from src import config
 @config.command("predict")
 def main(cfg: DictConfig) -> None:
     """Predict photos, all or a shard; unreadable ones become rows with `status=error` and exit code 1."""
-    from tqdm import tqdm
-
     from src.datamodules.cache import decoder
     from src.inference import Predictor, claim, find_images, refuse_to_overwrite
     from src.inference.backends import find_model
     from src.inference.output import Output, find_output, find_shard, make_manifest
     from src.overrides import shown
+    from src.progress import ProgressBar
 
     shard = find_shard(cfg.shard)
     output = find_output(cfg.output, cfg.output_dir, cfg.resume, cfg.shard)
@@ -51,7 +50,7 @@ def main(cfg: DictConfig) -> None:
         arithmetic=predictor.backend.arithmetic,
     )
     out = Output(output, photos, manifest, shard, cfg.resume)
-    with tqdm(total=out.total, initial=out.done, unit="photo", disable=None) as bar:
+    with ProgressBar("Predicting", out.total, "photos", out.done) as bar:
         for count in out.written(lambda some: predictor.rows(some, cfg.probabilities)):
             bar.update(count)
     print(f"{out.summary}: {shown(output)}")

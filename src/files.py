@@ -35,14 +35,15 @@ def user_path(given: str | Path) -> Path:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
+def whole_file(path: Path, folder: Path | None = None) -> Iterator[BinaryIO]:
     """Give a file to write that takes the place of `path` when all went well.
 
     A full disk or a kill leaves what was there before. Two writers of one path leave one of their files.
+    Until then it lies in `folder`, which has to be there, or else beside `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # not the process's number: machines that share a folder may well have the same
-    beside = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    beside = (folder or path.parent) / f".{path.name}.{uuid4().hex}.tmp"
     try:
         with open(beside, "wb") as file:
             yield file

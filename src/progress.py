@@ -17,10 +17,11 @@ class ProgressLines:
         name: of the work.
         total: number of steps.
         unit: of a step, in the plural.
+        done: steps that were done before.
     """
 
-    def __init__(self, name: str, total: int, unit: str):
-        self.name, self.total, self.unit, self.done = name, total, unit, 0
+    def __init__(self, name: str, total: int, unit: str, done: int = 0):
+        self.name, self.total, self.unit, self.done = name, total, unit, done
         self.begun = self.last = time.monotonic()
 
     def update(self, count: int = 1) -> None:
@@ -42,7 +43,8 @@ class ProgressBar(ProgressLines):
     """The same with a bar on a terminal; used as a context, which takes the bar away."""
 
     def __enter__(self) -> "ProgressBar":
-        self.bar = tqdm(total=self.total, desc=self.name, unit=f" {self.unit}", disable=None, leave=False)
+        about = {"total": self.total, "initial": self.done, "desc": self.name, "unit": f" {self.unit}"}
+        self.bar = tqdm(**about, disable=None, leave=False)
         return self
 
     def __exit__(self, *_: object) -> None:

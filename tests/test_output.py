@@ -1,6 +1,8 @@
 """Outputs that are killed, shared out and merged have the bytes of an uninterrupted call of one process."""
 
 import csv
+import json
+import os
 import random
 import shutil
 import signal
@@ -13,6 +15,7 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
+from src import progress
 from src.decisions.predictions import number_columns
 from src.inference import Predictor, batches, output
 from src.models import MultiLabelClassifier, backbones
@@ -114,14 +117,15 @@ def test_shards_in_any_order_give_the_same_bytes(predict, whole, tmp_path, suffi
     random.Random(count).shuffle(order)
     for index in order[:-1]:
         code, said = predict(f"p{suffix}", f"shard={index}/{count}")
-        if Path(f"p{suffix}.job").exists():  # else the last shards have no chunk of six, and all are there
-            assert "chunks are still missing" in said and not Path(f"p{suffix}").exists()
-            assert code == (" 0 unreadable" not in said)
-    predict(f"p{suffix}", f"shard={order[-1]}/{count}", "resume=true")
+        if not Path(f"p{suffix}").exists():  # else the last shards have no chunk of six, and all are there
+            assert "chunks are still missing" in said and code == (" 0 unreadable" not in said)
+    predict(f"p{suffix}", f"shard={order[-1]}/{count}")
     assert (tmp_path / f"p{suffix}").read_bytes() == whole[suffix]
     assert not Path(f"p{suffix}.job").exists()
-    code, said = predict(f"p{suffix}", "resume=true", "shard=1/2")
-    assert code == 1 and said.startswith("nothing to do, complete already: 41 photos predicted, 2 unreadable")
+    for more in (["resume=true"], []):
+        code, said = predict(f"p{suffix}", "shard=1/2", *more)
+        assert code == 1 and said.startswith("nothing to do, complete already: 41 photos predicted, 2 unread")
+    assert not Path(f"p{suffix}.job").exists()
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
@@ -220,6 +224,85 @@ def test_a_folder_that_another_call_takes(predict, tmp_path, monkeypatch, action
     assert not Path("p.csv").exists()
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_kill_in_the_merge_never_passes_old_rows_off_as_new(
+    predict, whole, tmp_path, monkeypatch, suffix, begun
+):
+    name = f"p{suffix}"
+    if begun:
+        predict(name, "threshold=0.2")
+    before = Path(name).read_bytes() if begun else None
+
+    for again in (["resume=true"], ["shard=1/1"]):
+        real = os.replace
+
+        def killed(source, target, real=real):
+            if Path(target) == Path(name):
+                # what a kill leaves: the process has no time to clear up
+                shutil.copy(source, f"{source}.left")
+                raise KeyboardInterrupt
+            real(source, target)
+
+        with monkeypatch.context() as kill:
+            kill.setattr(os, "replace", killed)
+            predict(name, *again if Path(f"{name}.job").exists() else [])
+        assert len(chunks(name)) == 6 and (Path(name).read_bytes() if Path(name).exists() else None) == before
+        assert "rows of an unfinished job" in predict(name)[1]
+    assert "was begun with other threshold" in predict(name, "resume=true", "threshold=0.3")[1]
+    assert predict(name, *again) == (1, f"41 photos predicted, 2 unreadable: {name}")
+    assert Path(name).read_bytes() == whole[suffix]
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith((".job", ".tmp", ".left"))]
+
+
+def test_two_jobs_on_one_output_never_mix_their_rows(predict, whole, tmp_path, monkeypatch):
+    real = output.write_rows
+
+    def overtaken(*arguments):  # another call begins its job between the check of the manifest and the chunk
+        monkeypatch.setattr(output, "write_rows", real)
+
+        def other():
+            with monkeypatch.context() as interrupted:
+                stopping_after(interrupted, 2 * CHUNK)
+                predict("p.csv", "threshold=0.2")
+
+        within(other)
+        real(*arguments)
+
+    monkeypatch.setattr(output, "write_rows", overtaken)
+    assert "begun anew by another call" in predict("p.csv")[1]
+    assert [name[:12] for name in chunks()] == ["chunk-000000", "chunk-000000", "chunk-000001"]
+    assert predict("p.csv", "threshold=0.2", "resume=true")[0] == 1
+    assert predict("alone.csv", "threshold=0.2")[0] == 1
+    assert Path("p.csv").read_bytes() == Path("alone.csv").read_bytes() != whole[".csv"]
+
+
+def test_strange_files_in_the_folder_and_next_to_it(predict, whole, tmp_path):
+    assert predict("p.csv", "shard=3/3")[0] == 1
+    Path("p.csv.job/chunk-x.csv").write_text("a")
+    Path("p.csv.job/chunk-000000.csv").write_text("of an earlier version")
+    Path("p.csv.job/manifest.json").unlink()  # as by a kill while the folder is removed
+    orphans = Path("p.csv.job").rename("orphans")
+    for strange in (None, [], {"bytes": 1}, {"sha256": None}):
+        shutil.copytree(orphans, "p.csv.job")
+        Path("p.csv.job/manifest.json").write_text(json.dumps(strange))
+        Path(".p.csv.manifest.json").write_text(json.dumps(strange))
+        assert predict("p.csv", "resume=true")[0] == 1
+        assert Path("p.csv").read_bytes() == whole[".csv"] and not Path("p.csv.job").exists()
+        shutil.copytree(orphans, "p.csv.job")
+        assert predict("p.csv") == (1, "41 photos predicted, 2 unreadable: p.csv")
+        assert Path("p.csv").read_bytes() == whole[".csv"] and not Path("p.csv.job").exists()
+        Path("p.csv").unlink()
+
+
+def test_the_log_has_lines_about_progress(predict, tmp_path, monkeypatch):
+    assert predict("p.csv", "shard=2/2")[0] in (0, 1)
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    assert predict("p.csv", "resume=true", f"hydra.run.dir={tmp_path / 'run'}")[0] == 1
+    lines = (tmp_path / "run" / "predict.log").read_text().splitlines()
+    assert "Predicting: 22 of 43 photos (51 %)" in lines[0]
+
+
 def test_torchrun_hears_of_unreadable_photos_after_the_merge(predict, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     codes = [predict("p.csv", f"shard={i}/2") for i in (1, 2)]
@@ -242,9 +325,7 @@ def test_an_unfinished_job(predict, tmp_path):
         for more in ("resume=true", "shard=1/3"):
             said = f"error: p.csv.job was begun with other {words}: use those again, or delete it"
             assert predict("p.csv", more, *arguments) == (2, said)
-    Path("p.csv.job/manifest.json").unlink()
-    assert predict("p.csv", "resume=true")[1].endswith("its manifest.json is missing: delete the folder")
-    assert chunks() == ["chunk-000004.csv", "chunk-000005.csv"]
+    assert [name[:12] for name in chunks()] == ["chunk-000004", "chunk-000005"]
 
 
 def test_a_job_without_a_chunk_is_begun_anew(predict, whole, tmp_path, monkeypatch):
@@ -284,12 +365,15 @@ def test_a_table_of_somebody_else_is_never_replaced(predict, whole, tmp_path, mo
     Path("mine.csv").write_text("ID,path,status\n1,a.jpg,ok\n")
     Path("mine.parquet").write_bytes(b"a table")
     Path("whole.csv").write_bytes(whole[".csv"] + b"a note\n")
+    Path("same.csv").write_bytes(whole[".csv"].replace(b"Bolt", b"Nuts"))  # of equal length
+    shutil.copy(".whole.csv.manifest.json", ".same.csv.manifest.json")
     Path("run/predictions.csv").write_text("ID\n1\n")
     Path("link.csv").symlink_to("run/predictions.csv")
     for name, words in (
         ("mine.csv", "a table that predict.py did not write"),
         ("mine.parquet", "a table that predict.py did not write"),
-        ("whole.csv", "or that was changed since: name another file, or delete it"),
+        ("whole.csv", "that was changed since, or of an earlier version: name another file, or delete it"),
+        ("same.csv", "that was changed since"),
         ("run/", "a run's own predictions of its test photos"),
         ("link.csv", "a run's own predictions of its test photos"),
     ):
@@ -304,17 +388,18 @@ def test_a_table_of_somebody_else_is_never_replaced(predict, whole, tmp_path, mo
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_a_full_disk_keeps_the_chunks(predict, whole, tmp_path, monkeypatch, suffix):
     real = output.whole_file
-    for full, kept in ((f"p{suffix}.job/chunk-000003.csv", 3), (f"p{suffix}", 6)):
+    for full, kept in ((f"p{suffix}.job/chunk-000003", 3), (f"p{suffix}", 6)):
 
-        def writing(path, full=full):
-            if path == Path(full):
+        def writing(path, *folder, full=full):
+            if path.as_posix().partition("-")[0] + path.name[5:12] * ("-" in full) == full:
                 raise OSError(28, "No space left on device")
-            return real(path)
+            return real(path, *folder)
 
         with monkeypatch.context() as disk:
             disk.setattr(output, "whole_file", writing)
             code, said = predict(f"p{suffix}", "resume=true")
-        assert code == 2 and f"disk full (No space left on device): {full}; the same command with" in said
+        assert code == 2 and f"disk full (No space left on device): {full}" in said
+        assert "; the same command with resume=true goes on from" in said
         assert len(chunks(f"p{suffix}")) == kept
     assert predict(f"p{suffix}", "resume=true")[0] == 1
     assert (tmp_path / f"p{suffix}").read_bytes() == whole[suffix]

@@ -1,10 +1,10 @@
 """The output of `predict.py`: a job folder of finished chunks, merged into a CSV or Parquet file. No torch.
 
 `<output>.job/` holds `manifest.json`, which names everything that the rows depend on, and a CSV for each
-chunk of `batches.CHUNK` consecutive photos, written atomically and never changed. One process, shards on many
-machines and a call after a kill run the same code: skip the chunks that are present, predict the others,
-merge when none is missing. Processes share nothing but these files. A finished output has its manifest in a
-hidden file next to it.
+chunk of `batches.CHUNK` consecutive photos, written atomically and never changed, named after the manifest so
+that chunks of another job never count. One process, shards on many machines and a call after a kill run the
+same code: skip the chunks that are present, predict the others, merge when none is missing. Processes share
+nothing but these files. A finished output has its manifest and its SHA-256 in a hidden file next to it.
 """
 
 import csv
@@ -142,7 +142,7 @@ class Output:
         photos: all photos in order, also those of other shards.
         manifest: from `make_manifest`.
         shard: from `find_shard`; None: all photos in one call.
-        resume: go on with an unfinished output, and leave a finished one alone.
+        resume: go on with an unfinished output, and leave a finished one alone, as a shard always does.
 
     Attributes:
         total: photos of this shard.
@@ -159,32 +159,30 @@ class Output:
         shard: tuple[int, int] | None = None,
         resume: bool = False,
     ):
-        self.output, self.photos, self.manifest, self.shard = output, photos, manifest, shard
+        self.output, self.photos, self.shard = output, photos, shard
         self.folder = output.with_name(f"{output.name}.job")
         self.sidecar = output.with_name(f".{output.name}.manifest.json")
         self.chunks = range(-(-len(photos) // batches.CHUNK))
         index, shards = shard or (0, 1)  # contiguous shares of the chunks, equally long or one shorter
         self.own = range(len(self.chunks) * index // shards, len(self.chunks) * (index + 1) // shards)
-        self.total, self.done, self.unreadable, self.missing = self._photos_in(self.own), 0, 0, 0
+        job = self._job()  # before the output is looked at: a merge writes before it removes
+        self.manifest = job if job == manifest else manifest  # 1 and 1.0 are equal, but not their digests
+        self.total, self.unreadable, self.missing = self._photos_in(self.own), 0, 0
+        self.done = self._photos_in(self._present(self.manifest).intersection(self.own))
         self._state = "begun"  # then: complete (before this call), incomplete, merged (here), elsewhere
-        present, finished = self._present(), self._finished()  # a merge writes before it removes
-        if resume and finished and finished["manifest"] == manifest:
+        present, finished = self._present(job), self._finished()
+        kept = finished.get("manifest") == manifest and not (present and job == manifest)  # else merged again
+        if kept and (resume or shard):
             self._state, self.done, self.unreadable = "complete", self.total, finished["unreadable"]
-            if self._job() in (None, manifest):  # left by a kill right after the merge
+            if job in ({}, manifest):  # left by a kill right after the merge
                 shutil.rmtree(self.folder, ignore_errors=True)
-        elif not finished and output.is_file() and output.stat().st_size:
-            why = "a table that predict.py did not write, or that was changed since"
-            raise InputError(f"output={output}: {why}: name another file, or delete it")
-        elif present or (shard and self._job()):
-            self._join(present, resume)
+        elif job and (present or shard):
+            self._join(job, present, resume)
         else:
             self._begin(finished, resume)
 
-    def _join(self, present: set[int], resume: bool) -> None:
+    def _join(self, job: Mapping[str, Any], present: set[int], resume: bool) -> None:
         """Go on with the job in the folder, or refuse to."""
-        job = self._job()
-        if job is None:
-            raise InputError(f"{self.folder}: its manifest.json is missing: delete the folder")
         if not (resume or self.shard):
             rows = sum(min(job["chunk"], job["number of photos"] - i * job["chunk"]) for i in present)
             cure = "go on with resume=true, or delete it"
@@ -192,18 +190,26 @@ class Output:
         if job != self.manifest:
             differing = _differences(job, self.manifest)
             raise InputError(f"{self.folder} was begun with other {differing}: use those again, or delete it")
-        self.done = self._photos_in(present.intersection(self.own))
+        self._refuse_foreign()
 
-    def _begin(self, finished: Mapping[str, Any] | None, resume: bool) -> None:
+    def _begin(self, finished: Mapping[str, Any], resume: bool) -> None:
         """Make the folder with its manifest, or refuse to where another output is finished."""
         if resume and finished:
             differing = _differences(finished["manifest"], self.manifest)
             cure = "leave out resume=true to replace it, or name another output"
             raise InputError(f"resume=true: {self.output} was made with other {differing}: {cure}")
+        self._refuse_foreign()
         try:
             write_json(self.folder / "manifest.json", self.manifest)
         except OSError as error:
             raise InputError(f"{_failure(error)}: {self.folder}") from None
+
+    def _refuse_foreign(self) -> None:
+        """Refuse to replace a table that is neither the finished output nor what its merge was to replace."""
+        about = _read_json(self.sidecar)
+        if self._digest() not in ("", about.get("sha256"), about.get("replaced")):
+            why = "a table that predict.py did not write, that was changed since, or of an earlier version"
+            raise InputError(f"output={self.output}: {why}: name another file, or delete it")
 
     def written(self, rows_of: Callable[[Sequence[Photo]], Iterable[Sequence[Row]]]) -> Iterator[int]:
         """Write the missing chunks of this shard, then merge if none is missing; yield each batch's length.
@@ -255,25 +261,29 @@ class Output:
 
     def _chunk(self, number: int) -> Path:
         """Return the file of a chunk."""
-        return self.folder / f"chunk-{number:06}.csv"
+        return self.folder / f"chunk-{number:06}-{_short(self.manifest)}.csv"
 
-    def _present(self) -> set[int]:
-        """Return the numbers of the chunks in the folder."""
-        return {int(path.stem.removeprefix("chunk-")) for path in self.folder.glob("chunk-*.csv")}
+    def _present(self, manifest: Mapping[str, Any]) -> set[int]:
+        """Return the numbers of a job's chunks in the folder."""
+        name = re.compile(rf"chunk-(\d+)-{_short(manifest)}\.csv")
+        return {int(found[1]) for path in self.folder.glob("chunk-*") if (found := name.fullmatch(path.name))}
 
-    def _job(self) -> dict[str, Any] | None:
-        """Return the manifest in the folder, None where there is none."""
+    def _job(self) -> dict[str, Any]:
+        """Return the manifest in the folder, empty where there is none."""
         return _read_json(self.folder / "manifest.json")
 
-    def _finished(self) -> dict[str, Any] | None:
-        """Return the manifest and the number of error rows of a finished output; None for any other file."""
-        found = _read_json(self.sidecar)
-        size = self.output.stat().st_size if self.output.is_file() else 0
-        return found if found and found["bytes"] == size else None
+    def _finished(self) -> dict[str, Any]:
+        """Return the manifest and the number of error rows of a finished output; empty for any other file."""
+        found, digest = _read_json(self.sidecar), self._digest()
+        return found if digest and found.get("sha256") == digest else {}
+
+    def _digest(self) -> str:
+        """Return the SHA-256 of the output; nothing where it is empty or not there."""
+        return file_digest(self.output) if self.output.is_file() and self.output.stat().st_size else ""
 
     def _runs(self) -> Iterator[range]:
         """Yield the missing chunks of this shard, those that follow each other as one range."""
-        present = self._present()
+        present = self._present(self.manifest)
         for here, run in groupby(self.own, present.__contains__):
             if not here:
                 numbers = [*run]
@@ -282,13 +292,13 @@ class Output:
     def _gone(self) -> None:
         """Note that another process has merged; refuse a folder that was deleted or is another job's."""
         finished = self._finished()
-        if self._job() or not finished or finished["manifest"] != self.manifest:
+        if self._job() or finished.get("manifest") != self.manifest:
             raise InputError(f"{self.folder} was deleted, or begun anew by another call, during this one")
         self._state, self.unreadable = "elsewhere", 0
 
     def _end(self) -> None:
         """Merge where no chunk is missing, else count the errors of this shard."""
-        self.missing = len({*self.chunks} - self._present())
+        self.missing = len({*self.chunks} - self._present(self.manifest))
         if self._job() != self.manifest:
             return self._gone()
         chunks = [self._chunk(number) for number in (self.own if self.missing else self.chunks)]
@@ -300,25 +310,31 @@ class Output:
     def _merge(self, chunks: Sequence[Path]) -> None:
         """Write all chunks into the output in one step; processes that merge at once write the same bytes."""
         write = _write_parquet if self.output.suffix.lower() == ".parquet" else _write_csv
-        with whole_file(self.output) as file:
+        with whole_file(self.output, self.folder) as file:  # what a kill leaves of it goes with the folder
             write(file, chunks, self.manifest["columns"])
             file.flush()
             # before the output gets its name: after a kill in between, the next call merges again
-            about = {"bytes": file.tell(), "unreadable": self.unreadable, "manifest": self.manifest}
-            write_json(self.sidecar, about)
+            about = {"sha256": file_digest(Path(file.name)), "replaced": self._digest()}
+            write_json(self.sidecar, about | {"unreadable": self.unreadable, "manifest": self.manifest})
         # the manifest first: a process that does not find it looks for the finished output
         (self.folder / "manifest.json").unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """Return the object in a file of ours, None where there is no such file."""
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a file of ours, empty where there is no such file or another value in it."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
     except (FileNotFoundError, NotADirectoryError):
-        return None
+        return {}
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}): delete it") from None
+
+
+def _short(manifest: Mapping[str, Any]) -> str:
+    """Return a digest of a manifest for the names of its chunks."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _errors(chunk: Path) -> int:
