@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from src.config import REPOSITORY
 
-PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow")
+PACKAGES = ("torch", "torchvision", "timm", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow")
 
 
 def versions() -> dict[str, str]:
