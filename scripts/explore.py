@@ -21,7 +21,7 @@ def main(cfg: DictConfig) -> None:
     from src.files import user_path
     from src.models.defaults import fill_defaults
     from src.overrides import shown
-    from src.progress import ProgressBar
+    from src.progress_bar import ProgressBar
 
     targets.check_targets(fill_defaults(cfg).data, "data")
     draw_when_missing(cfg.data.get("root"))

@@ -18,7 +18,7 @@ def main(cfg: DictConfig) -> None:
     from src.inference.backends import find_model
     from src.inference.output import Output, find_output, find_shard, make_manifest
     from src.overrides import shown
-    from src.progress import ProgressBar
+    from src.progress_bar import ProgressBar
 
     shard = find_shard(cfg.shard)
     output = find_output(cfg.output, cfg.output_dir, cfg.resume, cfg.shard)

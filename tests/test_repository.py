@@ -254,7 +254,7 @@ FLOORS = {
             "labels",
             "images",
             "preprocess",
-            "progress",
+            "progress_bar",
             "schemas",
             "config",
             "targets",

@@ -6,7 +6,7 @@ import sys
 import lightning as L
 from lightning.pytorch.callbacks import TQDMProgressBar
 
-from src.progress import ProgressLines
+from src.progress_bar import ProgressLines
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from src.datamodules.records import Record
 from src.images import UnreadableImage, content_digest, read_photo
 from src.overlap import cores, in_order
 from src.preprocess import Preprocess
-from src.progress import ProgressBar
+from src.progress_bar import ProgressBar
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from src.datamodules.records import Record, Source
 from src.errors import InputError, listed
 from src.images import UnreadableImage, content_digest, open_image, read_header, read_photo
 from src.overlap import cores, in_order
-from src.progress import ProgressBar
+from src.progress_bar import ProgressBar
 
 log = logging.getLogger(__name__)
 AHEAD = 100  # photos that are read while a large one before them still is

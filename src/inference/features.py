@@ -23,7 +23,7 @@ from src.models import PhotoClassifier
 from src.models.backbones import builder_version
 from src.overlap import cores, in_order
 from src.preprocess import Preprocess
-from src.progress import ProgressBar
+from src.progress_bar import ProgressBar
 
 log = logging.getLogger(__name__)
 BATCH = 16  # photos per forward pass; the last digits of features can depend on it

@@ -2,7 +2,7 @@
 
 import logging
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,13 +102,7 @@ def init_from(model: PhotoClassifier, path: str | Path, test_digests: Iterable[s
             f"model.init_from={path}: its backbone is {theirs['backbone']}, this model's "
             f"{ours['backbone']}: add model.backbone={theirs['backbone']}"
         )
-    differing = [
-        f"{key} {theirs['preprocess'].get(key)}, here {value}"
-        for key, value in ours["preprocess"].items()
-        if theirs["preprocess"].get(key) != value
-    ]
-    if differing:
-        log.warning("%s learned from photos of other preprocess.%s", path, "; preprocess.".join(differing))
+    _warn_of_other_pixels(path, theirs["preprocess"], ours["preprocess"])
     state, own = content["state_dict"], model.state_dict()
     own.update({name: state[name] for name in own if name.startswith("backbone.")})
     rows = {label: (kind, i) for kind, names in theirs["labels"].items() for i, label in enumerate(names)}
@@ -145,3 +139,12 @@ def init_from(model: PhotoClassifier, path: str | Path, test_digests: Iterable[s
             path,
         )
     return {"taken": taken, "new": new, "dropped": dropped, "leaked": leaked}
+
+
+def _warn_of_other_pixels(path: str | Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Warn where a checkpoint learned from photos that were resized or normalised in another way."""
+    differing = [
+        f"{key} {theirs.get(key)}, here {value}" for key, value in ours.items() if theirs.get(key) != value
+    ]
+    if differing:
+        log.warning("%s learned from photos of other preprocess.%s", path, "; preprocess.".join(differing))
