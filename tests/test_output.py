@@ -15,7 +15,7 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
-from src import progress
+from src import progress_bar
 from src.decisions.predictions import number_columns
 from src.inference import Predictor, batches, output
 from src.models import MultiLabelClassifier, backbones
@@ -297,7 +297,7 @@ def test_strange_files_in_the_folder_and_next_to_it(predict, whole, tmp_path):
 
 def test_the_log_has_lines_about_progress(predict, tmp_path, monkeypatch):
     assert predict("p.csv", "shard=2/2")[0] in (0, 1)
-    monkeypatch.setattr(progress, "EVERY", 0.0)
+    monkeypatch.setattr(progress_bar, "EVERY", 0.0)
     assert predict("p.csv", "resume=true", f"hydra.run.dir={tmp_path / 'run'}")[0] == 1
     lines = (tmp_path / "run" / "predict.log").read_text().splitlines()
     assert "Predicting: 22 of 43 photos (51 %)" in lines[0]
