@@ -12,9 +12,6 @@ from omegaconf import DictConfig
 
 from benchmarks.harness import BENCH, threads
 from src import config
-from src.callbacks import quiet_lightning
-from src.callbacks.distributed import inference_device
-from src.callbacks.prepare import make_trainer
 from src.config import CONF
 from src.datamodules import PhotoDataModule
 from src.inference.features import split_features
@@ -23,6 +20,9 @@ from src.inference.torch_backend import threads as torch_threads
 from src.models import PhotoClassifier
 from src.models.defaults import fill_defaults
 from src.overlap import in_order
+from src.training.distributed import inference_device
+from src.training.logging import quiet_lightning
+from src.training.setup import make_trainer
 
 QUIET = ("callbacks.early_stopping=null", "callbacks.lr_monitor=null", "callbacks.figures=null",
          "callbacks.progress=null", "~logger", "trainer.accelerator=cpu", 

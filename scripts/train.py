@@ -8,22 +8,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from omegaconf import DictConfig
 
-from src import config, overrides, ranks, targets
+from src import config, overrides, targets
 
 
 @config.command("train")
 def main(cfg: DictConfig) -> float:
     """Train, evaluate, report; return `val/f1` of the best checkpoint."""
-    config.refuse_sweep_without_multirun()
     import lightning as L
 
-    from src.callbacks import quiet_lightning
-    from src.callbacks.prepare import alone_in, check_plan, prepare_run
-    from src.callbacks.results import ending_on_signals, finish_run
     from src.demo.at_hand import draw_when_missing, say_baseline
     from src.inference.torch_backend import threads
     from src.models import init_from
     from src.models.defaults import fill_defaults
+    from src.training.evaluate import ending_on_signals, finish_run
+    from src.training.logging import quiet_lightning
+    from src.training.setup import alone_in, check_plan, prepare_run
 
     quiet_lightning()
     resuming = bool(cfg.resume)
@@ -53,5 +52,4 @@ def main(cfg: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    sys.argv = overrides.continue_in_place(overrides.demo_when_no_photos(ranks.share_a_folder(sys.argv)))
     main()

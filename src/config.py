@@ -1,4 +1,4 @@
-"""Configuration: the check of every target, the one `instantiate`, the top of each script."""
+"""Hydra entry points, error translation, and the only `instantiate` call."""
 
 import errno
 import functools
@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,39 +23,36 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src import ranks
 from src.errors import InputError, did_you_mean, first_line, leave
 from src.overlap import allowed_cores, quota
-from src.overrides import refuse_a_runs_folder, tidied, typed
+from src.overrides import config_folder, quoted, readable, run_folder
+from src.process import errors_only, exit_code, interruption, is_main, sigterm_raises
 from src.schemas import SCHEMAS, TrainConfig
-from src.signals import beginning, ending_on_sigterm, ending_though_blocked, exit_code, said
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONF = REPOSITORY / "conf"
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG,
         errno.ENAMETOOLONG}  # fmt: skip
-QUOTES = "'\""
 log = logging.getLogger(__name__)
+
+OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
+OmegaConf.register_new_resolver("config_folder", config_folder, replace=True)
 
 
 def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Callable[[], None]]:
     """Turn a task function into a script's `main`, configured by `conf/<name>.yaml`.
 
-    Bad input becomes one line on stderr and exit code 2; a sweep with a failed job ends with exit code 1
+    Bad input becomes one line on stderr and exit code 2; a sweep with failed jobs ends with exit code 1
     after its last job; any other exception keeps its traceback.
     """
 
     def decorate(task: Callable[[DictConfig], float | None]) -> Callable[[], None]:
         failed: list[Exception] = []
-        begun = False
-        refuse = ranks.refuse if name == "train" else functools.partial(leave, 2)
 
         @functools.wraps(task)
         def guarded(cfg: DictConfig) -> float | None:
-            nonlocal begun
-            begun = True
-            if name == "train":
-                ranks.take_part()
+            if not is_main():
+                errors_only()
             try:
                 check_root(cfg, SCHEMAS[name])
                 return task(cfg)
@@ -64,7 +61,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
                 failed.append(error)
                 if isinstance(error, InputError) and HydraConfig.get().mode == RunMode.RUN:
                     _write_to_log(str(error))
-                    refuse(str(error))
+                    leave(2, str(error))
                 if error is caught:
                     raise
                 raise error from caught
@@ -74,52 +71,42 @@ def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
             full = os.environ.setdefault("HYDRA_FULL_ERROR", "1") == "1"
             logging.raiseExceptions = False  # on a full disk the log's own traceback would bury the message
             _set_openmp()
-            sys.argv = tidied(sys.argv)
-            refuse_a_runs_folder(sys.argv)
-            multirun = any(arg in ("-m", "--multirun") for arg in sys.argv[1:])
+            sys.argv = readable(sys.argv)
             try:
-                with ending_on_sigterm(), ending_though_blocked():
+                with sigterm_raises():
                     hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(guarded)()
-            except KeyboardInterrupt as error:
+            except (Exception, KeyboardInterrupt) as error:
                 _leave_if_interrupted(error)
-            except (HydraException, OmegaConfBaseException) as error:
-                if failed and not multirun:
+                if failed and {"-m", "--multirun"} & {*sys.argv}:
+                    _leave_sweep(failed, full)
+                if failed or not (said := _cannot_start(error)):
                     raise
-                _leave_sweep(failed, False) if failed else refuse(explain(error))
-            except Exception as error:
-                _leave_if_interrupted(error)
-                if said := _no_start(error, begun):
-                    refuse(said)
-                if not (multirun and failed):
-                    raise
-                _leave_sweep(failed, full)
+                leave(2, said)
 
         return main
 
     return decorate
 
 
-def _no_start(error: Exception, begun: bool) -> str | None:
-    """Return the line for what keeps Hydra from calling a task; None for what it would not meet there."""
-    if "Config group override must be" in str(error):
-        return explain(error)
-    if not begun and isinstance(error, OSError):
+def _cannot_start(error: BaseException) -> str | None:
+    """Return the line for bad input that Hydra met before it called a task; None for a fault."""
+    if isinstance(error, OSError) and not isinstance(error, HydraException):
         where = f"{error.filename}: " if error.filename else ""
         return f"the output folder cannot be made: {where}{error.strerror}"
-    if not begun and "Unable to configure handler" in str(error):
+    if "Unable to configure handler" in str(error):
         return f"the log cannot be written ({error.__cause__ or error}): see who may write there"
-    return None
+    known = isinstance(error, HydraException | OmegaConfBaseException)
+    return explain(error) if known or "Config group override must be" in str(error) else None
 
 
 def _leave_if_interrupted(error: BaseException) -> None:
-    """End with the exit code of Ctrl-C or SIGTERM, if one came; of several processes one says so."""
-    error = beginning(error)
-    if not isinstance(error, KeyboardInterrupt):
+    """End with the exit code of Ctrl-C or SIGTERM, if one caused the exception; the main process says so."""
+    if not (interrupted := interruption(error)):
         return
-    if ranks.is_main():
-        leave(exit_code(error), said(exit_code(error)))
-    ranks.wait_for_first()
-    raise SystemExit(exit_code(error))
+    code = exit_code(interrupted)
+    if is_main():
+        leave(code, "ended by SIGTERM" if code == 143 else "interrupted")
+    raise SystemExit(code)
 
 
 def _leave_sweep(failed: list[Exception], full: bool) -> NoReturn:
@@ -127,7 +114,8 @@ def _leave_sweep(failed: list[Exception], full: bool) -> NoReturn:
     for error in failed if full else ():
         if not isinstance(error, InputError):
             traceback.print_exception(error)
-    leave(1, _failures(failed))
+    reasons = "; ".join(dict.fromkeys(f"{type(e).__name__}: {e}".splitlines()[0] for e in failed))
+    leave(1, f"{len(failed)} job(s) of the sweep failed (leaderboard.csv names them): {reasons}")
 
 
 def _write_to_log(message: str) -> None:
@@ -138,12 +126,27 @@ def _write_to_log(message: str) -> None:
 
 
 def _of_the_disk(error: BaseException) -> bool:
-    """Whether an error is the disk's refusal of a file, to be told in one line."""
+    """Return whether the disk refused a file."""
     return isinstance(error, OSError) and error.errno in DISK
 
 
+def _of_lightning(error: BaseException) -> bool:
+    """Return whether Lightning refused a setting."""
+    return type(error).__name__ == "MisconfigurationException"
+
+
+def _of_memory(error: BaseException) -> bool:
+    """Return whether memory was too small, by the messages of Python, torch and ONNX Runtime."""
+    words = ("can't allocate memory", "not enough memory", "Failed to allocate memory")
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(word in str(error) for word in words)
+    )
+
+
 def _refused(error: Exception, folder: str) -> InputError | None:
-    """Return an `InputError` for what a person has to mend although a library met it; None for a fault."""
+    """Return an `InputError` for bad input that a library met; None for a fault."""
     if _of_the_disk(error):
         return InputError(f"{error.filename or folder}: {error.strerror}")
     if isinstance(error, OmegaConfBaseException):
@@ -159,7 +162,7 @@ def _refused(error: Exception, folder: str) -> InputError | None:
 
 
 def _set_openmp() -> None:
-    """Set what OpenMP reads when torch is imported, unless somebody has."""
+    """Set the variables that OpenMP reads when torch is imported, unless the user has."""
     # threads that spin while they wait starve the processes that decode: 5 to 8 times slower where all cores
     # are busy
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -167,28 +170,7 @@ def _set_openmp() -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(min(paid, allowed_cores())))
 
 
-def _of_lightning(error: BaseException) -> bool:
-    """Whether it is Lightning's word for what the user set."""
-    return type(error).__name__ == "MisconfigurationException"
-
-
-def _of_memory(error: BaseException) -> bool:
-    """Whether memory was too small, in the words of Python, torch or ONNX Runtime."""
-    words = ("can't allocate memory", "not enough memory", "Failed to allocate memory")
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or any(word in str(error) for word in words)
-    )
-
-
-def _failures(failed: list[Exception]) -> str:
-    """Return the line that ends a sweep with failed jobs: each reason once."""
-    reasons = "; ".join(dict.fromkeys(f"{type(e).__name__}: {e}".splitlines()[0] for e in failed))
-    return f"{len(failed)} job(s) of the sweep failed (leaderboard.csv names them): {reasons}"
-
-
-def explain(error: Exception) -> str:
+def explain(error: BaseException) -> str:
     """Return one line for an error met while composing: what, where, the nearest choice."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
@@ -197,24 +179,13 @@ def explain(error: Exception) -> str:
         return f"no config group or file '{error.missing_cfg_file}' in {CONF.name}/"
     if isinstance(error, OverrideParseException):
         return _unparsed(str(error.override))
-    inner: BaseException | None = error
-    while inner is not None:
-        key, parent = getattr(inner, "key", None), getattr(inner, "parent_node", None)
-        unknown = "not in" in str(inner)
-        if isinstance(inner, OmegaConfBaseException) and unknown and key and isinstance(parent, DictConfig):
-            name = inner.full_key or key
-            library = str(OmegaConf.to_container(parent).get("_target_")).startswith("lightning.")
-            hint = did_you_mean(str(key), [str(k) for k in parent])
-            plus = f"; another of Lightning's arguments goes with a plus, +{name}=" if library else ""
-            table = name in ("data.csv", "data.images", "data.id", "data.columns")
-            hint = "a table needs model=multilabel or data=table" if table else hint
-            return f"unknown key '{name}': {hint}{plus}"
-        if isinstance(inner, OmegaConfBaseException) and getattr(inner, "full_key", None):
-            name, said = inner.full_key, first_line(inner)
-            if "is not a ListConfig" in said:
-                return f"{name}: needs a list, {name}=[a,b]"
-            return f"{name}: {'needs a value, not null' if 'is not Optional' in said else said}"
-        inner = inner.__cause__ or inner.__context__
+    chain = list(_chain(error))
+    for inner in chain:
+        if isinstance(inner, InputError):
+            return str(inner)
+    for inner in chain:
+        if isinstance(inner, OmegaConfBaseException) and (said := _wrong_key_or_value(inner)):
+            return said
     if "Config group override must be" in str(error):
         return "a group needs the name of a choice: model=multilabel; '~logger' leaves one out"
     if "Ambiguous value for argument" in str(error):
@@ -228,6 +199,45 @@ def explain(error: Exception) -> str:
     return first_line(error)
 
 
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an exception and its causes."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _wrong_key_or_value(error: OmegaConfBaseException) -> str | None:
+    """Return the line for an unknown key or a value of another type; None for other errors."""
+    key, parent, name = error.key, error.parent_node, error.full_key
+    if "not in" in str(error) and key and isinstance(parent, DictConfig):
+        name = name or key
+        if name in ("data.csv", "data.images", "data.id", "data.columns"):
+            return f"unknown key '{name}': a table needs model=multilabel or data=table"
+        if elsewhere := _same_leaf(name):
+            return f"unknown key '{name}': did you mean '{elsewhere[0]}'?"
+        library = str(OmegaConf.to_container(parent).get("_target_")).startswith("lightning.")
+        plus = f"; another of Lightning's arguments goes with a plus, +{name}=" if library else ""
+        return f"unknown key '{name}': {did_you_mean(str(key), [str(k) for k in parent])}{plus}"
+    if not name:
+        return None
+    said = first_line(error)
+    if "is not a ListConfig" in said:
+        return f"{name}: needs a list, {name}=[a,b]"
+    return f"{name}: {'needs a value, not null' if 'is not Optional' in said else said}"
+
+
+def _same_leaf(name: str) -> list[str]:
+    """Return the keys of other groups that end as `name` does."""
+    leaf, found = name.rpartition(".")[2], []
+    for file in sorted(CONF.rglob("*.yaml")):
+        content = OmegaConf.to_container(OmegaConf.load(file))
+        groups = content if file.parent == CONF else {file.parent.name: content}
+        for group in {"preprocess", "data", "model", "trainer"} & {*groups}:
+            if isinstance(groups[group], dict) and leaf in groups[group]:
+                found.append(f"{group}.{leaf}")
+    return found
+
+
 def _unparsed(override: str) -> str:
     """Return the line for an override that Hydra cannot read: how it would have to be typed."""
     key, equals, value = override.partition("=")
@@ -237,8 +247,7 @@ def _unparsed(override: str) -> str:
     ends = {"[": "]", "{": "}"}.get(value[:1])
     if ends and (ends not in value or value.endswith(ends)):
         return f"cannot read '{override}': a list is written {key}='[1, 2]', a mapping {key}='{{a: 1, b: 2}}'"
-    quoted = typed(key, value.strip(QUOTES))
-    return f"cannot read '{override}': a value with special characters needs quotes, {quoted}"
+    return f"cannot read '{override}': a value with special characters needs quotes, {quoted(key, value)}"
 
 
 def check_root(cfg: DictConfig, schema: type) -> None:
@@ -256,7 +265,7 @@ def check_seed(seed: int) -> None:
 
 
 def build(node: DictConfig | dict, **extra: Any) -> Any:
-    """Instantiate a config node; the only place that does.
+    """Instantiate a config node; the only function that does.
 
     Values reach the target as plain Python ones, so that a module's hyperparameters are primitives. An
     `InputError` that the target raises comes out as it is; a key that the script gives itself is refused.
@@ -267,22 +276,11 @@ def build(node: DictConfig | dict, **extra: Any) -> Any:
     try:
         return hydra.utils.instantiate(node, _convert_="all", **extra)
     except InstantiationException as error:
-        cause: BaseException | None = error
-        while cause is not None:
+        for cause in _chain(error):
             if isinstance(cause, InputError) or _of_the_disk(cause):
                 raise cause from None
             if _of_lightning(cause):
                 raise InputError(f"{node['_target_']}: {first_line(cause)}") from error
-            cause = cause.__cause__
         if str(node.get("_target_")).startswith("lightning."):  # its arguments are the user's own
             raise InputError(f"{node['_target_']}: {first_line(error.__cause__ or error)}") from error
         raise
-
-
-def refuse_sweep_without_multirun() -> None:
-    """Refuse `sweep=NAME` in a single run, where Hydra would ignore the search space silently."""
-    choices = HydraConfig.get().runtime.choices
-    if choices.get("sweep") and HydraConfig.get().mode == RunMode.RUN:
-        raise InputError(
-            f"sweep={choices['sweep']} needs -m: python scripts/train.py -m sweep={choices['sweep']} ..."
-        )

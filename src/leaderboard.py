@@ -1,4 +1,4 @@
-"""`leaderboard.csv` beside the jobs of a sweep: a row per job, the best score first."""
+"""`leaderboard.csv` beside the jobs of a sweep: one row per job, the best score first."""
 
 import csv
 import math
@@ -9,33 +9,43 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+FIELDS = ("score", "job", "overrides", "status", "reason")
+
 
 class Leaderboard(Callback):
-    """Rewrites the leaderboard after each job, so that a sweep that is stopped leaves what it knows."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
+    """Updates the leaderboard after each job of a sweep, and after a job that `resume=` continues."""
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Add the job's row; single runs have no leaderboard."""
-        if "MULTIRUN" not in str(job_return.hydra_cfg.hydra.mode):
+        """Write the row of the job; a job that failed does not replace one that was done before."""
+        hydra = job_return.hydra_cfg.hydra
+        if "MULTIRUN" in str(hydra.mode):
+            folder, job = Path(config.hydra.sweep.dir), str(hydra.job.num)
+            folder.mkdir(parents=True, exist_ok=True)
+        else:
+            folder, job = Path(hydra.runtime.output_dir).parent, Path(hydra.runtime.output_dir).name
+            if not (folder / "leaderboard.csv").is_file():
+                return
+        rows = {row["job"]: row for row in _read(folder / "leaderboard.csv")}
+        before = rows.get(job, {})
+        if job_return.status == JobStatus.COMPLETED:
+            row = {"score": f"{job_return.return_value:.6f}", "status": "done", "reason": ""}
+        elif before.get("status") == "done":
             return
-        failed = job_return.status != JobStatus.COMPLETED
-        reason = str(job_return._return_value).strip() if failed else ""
-        score = None if failed else job_return.return_value
-        self.rows.append(
-            {
-                "score": "" if score is None else f"{score:.6f}",
-                "job": job_return.hydra_cfg.hydra.job.num,
-                "overrides": " ".join(job_return.overrides or ()),
-                "status": "failed" if failed else "done",
-                "reason": reason.splitlines()[0] if reason else "",
-            }
-        )
-        self.rows.sort(key=lambda row: (-float(row["score"] or -math.inf), row["job"]))
-        folder = Path(config.hydra.sweep.dir)
-        folder.mkdir(parents=True, exist_ok=True)
+        else:
+            reason = str(job_return._return_value).strip()
+            row = {"score": "", "status": "failed", "reason": reason.splitlines()[0] if reason else ""}
+        given = before.get("overrides", " ".join(job_return.overrides or ()))
+        rows[job] = {**row, "job": job, "overrides": given}
+        ranked = sorted(rows.values(), key=lambda row: (-float(row["score"] or -math.inf), row["job"]))
         with open(folder / "leaderboard.csv", "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(self.rows[0]), lineterminator="\n")
+            writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
             writer.writeheader()
-            writer.writerows(self.rows)
+            writer.writerows(ranked)
+
+
+def _read(file: Path) -> list[dict[str, str]]:
+    """Return the rows of a leaderboard; none where there is no file yet."""
+    if not file.is_file():
+        return []
+    with open(file, newline="", encoding="utf-8") as lines:
+        return [dict(row) for row in csv.DictReader(lines)]

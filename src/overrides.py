@@ -1,28 +1,25 @@
-"""What a person types after a script's name: overrides, `KEY=VALUE`, before and after Hydra reads them."""
+"""Overrides, `KEY=VALUE`: quoting for the shell and for Hydra, and the folders that they lead to."""
 
 import os
 import re
 import shlex
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from src import ranks
 from src.errors import InputError, leave
 from src.files import user_path, write_whole
+from src.process import is_main
 
 PATHS = {"data.root", "data.csv", "data.images", "data.split_file", "data.cache_dir", "model.weights",
          "model.init_from", "resume", "ckpt", "images", "root", "output", "apply",
          "hydra.run.dir"}  # fmt: skip
-FLAGS = {"--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun",
-         "--info", "--shell-completion", "--config-path", "--config-name", "--config-dir"}  # fmt: skip
 RESUMABLE = ("trainer.max_epochs", "data.root", "data.csv", "data.images")
+QUOTES = "'\""
 
 
 def override(key: str, value: object) -> str:
@@ -30,64 +27,49 @@ def override(key: str, value: object) -> str:
     text = str(value)
     if not re.fullmatch(r"[\w./:+-]+", text, re.ASCII) or _parsed(f"{key}={text}") != text:
         text = text.replace("${", "\\${")
-        # a backslash counts as one unless it stands before a quote or at the end
+        # a backslash counts as one unless it comes before a quote or at the end
         text = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
         text = f"'{text}'"
     return f"{key}={text}"
 
 
-def _parsed(override: str) -> object:
+def _parsed(text: str) -> object:
     """Return the value of an override as Hydra and OmegaConf understand it."""
-    return OmegaConf.create({"value": OverridesParser.create().parse_override(override).value()}).value
+    return OmegaConf.create({"value": OverridesParser.create().parse_override(text).value()}).value
 
 
 def typed(key: str, value: object) -> str:
-    """Return an override as a shell and Hydra read it, to be shown in a command."""
-    return in_shell(override(key, value))
+    """Return an override quoted for the shell and for Hydra, to be shown in a command."""
+    return _in_shell(override(key, value))
 
 
-def in_shell(text: str) -> str:
-    """Return an override as it stands in a script's arguments as one types it in a shell."""
+def quoted(key: str, value: str) -> str:
+    """Return an override that Hydra could not read, with the quotes that it needs."""
+    return typed(key, value.strip(QUOTES))
+
+
+def _in_shell(text: str) -> str:
+    """Return an override quoted for the shell."""
     bare = shlex.quote(text)
     return bare if bare == text or re.search(r'[$`"!]|\\\\|\\$', text) else f'"{text}"'
 
 
 def shown(path: Path) -> Path:
-    """Return the path as one would type it here: relative where it lies below the working folder."""
+    """Return a path relative to the working folder where it lies below it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def command_like_this(script: str, keep: Callable[[str], object], new: Mapping[str, object]) -> str:
-    """Return the command of another script, as one types it, with overrides of this call.
+    """Return the command of another script with overrides of this call.
 
     Args:
         script: its name in scripts/.
-        keep: tells by its key whether an override of this call goes with it.
+        keep: whether an override of this call goes with it, by its key.
         new: further keys and values; they replace this call's.
     """
-    return _command(script, HydraConfig.get().overrides.task, keep, new)
-
-
-def command_from(run: Path, checkpoint: Path | None = None) -> str:
-    """Return the command, as one types it, of a new run like this one that starts from it and has its split.
-
-    What earlier resumes changed, and photos that a call in progress names, stand in the place of the run's;
-    so does a checkpoint.
-    """
-    saved = run / ".hydra" / "overrides.yaml"
-    first = OmegaConf.to_container(OmegaConf.load(saved)) if saved.is_file() else []
-    now = [arg.lstrip("+") for arg in (HydraConfig.get().overrides.task if HydraConfig.initialized() else ())]
-    changes = run / ".hydra" / "resumed.yaml"
-    changed = OmegaConf.load(changes) if changes.is_file() else OmegaConf.create()
-    kept = {key: OmegaConf.select(changed, key) for key in RESUMABLE if OmegaConf.select(changed, key)}
-    moved = {k: str(v) if isinstance(v, int) else override(k, v).partition("=")[2] for k, v in kept.items()}
-    moved |= {key: value for key, _, value in (arg.partition("=") for arg in now) if key in RESUMABLE}
-    moved["model.weights"] = "null"
-    given = [text for text in first if _key(text) not in moved]
-    given += [f"{key}={value}" for key, value in moved.items()]
-    new = {"model.init_from": shown(checkpoint or run), "data.split_file": shown(run)}
-    own = ("hydra.", "data.fold")  # its split is that of the file
-    return _command("train", given, lambda key: not key.startswith(own), new)
+    given = HydraConfig.get().overrides.task
+    kept = [_in_shell(text) for text in given if keep(_key(text)) and _key(text) not in new]
+    return " ".join(["python", f"scripts/{script}.py", *kept, *(typed(*item) for item in new.items())])
 
 
 def _key(text: str) -> str:
@@ -95,26 +77,23 @@ def _key(text: str) -> str:
     return text.lstrip("+~").partition("=")[0]
 
 
-def _command(
-    script: str, given: Iterable[str], keep: Callable[[str], object], new: Mapping[str, object]
-) -> str:
-    """Return a script's command with those of the given overrides that are kept and not new, and the new."""
-    kept = [in_shell(text) for text in given if keep(_key(text)) and _key(text) not in new]
-    return " ".join(["python", f"scripts/{script}.py", *kept, *(typed(*item) for item in new.items())])
+def readable(argv: list[str]) -> list[str]:
+    """Return `argv` with `-m` first, and with quotes around paths that Hydra could not read without.
 
-
-def tidied(argv: list[str]) -> list[str]:
-    """Return `argv` as Hydra takes it: `-m` first, and paths quoted where it could not read them bare."""
-    flags = [arg for arg in argv[1:] if arg in ("-m", "--multirun")]
-    rest = [arg for arg in argv[1:] if arg not in flags]
-    for arg in rest:
-        if arg.startswith("--") and arg.partition("=")[0] not in FLAGS:
+    With `resume=`, keys that may change are added where this call's own data and model do not have them.
+    """
+    for arg in argv[1:]:
+        if re.match(r"--(?!config|cfg|info|package)[\w.]+=", arg):
             leave(2, f"'{arg}' is no option: values are given as KEY=VALUE, without dashes; see --help")
-    return [argv[0], *flags, *map(_readable, rest)]
+    flags = [arg for arg in argv[1:] if arg in ("-m", "--multirun")]
+    rest = [_readable(arg) for arg in argv[1:] if arg not in flags]
+    if any(arg.startswith("resume=") for arg in rest):
+        rest = [f"++{arg}" if arg.startswith(RESUMABLE) else arg for arg in rest]
+    return [argv[0], *flags, *rest]
 
 
 def _readable(arg: str) -> str:
-    """Return an override that names a path quoted, if Hydra cannot read it as it is."""
+    """Return an override of a path quoted, if Hydra cannot read it as it is."""
     key, _, value = arg.partition("=")
     if key.lstrip("+") not in PATHS:
         return arg
@@ -125,70 +104,45 @@ def _readable(arg: str) -> str:
     return arg
 
 
-def refuse_a_runs_folder(argv: list[str]) -> None:
-    """End the script where its folder would be that of a run or a sweep, whose config Hydra would replace."""
-    if "hydra.output_subdir=null" in argv:  # which saves none, as to resume
-        return
-    if {"-m", "--multirun"} & {*argv}:
-        key, holds, said = "hydra.sweep.dir", "leaderboard.csv", "a sweep: name another folder"
-    else:
-        key, holds, said = "hydra.run.dir", "checkpoints/*.ckpt", "a run: name another folder, or continue it"
-    given = [arg.partition("=")[2] for arg in argv[1:] if arg.startswith(f"{key}=")]
-    try:
-        folder = Path(str(_parsed(f"{key}={given[-1]}"))) if given else None
-    except (HydraException, OmegaConfBaseException):
-        return  # Hydra says what is wrong with it
-    if folder and os.path.isdir(folder) and any(folder.glob(holds)):
-        go_on = f" with python scripts/train.py {typed('resume', folder)}" if key == "hydra.run.dir" else ""
-        leave(2, f"{key}={folder} already holds {said}{go_on}")
+def run_folder(resume: str | None, otherwise: str) -> str:
+    """Return the folder that a training works in: the resumed run's, or another one.
+
+    Raises:
+        InputError: if `resume` is not a run folder.
+    """
+    if not resume:
+        return otherwise
+    run = user_path(resume).absolute()
+    if os.path.isfile(_saved_config(run)):  # False also for a name that is too long
+        return str(run)
+    within = [folder for folder in run.parents[:2] if os.path.isfile(_saved_config(folder))]
+    cure = f"; name the run: {typed('resume', shown(within[0]))}" if within else ""
+    raise InputError(f"resume={resume}: not a run folder (no .hydra/config.yaml in it){cure}")
 
 
-def demo_when_no_photos(argv: list[str]) -> list[str]:
-    """Return `argv` with `experiment=demo` added where nothing says which photos to train on."""
-    says = ("data.root=", "data.csv=", "data.images=", "experiment=", "resume=")
-    asks = {"--help", "-h", "--hydra-help", "--version", "--info"} & set(argv)
-    if asks or any(arg.lstrip("+").startswith(says) for arg in argv[1:]):
-        return argv
-    if ranks.is_main():
-        print("no photos named (data.root= or data.csv=): the demo set with experiment=demo", file=sys.stderr)
-    return [*argv, "experiment=demo"]
+def config_folder(output_dir: str) -> str | None:
+    """Return the subfolder for Hydra's copy of the configuration; None in a run's folder, which has one.
+
+    One of several processes writes it.
+    """
+    return None if any(Path(output_dir).glob("checkpoints/*.ckpt")) or not is_main() else ".hydra"
 
 
-def continue_in_place(argv: list[str]) -> list[str]:
-    """Return `argv` so that `resume=RUN` works in the folder RUN and leaves its saved config alone."""
-    argv = tidied(argv)
-    runs = [arg.partition("=")[2] for arg in argv[1:] if arg.lstrip("+").startswith("resume=")]
-    if not runs or runs[0] in ("", "null"):
-        return argv
-    if {"-m", "--multirun"} & set(argv):
-        leave(2, "resume= continues one run: leave out -m")
-    try:
-        run = user_path(str(_parsed(f"resume={runs[0]}"))).absolute()
-    except InputError as error:
-        leave(2, f"resume={error}")
-    except (HydraException, OmegaConfBaseException):
-        return argv  # Hydra says what is wrong with it
-    if not os.path.isfile(run / ".hydra" / "config.yaml"):  # also for a name that no disk takes
-        within = [folder for folder in run.parents[:2] if os.path.isfile(folder / ".hydra" / "config.yaml")]
-        cure = f"; name the run: {typed('resume', shown(within[0]))}" if within else ""
-        leave(2, f"resume={runs[0]}: not a run folder (no .hydra/config.yaml in it){cure}")
-    # ++: the keys are those of the saved config, whichever data and model the command line would compose
-    argv = [f"++{arg}" if arg.startswith(RESUMABLE) else arg for arg in argv]
-    return [*argv, override("hydra.run.dir", run), "hydra.output_subdir=null"]
+def _saved_config(run: Path) -> Path:
+    """Return the file of a run's configuration."""
+    return run / ".hydra" / "config.yaml"
 
 
 def resumed(cfg: DictConfig) -> DictConfig:
-    """Return the config that `resume=RUN` continues with: the saved one, but for epochs and where photos lie.
+    """Return the config that `resume=RUN` continues with: the saved one, but for epochs and places of photos.
 
-    What an earlier resume changed holds on (`remember_resumed`). Weights to start from are not
-    read again.
+    Weights to start from are not read again.
 
     Raises:
         InputError: if the command line changes anything else.
     """
     run = Path(cfg.output_dir)
-    saved, changes = OmegaConf.load(run / ".hydra" / "config.yaml"), run / ".hydra" / "resumed.yaml"
-    changed = OmegaConf.load(changes) if changes.is_file() else OmegaConf.create()
+    saved = OmegaConf.load(_saved_config(run))
     for given in HydraConfig.get().overrides.task:
         key = _key(given)
         if key == "resume":
@@ -197,8 +151,7 @@ def resumed(cfg: DictConfig) -> DictConfig:
             raise InputError(
                 f"resume= keeps the saved config: '{key}' cannot change (only {', '.join(RESUMABLE)})"
             )
-        OmegaConf.update(changed, key, OmegaConf.select(cfg, key))
-    saved = OmegaConf.merge(saved, changed)
+        OmegaConf.update(saved, key, OmegaConf.select(cfg, key))
     saved.model.weights = saved.model.init_from = None
     if saved.data.split_file:  # it may be gone, and the run holds its split itself
         saved.data.split_file = str(run)
@@ -209,10 +162,13 @@ def resumed(cfg: DictConfig) -> DictConfig:
     return saved
 
 
-def remember_resumed(cfg: DictConfig) -> None:
-    """Keep what a resume changed, once it has been found to work, for the next one."""
-    kept = {key: OmegaConf.select(cfg, key) for key in RESUMABLE if OmegaConf.select(cfg, key) is not None}
-    changed = OmegaConf.create()
-    for key, value in kept.items():
-        OmegaConf.update(changed, key, value)
-    write_whole(Path(cfg.output_dir) / ".hydra" / "resumed.yaml", OmegaConf.to_yaml(changed).encode())
+def save_config(cfg: DictConfig) -> None:
+    """Write a run's configuration with its defaults filled in; of a resumed one, only its changes."""
+    file = _saved_config(Path(cfg.output_dir))
+    if cfg.resume:
+        changed = {key: OmegaConf.select(cfg, key) for key in RESUMABLE}
+        cfg = OmegaConf.load(file)
+        for key, value in changed.items():
+            if value is not None:
+                OmegaConf.update(cfg, key, value)
+    write_whole(file, OmegaConf.to_yaml(cfg).encode())

@@ -118,8 +118,6 @@ def run_script(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str) -> i
     module = load_script(name)
     argv = [f"scripts/{name}.py", *arguments]
     try:
-        if name == "train":
-            argv = module.overrides.continue_in_place(module.overrides.demo_when_no_photos(argv))
         monkeypatch.setattr(sys, "argv", argv)
         module.main()
     except SystemExit as leave:

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import torch
 
-from src.callbacks import results
 from src.inference import features
 from src.models.checkpoint import read_checkpoint
+from src.training import evaluate
 from tests.made import FAST, make_folders, make_table, only_run, run_script, same_predictions
 
 FROZEN = (*FAST, "model.freeze_backbone=true", "trainer.max_epochs=4", "callbacks.early_stopping=null")
@@ -83,7 +83,7 @@ def test_features_train_the_same_heads(train, monkeypatch, task):
 
 @pytest.mark.parametrize("cache", ["null", "images"])
 def test_test_photos_that_change_meanwhile_are_named(train, photos, monkeypatch, tmp_path, capsys, cache):
-    real = results.write_predictions
+    real = evaluate.write_predictions
     monkeypatch.setitem(photos, "dual_head", make_folders(tmp_path / "photos"))
 
     def replaced(run, datamodule, device):
@@ -94,7 +94,7 @@ def test_test_photos_that_change_meanwhile_are_named(train, photos, monkeypatch,
         real(run, datamodule, device)
 
     changed = []
-    monkeypatch.setattr(results, "write_predictions", replaced)
+    monkeypatch.setattr(evaluate, "write_predictions", replaced)
     run = train("kept", f"data.cache={cache}", "trainer.max_epochs=1")
     words = f"2 test photos have been replaced or removed since this run began.*{', '.join(changed)}"
     assert re.search(words, "".join(capsys.readouterr())) and (run / "predictions.csv").is_file()
@@ -106,7 +106,7 @@ def test_photos_that_are_replaced_while_it_trains_are_named(
 ):
     """What is cached, or only written again, is what it was."""
     monkeypatch.setitem(photos, "dual_head", make_folders(tmp_path / "photos"))
-    changed, write = [], results.write_predictions
+    changed, write = [], evaluate.write_predictions
 
     def replaced(run, datamodule, device):
         first, second, third = (datamodule.root / datamodule.splits["train"][i].path for i in range(3))
@@ -117,7 +117,7 @@ def test_photos_that_are_replaced_while_it_trains_are_named(
         changed.extend((datamodule.splits["train"][1].path, val.path))
         write(run, datamodule, device)
 
-    monkeypatch.setattr(results, "write_predictions", replaced)
+    monkeypatch.setattr(evaluate, "write_predictions", replaced)
     run = train("kept", f"data.cache={cache}", "trainer.max_epochs=1")
     said = "".join(capsys.readouterr())
     words = f"2 photos of train and val have been replaced since this run began.*{', '.join(changed)}"

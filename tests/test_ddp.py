@@ -14,8 +14,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from src import ranks
-from src.callbacks.distributed import OtherFailed, check_devices, ending_together
+from src import process
 from src.config import CONF
 from src.datamodules.dataset import EpochSampler
 from src.errors import InputError
@@ -23,6 +22,7 @@ from src.models import DualHeadClassifier, MultiLabelClassifier, backbones
 from src.models.defaults import fill_defaults
 from src.models.shares import loss_shares
 from src.targets import check_targets
+from src.training.distributed import check_devices, ending_together
 from tests.made import FAST, REPOSITORY, make_folders, make_table, only_run, run_script, tiny
 
 LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
@@ -35,7 +35,6 @@ from tests.made import load_script, tiny
 
 backbones.BACKBONES["tiny"] = backbones.Entry(tiny, None, "fc")
 script = load_script("train")
-sys.argv = script.overrides.continue_in_place(script.ranks.share_a_folder(sys.argv))
 script.main()
 """
 
@@ -134,45 +133,20 @@ def test_a_kind_that_no_process_has_counts_nothing():
         ({"SLURM_PROCID": "0"}, 1, True),
     ],
 )
-def test_the_main_process_is_told_by_the_launcher(monkeypatch, capsys, env, processes, main):
+def test_the_main_process_is_told_by_the_launcher(monkeypatch, env, processes, main):
     for name in LAUNCHERS:
         monkeypatch.delenv(name, raising=False)
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    assert (ranks.launched(), ranks.is_main()) == (processes, main)
-    given = ["train.py", "hydra.run.dir=runs/a"]
-    from_shell = processes > 1 or ("NODE_RANK" in env and "LOCAL_RANK" not in env)
-    written = main or not from_shell
-    assert ranks.share_a_folder(given) == (given if written else [*given, "hydra.output_subdir=null"])
-    if from_shell:
-        with pytest.raises(SystemExit) as left:
-            ranks.share_a_folder(["train.py"])
-        assert left.value.code == 2
-        assert ("hydra.run.dir" in capsys.readouterr().err) == (main or env.get("LOCAL_RANK", "0") == "0")
+    assert (process.launched(), process.is_main()) == (processes, main)
 
 
-@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "NODE_RANK", "LOCAL_RANK"])
-@pytest.mark.parametrize("value", ["", "abc", "-1"])
-def test_a_launchers_number_that_is_none_is_one_line(monkeypatch, capsys, name, value):
-    for launcher in LAUNCHERS:
-        monkeypatch.delenv(launcher, raising=False)
-    if name == "WORLD_SIZE":
-        monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv(name, value)
-    with pytest.raises(SystemExit) as left:
-        ranks.share_a_folder(["train.py", "hydra.run.dir=runs/a"])
-        ranks.is_main()
-    assert left.value.code == 2
-    assert f"{name}='{value}' in the environment" in capsys.readouterr().err
-
-
-def test_a_node_rank_that_another_job_left_is_refused(photos, monkeypatch, tmp_path, capsys):
+def test_processes_of_a_launcher_need_one_folder(photos, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("NODE_RANK", "1")
-    given = (f"data.root={photos}", *FAST, "trainer.max_epochs=1", "hydra.run.dir=run")
-    assert run_script(monkeypatch, "train", *given) == 2
-    assert "error: NODE_RANK=1 is set for a run on one machine: unset" in capsys.readouterr().err
-    assert not list(tmp_path.glob("run/*.csv"))
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert run_script(monkeypatch, "train", f"data.root={photos}", *FAST, "trainer=ddp") == 2
+    assert "need one folder: add hydra.run.dir=FOLDER" in capsys.readouterr().err
 
 
 def test_the_ddp_trainer_is_the_default_one_on_several_devices():
@@ -220,19 +194,13 @@ def test_another_number_of_processes_than_of_devices_is_refused(monkeypatch, dev
         check_devices({}, trainer, None, None)
 
 
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [(RuntimeError("lost"), OtherFailed), (InputError("x"), InputError)],
-)
-def test_a_lost_process_gives_its_exit_code_and_the_others_are_ended(error, expected):
-    failed = subprocess.Popen([sys.executable, "-c", "raise SystemExit(2)"])
+def test_the_processes_that_a_failed_one_has_started_are_ended():
     waiting = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    launcher = SimpleNamespace(procs=[waiting, failed])
+    launcher = SimpleNamespace(procs=[waiting])
     trainer = SimpleNamespace(strategy=SimpleNamespace(launcher=launcher))
-    with pytest.raises(expected) as left, ending_together(trainer):
-        raise error
+    with pytest.raises(InputError), ending_together(trainer):
+        raise InputError("x")
     assert waiting.wait(10) == -9 and launcher.procs == []
-    assert expected is InputError or left.value.code == 2
 
 
 @pytest.fixture(scope="module")

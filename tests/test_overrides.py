@@ -6,7 +6,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from src.overrides import override, tidied, typed
+from src.overrides import override, readable, typed
 
 NAMES = [
     "outputs/dual_head/2026-01-02_03-04-05",
@@ -51,7 +51,7 @@ def test_flags_may_stand_anywhere_and_paths_need_no_quotes():
         "images='a b'",
         "data.csv=a b",
     ]
-    assert tidied(argv) == [
+    assert readable(argv) == [
         "train.py",
         "-m",
         "data.root='Brücke (2)'",
@@ -60,8 +60,6 @@ def test_flags_may_stand_anywhere_and_paths_need_no_quotes():
         "images='a b'",
         "data.csv=a b",
     ]
-    with pytest.raises(SystemExit):
-        tidied(["train.py", "--data.root=x"])
 
 
 def test_a_plain_path_stays_as_it_is():

@@ -200,7 +200,7 @@ def conf_keys() -> set[str]:
     found: set[str] = set()
     for path in sorted(CONF.rglob("*.yaml")):
         group = path.relative_to(CONF).parent.as_posix()
-        if group in ("experiment", "sweep"):
+        if group in ("experiment", "sweep", "script"):
             continue
         text = path.read_text(encoding="utf-8")
         rooted = group == "." or text.startswith("# @package _global_")
@@ -249,8 +249,7 @@ FLOORS = {
             "errors",
             "deferred",
             "seeds",
-            "ranks",
-            "signals",
+            "process",
             "labels",
             "images",
             "preprocess",
@@ -267,6 +266,7 @@ FLOORS = {
     ),
     **dict.fromkeys(("datamodules", "models", "decisions", "demo"), 1),
     **dict.fromkeys(("callbacks", "inference", "analysis"), 2),
+    "training": 3,
 }
 
 

@@ -2,7 +2,6 @@ from src.callbacks.checkpoint import AtomicCheckpointIO, BestCheckpoint, StopEar
 from src.callbacks.figures import TensorBoardFigures
 from src.callbacks.history import History
 from src.callbacks.progress import Progress
-from src.callbacks.quiet import quiet_lightning
 from src.callbacks.thresholds import TuneThresholds
 
 __all__ = [
@@ -13,5 +12,4 @@ __all__ = [
     "StopEarly",
     "TensorBoardFigures",
     "TuneThresholds",
-    "quiet_lightning",
 ]

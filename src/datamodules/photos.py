@@ -27,7 +27,7 @@ from src.files import user_path
 from src.labels import TASKS, LabelSpace
 from src.overlap import MOST, allowed_cores, cores, quota
 from src.preprocess import Preprocess
-from src.ranks import launched
+from src.process import launched
 from src.targets import check_arguments
 
 log = logging.getLogger(__name__)

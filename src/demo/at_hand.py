@@ -4,10 +4,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from src import ranks
 from src.demo.make import make_demo
 from src.demo.sheet import colour_histogram_baseline
 from src.errors import InputError
+from src.process import is_main, launched
 
 log = logging.getLogger(__name__)
 DEMO_ROOT = "data/demo"
@@ -17,7 +17,7 @@ def draw_when_missing(root: str | None) -> None:
     """Draw the demo set if `root` is where it belongs and it is not there yet."""
     if root != DEMO_ROOT or (Path(root) / "truth.csv").is_file():
         return
-    if ranks.launched() > 1:
+    if launched() > 1:
         raise InputError(f"{root} is not there yet: draw it first, python scripts/make_demo_data.py")
     log.info("Drawing the demo set into %s (once)", root)
     make_demo(root)
@@ -31,7 +31,7 @@ def say_baseline(drawn: str | None, root: Path, splits: Mapping[str, Sequence]) 
         root: the folder that the records' paths start from.
         splits: `{split: records}`, each with a `path` and `labels["defect"]`.
     """
-    if drawn != DEMO_ROOT or not splits["test"] or not ranks.is_main():
+    if drawn != DEMO_ROOT or not splits["test"] or not is_main():
         return
     photos = {
         split: [(root / record.path, record.labels["defect"][0]) for record in splits[split]]

@@ -1,4 +1,4 @@
-"""What figures can depend on beside the photos: the versions of libraries, the commit of the code."""
+"""Provenance of a run: versions of libraries, commit of the code."""
 
 import platform
 import subprocess

@@ -1,4 +1,4 @@
-"""What stands before a fit: what is refused, the run's folder and who holds it, the trainer, the tables."""
+"""Run setup: checks, folder lock, trainer, metadata."""
 
 import logging
 from collections.abc import Iterator
@@ -6,13 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import lightning as L
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
 
-from src import ranks
 from src.callbacks.checkpoint import AtomicCheckpointIO, BestCheckpoint, epochs_done
-from src.callbacks.distributed import OneRun, check_devices, inference_device
 from src.callbacks.history import History
-from src.callbacks.provenance import git_commit, versions
 from src.config import build, check_seed
 from src.datamodules import PhotoDataModule
 from src.datamodules.inspection import replaced_since
@@ -22,17 +21,27 @@ from src.inference.batches import trained_sizes
 from src.inference.features import split_features
 from src.models import PhotoClassifier
 from src.models.checkpoint import read_checkpoint
-from src.overrides import command_from, remember_resumed, typed
+from src.overrides import save_config, typed
+from src.process import is_main, launched
+from src.training.distributed import OneRun, check_devices, inference_device
+from src.training.provenance import git_commit, versions
 
 log = logging.getLogger(__name__)
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")  # with weights in float32, as what predicts
-PATIENCE = 15.0  # seconds in which loader workers see that the process they worked for was killed
+PATIENCE = 15.0  # seconds that the loader workers of a killed process need to end
 
 
 def check_plan(cfg: DictConfig) -> None:
-    """Refuse a run for what can be told before its photos are read."""
+    """Refuse settings that cannot work, before photos are read."""
     check_seed(cfg.seed)
-    ranks.check_node(cfg.trainer.get("num_nodes", 1))
+    hydra = HydraConfig.get()
+    sweep, multirun = hydra.runtime.choices.get("sweep"), hydra.mode == RunMode.MULTIRUN
+    if sweep and not multirun:  # Hydra would ignore the search space
+        raise InputError(f"sweep={sweep} needs -m: python scripts/train.py -m sweep={sweep} ...")
+    if cfg.resume and multirun:
+        raise InputError("resume= continues one run: leave out -m")
+    if launched() > 1 and not cfg.resume and not any("run.dir=" in given for given in hydra.overrides.hydra):
+        raise InputError("processes that torchrun or srun starts need one folder: add hydra.run.dir=FOLDER")
     if cfg.trainer.get("max_epochs") is None:
         raise InputError("trainer.max_epochs=null: needs a number of epochs")
     precision = str(cfg.trainer.get("precision", "32-true"))
@@ -54,12 +63,12 @@ def check_plan(cfg: DictConfig) -> None:
 
 @contextmanager
 def alone_in(run: Path, resuming: bool) -> Iterator[None]:
-    """Hold a run's folder until its last file is written, and clear it of what a kill has left.
+    """Hold the lock of a run's folder; remove the temporary files of a killed process.
 
     Raises:
-        InputError: if another process holds it, of a resumed run for longer than a killed one's workers do.
+        InputError: if another process holds it; a resumed run waits for the workers of a killed one.
     """
-    if not ranks.is_main():
+    if not is_main():
         yield
         return
     run.mkdir(parents=True, exist_ok=True)
@@ -143,14 +152,11 @@ def prepare_run(cfg: DictConfig, model: PhotoClassifier, datamodule: PhotoDataMo
         datamodule.features = split_features(model, datamodule, cfg.trainer.max_epochs, inference_device(cfg))
     if not trainer.is_global_zero:
         return trainer
-    if ranks.launched() == trainer.num_nodes == 1:  # else Lightning does, and lets the others wait
+    if launched() == trainer.num_nodes == 1:  # else Lightning does, and lets the others wait
         datamodule.prepare_data()
-    if cfg.resume:
-        remember_resumed(cfg)
-    else:
+    if not cfg.resume:
         claim(run)
-        # that of a run which was started in the same second, and refused, may have taken its place
-        write_whole(run / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg).encode())
+    save_config(cfg)
     begin_run(run, model, datamodule, resuming=bool(cfg.resume))
     return trainer
 
@@ -212,13 +218,13 @@ def resume_point(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule,
         if content["provenance"].get(name) != getattr(datamodule, name):
             raise InputError(
                 f"resume={run}: photos, labels or how they are split have changed ({name} differs), so it "
-                f"cannot go on as it was; start a new run with {command_from(run)}"
+                f"cannot go on as it was; start a new run with {typed('model.init_from', run)}"
             )
     done = epochs_done(content)
     if done > max_epochs:
         raise InputError(f"resume={run}: {done} epochs are trained already, trainer.max_epochs={max_epochs}")
     if done and not last.with_name("best.ckpt").is_file():
-        anew = command_from(run, last)
+        anew = f"{typed('model.init_from', last)} {typed('data.split_file', run)}"
         raise InputError(f"resume={run}: its checkpoints/best.ckpt is gone; start a new run with {anew}")
     model.load_state_dict(content["state_dict"])  # what features are computed with
     model.provenance = content["provenance"]

@@ -1,12 +1,10 @@
-"""Several processes as one run: what is refused, the same photos everywhere, and one end for all of them."""
+"""Several devices as one run: checks, equal data in all processes, one end for all of them."""
 
 import copy
 import logging
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from subprocess import Popen
 from types import FrameType
 
 import lightning as L
@@ -18,24 +16,23 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
-from src import ranks
 from src.datamodules import PhotoDataModule
 from src.errors import InputError
 from src.models import PhotoClassifier
+from src.process import launched
 
 log = logging.getLogger(__name__)
-GRACE = 4.0  # seconds that a failed process has to end, so that its exit code can be taken
 
 
 def check_devices(
     cfg: DictConfig, trainer: L.Trainer, model: PhotoClassifier, datamodule: PhotoDataModule
 ) -> None:
-    """Refuse what several devices could not train as one run.
+    """Refuse settings that several devices cannot train with as one run.
 
     Raises:
         InputError: before any process is started.
     """
-    world, started = trainer.world_size, ranks.launched()
+    world, started = trainer.world_size, launched()
     # of processes from the shell Lightning takes their number for the world's, whatever is asked for
     if started > 1 and started != trainer.num_devices * trainer.num_nodes:
         raise InputError(
@@ -94,7 +91,7 @@ class OtherFailed(SystemExit):
 
 
 class OneRun(L.Callback):
-    """Makes sure that all processes see the same photos, and lets a request to end reach each at once.
+    """Checks that all processes have the same photos, and ends each at once on SIGTERM.
 
     Lightning's own answer to SIGTERM is a collective call inside the signal handler, which deadlocks where it
     interrupts another one. `last.ckpt` is whole at any time, so nothing is lost by ending at once.
@@ -120,16 +117,16 @@ class OneRun(L.Callback):
         _end_at_once(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Likewise."""
+        """Replace the handler that Lightning has put back."""
         _end_at_once(trainer)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Likewise."""
+        """Replace the handler that Lightning has put back."""
         _end_at_once(trainer)
 
 
 def _end_at_once(trainer: L.Trainer) -> None:
-    """Let SIGTERM end one of several processes where it stands."""
+    """Let SIGTERM end one of several processes at once."""
 
     def end(signum: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one is enough
@@ -142,33 +139,14 @@ def _end_at_once(trainer: L.Trainer) -> None:
 
 @contextmanager
 def ending_together(trainer: L.Trainer) -> Iterator[None]:
-    """End the processes that this one started when it fails, and take over the exit code of one that failed.
-
-    A process that lost another one only knows of a broken connection; the one that failed has told why.
-    Processes that torchrun or srun started are ended by these.
-    """
+    """End the processes that Lightning started in this one when it fails; torchrun and srun end theirs."""
     try:
         yield
-    except BaseException as error:
+    except BaseException:
         launcher = trainer.strategy.launcher
         children = list(getattr(launcher, "procs", ()))
         if children:
             launcher.procs.clear()  # Lightning's observer would kill this process as well
-        told = isinstance(error, InputError | SystemExit | KeyboardInterrupt)
-        code = None if told else _first_code(children)
         for child in children:
             child.kill()
-        if code:
-            raise OtherFailed(code) from error
         raise
-
-
-def _first_code(children: list[Popen]) -> int | None:
-    """Return the exit code of a process that failed, waiting a while for it to end; None if none did."""
-    until = time.monotonic() + GRACE
-    while children and time.monotonic() < until:
-        found = next((code for child in children if (code := child.poll())), None)
-        if found:
-            return found if found > 0 else 128 - found
-        time.sleep(0.05)
-    return None

@@ -1,4 +1,4 @@
-"""One clean line per message: Lightning's own log handler and its adverts taken out."""
+"""Log messages of a training: one clean line each, without Lightning's adverts."""
 
 import logging
 import threading
@@ -38,16 +38,16 @@ class NoAdverts(logging.Filter):
         return not any(phrase in message for phrase in self.PHRASES)
 
 
-def _print_unless_told(failed: threading.ExceptHookArgs) -> None:
-    """Print what ends a thread, but for a disk that refuses TensorBoard's file: its writer raises that."""
-    told = type(failed.thread).__name__ == "_AsyncWriterThread" and issubclass(failed.exc_type, OSError)
-    if not told:
+def _print_unless_reported(failed: threading.ExceptHookArgs) -> None:
+    """Print the error of a thread, except a full disk under TensorBoard's writer, which raises it itself."""
+    reported = type(failed.thread).__name__ == "_AsyncWriterThread" and issubclass(failed.exc_type, OSError)
+    if not reported:
         EXCEPTHOOK(failed)
 
 
 def quiet_lightning() -> None:
     """Let Lightning's messages pass through the script's own handlers once, without adverts."""
-    threading.excepthook = _print_unless_told
+    threading.excepthook = _print_unless_reported
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True

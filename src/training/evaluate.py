@@ -1,4 +1,4 @@
-"""What a run leaves behind after its fit: figures, predictions, the report."""
+"""Evaluation after a fit, and the files of a run: figures, predictions, report."""
 
 import logging
 import math
@@ -18,9 +18,7 @@ from src.analysis.figures import class_distribution_figure, loss_curve_figure
 from src.analysis.report import write_report
 from src.analysis.run_folder import read_run
 from src.callbacks.checkpoint import epochs_done
-from src.callbacks.distributed import OtherFailed, ending_together, inference_device
 from src.callbacks.figures import confusion_of
-from src.callbacks.provenance import git_commit, versions
 from src.datamodules import PhotoDataModule
 from src.datamodules.statistics import label_table
 from src.errors import InputError, listed
@@ -32,7 +30,9 @@ from src.inference.output import write_rows
 from src.models import PhotoClassifier
 from src.models.checkpoint import read_checkpoint
 from src.overrides import shown, typed
-from src.signals import beginning, ending_on_sigterm, exit_code
+from src.process import exit_code, interruption, sigterm_raises
+from src.training.distributed import ending_together, inference_device
+from src.training.provenance import git_commit, versions
 
 log = logging.getLogger(__name__)
 
@@ -45,18 +45,15 @@ def ending_on_signals(trainer: L.Trainer) -> Iterator[None]:
     """
     code = None
     try:
-        with ending_together(trainer), ending_on_sigterm(lambda: trainer.received_sigterm):
+        with ending_together(trainer), sigterm_raises(lambda: trainer.received_sigterm):
             yield
     except BaseException as error:
-        # a signal to the whole process group ends loader workers first, and looks like their failure
-        first = beginning(error)
-        interrupted = isinstance(first, KeyboardInterrupt) or (
-            isinstance(error, SystemExit) and error.code == 1 and not isinstance(error, OtherFailed)
-        )
-        if not trainer.received_sigterm and not interrupted:
+        interrupted = interruption(error)
+        by_lightning = isinstance(error, SystemExit) and error.code == 1  # its answer to Ctrl-C
+        if not (trainer.received_sigterm or interrupted or by_lightning):
             _say_how_to_go_on(trainer, "Stopped")
             raise
-        code = 128 + signal.SIGTERM if trainer.received_sigterm else exit_code(first)
+        code = 128 + signal.SIGTERM if trainer.received_sigterm else exit_code(interrupted or error)
     if code or trainer.received_sigterm:
         _say_how_to_go_on(trainer, "Interrupted")
         raise SystemExit(code or 128 + signal.SIGTERM)
