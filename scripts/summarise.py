@@ -5,6 +5,12 @@ import statistics
 import sys
 from pathlib import Path
 
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from src.errors import leave
+
 
 def figures(metrics: dict) -> dict[str, float]:
     """Return the figures of the test split by name; those of a kind carry its name."""
@@ -16,15 +22,28 @@ def figures(metrics: dict) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def main() -> int:
-    """Print a Markdown table: a row per run, then mean and standard deviation over the runs."""
+def left_out(folder: Path) -> list[str]:
+    """Return the runs below a folder that have not finished, and the folds that no finished run has."""
+    missing, folds = [], {}
+    for file in sorted(folder.glob("**/.hydra/config.yaml")):
+        run, data = file.parent.parent, yaml.safe_load(file.read_text(encoding="utf-8")).get("data") or {}
+        if not (run / "metrics.json").is_file():
+            missing.append(f"{run} has no metrics.json")
+        elif data.get("folds"):
+            folds.setdefault(data["folds"], set()).add(data["fold"])
+    for count, found in folds.items():
+        missing += [f"no finished run has fold {fold} of {count}" for fold in sorted({*range(count)} - found)]
+    return missing
+
+
+def main() -> None:
+    """Print a Markdown table: a row per run, then mean and standard deviation; 1 if runs are missing."""
     if len(sys.argv) != 2:
-        print("error: name one folder: python scripts/summarise.py outputs/dual_head/DATE", file=sys.stderr)
-        return 2
-    files = sorted(Path(sys.argv[1]).glob("**/metrics.json"))
+        leave(2, "name one folder: python scripts/summarise.py outputs/dual_head/DATE")
+    folder = Path(sys.argv[1])
+    files = sorted(folder.glob("**/metrics.json"))
     if not files:
-        print(f"error: no metrics.json below {sys.argv[1]}: no finished run there", file=sys.stderr)
-        return 2
+        leave(2, f"no metrics.json below {folder}: no finished run there")
     runs = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     rows = [figures(run) for run in runs]
     names = [name for name in rows[0] if all(name in row for row in rows)]
@@ -38,8 +57,9 @@ def main() -> int:
     if len(rows) > 1:
         spread = [f"{statistics.stdev(row[name] for row in rows):.4f}" for name in names]
         print("| standard deviation | " + " | ".join(spread) + " |")
-    return 0
+    if missing := left_out(folder):
+        leave(1, f"the mean lacks runs: {'; '.join(missing)}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -623,6 +623,8 @@ def test_a_sweep_ranks_its_jobs_and_survives_a_failed_one(monkeypatch, tmp_path,
             metrics = json.loads((board.parent / str(row.job) / "metrics.json").read_text())
             assert row.score == pytest.approx(metrics["val"]["f1_macro"], abs=1e-6)
     assert "1 job(s) of the sweep failed" in capsys.readouterr().err
+    assert run_script(monkeypatch, "summarise", str(board.parent)) == 1
+    assert f"the mean lacks runs: {board.parent / '1'} has no metrics.json" in capsys.readouterr().err
     again = ("-m", f"data.root={data}", *FAST, "model.lr=0.1", f"hydra.sweep.dir={board.parent}")
     assert run_script(monkeypatch, "train", *again) == 1 and pd.read_csv(board).equals(rows)
     assert run_script(monkeypatch, "train", f"resume={board.parent / '2'}", "trainer.max_epochs=4") == 0
