@@ -54,7 +54,7 @@ def whole_file(path: Path, folder: Path | None = None) -> Iterator[BinaryIO]:
         beside.unlink(missing_ok=True)
 
 
-def write_whole(path: str | Path, content: bytes) -> None:
+def write_whole(path: str | Path, content: bytes | memoryview) -> None:
     """Write a file whole or not at all."""
     with whole_file(Path(path)) as file:
         file.write(content)

@@ -10,8 +10,6 @@ import re
 import shutil
 import signal
 import sys
-import threading
-import time
 from unittest.mock import Mock
 
 import numpy as np
@@ -20,18 +18,14 @@ import pytest
 import torch
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from src import files
-from src.callbacks import checkpoint
-from src.callbacks.checkpoint import AtomicCheckpointIO, StopEarly, epochs_done
+from src.callbacks.checkpoint import AtomicCheckpointIO, epochs_done
 from src.errors import InputError
-from src.files import held
 from src.images import content_digest
 from src.inference import batches
 from src.models import load_model
 from src.models.base import SCHEMA, PhotoClassifier
 from src.overrides import override
 from src.training import evaluate, setup
-from src.training import logging as logging_module
 from tests.made import FAST, make_folders, make_table, only_run, run_script
 
 GROUP = r"data.group='^(A\d+)_'"
@@ -336,41 +330,6 @@ def test_one_process_at_a_time_trains_a_run(finished, monkeypatch, tmp_path, cap
     assert len(pd.read_csv(copy / "history.csv")) == 13
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
-def test_a_folder_is_free_whatever_ended_its_run(monkeypatch, tmp_path):
-    children = []
-
-    def leave_a_worker_behind():
-        if not (child := os.fork()):
-            time.sleep(3)
-            os._exit(0)
-        children.append(child)
-
-    with pytest.raises(KeyboardInterrupt), setup.alone_in(tmp_path, resuming=False):
-        leave_a_worker_behind()
-        raise KeyboardInterrupt
-    with held(tmp_path / ".lock") as free:
-        assert free  # although a forked process has the file open
-    if not (child := os.fork()):  # a process that is killed, and its worker
-        with setup.alone_in(tmp_path, resuming=False):
-            leave_a_worker_behind()
-            os._exit(9)
-    os.waitpid(child, 0)
-    with pytest.raises(InputError, match="not quite ended yet: start this one again"):
-        setup.alone_in(tmp_path, resuming=False).__enter__()
-    with setup.alone_in(tmp_path, resuming=True):
-        assert (tmp_path / ".lock").is_file()
-    assert not os.listdir(tmp_path)
-    os.waitpid(children[0], 0)
-
-
-def test_a_disk_that_knows_no_locks_is_warned_of(monkeypatch, tmp_path, caplog):
-    monkeypatch.setattr(files.fcntl, "flock", Mock(side_effect=OSError(errno.ENOLCK, "No locks available")))
-    with pytest.raises(KeyboardInterrupt), setup.alone_in(tmp_path, resuming=True):
-        raise KeyboardInterrupt
-    assert "cannot be locked (No locks available)" in caplog.text
-
-
 def test_resume_tidies_up_what_a_kill_and_two_processes_have_left(finished, monkeypatch, tmp_path):
     run, _ = finished["dual_head"]
     copy = shutil.copytree(run, tmp_path / "run")
@@ -439,11 +398,15 @@ def test_resume_finds_a_table_that_has_moved(finished, monkeypatch, tmp_path):
 def test_last_ckpt_is_the_last_epoch_also_where_none_improved(finished, monkeypatch, tmp_path):
     _, data = finished["dual_head"]
     monkeypatch.chdir(tmp_path)
-    still = ("model.freeze_backbone=true", "model.lr=1e-30", "trainer.max_epochs=4")
+    still = ("model.freeze_backbone=true", "model.lr=1e-30", "callbacks.early_stopping.patience=2")
     assert run_script(monkeypatch, "train", f"data.root='{data}'", *FAST, *still) == 0
-    folder = only_run(tmp_path) / "checkpoints"
-    best, last = (torch.load(folder / f"{name}.ckpt", weights_only=True) for name in ("best", "last"))
-    assert (epochs_done(best), epochs_done(last)) == (1, 4)
+    run = only_run(tmp_path)
+    for _ in range(2):
+        content = [
+            torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("best", "last")
+        ]
+        assert [epochs_done(checkpoint) for checkpoint in content] == [1, 3]
+        assert run_script(monkeypatch, "train", f"resume='{run}'") == 0  # it had stopped, and stays so
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on file sizes")
@@ -487,43 +450,6 @@ def test_a_run_that_fails_says_how_to_go_on(finished, monkeypatch, tmp_path, cap
     assert "No space left on device" in said and "Traceback" not in said
     assert run_script(monkeypatch, "train", f"resume='{run}'") == 0
     assert pd.read_csv(run / "history.csv")["epoch"].tolist() == [1, 2, 3]
-
-
-@pytest.mark.parametrize(("name", "error", "told"), [("_AsyncWriterThread", OSError, False),
-                                                     ("_AsyncWriterThread", ValueError, True),
-                                                     ("Other", OSError, True)])  # fmt: skip
-def test_a_thread_is_silent_where_tensorboard_tells_the_same(monkeypatch, capsys, name, error, told):
-    def run(self):
-        raise error("No space left on device")
-
-    monkeypatch.setattr(threading, "excepthook", None)
-    monkeypatch.setattr(logging_module, "EXCEPTHOOK", threading.__excepthook__)
-    logging_module.quiet_lightning()
-    thread = type(name, (threading.Thread,), {"run": run})()
-    thread.start()
-    thread.join()
-    assert ("Traceback" in capsys.readouterr().err) == told
-
-
-def test_an_interrupt_while_a_checkpoint_is_written_stays_one(tmp_path, monkeypatch):
-    class Interrupted:
-        def __init__(self, file):
-            self.file, self.calls = file, 0
-
-        def write(self, content):
-            self.calls += 1
-            if self.calls == 3:
-                raise KeyboardInterrupt
-            return self.file.write(content)
-
-        def flush(self):
-            self.file.flush()
-
-    real = checkpoint._Noting
-    monkeypatch.setattr(checkpoint, "_Noting", lambda file, refused: real(Interrupted(file), refused))
-    with pytest.raises(KeyboardInterrupt):
-        AtomicCheckpointIO().save_checkpoint({"weights": torch.zeros(100, 100)}, tmp_path / "last.ckpt")
-    assert not os.listdir(tmp_path)
 
 
 @pytest.mark.parametrize("task", ["dual_head", "multilabel"])
@@ -579,24 +505,6 @@ def test_a_signal_leaves_last_ckpt_and_says_how_to_go_on(monkeypatch, tmp_path, 
     torch.load(last, weights_only=True)
     said = capsys.readouterr().err
     assert f"train.py resume={last.parent.parent}" in said and "Traceback" not in said
-
-
-def test_any_early_stop_is_remembered():
-    trainer = Mock(
-        fast_dev_run=False, sanity_checking=False, should_stop=False, current_epoch=0,
-        callback_metrics={"val/loss": torch.tensor(math.nan)},
-    )  # fmt: skip
-    trainer.state.fn = "fit"
-    trainer.strategy.reduce_boolean_decision = lambda decision, all: decision
-    fresh = StopEarly("val/loss", patience=0, check_on_train_epoch_end=True)
-    fresh.on_train_start(trainer, Mock())
-    assert not trainer.should_stop
-    fresh.on_train_epoch_end(trainer, Mock())
-    assert trainer.should_stop
-    resumed, trainer.should_stop = StopEarly("val/loss"), False
-    resumed.load_state_dict(fresh.state_dict())
-    resumed.on_train_start(trainer, Mock())
-    assert trainer.should_stop
 
 
 def test_a_sweep_ranks_its_jobs_and_survives_a_failed_one(monkeypatch, tmp_path, capsys):

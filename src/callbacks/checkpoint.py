@@ -1,11 +1,12 @@
-"""Checkpoints that are always whole, under names that can be typed: `best.ckpt` and `last.ckpt`."""
+"""Atomic checkpoints `best.ckpt` and `last.ckpt`, and early stopping that a resumed run remembers."""
 
+import io
 import logging
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import lightning as L
 import torch
@@ -14,7 +15,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from src.errors import InputError, reason
-from src.files import whole_file
+from src.files import write_whole
 
 log = logging.getLogger(__name__)
 WRITING = 0.1  # of the time of training that goes to `last.ckpt` at most, where epochs are short
@@ -27,37 +28,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
         """Write `checkpoint` to `path`; raise `InputError` where the disk refuses it."""
-        path = Path(path)
-        refused: list[BaseException] = []
+        path, content = Path(path), io.BytesIO()  # torch's writer hides the error of a file
+        torch.save(checkpoint, content)
         try:
-            with whole_file(path) as file:
-                torch.save(checkpoint, _Noting(file, refused))
-        except (OSError, RuntimeError) as error:
-            cause = refused[0] if refused else error
-            if not isinstance(cause, Exception):  # Ctrl-C, which torch's writer takes for its own failure
-                raise cause from None
-            said = reason(cause) if isinstance(cause, OSError) else str(cause).partition("\n")[0]
-            held = "the previous one stays" if path.exists() else "there is none yet"
-            raise InputError(f"{path} could not be written ({said}); {held}") from error
-
-
-class _Noting:
-    """A file that notes what stopped the writing: torch's writer raises an error of its own instead."""
-
-    def __init__(self, file: BinaryIO, refused: list[BaseException]):
-        self.file, self.refused = file, refused
-
-    def write(self, content: bytes) -> int:
-        """Write; see `io.BufferedWriter.write`."""
-        try:
-            return self.file.write(content)
-        except BaseException as error:
-            self.refused.append(error)
-            raise
-
-    def flush(self) -> None:
-        """Flush the file."""
-        self.file.flush()
+            write_whole(path, content.getbuffer())
+        except OSError as error:
+            kept = "the previous one stays" if path.exists() else "there is none yet"
+            raise InputError(f"{path} could not be written ({reason(error)}); {kept}") from error
 
 
 class BestCheckpoint(ModelCheckpoint):
