@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from src.analysis.exploration import explored
-from src.analysis.explore_folder import FILES, PAGE, PNGS, check_folder, write_exploration
-from src.analysis.explore_summary import SHOWN, summarise
-from src.analysis.photo_rules import robust_z
-from src.analysis.problems import find_problems
+from src.analysis.explore.exploration import explored
+from src.analysis.explore.folder import FILES, PAGE, PNGS, check_folder, find_problems, write_exploration
+from src.analysis.explore.photo_rules import robust_z
+from src.analysis.explore.summary import SHOWN, summarise
 from src.analysis.survey import Look, gray_levels, look_at, sharpness, survey_photos
 from src.datamodules.folders import read_folders
 from src.datamodules.groups import assign_groups

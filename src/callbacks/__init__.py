@@ -1,8 +1,8 @@
 from src.callbacks.checkpoint import AtomicCheckpointIO, BestCheckpoint, StopEarly
-from src.callbacks.figures import TensorBoardFigures
 from src.callbacks.history import History
 from src.callbacks.progress import Progress
 from src.callbacks.quiet import quiet_lightning
+from src.callbacks.tensorboard import TensorBoardFigures
 from src.callbacks.thresholds import TuneThresholds
 
 __all__ = [
