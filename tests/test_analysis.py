@@ -16,6 +16,7 @@ from src.analysis.report.run_report import write_report
 from src.analysis.report.worst_errors import compared
 from src.analysis.run_folder import read_run
 from src.errors import InputError
+from tests.made import FAST, make_folders, run_script
 
 EVIL = "<script>alert('x')</script>"
 HEADS = {"component": ["Bolt", EVIL], "defect": ["Crack", "Intact", "None"]}
@@ -191,6 +192,31 @@ def test_report_is_well_formed_self_contained_and_escaped(either):
     assert sorted(p.name for p in run.iterdir() if p.name.startswith(".")) == [
         ".hydra"
     ]  # no half-written file left
+
+
+NAME = "<img src=x onerror=alert(1)>"
+QUOTED = """Bolt "A" <b> & 'B'"""
+
+
+@pytest.mark.parametrize("script", ["train", "explore", "audit"])
+def test_names_of_photos_and_labels_are_text_on_every_page(script, tmp_path, monkeypatch):
+    root = make_folders(tmp_path / f"photos {NAME}", each=4)
+    (root / "Radial Joint_Leaks").rename(root / f"{QUOTED}_Leaks")
+    for i, path in enumerate(sorted(root.glob("*/*.jpg"))):
+        path.rename(path.with_name(f"{NAME}{i}.jpg"))
+        if i % 5 == 0:  # looked at by the audit and by the exploration
+            photo(path.with_name(f"{NAME}{i}.jpg"), (48, 36))
+    monkeypatch.chdir(tmp_path)
+    options = {"train": (*FAST, "trainer.max_epochs=1"), "audit": (*FAST[:2], *FAST[4:7], "folds=2")}
+    assert run_script(monkeypatch, script, f"data.root='{root}'", *options.get(script, ())) == 0
+    (path,) = tmp_path.glob("outputs/**/*.html")
+    source = path.read_text(encoding="utf-8")
+    page = Page(source)
+    sources = [value for _, name, value in page.attributes if name == "src"]
+    assert sources and all(value.startswith("data:image/") for value in sources)
+    assert "script" not in page.tags and not [name for _, name, _ in page.attributes if name.startswith("on")]
+    assert NAME in page.text and QUOTED in page.text and "<img src=x" not in source
+    assert any(NAME in value for _, name, value in page.attributes if name == "alt")
 
 
 def test_heads_rank_the_surest_mistake_first(heads):

@@ -18,37 +18,45 @@ MEASURED = (
 
 @dataclass(frozen=True)
 class Exploration:
-    """Labelled photos, sorted by path.
+    """Labelled photos and their measurements.
 
     Attributes:
         source: the reader's result.
-        linked: all labelled photos, unreadable ones too, and the links between them.
-        looks: measurements, one per record of `linked`.
+        given: its records, with their groups.
+        looks: measurements, one per given record.
         task: `dual_head`, `multiclass` or `multilabel`.
         group: column or expression that names the groups, None where every photo is one.
         near_duplicates: the largest distance of near duplicates; None: not looked for.
     """
 
     source: Source
-    linked: Linked
-    looks: list[Look]
+    given: Sequence[Record]
+    looks: Sequence[Look]
     task: str
     group: str | None
     near_duplicates: int | None
 
+    @cached_property
+    def linked(self) -> Linked:
+        """The photos, unreadable ones too, and the links between them, as a split would make them."""
+        pairs = zip(self.given, self.looks, strict=True)
+        seen = [replace(record, digest=look.digest, phash=look.phash) for record, look in pairs]
+        return link_records(seen, self.near_duplicates)
+
     @property
     def records(self) -> list[Record]:
-        """The labelled photos."""
+        """The labelled photos, sorted by path."""
         return self.linked.records
 
     @cached_property
     def photos(self) -> pd.DataFrame:
-        """A row per photo: path, ID, group, all labels as text, labels of each kind, measurements."""
+        """A row per record: path, ID, group, all labels as text, labels of each kind, measurements."""
+        looks = {record.path: look for record, look in zip(self.given, self.looks, strict=True)}
         rows = [
             {"path": record.path, "ID": record.id, "group": record.group, "all_labels": label_text(record)}
             | {kind: ";".join(record.labels.get(kind, ())) for kind in self.kinds}
-            | {name: getattr(look, name) for name in MEASURED}
-            for record, look in zip(self.records, self.looks, strict=True)
+            | {name: getattr(looks[record.path], name) for name in MEASURED}
+            for record in self.records
         ]
         return pd.DataFrame(rows, dtype=object)
 
@@ -83,37 +91,12 @@ class Exploration:
     @cached_property
     def brightness(self) -> dict[str, dict[str, list[float]]]:
         """`{kind: {label: mean gray level of each readable photo}}`, in the order of `kinds`."""
-        found: dict[str, dict[str, list[float]]] = {}
-        for kind, counts in self.kinds.items():
-            rows = self.carried[self.carried["kind"] == kind]
-            values = {name: rows["photo"][rows["label"] == name] for name in counts}
-            levels = {n: self.readable["brightness"].reindex(v).dropna().tolist() for n, v in values.items()}
-            found[kind] = {name: values for name, values in levels.items() if values}
-        return found
-
-
-def explored(
-    source: Source,
-    records: Sequence[Record],
-    looks: Sequence[Look],
-    task: str,
-    group: str | None,
-    near_duplicates: int | None,
-) -> Exploration:
-    """Join records with the measurements of their photos, and link those of one asset, as a split would.
-
-    Args:
-        source: the reader's result.
-        records: its records, with their groups.
-        looks: one per record, in the same order.
-        task: `dual_head`, `multiclass` or `multilabel`.
-        group: column or expression that names the groups, None where every photo is one.
-        near_duplicates: the largest distance of near duplicates; None: not looked for.
-    """
-    seen = sorted(zip(records, looks, strict=True), key=lambda pair: pair[0].path)
-    records = [replace(record, digest=look.digest, phash=look.phash) for record, look in seen]
-    linked = link_records(records, near_duplicates)
-    return Exploration(source, linked, [look for _, look in seen], task, group, near_duplicates)
+        seen = self.carried.join(self.readable["brightness"], on="photo", how="inner")
+        levels = {key: rows.tolist() for key, rows in seen.groupby(["kind", "label"])["brightness"]}
+        return {
+            kind: {name: levels[kind, name] for name in counts if (kind, name) in levels}
+            for kind, counts in self.kinds.items()
+        }
 
 
 def label_text(record: Record) -> str:

@@ -13,8 +13,7 @@ import pandas as pd
 from src.analysis.drawing import save
 from src.analysis.explore import photo_figures as fig
 from src.analysis.explore.exploration import MEASURED, Exploration
-from src.analysis.explore.photo_rules import photo_problems
-from src.analysis.explore.problems import Problem, copy_problems, file_problems, identical_sets
+from src.analysis.explore.problems import LISTS, Problem, find_problems, identical_sets
 from src.analysis.explore.summary import EVALUABLE, MADE_BY, RARE, SHOWN, summarise
 from src.analysis.pages import TASKS, Thumbnail, render, thumbnail
 from src.analysis.run_folder import make_folder
@@ -32,12 +31,8 @@ PNGS = (
     "sample_grid.png",
 )
 TEXTS = ("duplicate_images.txt", "corrupted_images.txt", "missing_images.txt")
-LISTS = (
-    "corrupt", "truncated", "missing", "ambiguous", "repeated_ids", "unlabelled", "several_labels",
-    "identical", "near_duplicates", "conflicting_labels", "blurred", "dark", "overexposed",
-    "low_information", "odd_size", "brightness_outliers", "labels", "pairs", "photos",
-)  # fmt: skip
-FILES = (FIGURES, PAGE, *PNGS, *TEXTS, *(f"{name}.csv" for name in LISTS), ARCHIVE)
+TABLES = (*LISTS, "labels", "pairs", "photos")
+FILES = (FIGURES, PAGE, *PNGS, *TEXTS, *(f"{name}.csv" for name in TABLES), ARCHIVE)
 COLUMN_NAMES = {
     "other_labels": "labels",
     "other_group": "group",
@@ -82,11 +77,6 @@ def _is_ours(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and content.get("made_by") == MADE_BY
-
-
-def find_problems(data: Exploration) -> list[Problem]:
-    """Return every list, also the empty ones, in the order of the page."""
-    return [*file_problems(data), *copy_problems(data), *photo_problems(data)]
 
 
 def write_exploration(data: Exploration, folder: Path) -> dict:
