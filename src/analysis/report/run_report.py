@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 
 from src.analysis.pages import TASKS, folder_name, is_number, render, thumbnail
-from src.analysis.report.worst_errors import Mistake, compared
+from src.analysis.report.worst_errors import compared
 from src.analysis.run_folder import RunFolder, crossing_groups, label_counts, read_run, run_date
 from src.errors import listed
 from src.files import write_whole
@@ -58,23 +58,26 @@ def write_report(run: Path, images_root: Path | None = None) -> Path:
     root = root if root is not None and root.is_dir() else None
     config = folder.path / ".hydra" / "config.yaml"
     name, date = _data_name(folder), run_date(folder)
-    kinds = ", ".join(f"{len(labels)} of kind {kind}" for kind, labels in folder.classes.items())
+    closest = folder.certificate.get("closest") or {}
+    labels = ", ".join(f"{len(names)} of kind {kind}" for kind, names in folder.classes.items())
     about = TASKS.get(folder.task, folder.task)
     page = render(
         "report.html",
         title=f"{folder.task} {name} {date}".strip(),
         eyebrow=[part for part in ("Corbel", folder.task, date) if part],
         name=name or folder.path.name,
-        about=f"{about}; labels: {kinds}" if kinds else about,
+        about=f"{about}; labels: {labels}" if labels else about,
         details="",
         scores=_headline(folder),
         digits=3,
         notes=_notes(folder),
         settings=_settings(folder),
         multilabel=folder.task == "multilabel",
+        kinds=folder.kinds,
         split_names=SPLIT_NAMES,
         **_splits(folder),
-        **_certificate(folder.certificate, root),
+        certificate=folder.certificate,
+        closest=[(photo, thumbnail(root, photo["path"])) for photo in closest.get("photos", ())],
         **_scores(folder),
         **_labels(folder),
         figures=_figures(folder),
@@ -203,28 +206,6 @@ def _splits(run: RunFolder) -> dict:
     return {"splits": rows, "crossing": len(crossing_groups(run)) if known else None}
 
 
-def _certificate(certificate: Mapping, root: Path | None) -> dict:
-    """Return the certificate, with thumbnails of the closest photos and the shares of each label by kind."""
-    if not certificate:
-        return {"certificate": None}
-    used = [split for split, photos in certificate["photos"].items() if photos]
-    shares: dict[str, list[list[str]]] = {}
-    for label in certificate["labels"]:
-        total = sum(label[split] for split in certificate["photos"])
-        cells = [f"{label[split] / max(total, 1):.1%} ({label[split]:,})" for split in used]
-        row = [label["label"], f"{label['groups']:,}", f"{total:,}", *cells]
-        shares.setdefault(label["kind"], []).append(row)
-    photos = (certificate["closest"] or {}).get("photos", ())
-    reasons = (f"{label} ({why})" for label, why in certificate["not_evaluable"].items())
-    return {
-        "certificate": certificate,
-        "closest": [(photo, thumbnail(root, photo["path"])) for photo in photos],
-        "not_evaluable": "; ".join(reasons) or "none",
-        "shares_head": used,
-        "shares": shares,
-    }
-
-
 def kind_scores(scores: Mapping) -> dict[str, Mapping]:
     """Return the scores of each kind, in a task with heads."""
     return {name: part for name, part in scores.items() if isinstance(part, Mapping) and name != "per_class"}
@@ -292,28 +273,10 @@ def _figures(run: RunFolder) -> list[tuple[str, str, bytes]]:
 
 
 def _worst(run: RunFolder, root: Path | None) -> dict:
-    """Return the photos with the worst errors."""
+    """Return the photos with the worst errors, and the numbers of wrong and of compared photos."""
     mistakes, count = compared(run)
-    shown = [
-        {
-            "photo": mistake.photo,
-            "thumbnail": thumbnail(root, mistake.path),
-            "kinds": [_verdicts(run, mistake, kind) for kind in run.kinds if kind in mistake.true],
-        }
-        for mistake in mistakes[:WORST]
-    ]
+    shown = [(mistake, thumbnail(root, mistake.path)) for mistake in mistakes[:WORST]]
     return {"compared": count, "wrong": len(mistakes), "mistakes": shown}
-
-
-def _verdicts(run: RunFolder, mistake: Mistake, kind: str) -> dict:
-    """Return the predicted and the true labels of one kind, each with whether it is wrong."""
-    said, true = mistake.said[kind], mistake.true[kind]
-    wrong = set(said) ^ set(true)
-    return {
-        "prefix": f"{kind}: " if len(run.kinds) > 1 else "",
-        "said": [(label, sure, label in wrong) for label, sure in said.items()],
-        "true": [(label, label in wrong) for label in true] if wrong else None,
-    }
 
 
 def _unreadable(run: RunFolder) -> list[dict]:
