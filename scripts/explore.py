@@ -13,8 +13,8 @@ from src import config, targets
 @config.command("explore")
 def main(cfg: DictConfig) -> None:
     """Read every photo once, then write the page, its figures, the lists and the pictures."""
-    from src.analysis.exploration import explored
-    from src.analysis.explore_folder import PAGE, check_folder, write_exploration
+    from src.analysis.explore.exploration import Exploration
+    from src.analysis.explore.folder import PAGE, check_folder, write_exploration
     from src.analysis.survey import survey_photos
     from src.datamodules.groups import assign_groups
     from src.demo.at_hand import draw_when_missing
@@ -37,7 +37,7 @@ def main(cfg: DictConfig) -> None:
         for look in survey_photos(source.root, paths, datamodule.preprocess.size):
             looks.append(look)
             bar.update()
-    data = explored(source, records, looks, cfg.task, datamodule.group, datamodule.near_duplicates)
+    data = Exploration(source, records, looks, cfg.task, datamodule.group, datamodule.near_duplicates)
     summary = write_exploration(data, folder)
     found = [f"{part['title'].lower()} {part['count']:,}" for part in summary["problems"] if part["count"]]
     print(f"{len(records):,} labelled photos, {summary['groups']['joined']:,} groups")

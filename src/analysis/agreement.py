@@ -1,10 +1,9 @@
-"""Where several rows speak of one photo: do they say the same?"""
+"""Agreement between several rows of a table that describe one photo, label by label."""
 
-import csv
-import io
-from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import pandas as pd
 
 from src.datamodules.records import Record
 from src.labels import LabelSpace
@@ -14,13 +13,13 @@ Rows = Sequence[Mapping[str, Sequence[str]]]
 
 @dataclass
 class Agreement:
-    """What the rows of photos with two or more comparable rows say of one label.
+    """Counts of one label, over the photos with two or more comparable rows.
 
     Attributes:
         kind: of the label.
         label: its name.
         photos: with two or more rows that say anything of the kind and can be compared.
-        every: of them, those where every such row carries the label.
+        every: those of them where every such row carries the label.
         some: those where some rows carry it and some do not.
         rows_with: such rows that carry it.
         rows_without: such rows that do not.
@@ -36,12 +35,22 @@ class Agreement:
     rows_with: int = 0
     rows_without: int = 0
     unclear: int = 0
-    differing: tuple[str, ...] = ()
+    differing: list[str] = field(default_factory=list)
 
     @property
     def share(self) -> float | None:
         """The share of photos with the label on which all rows agree; None without such photos."""
         return self.every / (self.every + self.some) if self.every + self.some else None
+
+    def count(self, photo: str, carrying: int, rows: int) -> None:
+        """Count a photo: its ID, the rows that carry the label, and all its rows of the kind."""
+        self.photos += 1
+        self.rows_with += carrying
+        self.rows_without += rows - carrying
+        self.every += carrying == rows
+        if 0 < carrying < rows:
+            self.some += 1
+            self.differing.append(photo)
 
 
 def agreement(
@@ -66,30 +75,17 @@ def agreement(
         one_per_kind: whether a photo has one label of each kind.
     """
     found = {name: Agreement(kind, name) for kind, names in labels.kinds.items() for name in names}
-    differing = defaultdict(list)
     for record in records:
         rows = annotations.get(record.path, ())
-        if len(rows) < 2:
-            continue
         is_list = not one_per_kind and any(_reads_like_a_list(rows, kind, healthy) for kind in labels.kinds)
         for kind, names in labels.kinds.items():
             said = [set(row[kind]) for row in rows if row.get(kind)]
-            if len(said) < 2:
-                continue
-            for name in names:
-                carried = sum(name in row for row in said)
+            for name in names if len(said) > 1 else ():
+                carrying = sum(name in row for row in said)
                 if is_list:
-                    found[name].unclear += carried > 0
-                    continue
-                found[name].photos += 1
-                found[name].every += carried == len(said)
-                found[name].some += 0 < carried < len(said)
-                found[name].rows_with += carried
-                found[name].rows_without += len(said) - carried
-                if 0 < carried < len(said):
-                    differing[name].append(record.id)
-    for name, ids in differing.items():
-        found[name].differing = tuple(ids)
+                    found[name].unclear += carrying > 0
+                else:
+                    found[name].count(record.id, carrying, len(said))
     return list(found.values())
 
 
@@ -102,14 +98,19 @@ def _reads_like_a_list(rows: Rows, kind: str, healthy: Collection[str]) -> bool:
 
 def agreement_csv(agreements: Sequence[Agreement]) -> bytes:
     """Return the content of `agreement.csv`: a row per label, with the photos whose rows differ."""
-    buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(
-        ["kind", "label", "photos", "in_all_rows", "in_some_rows", "rows_with", "rows_without", "agreement",
-         "cannot_tell", "differing"]
-    )  # fmt: skip
-    for a in agreements:
-        share = "" if a.share is None else f"{a.share:.4f}"
-        counts = [a.photos, a.every, a.some, a.rows_with, a.rows_without, share, a.unclear]
-        writer.writerow([a.kind, a.label, *counts, " | ".join(a.differing)])
-    return buffer.getvalue().encode("utf-8-sig")
+    rows = [
+        {
+            "kind": a.kind,
+            "label": a.label,
+            "photos": a.photos,
+            "in_all_rows": a.every,
+            "in_some_rows": a.some,
+            "rows_with": a.rows_with,
+            "rows_without": a.rows_without,
+            "agreement": "" if a.share is None else f"{a.share:.4f}",
+            "cannot_tell": a.unclear,
+            "differing": " | ".join(a.differing),
+        }
+        for a in agreements
+    ]
+    return pd.DataFrame(rows).to_csv(index=False, lineterminator="\n").encode("utf-8-sig")

@@ -1,32 +1,31 @@
-"""How all figures are drawn: palette, text, axes, and one way to write a PNG."""
+"""The look of all figures: palette, text, axes, layouts, and one way to write a PNG."""
 
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from src.files import write_whole
 
 DPI = 110
 INK, MUTED, FAINT, PAPER = "#1f2933", "#66727f", "#d9dee4", "#ffffff"
 BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#9aa5b1"  # Okabe and Ito, 2008
-NOTE = {"fontsize": 8, "color": MUTED, "loc": "left"}
+SMALL = {"fontsize": 8, "color": MUTED}
+NOTE = {**SMALL, "loc": "left"}
+BESIDE = {**SMALL, "va": "center"}
 
 
 def save(figure: Figure, path: Path) -> None:
     """Write `figure` as a PNG, whole or not at all; the same figure gives the same bytes."""
     buffer = io.BytesIO()
-    if not isinstance(figure.canvas, FigureCanvasAgg):
-        FigureCanvasAgg(figure)
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="Glyph .* missing from font"
-        )  # a label in another script: boxes
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a label in another script
         figure.savefig(
             buffer, format="png", dpi=DPI, metadata={"Software": None}, bbox_inches="tight", pad_inches=0.1
         )
@@ -34,10 +33,42 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of so many inches."""
+    """Return an empty figure; width and height in inches."""
     figure = Figure(figsize=(max(width, 4), max(height, 1.5)), dpi=DPI, facecolor=PAPER, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def kind_panels(kinds: Mapping[str, Iterable[str]], width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """Return a figure with a panel per kind, one below the other, and in each a row per label.
+
+    Args:
+        kinds: `{kind: labels}`.
+        width: inches beside the names.
+        height: inches of a row.
+    """
+    kinds = {kind: list(names) for kind, names in kinds.items()}
+    longest = text_width(name for names in kinds.values() for name in names)
+    figure = new_figure(longest + width, 0.9 + sum(0.6 + height * len(names) for names in kinds.values()))
+    heights = [1.5 + len(names) for names in kinds.values()]
+    panels = figure.subplots(len(kinds), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, (kind, names) in zip(panels, kinds.items(), strict=True):
+        plain_axes(axes, "x")
+        name_axis(axes, "y", names)
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        set_title(axes, kind)
+    panels[-1].xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    return figure, list(panels)
+
+
+def photo_panels(count: int, columns: int, width: float, height: float) -> tuple[Figure, Sequence[Axes]]:
+    """Return a figure with an empty panel per photo; width and height in inches of one."""
+    rows = max(1, -(-count // columns))
+    figure = new_figure(width * columns, height * rows)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in panels:
+        axes.set_axis_off()
+    return figure, panels
 
 
 def short(name: object, limit: int = 32) -> str:
@@ -47,7 +78,7 @@ def short(name: object, limit: int = 32) -> str:
 
 
 def wrapped(text: str, width: int = 32, lines: int = 3) -> str:
-    """Break at spaces into lines of `width` characters, at most `lines` of them."""
+    """Break at spaces into at most `lines` lines of `width` characters."""
     broken = [""]
     for word in text.replace(";", "; ").split():
         if broken[-1] and len(broken[-1]) + 1 + len(word) > width:
@@ -57,28 +88,30 @@ def wrapped(text: str, width: int = 32, lines: int = 3) -> str:
     return "\n".join(broken[:lines]) + more
 
 
-def text_width(names: Sequence[str] | Mapping) -> float:
-    """Return the inches that the longest name takes, at the size of tick labels."""
+def text_width(names: Iterable[str]) -> float:
+    """Return the width of the longest name, in inches, at the size of tick labels."""
     return 0.25 + 0.082 * max((len(short(name)) for name in names), default=0)
 
 
-def write_cells(axes: Axes, counts: np.ndarray, colours: np.ndarray) -> None:
-    """Write the counts, white on dark and dark on light; a nought is only hinted at."""
+def draw_cells(axes: Axes, counts: np.ndarray, colours: np.ndarray) -> None:
+    """Draw a grid of coloured cells with counts: white on dark, dark on light, a dot for zero.
+
+    Args:
+        axes: where to draw.
+        counts: int `[rows, columns]`.
+        colours: float `[rows, columns, 4]`.
+    """
+    axes.imshow(colours, aspect="auto", interpolation="nearest")
     bright = colours[..., :3] @ np.array([0.299, 0.587, 0.114])
     digits = len(str(counts.max())) if counts.size else 1
     size = 8.5 if digits <= 3 or counts.shape[1] <= 8 else 25 / digits
     for (row, column), count in np.ndenumerate(counts):
         colour = GREY if count == 0 else ("white" if bright[row, column] < 0.55 else INK)
-        cell = axes.text(
-            column, row, str(count) if count else "·", ha="center", va="center", fontsize=size, color=colour
-        )
+        text = str(count) if count else "·"
+        cell = axes.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)
         cell.set_in_layout(False)  # inside the axes anyway; measuring each is most of the drawing time
-
-
-def grid_of_cells(axes: Axes, shape: tuple[int, int]) -> None:
-    """Draw white lines between cells and nothing around them."""
-    axes.set_xticks(np.arange(1, shape[1]) - 0.5, minor=True)
-    axes.set_yticks(np.arange(1, shape[0]) - 0.5, minor=True)
+    axes.set_xticks(np.arange(1, counts.shape[1]) - 0.5, minor=True)
+    axes.set_yticks(np.arange(1, counts.shape[0]) - 0.5, minor=True)
     axes.grid(which="minor", color=PAPER, linewidth=1.5)
     axes.tick_params(which="both", length=0)
     for spine in axes.spines.values():
@@ -88,15 +121,16 @@ def grid_of_cells(axes: Axes, shape: tuple[int, int]) -> None:
 def name_axis(axes: Axes, side: str, names: Sequence[str], shown: Sequence[str] | None = None) -> None:
     """Put label names on one axis."""
     shown = [short(name) for name in names] if shown is None else shown
+    text = {"fontsize": 9, "color": INK, "parse_math": False}
     if side == "y":
-        axes.set_yticks(range(len(names)), shown, fontsize=9, color=INK, parse_math=False)
-        return
-    turn = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-    axes.set_xticks(range(len(names)), shown, fontsize=9, color=INK, parse_math=False, **turn)
+        axes.set_yticks(range(len(names)), shown, **text)
+    else:
+        turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+        axes.set_xticks(range(len(names)), shown, **text, **turned)
 
 
 def plain_axes(axes: Axes, grid: str | None = None) -> None:
-    """Take away what is only ink: frame and tick marks."""
+    """Remove frame and tick marks; draw faint lines across one axis."""
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(FAINT)
@@ -109,3 +143,9 @@ def plain_axes(axes: Axes, grid: str | None = None) -> None:
 def set_title(axes: Axes, text: str) -> None:
     """Set a panel's title."""
     axes.set_title(text, fontsize=11, color=INK, loc="left", fontweight="bold", parse_math=False)
+
+
+def write_nothing(axes: Axes, words: str) -> None:
+    """Write that there is nothing to draw."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", fontsize=11, color=MUTED)

@@ -4,7 +4,6 @@ No pyplot, so figures do not leak. Names that people chose (labels, IDs) are nev
 in a label stays a `$`.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -15,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from src.analysis.drawing import (
+    BESIDE,
     BLUE,
-    FAINT,
     GREEN,
     GREY,
     INK,
@@ -24,15 +23,17 @@ from src.analysis.drawing import (
     NOTE,
     ORANGE,
     RED,
-    grid_of_cells,
+    SMALL,
+    draw_cells,
+    kind_panels,
     name_axis,
     new_figure,
+    photo_panels,
     plain_axes,
     set_title,
     short,
     text_width,
     wrapped,
-    write_cells,
 )
 
 SPLIT_COLOURS = {"train": BLUE, "val": ORANGE, "test": GREEN}
@@ -51,21 +52,44 @@ def confusion_matrix_figure(
         matrices: `{kind: counts}`, each of shape `[labels, labels]`; rows are truth, columns predictions.
         labels: `{kind: names}` in the order of the matrix.
     """
-    sizes = {kind: _matrix_size(labels[kind]) for kind in matrices}
-    side_by_side = sum(width for width, _ in sizes.values()) <= 13
-    if side_by_side:
-        figure = new_figure(sum(w for w, _ in sizes.values()), max(h for _, h in sizes.values()))
-        grid = figure.add_gridspec(1, len(sizes), width_ratios=[w for w, _ in sizes.values()])
+    widths, heights = zip(*(_matrix_size(labels[kind]) for kind in matrices), strict=True)
+    if sum(widths) <= 13:
+        figure = new_figure(sum(widths), max(heights))
+        grid = figure.add_gridspec(1, len(widths), width_ratios=widths)
     else:
-        figure = new_figure(max(w for w, _ in sizes.values()), sum(h for _, h in sizes.values()))
-        grid = figure.add_gridspec(len(sizes), 1, height_ratios=[h for _, h in sizes.values()])
+        figure = new_figure(max(widths), sum(heights))
+        grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
     for cell, (kind, matrix) in zip(grid, matrices.items(), strict=True):
         _confusion_panel(figure.add_subplot(cell), kind, np.asarray(matrix), list(labels[kind]))
     return figure
 
 
+def _matrix_size(names: Sequence[str]) -> tuple[float, float]:
+    """Return width and height in inches of a confusion panel with square cells."""
+    cells = max(len(names) * (0.62 if len(names) <= 8 else 0.42), 1.8)
+    return cells + text_width(names) + 1.6, cells + text_width(names) * 0.8 + 0.9
+
+
+def _confusion_panel(axes: Axes, kind: str, matrix: np.ndarray, names: list[str]) -> None:
+    """Draw one kind's confusion matrix."""
+    total = matrix.sum(axis=1)
+    draw_cells(axes, matrix, BLUES(_share(matrix, total[:, None])))
+    axes.set_aspect("equal")
+    name_axis(axes, "y", names, [f"{short(name)}  ({n:,})" for name, n in zip(names, total, strict=True)])
+    name_axis(axes, "x", names)
+    axes.set_ylabel("truth (photos)", **SMALL)
+    axes.set_xlabel("prediction", **SMALL)
+    share = f": {np.trace(matrix) / total.sum():.1%} right" if total.sum() else ": no photos"
+    set_title(axes, f"{kind}{share}")
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Divide, with 0 where there is nothing to divide by."""
+    return np.divide(part, whole, out=np.zeros(np.broadcast(part, whole).shape), where=whole > 0)
+
+
 def label_outcomes_figure(counts: Mapping[str, tuple[int, int, int, int]]) -> Figure:
-    """Draw what became of each label, the counterpart of a confusion matrix where a photo has many labels.
+    """Draw the outcomes of each label, the counterpart of a confusion matrix where a photo has many labels.
 
     Args:
         counts: `{label: (hit, missed, false alarm, correct rejection)}`, that is true positives, false
@@ -74,17 +98,12 @@ def label_outcomes_figure(counts: Mapping[str, tuple[int, int, int, int]]) -> Fi
     names = list(counts)
     table = np.array([counts[name] for name in names], dtype=np.int64).reshape(-1, 4)
     tp, fn, fp, tn = table.T
-    shares = np.stack(
-        [_share(tp, tp + fn), _share(fn, tp + fn), _share(fp, tp + fp), _share(tn, fp + tn)], axis=1
-    )
+    shares = (_share(tp, tp + fn), _share(fn, tp + fn), _share(fp, tp + fp), _share(tn, fp + tn))
+    palettes = (BLUES, ORANGES, ORANGES, GREYS)
+    colours = [palette(share) for palette, share in zip(palettes, shares, strict=True)]
     figure = new_figure(text_width(names) + 5.4, 1.3 + 0.32 * max(len(names), 1))
     axes = figure.add_subplot()
-    colours = np.stack(
-        [palette(shares[:, i]) for i, palette in enumerate((BLUES, ORANGES, ORANGES, GREYS))], axis=1
-    )
-    axes.imshow(colours, aspect="auto", interpolation="nearest")
-    write_cells(axes, table, colours)
-    grid_of_cells(axes, table.shape)
+    draw_cells(axes, table, np.stack(colours, axis=1))
     name_axis(axes, "y", names, [f"{short(name)}  ({n})" for name, n in zip(names, tp + fn, strict=True)])
     axes.set_xticks(range(4), ["hit", "missed", "false alarm", "correct\nrejection"], fontsize=9, color=INK)
     axes.xaxis.tick_top()
@@ -106,107 +125,82 @@ def loss_curve_figure(history: pd.DataFrame, best_epoch: int | None = None) -> F
     """
     figure = new_figure(10, 3.8)
     left, right = figure.subplots(1, 2)
-    if best_epoch is None and "val_loss" in history and history["val_loss"].notna().any():
+    columns = set(history.columns[history.notna().any()])
+    if best_epoch is None and "val_loss" in columns:
         best_epoch = int(history.loc[history["val_loss"].idxmin(), "epoch"])
     lines = (
-        (left, "train_loss", "train", BLUE, "-"),
-        (left, "val_loss", "val", RED, "-"),
-        (right, "train_f1", "train F1", BLUE, "-"),
-        (right, "val_f1", "val F1", RED, "-"),
-        (right, "train_accuracy", "train accuracy", BLUE, ":"),
-        (right, "val_accuracy", "val accuracy", RED, ":"),
+        (left, "loss", "", "-"),
+        (right, "f1", " F1", "-"),
+        (right, "accuracy", " accuracy", ":"),
     )
-    for axes, column, name, colour, style in lines:
-        if column in history and history[column].notna().any():
-            rows = history[history[column].notna()]
-            marker = "o" if len(rows) <= 30 else None
-            axes.plot(
-                rows["epoch"],
-                rows[column],
-                style,
-                color=colour,
-                label=name,
-                marker=marker,
-                markersize=3.5,
-                linewidth=1.8,
-            )
+    for axes, score, name, style in lines:
+        for split, colour in (("train", BLUE), ("val", RED)):
+            if (column := f"{split}_{score}") in columns:
+                rows = history[history[column].notna()]
+                shape = {"marker": "o" if len(rows) <= 30 else None, "markersize": 3.5, "linewidth": 1.8}
+                axes.plot(rows["epoch"], rows[column], style, color=colour, label=f"{split}{name}", **shape)
     for axes, title in ((left, "Loss"), (right, "F1 and accuracy")):
-        plain_axes(axes)
+        plain_axes(axes, "y")
         set_title(axes, title)
         axes.set_xlabel("epoch", **NOTE)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.grid(axis="y", color=FAINT, linewidth=0.7)
-        if axes is left and _wide(history):
-            axes.set_yscale("log")
-            low, high = np.log10(axes.get_ylim())
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high - low < 4 else (1,), numticks=8))
-            axes.yaxis.set_major_formatter("{x:g}")
-            axes.yaxis.set_minor_locator(NullLocator())
-            set_title(axes, "Loss (logarithmic)")
         if not axes.lines:
             axes.text(0.5, 0.5, "nothing logged", transform=axes.transAxes, ha="center", color=MUTED)
             continue
         if best_epoch is not None:
-            axes.axvline(
-                best_epoch, color=GREY, linewidth=1.2, linestyle="--", label=f"best epoch ({best_epoch})"
-            )
+            label = f"best epoch ({best_epoch})"
+            axes.axvline(best_epoch, color=GREY, linewidth=1.2, linestyle="--", label=label)
         axes.legend(fontsize=8, frameon=True, framealpha=0.85, edgecolor="none", labelcolor=INK)
+    if _wide(history):
+        _logarithmic(left)
     if right.lines:
         right.set_ylim(-0.02, 1.02)
     return figure
 
 
 def _wide(history: pd.DataFrame) -> bool:
-    """Whether a few losses are so high that the others could not be told apart beside them."""
-    columns = [name for name in ("train_loss", "val_loss") if name in history]
-    losses = history[columns].to_numpy(float).ravel()
+    """Whether a few losses are so high that the others could not be told apart."""
+    losses = history.filter(regex="^(train|val)_loss$").to_numpy(float).ravel()
     losses = losses[np.isfinite(losses)]
     return bool(len(losses)) and losses.min() > 0 and losses.max() > 10 * np.median(losses)
 
 
+def _logarithmic(axes: Axes) -> None:
+    """Give the losses a logarithmic axis."""
+    axes.set_yscale("log")
+    low, high = np.log10(axes.get_ylim())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high - low < 4 else (1,), numticks=8))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
+    set_title(axes, "Loss (logarithmic)")
+
+
 def class_distribution_figure(counts: pd.DataFrame) -> Figure:
-    """Draw how many photos each label has in each split, the commonest label of each kind first.
+    """Draw the number of photos of each label in each split, the commonest label of each kind first.
 
     Args:
         counts: indexed by label; a column per split (`train`, `val`, `test`, those that exist) and `kind`.
     """
     splits = [column for column in counts.columns if column != "kind"]
-    kinds = list(dict.fromkeys(counts["kind"])) if len(counts) else []
-    figure = new_figure(
-        text_width(counts.index) + 6.5, 0.9 + sum(0.6 + 0.27 * (counts["kind"] == k).sum() for k in kinds)
-    )
+    total = counts[splits].sum(axis=1)
+    order = total.sort_values(ascending=False, kind="stable").index
+    kinds = {kind: counts.loc[order][counts.loc[order, "kind"] == kind] for kind in counts["kind"].unique()}
     if not kinds:
-        return figure
-    heights = [1.5 + (counts["kind"] == kind).sum() for kind in kinds]
-    panels = figure.subplots(len(kinds), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-    most = max(1, counts[splits].sum(axis=1).max())
-    for axes, kind in zip(panels, kinds, strict=True):
-        rows = counts[counts["kind"] == kind]
-        rows = rows.loc[rows[splits].sum(axis=1).sort_values(ascending=False, kind="stable").index]
+        return new_figure(6.5, 1.5)
+    figure, panels = kind_panels({kind: rows.index for kind, rows in kinds.items()}, 6.5, 0.27)
+    most = max(1, total.max())
+    for axes, rows in zip(panels, kinds.values(), strict=True):
         start = np.zeros(len(rows))
         for split in splits:
-            colour = SPLIT_COLOURS.get(split, GREY)
+            colour = SPLIT_COLOURS[split]
             axes.barh(range(len(rows)), rows[split], left=start, height=0.72, color=colour, label=split)
             start += rows[split].to_numpy()
-        for i, (total, parts) in enumerate(zip(start, rows[splits].to_numpy(), strict=True)):
-            axes.text(
-                total + most * 0.01,
-                i,
-                " · ".join(f"{n:,}" for n in parts),
-                va="center",
-                fontsize=8,
-                color=MUTED,
-            )
-        plain_axes(axes, "x")
-        name_axis(axes, "y", list(rows.index))
-        axes.set_ylim(len(rows) - 0.4, -0.6)
+        for i, parts in enumerate(rows[splits].to_numpy()):
+            axes.text(parts.sum() + most * 0.01, i, " · ".join(f"{n:,}" for n in parts), **BESIDE)
         axes.set_xlim(0, most * 1.22)
-        set_title(axes, str(kind))
-    panels[0].legend(
-        fontsize=8, frameon=False, ncols=len(splits), loc="lower right", bbox_to_anchor=(1, 1), labelcolor=INK
-    )
+    place = {"ncols": len(splits), "loc": "lower right", "bbox_to_anchor": (1, 1)}
+    panels[0].legend(fontsize=8, frameon=False, labelcolor=INK, **place)
     panels[-1].set_xlabel(f"photos; at the bars: {' · '.join(splits)}", **NOTE)
-    panels[-1].xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     return figure
 
 
@@ -214,23 +208,18 @@ def label_f1_figure(per_class: Mapping[str, Mapping[str, float | None]]) -> Figu
     """Draw F1 per label, best first, with the number of photos behind it; pale where these are fewer than 5.
 
     Args:
-        per_class: `{label: {"f1": ..., "support": ...}}`; without them it reads "not evaluated".
+        per_class: `{label: {"f1": ..., "support": ...}}`; without photos it reads "not evaluated".
     """
-    rows = [(name, _number(row.get("f1")), _number(row.get("support"))) for name, row in per_class.items()]
-    rows = [(name, f1 if support != 0 else None, support) for name, f1, support in rows]
+    rows = [(name, row["f1"] if row["support"] else None, row["support"]) for name, row in per_class.items()]
     rows.sort(key=lambda row: (row[1] is None, -(row[1] or 0)))
     figure = new_figure(text_width(per_class) + 5.6, 1.1 + 0.28 * max(len(rows), 1))
     axes = figure.add_subplot()
     for i, (_, f1, support) in enumerate(rows):
         if f1 is None:
-            axes.text(
-                0.01, i, "not evaluated: no photo", va="center", fontsize=8, color=MUTED, style="italic"
-            )
+            axes.text(0.01, i, "not evaluated: no photo", style="italic", **BESIDE)
             continue
-        few = support is not None and support < FEW
-        axes.barh(i, f1, height=0.72, color="#b9d3e6" if few else BLUE)
-        count = "" if support is None else f"   n = {int(support):,}"
-        axes.text(f1 + 0.01, i, f"{f1:.2f}{count}", va="center", fontsize=8, color=MUTED)
+        axes.barh(i, f1, height=0.72, color="#b9d3e6" if support < FEW else BLUE)
+        axes.text(f1 + 0.01, i, f"{f1:.2f}   n = {support:,}", **BESIDE)
     plain_axes(axes, "x")
     axes.set_xlim(0, 1.22)
     axes.set_xticks(np.arange(0, 1.01, 0.2))
@@ -244,21 +233,16 @@ def label_f1_figure(per_class: Mapping[str, Mapping[str, float | None]]) -> Figu
 def sample_grid_figure(
     images: np.ndarray, truth: Sequence[str], predicted: Sequence[str], right: Sequence[bool]
 ) -> Figure:
-    """Draw photos with what was predicted and what is true, framed green (right) or red (wrong).
+    """Draw photos with their predicted and true labels, framed green (right) or red (wrong).
 
     Args:
         images: uint8 of shape `[N, H, W, 3]`.
-        truth: what is on each photo.
-        predicted: what the model says.
+        truth: the true labels.
+        predicted: the predicted labels.
         right: whether the two agree.
     """
-    count = len(images)
-    columns = min(4, max(count, 1))
-    rows = max(1, math.ceil(count / columns))
-    figure = new_figure(2.9 * columns, 3.5 * rows)
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in panels:
-        axes.set_axis_off()
+    figure, panels = photo_panels(len(images), min(4, max(len(images), 1)), 2.9, 3.5)
+    words = {"fontsize": 9, "loc": "left", "parse_math": False}
     for axes, image, true, said, good in zip(panels, images, truth, predicted, right, strict=False):
         axes.set_axis_on()
         axes.imshow(image)
@@ -266,42 +250,7 @@ def sample_grid_figure(
         colour, mark = (GREEN, "✓") if good else (RED, "✗")
         for spine in axes.spines.values():
             spine.set(color=colour, linewidth=3.5)
-        axes.set_title(
-            wrapped(f"{mark} {said or 'nothing'}"), fontsize=9, color=colour, loc="left", parse_math=False
-        )
+        axes.set_title(wrapped(f"{mark} {said or 'nothing'}"), color=colour, **words)
         if not good:
-            axes.set_xlabel(
-                wrapped(f"true: {true or 'nothing'}"), fontsize=9, color=INK, loc="left", parse_math=False
-            )
+            axes.set_xlabel(wrapped(f"true: {true or 'nothing'}"), color=INK, **words)
     return figure
-
-
-def _matrix_size(names: Sequence[str]) -> tuple[float, float]:
-    """Return width and height in inches of a confusion panel with square cells."""
-    cells = max(len(names) * (0.62 if len(names) <= 8 else 0.42), 1.8)
-    return cells + text_width(names) + 1.6, cells + text_width(names) * 0.8 + 0.9
-
-
-def _confusion_panel(axes: Axes, kind: str, matrix: np.ndarray, names: list[str]) -> None:
-    """Draw one kind's confusion matrix."""
-    total = matrix.sum(axis=1)
-    colours = BLUES(_share(matrix, total[:, None]))
-    axes.imshow(colours, interpolation="nearest")
-    write_cells(axes, matrix, colours)
-    grid_of_cells(axes, matrix.shape)
-    name_axis(axes, "y", names, [f"{short(name)}  ({n:,})" for name, n in zip(names, total, strict=True)])
-    name_axis(axes, "x", names)
-    axes.set_ylabel("truth (photos)", fontsize=8, color=MUTED)
-    axes.set_xlabel("prediction", fontsize=8, color=MUTED)
-    share = f": {np.trace(matrix) / total.sum():.1%} right" if total.sum() else ": no photos"
-    set_title(axes, f"{kind}{share}")
-
-
-def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Divide, with 0 where there is nothing to divide by."""
-    return np.divide(part, whole, out=np.zeros(np.broadcast(part, whole).shape), where=np.asarray(whole) > 0)
-
-
-def _number(value: float | None) -> float | None:
-    """Return a finite number or None."""
-    return float(value) if value is not None and math.isfinite(value) else None

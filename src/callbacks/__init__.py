@@ -1,7 +1,7 @@
 from src.callbacks.checkpoint import AtomicCheckpointIO, BestCheckpoint, StopEarly
-from src.callbacks.figures import TensorBoardFigures
 from src.callbacks.history import History
 from src.callbacks.progress import Progress
+from src.callbacks.tensorboard import TensorBoardFigures
 from src.callbacks.thresholds import TuneThresholds
 
 __all__ = [

@@ -15,10 +15,10 @@ from omegaconf import DictConfig
 
 from src.analysis.drawing import save
 from src.analysis.figures import class_distribution_figure, loss_curve_figure
-from src.analysis.report import write_report
+from src.analysis.report.run_report import write_report
 from src.analysis.run_folder import read_run
 from src.callbacks.checkpoint import epochs_done
-from src.callbacks.figures import confusion_of
+from src.callbacks.tensorboard import confusion_of
 from src.datamodules import PhotoDataModule
 from src.datamodules.statistics import label_table
 from src.errors import InputError, listed

@@ -31,11 +31,8 @@ class TensorBoardFigures(L.Callback):
         if not trainer.is_global_zero:
             return
         table = label_table(trainer.datamodule.splits, pl_module.labels).set_index("label")
-        self._show(
-            trainer,
-            "class_distribution",
-            fig.class_distribution_figure(table[["kind", "train", "val", "test"]]),
-        )
+        figure = fig.class_distribution_figure(table[["kind", "train", "val", "test"]])
+        self._show(trainer, "class_distribution", figure)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw the figures of this epoch's validation."""
@@ -53,7 +50,7 @@ class TensorBoardFigures(L.Callback):
     def _sample_grid(
         self, trainer: L.Trainer, module: L.LightningModule, scores: torch.Tensor, targets: torch.Tensor
     ) -> Figure:
-        """Draw photos from all over the validation split with what was said and what is true."""
+        """Draw photos from all over the validation split with their predicted and true labels."""
         dataset = trainer.datamodule.dataset("val")
         chosen = np.linspace(0, len(dataset) - 1, min(self.samples, len(dataset))).round().astype(int)
         photos = np.stack([dataset[0, int(i)]["image"].permute(1, 2, 0).numpy() for i in chosen])

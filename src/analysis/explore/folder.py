@@ -1,6 +1,5 @@
-"""The folder of an exploration: who may write there, and the files that it holds."""
+"""The output folder of an exploration: page, figures, lists, pictures."""
 
-import csv
 import io
 import json
 import zipfile
@@ -9,15 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from src.analysis import explore_figures as fig
 from src.analysis.drawing import save
-from src.analysis.exploration import Exploration, label_text
-from src.analysis.explore_page import explore_page
-from src.analysis.explore_summary import MADE_BY, RARE, SHOWN, summarise
-from src.analysis.problems import Problem, find_problems, identical_sets
+from src.analysis.explore import photo_figures as fig
+from src.analysis.explore.exploration import MEASURED, Exploration
+from src.analysis.explore.problems import LISTS, Problem, find_problems, identical_sets
+from src.analysis.explore.summary import EVALUABLE, MADE_BY, RARE, SHOWN, summarise
+from src.analysis.pages import TASKS, Thumbnail, render, thumbnail
 from src.analysis.run_folder import make_folder
-from src.analysis.worst_errors import thumbnail
 from src.errors import InputError, listed
 from src.files import write_whole
 from src.images import open_image
@@ -32,16 +31,17 @@ PNGS = (
     "sample_grid.png",
 )
 TEXTS = ("duplicate_images.txt", "corrupted_images.txt", "missing_images.txt")
-LISTS = (
-    "corrupt", "truncated", "missing", "ambiguous", "repeated_ids", "unlabelled", "several_labels",
-    "identical", "near_duplicates", "conflicting_labels", "blurred", "dark", "overexposed",
-    "low_information", "odd_size", "brightness_outliers", "labels", "pairs", "photos",
-)  # fmt: skip
-FILES = (FIGURES, PAGE, *PNGS, *TEXTS, *(f"{name}.csv" for name in LISTS), ARCHIVE)
-LOOK_COLUMNS = (
-    "reason", "format", "width", "height", "brightness", "bright_end", "contrast", "sharpness", "white",
-    "glare", "orientation", "camera", "taken", "located", "digest", "phash",
-)  # fmt: skip
+TABLES = (*LISTS, "labels", "pairs", "photos")
+FILES = (FIGURES, PAGE, *PNGS, *TEXTS, *(f"{name}.csv" for name in TABLES), ARCHIVE)
+COLUMN_NAMES = {
+    "other_labels": "labels",
+    "other_group": "group",
+    "bright_end": "95% of pixels at or below",
+    "white": "share blown out",
+    "glare": "largest blown-out spot",
+    "distance": "bits apart",
+}
+Thumbnails = Mapping[str, Thumbnail]
 
 
 def check_folder(folder: Path, photos: Iterable[Path]) -> None:
@@ -85,7 +85,7 @@ def write_exploration(data: Exploration, folder: Path) -> dict:
     The same data give the same bytes. Files of other names in the folder are left alone.
 
     Args:
-        data: the photos and what was seen of them.
+        data: the photos and their measurements.
         folder: where to write; see `check_folder`.
 
     Returns:
@@ -96,13 +96,11 @@ def write_exploration(data: Exploration, folder: Path) -> dict:
     # first, for it marks the folder as ours, should the rest be interrupted
     write_whole(folder / FIGURES, json.dumps(summary, indent=1, ensure_ascii=False).encode() + b"\n")
     samples = _samples(data)
-    thumbnails = _thumbnails(data.root, [*_shown_paths(problems), *samples])
+    thumbnails = _thumbnails(data.source.root, [*_shown_paths(problems), *samples])
     _write_tables(data, problems, summary, folder)
     _write_texts(data, problems, folder)
     _write_pictures(data, problems, samples, thumbnails, folder)
-    pictures = {name: (folder / name).read_bytes() for name in PNGS}
-    page = explore_page(summary, thumbnails, pictures)
-    write_whole(folder / PAGE, page.encode("utf-8"))
+    write_whole(folder / PAGE, _page(summary, thumbnails, folder))
     _write_archive(folder)
     return summary
 
@@ -113,8 +111,8 @@ def _shown_paths(problems: Sequence[Problem]) -> list[str]:
     return [row[name] for row in rows for name in ("path", "other", "file") if name in row]
 
 
-def _thumbnails(root: Path, paths: Iterable[str]) -> dict[str, tuple[bytes | None, str]]:
-    """Return `{path: (JPEG or None, reason)}`, each photo once."""
+def _thumbnails(root: Path, paths: Iterable[str]) -> dict[str, Thumbnail]:
+    """Return `{path: thumbnail}`, each photo once."""
     paths = list(dict.fromkeys(paths))
     with ThreadPoolExecutor() as pool:
         return dict(zip(paths, pool.map(lambda path: thumbnail(root, path), paths), strict=True))
@@ -122,67 +120,51 @@ def _thumbnails(root: Path, paths: Iterable[str]) -> dict[str, tuple[bytes | Non
 
 def _samples(data: Exploration, count: int = 10) -> list[str]:
     """Return the paths of photos spread over the labels: one of each combination in turn."""
-    found: dict[str, list[str]] = {}
-    for record, _ in data.readable:
-        found.setdefault(label_text(record), []).append(record.path)
-    sets = [found[name] for name in sorted(found, key=lambda name: (-len(found[name]), name))]
-    rounds = range(max((len(paths) for paths in sets), default=0))
-    return [paths[i] for i in rounds[:count] for paths in sets if i < len(paths)][:count]
+    photos = data.readable
+    combination = photos.groupby("all_labels")["path"]
+    order = photos.assign(turn=combination.cumcount(), size=-combination.transform("size"))
+    return order.sort_values(["turn", "size", "all_labels"])["path"][:count].tolist()
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping]) -> None:
     """Write a table."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(path, text.getvalue().encode("utf-8"))
+    table = pd.DataFrame(list(rows), columns=list(columns), dtype=object)
+    write_whole(path, table.to_csv(index=False, lineterminator="\n").encode("utf-8"))
 
 
 def _write_tables(data: Exploration, problems: Sequence[Problem], summary: dict, folder: Path) -> None:
-    """Write a CSV per list, one of labels, one of pairs, and one of all photos with what was measured."""
+    """Write a CSV per list, one of labels, one of pairs, and one of all photos with their measurements."""
     for problem in problems:
         _write_csv(folder / f"{problem.name}.csv", problem.columns, problem.rows)
     rows = [{"kind": kind, **row} for kind, labels in summary["labels"].items() for row in labels]
     _write_csv(folder / "labels.csv", ("kind", "label", "photos", "share", "groups", "verdict"), rows)
+    columns = ("kind", "label", "other_kind", "other_label", "photos")
     rows = [
-        {
-            "kind": pair["down"],
-            "label": name,
-            "other_kind": pair["across"],
-            "other_label": other,
-            "photos": count,
-        }
+        dict(zip(columns, (pair["down"], name, pair["across"], other, count), strict=True))
         for pair in summary["pairs"]
         for name, counts in zip(pair["rows"], pair["photos"], strict=True)
         for other, count in zip(pair["columns"], counts, strict=True)
     ]
-    _write_csv(folder / "pairs.csv", ("kind", "label", "other_kind", "other_label", "photos"), rows)
-    _write_csv(folder / "photos.csv", ("path", "ID", "group", *data.kinds, *LOOK_COLUMNS), _photo_rows(data))
+    _write_csv(folder / "pairs.csv", columns, rows)
+    columns = ("path", "ID", "group", *data.kinds, *MEASURED)
+    _write_csv(folder / "photos.csv", columns, map(_measured, data.photos.to_dict("records")))
 
 
-def _photo_rows(data: Exploration) -> Iterable[dict]:
-    """Return a row per labelled photo."""
-    for record, look in zip(data.records, data.looks, strict=True):
-        row = {"path": record.path, "ID": record.id, "group": record.group}
-        row |= {kind: ";".join(record.labels.get(kind, ())) for kind in data.kinds}
-        if look.reason:
-            yield row | {"reason": look.reason}
-            continue
-        seen = {name: getattr(look, name) for name in LOOK_COLUMNS}
-        seen = {name: round(value, 4) if isinstance(value, float) else value for name, value in seen.items()}
-        yield row | seen | {"phash": "" if look.phash is None else f"{look.phash:016x}"}
+def _measured(row: dict) -> dict:
+    """Return a photo's row with rounded measurements; an unreadable photo has none."""
+    if row["reason"]:
+        return {name: value for name, value in row.items() if name not in MEASURED or name == "reason"}
+    row = {name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()}
+    return row | {"phash": "" if row["phash"] is None else f"{row['phash']:016x}"}
 
 
 def _write_texts(data: Exploration, problems: Sequence[Problem], folder: Path) -> None:
     """Write the plain lists: a set of duplicates, an unreadable photo, a missing ID per line."""
     rows = {problem.name: problem.rows for problem in problems}
+    unreadable = sorted(rows["corrupt"] + rows["truncated"], key=lambda row: row["path"])
     lines = {
         "duplicate_images.txt": ["\t".join(record.path for record in same) for same in identical_sets(data)],
-        "corrupted_images.txt": [
-            f"{row['path']}\t{row['reason']}"
-            for row in sorted(rows["corrupt"] + rows["truncated"], key=lambda row: row["path"])
-        ],
+        "corrupted_images.txt": [f"{row['path']}\t{row['reason']}" for row in unreadable],
         "missing_images.txt": [row["id"] for row in rows["missing"]],
     }
     for name, content in lines.items():
@@ -193,37 +175,55 @@ def _write_pictures(
     data: Exploration,
     problems: Sequence[Problem],
     samples: Sequence[str],
-    thumbnails: Mapping[str, tuple[bytes | None, str]],
+    thumbnails: Thumbnails,
     folder: Path,
 ) -> None:
     """Write the PNGs."""
-    sizes = np.array([(look.width, look.height) for _, look in data.readable], int).reshape(-1, 2)
-    labels = {record.path: ", ".join(label_text(record).split(";")) for record in data.records}
+    labels = {path: text.replace(";", ", ") for path, text in data.photos[["path", "all_labels"]].to_numpy()}
     outliers = next(problem.rows for problem in problems if problem.name == "brightness_outliers")
-    brightness: dict[str, dict[str, list[float]]] = {
-        kind: {name: [] for name in counts} for kind, counts in data.kinds.items()
-    }
-    for record, look in data.readable:
-        for kind, names in record.labels.items():
-            for name in names:
-                brightness[kind][name].append(look.brightness)
+    sizes = data.readable[["width", "height"]].to_numpy(int)
 
-    def photos(paths: Iterable[str], words: Mapping[str, str]) -> list[tuple[np.ndarray, str]]:
-        shown = ((path, thumbnails[path][0]) for path in paths)
-        return [(np.asarray(open_image(content)), words[path]) for path, content in shown if content]
+    def grid(words: Mapping[str, str], empty: str) -> fig.Figure:
+        shown = [(thumbnails[path][0], said) for path, said in words.items()]
+        photos = [(np.asarray(open_image(content)), said) for content, said in shown if content]
+        return fig.photo_grid_figure(photos, 5, empty)
 
-    told = {row["file"]: f"{row['brightness']:.0f}: {labels[row['file']]}" for row in outliers[:20]}
-    none = "no photo whose brightness is unlike its label's"
+    odd = {row["file"]: f"{row['brightness']:.0f}: {labels[row['file']]}" for row in outliers[:20]}
     figures = {
         "class_distribution.png": fig.counts_figure(data.kinds, RARE),
         "image_dimensions.png": fig.dimensions_figure(sizes),
         "aspect_ratios.png": fig.aspect_ratios_figure(sizes),
-        "brightness_boxplot.png": fig.brightness_figure(brightness),
-        "brightness_outlier_images_grid.png": fig.photo_grid_figure(photos(told, told), 4, 5, none),
-        "sample_grid.png": fig.photo_grid_figure(photos(samples, labels), 2, 5, "no photo can be read"),
+        "brightness_boxplot.png": fig.brightness_figure(data.brightness),
+        "brightness_outlier_images_grid.png": grid(odd, "no photo whose brightness is unlike its label's"),
+        "sample_grid.png": grid({path: labels[path] for path in samples}, "no photo can be read"),
     }
     for name, figure in figures.items():
         save(figure, folder / name)
+
+
+def _page(summary: dict, thumbnails: Thumbnails, folder: Path) -> bytes:
+    """Return the page; every figure on it stands in the summary."""
+    counts = [row["photos"] for rows in summary["labels"].values() for row in rows]
+    numbers = {n for per_photo in summary["labels_per_photo"].values() for n in per_photo}
+    return render(
+        "explore.html",
+        title=f"{summary['data']}: a look at the data",
+        eyebrow=["Corbel", "a look at the data"],
+        name=summary["data"],
+        about=f"{summary['task']}: {TASKS[summary['task']]}",
+        details="",
+        scores=list(summary["totals"].items()),
+        digits=0,
+        notes=summary["notices"],
+        summary=summary,
+        thumbnails=thumbnails,
+        pictures={name: (folder / name).read_bytes() for name in PNGS},
+        words=COLUMN_NAMES,
+        most=max(counts, default=1),
+        label_numbers=sorted(numbers, key=int),
+        rare=RARE,
+        evaluable=EVALUABLE,
+    )
 
 
 def _write_archive(folder: Path) -> None:

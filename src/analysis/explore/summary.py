@@ -1,0 +1,173 @@
+"""The figures of an exploration as plain data: the content of `explore.json` and of the page."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import combinations, product
+
+import numpy as np
+
+from src.analysis.explore.exploration import Exploration
+from src.analysis.explore.problems import Problem, near_pairs_of
+from src.analysis.pages import folder_name
+
+MADE_BY = "scripts/explore.py"
+RARE = 25  # photos; below, a threshold or a score of the label says little
+EVALUABLE = 3  # groups; below, a label cannot stand in train, val and test
+SHOWN = 60  # rows of a list that the page shows; its CSV has all
+SIZES = 12  # of the commonest sizes, formats, cameras
+GROUP_SIZES = ((1, 1), (2, 2), (3, 5), (6, 10), (11, 20), (21, 50), (51, 200), (201, None))
+
+
+def summarise(data: Exploration, problems: Sequence[Problem]) -> dict:
+    """Return all figures, ready for JSON; the page needs nothing else but pictures."""
+    labels, groups, photos = _labels(data), _groups(data), data.readable
+    return {
+        "made_by": MADE_BY,
+        "data": folder_name(data.source.root.resolve(), ("images", "photos", "train")),
+        "task": data.task,
+        "totals": {
+            "labelled photos": len(data.records),
+            "labels": sum(map(len, labels.values())),
+            "groups": groups["joined"],
+            "kinds of problems": sum(bool(problem.rows) for problem in problems),
+        },
+        "photos": {
+            "labelled": len(data.records),
+            "readable": len(photos),
+            "unlabelled": len(data.source.unlabelled),
+        },
+        "notices": _notices(data, labels, groups),
+        "problems": [
+            {
+                "name": problem.name,
+                "title": problem.title,
+                "rule": problem.rule,
+                "count": len(problem.rows),
+                "columns": list(problem.columns),
+                "shown": [dict(row) for row in problem.rows[:SHOWN]],
+            }
+            for problem in problems
+        ],
+        "labels": labels,
+        "labels_per_photo": {
+            kind: {str(n): count for n, count in sorted(Counter(map(len, names)).items())}
+            for kind in data.kinds
+            for names in [[record.labels.get(kind, ()) for record in data.records]]
+        },
+        "pairs": _pairs(data),
+        "groups": groups,
+        "sizes": _most(f"{w} x {h}" for w, h in zip(photos["width"], photos["height"], strict=True)),
+        "aspect_ratios": _most(f"{ratio:.2f}" for ratio in photos["width"] / photos["height"]),
+        "brightness": _brightness(data),
+        "formats": _most(photos["format"]),
+        "exif": _exif(data),
+    }
+
+
+def _labels(data: Exploration) -> dict[str, list[dict]]:
+    """Return each label's photos and groups, the commonest first, and a verdict where they are too few."""
+    groups = data.carried.groupby(["kind", "label"])["joined"].nunique()
+    found: dict[str, list[dict]] = {}
+    for kind, counts in data.kinds.items():
+        for name, photos in counts.items():
+            count = int(groups[kind, name])
+            row = {"label": name, "photos": photos, "share": round(photos / len(data.records), 4)}
+            verdict = "cannot be evaluated" if count < EVALUABLE else "rare" if photos < RARE else ""
+            found.setdefault(kind, []).append({**row, "groups": count, "verdict": verdict})
+    return found
+
+
+def _pairs(data: Exploration) -> list[dict]:
+    """Return, for each two kinds, how many photos carry each pair of labels; the longer kind in rows."""
+    found = []
+    for kinds in combinations(data.kinds, 2):
+        down, across = sorted(kinds, key=lambda kind: -len(data.kinds[kind]))
+        counts = Counter(
+            pair for r in data.records for pair in product(r.labels.get(down, ()), r.labels.get(across, ()))
+        )
+        names, others = list(data.kinds[down]), list(data.kinds[across])
+        table = [[counts[name, other] for other in others] for name in names]
+        found.append({"down": down, "across": across, "rows": names, "columns": others, "photos": table})
+    return found
+
+
+def _groups(data: Exploration) -> dict:
+    """Return the number and the sizes of the groups, and the largest one."""
+    joined = data.linked.groups
+    sizes = np.bincount(joined)
+    largest = int(sizes.argmax())
+    names = list(data.photos["group"][joined == largest].unique())
+    within: dict[str, int] = {}
+    for low, high in GROUP_SIZES:
+        name = str(low) if low == high else f"{low} to {high}" if high else f"{low} or more"
+        within[name] = int(((sizes >= low) & (sizes <= (high or sizes.max()))).sum())
+    return {
+        "by": data.group,
+        "named": data.photos["group"].nunique(),
+        "joined": len(sizes),
+        "photos_per_group": {name: count for name, count in within.items() if count},
+        "largest": {
+            "name": " + ".join(names[:3]) + (f" + {len(names) - 3} more" if len(names) > 3 else ""),
+            "photos": int(sizes[largest]),
+            "share": round(float(sizes[largest] / len(joined)), 4),
+        },
+        "near_duplicates_across": sum(a.group != b.group for a, b, _ in near_pairs_of(data)),
+    }
+
+
+def _notices(data: Exploration, labels: dict, groups: dict) -> list[str]:
+    """Return the warnings for the top of the page."""
+    notices, photos = [], len(data.records)
+    if groups["largest"]["photos"] * 2 > photos and groups["joined"] > 1:
+        notices.append(
+            f"One group holds {groups['largest']['photos']:,} of {photos:,} photos "
+            f"({groups['largest']['name']}) and stays in one split: see data.group and data.near_duplicates."
+        )
+    if groups["joined"] == 1 and photos > 1:
+        notices.append("All photos are one group, so they cannot be split: see data.group.")
+    kinds = dict.fromkeys(kind for record in data.records for kind in record.labels)
+    notices += [f"No photo carries a {kind}." for kind in kinds if kind not in labels]
+    for kind, rows in labels.items():
+        if len(rows) == 1:
+            notices.append(f"Only one {kind}, {rows[0]['label']}: a classifier needs two or more.")
+    for verdict, why in (
+        ("cannot be evaluated", f"Cannot be evaluated, fewer than {EVALUABLE} groups"),
+        ("rare", f"Rare, fewer than {RARE} photos"),
+    ):
+        if few := [row["label"] for rows in labels.values() for row in rows if row["verdict"] == verdict]:
+            notices.append(f"{why}: {', '.join(few)}.")
+    return notices if len(data.readable) else [*notices, "No photo can be read."]
+
+
+def _most(values: Iterable[str]) -> dict[str, int]:
+    """Return the commonest values with their counts; the sum of the others as `others`."""
+    counts = sorted(Counter(values).items(), key=lambda item: (-item[1], item[0]))
+    rest = sum(count for _, count in counts[SIZES:])
+    return dict(counts[:SIZES]) | ({"others": rest} if rest else {})
+
+
+def _brightness(data: Exploration) -> dict[str, list[dict]]:
+    """Return the spread of the mean gray level per label, in the order of the labels."""
+    names = ("least", "quartile", "median", "quartile_3", "most")
+    found: dict[str, list[dict]] = {}
+    for kind, labels in data.brightness.items():
+        found[kind] = []
+        for label, values in labels.items():
+            spread = np.percentile(values, (0, 25, 50, 75, 100)).round(1).tolist()
+            found[kind].append({"label": label, **dict(zip(names, spread, strict=True))})
+    return found
+
+
+def _exif(data: Exploration) -> dict:
+    """Return orientation, camera and time as the files have them; of places only how many files have one."""
+    photos = data.readable
+    taken = sorted(time for time in photos["taken"] if time[:4].isdigit() and time[:4] != "0000")
+    return {
+        "orientation": _most(str(orientation or "none") for orientation in photos["orientation"]),
+        "turned": sum((orientation or 1) > 1 for orientation in photos["orientation"]),
+        "cameras": _most(camera or "none" for camera in photos["camera"]),
+        "with_time": len(taken),
+        "first": taken[0] if taken else "",
+        "last": taken[-1] if taken else "",
+        "with_place": int(photos["located"].sum()),
+    }

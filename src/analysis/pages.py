@@ -1,0 +1,77 @@
+"""HTML pages from Jinja2 templates: self-contained, all text escaped, photos embedded as thumbnails."""
+
+import base64
+import io
+import math
+import re
+from functools import cache
+from pathlib import Path, PurePath, PurePosixPath
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from src.images import UnreadableImage, open_image
+
+TEMPLATES = Path(__file__).parent / "templates"
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+THUMBNAIL = 220  # pixels, the longer side
+TASKS = {
+    "multilabel": "any combination of labels per photo",
+    "dual_head": "one label of each kind per photo",
+    "multiclass": "one label per photo",
+}
+Thumbnail = tuple[bytes | None, str]  # a JPEG, or None and the reason
+
+
+def render(template: str, **content: object) -> bytes:
+    """Return a page as UTF-8; control characters, which HTML forbids, become U+FFFD."""
+    text = _environment().get_template(template).render(**content)
+    return CONTROL.sub("\ufffd", text).encode("utf-8")
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.tests["finite"] = is_number
+    environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
+    return environment
+
+
+def is_number(value: object) -> bool:
+    """Whether a value of a JSON file is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def folder_name(path: PurePath, generic: tuple[str, ...]) -> str:
+    """Return a folder's name, together with its parent's where the name is one of the `generic` ones."""
+    parts = path.parts[-2:]
+    return "/".join(parts if parts[-1:] and parts[-1] in generic else parts[-1:])
+
+
+def thumbnail(root: Path | None, path: str, size: int = THUMBNAIL) -> Thumbnail:
+    """Return a small JPEG of a photo, or None and the reason.
+
+    Args:
+        root: the data root; None where it is not known.
+        path: of the photo, relative to the root; a path that leads out of the root is refused.
+        size: pixels of the longer side.
+    """
+    if root is None:
+        return None, "the photos are not at hand"
+    parts = PurePosixPath(path)
+    if not path or parts.is_absolute() or ".." in parts.parts or Path(path).is_absolute():
+        return None, "its path does not lead into the data root"
+    try:
+        photo = open_image(root / parts, min_size=(size, size))
+    except UnreadableImage as error:
+        return None, f"cannot be read now: {error}"
+    photo.thumbnail((size, size))
+    buffer = io.BytesIO()
+    photo.save(buffer, "JPEG", quality=82, optimize=True)
+    return buffer.getvalue(), ""
