@@ -24,13 +24,13 @@ from pathlib import Path
 
 import numpy as np
 
+from demo.make import make_demo
+from demo.tables import read_truth
 from src.analysis.label_errors import find_suspects
 from src.datamodules import FolderDataModule, TableDataModule
 from src.datamodules.groups import Linked
 from src.datamodules.records import label_space
 from src.datamodules.splits import split_folds
-from src.demo import make_demo
-from src.demo.tables import read_truth
 from src.errors import InputError, leave
 from src.inference.features import extract_features
 from src.inference.heads import out_of_fold

@@ -5,7 +5,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from benchmarks.harness import BENCH
-from src.demo.render import render_photo
+from demo.render import render_photo
 
 COMPONENTS = ("Channel Bracket", "Circular Connection", "Grout Hole", "Radial Joint")
 DEFECTS = ("Corrosion-Heavy", "Drummy", "Intact")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from demo.plan import MAX_COUNT, plan_demo
+from demo.render import encode_photo
+from demo.tables import TABLE, TABLE_COLUMNS, Entry, table_rows, write_csv, write_down
 from src.datamodules.records import Record
-from src.demo.plan import MAX_COUNT, plan_demo
-from src.demo.render import encode_photo
-from src.demo.tables import TABLE, TABLE_COLUMNS, Entry, table_rows, write_csv, write_down
 from src.errors import InputError
 
 SEED, WIDTH, HEIGHT = 7, 160, 120

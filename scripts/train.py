@@ -20,7 +20,6 @@ def main(cfg: DictConfig) -> float:
     from src.callbacks import quiet_lightning
     from src.callbacks.prepare import alone_in, check_plan, prepare_run
     from src.callbacks.results import ending_on_signals, finish_run
-    from src.demo.at_hand import draw_when_missing, say_baseline
     from src.inference.torch_backend import threads
     from src.models import init_from
     from src.models.defaults import fill_defaults
@@ -32,7 +31,7 @@ def main(cfg: DictConfig) -> float:
     check_plan(cfg)
     run = Path(cfg.output_dir)
     with alone_in(run, resuming):
-        draw_when_missing(cfg.data.get("root"))
+        config.demo_root(cfg)
         L.seed_everything(cfg.seed, workers=True, verbose=False)
         datamodule = config.build(cfg.data)
         datamodule.setup()
@@ -47,11 +46,9 @@ def main(cfg: DictConfig) -> float:
         with ending_on_signals(trainer), threads(1 if datamodule.features else None):
             trainer.fit(model, datamodule, ckpt_path=last, weights_only=True)
         score = finish_run(cfg, trainer, model, datamodule, time.perf_counter() - begun)
-    if cfg.task == "dual_head":
-        say_baseline(cfg.data.get("root"), datamodule.root, datamodule.splits)
     return score
 
 
 if __name__ == "__main__":
-    sys.argv = overrides.continue_in_place(overrides.demo_when_no_photos(ranks.share_a_folder(sys.argv)))
+    sys.argv = overrides.continue_in_place(ranks.share_a_folder(sys.argv))
     main()

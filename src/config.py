@@ -4,6 +4,7 @@ import errno
 import functools
 import logging
 import os
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable
@@ -35,6 +36,9 @@ CONF = REPOSITORY / "conf"
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG,
         errno.ENAMETOOLONG}  # fmt: skip
 QUOTES = "'\""
+DEMO, DEMO_GROUP = "data/demo", r"^(A\d+)_"
+DRAW_DEMO = (str(REPOSITORY / "scripts" / "make_demo_data.py"), f"output={DEMO}", "hydra.run.dir=.",
+             "hydra.output_subdir=null")  # fmt: skip
 log = logging.getLogger(__name__)
 
 
@@ -286,3 +290,32 @@ def refuse_sweep_without_multirun() -> None:
         raise InputError(
             f"sweep={choices['sweep']} needs -m: python scripts/train.py -m sweep={choices['sweep']} ..."
         )
+
+
+def demo_root(cfg: DictConfig) -> None:
+    """Set the demo set as the photos of a config that names none, and draw it if it is missing.
+
+    Raises:
+        InputError: it is missing and several processes were launched, or it cannot be drawn.
+    """
+    data = cfg.data
+    if "root" in data and all(data.get(key) is None for key in ("root", "csv", "images")):
+        if ranks.is_main():
+            print("no photos named (data.root= or data.csv=): the demo set", file=sys.stderr)
+        data.root = DEMO
+        data.group = DEMO_GROUP if data.get("group") is None else data.group
+    if data.get("root") != DEMO or (Path(DEMO) / "truth.csv").is_file():
+        return
+    if ranks.launched() > 1:
+        raise InputError(f"{DEMO} is not there yet: draw it first, python scripts/make_demo_data.py")
+    log.info("Drawing the demo set into %s (once)", DEMO)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, *DRAW_DEMO], **quiet) as drawing:
+        try:
+            message = drawing.communicate()[1].strip()
+        except BaseException:
+            drawing.terminate()  # not killed: it ends its own processes
+            raise
+    if drawing.returncode:
+        reason = message.splitlines()[-1].removeprefix("error: ") if message else "no message"
+        raise InputError(f"the demo set was not drawn: {reason}")

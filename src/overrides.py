@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src import ranks
 from src.errors import InputError, leave
 from src.files import user_path, write_whole
 
@@ -141,17 +139,6 @@ def refuse_a_runs_folder(argv: list[str]) -> None:
     if folder and os.path.isdir(folder) and any(folder.glob(holds)):
         go_on = f" with python scripts/train.py {typed('resume', folder)}" if key == "hydra.run.dir" else ""
         leave(2, f"{key}={folder} already holds {said}{go_on}")
-
-
-def demo_when_no_photos(argv: list[str]) -> list[str]:
-    """Return `argv` with `experiment=demo` added where nothing says which photos to train on."""
-    says = ("data.root=", "data.csv=", "data.images=", "experiment=", "resume=")
-    asks = {"--help", "-h", "--hydra-help", "--version", "--info"} & set(argv)
-    if asks or any(arg.lstrip("+").startswith(says) for arg in argv[1:]):
-        return argv
-    if ranks.is_main():
-        print("no photos named (data.root= or data.csv=): the demo set with experiment=demo", file=sys.stderr)
-    return [*argv, "experiment=demo"]
 
 
 def continue_in_place(argv: list[str]) -> list[str]:

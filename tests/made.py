@@ -119,7 +119,7 @@ def run_script(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str) -> i
     argv = [f"scripts/{name}.py", *arguments]
     try:
         if name == "train":
-            argv = module.overrides.continue_in_place(module.overrides.demo_when_no_photos(argv))
+            argv = module.overrides.continue_in_place(argv)
         monkeypatch.setattr(sys, "argv", argv)
         module.main()
     except SystemExit as leave:

@@ -265,7 +265,7 @@ FLOORS = {
         ),
         0,
     ),
-    **dict.fromkeys(("datamodules", "models", "decisions", "demo"), 1),
+    **dict.fromkeys(("datamodules", "models", "decisions"), 1),
     **dict.fromkeys(("callbacks", "inference", "analysis"), 2),
 }
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageChops
 
-from src.demo.scene import Colour, Scene, noisy
-from src.demo.texture import sample
-from src.demo.wall import CHALKS, blob
+from demo.scene import Colour, Scene, noisy
+from demo.texture import sample
+from demo.wall import CHALKS, blob
 
 STATES = {"Missing": "missing", "Loose": "loose"}
 

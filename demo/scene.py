@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from src.demo import texture
+from demo import texture
 
 Colour = tuple[int, int, int]
 Points = Sequence[tuple[float, float]] | np.ndarray

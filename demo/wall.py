@@ -6,9 +6,9 @@ colour alone does not tell what is wrong.
 
 import numpy as np
 
-from src.demo.parts import disc, rect, ring
-from src.demo.scene import Colour, Scene, View, noisy
-from src.demo.texture import sample
+from demo.parts import disc, rect, ring
+from demo.scene import Colour, Scene, View, noisy
+from demo.texture import sample
 
 CHALKS: tuple[Colour, ...] = ((244, 242, 236), (238, 220, 96), (70, 128, 190), (228, 120, 60))
 PAINTS: tuple[Colour, ...] = ((222, 110, 44), (206, 60, 48), (228, 196, 62), (70, 120, 190), (226, 226, 220))

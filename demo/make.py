@@ -9,9 +9,9 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-from src.demo.plan import HEALTHY, plan_demo
-from src.demo.render import encode_photo
-from src.demo.tables import (
+from demo.plan import HEALTHY, plan_demo
+from demo.render import encode_photo
+from demo.tables import (
     TABLE,
     TABLE_COLUMNS,
     TRUTH,

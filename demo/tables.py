@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.demo.plan import COMPONENTS, DEFECTS, HEALTHY, Photo, rng_for
+from demo.plan import COMPONENTS, DEFECTS, HEALTHY, Photo, rng_for
 from src.errors import InputError
 
 TABLE, TRUTH = "image_data.csv", "truth.csv"

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from src.demo.parts import RUBBER, Pen, Style, disc, rect, ring, shade, slot, turned
-from src.demo.scene import Colour
+from demo.parts import RUBBER, Pen, Style, disc, rect, ring, shade, slot, turned
+from demo.scene import Colour
 
 PLUGS: tuple[Colour, ...] = ((44, 46, 50), (52, 74, 108), (70, 74, 72), (96, 92, 86), (60, 50, 46))
 
