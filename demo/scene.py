@@ -185,10 +185,6 @@ class Scene:
             mask = mask.point([round(value * opacity) for value in range(256)])
         self.albedo.paste(colour, box, mask)
 
-    def wet(self, box: tuple[int, int, int, int], mask: Image.Image, gloss: int) -> None:
-        """Make the surface shine where the mask is."""
-        self.gloss.paste(gloss, box, mask)
-
     def photograph(self, light: Light, rng: np.random.Generator) -> Image.Image:
         """Light the scene and take the photo."""
         shade, shine = self._shade(light)
