@@ -23,8 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.harness import BENCH, REPOSITORY
-from benchmarks.processes import busy_seconds
+from benchmarks.harness import BENCH, REPOSITORY, busy_seconds
 from src.decisions.thresholds import tune_thresholds, with_room
 from src.errors import leave
 from src.labels import LabelSpace

@@ -6,18 +6,15 @@
 import sys
 
 import numpy as np
-from hydra import compose, initialize_config_dir
 
+from benchmarks.harness import command, composed
 from src import config
-from src.config import CONF
 from src.datamodules.records import label_space
 from src.datamodules.splits import label_columns, pair_columns
 from src.datamodules.stratify import split_groups
-from src.errors import InputError, leave
 from src.inference.features import extract_features
 from src.inference.heads import fit_heads
 from src.labels import LabelSpace
-from src.models.defaults import fill_defaults
 
 SEEDS = range(1, 11)
 SHARES = (0.7, 0.15, 0.15)
@@ -25,9 +22,7 @@ SHARES = (0.7, 0.15, 0.15)
 
 def main() -> None:
     """Print a Markdown table: accuracy per kind, or mean average precision, over ten splits of each sort."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", [*sys.argv[1:], "output_dir=."])
-    fill_defaults(cfg)
+    cfg = composed(*sys.argv[1:], "output_dir=.")
     datamodule = config.build(cfg.data)
     linked = datamodule.collect()
     records, multilabel = linked.records, datamodule.multilabel
@@ -70,7 +65,7 @@ def figures(
 
 
 def table(found: dict[str, list[dict[str, float]]]) -> str:
-    """Return mean and standard deviation of each figure for both sorts, and how much the first flatters."""
+    """Return mean and standard deviation of each figure for both sorts, and their difference."""
     lines = ["| figure | split by photo claims | split by group | too much |", "|---|---|---|---|"]
     for name in found["photos"][0]:
         photos, groups = (np.array([one[name] for one in found[way]]) for way in ("photos", "groups"))
@@ -86,7 +81,4 @@ def table(found: dict[str, list[dict[str, float]]]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        leave(2, str(error))
+    command(main)
