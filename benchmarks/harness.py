@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,10 +40,10 @@ class Work:
         sides: functions from the input to a result: `naive`, `ours`, and further ones for comparison. One
             called `reference` runs once and is not timed.
         equal: takes the result of each side; says whether ours is right.
-        describe: takes input and result, and returns the part of a result that is kept; not timed. Of a
-            dictionary the entries are printed whose key has no leading `_`.
+        describe: takes input and result, returns the part that is kept; not timed. Entries of a dictionary
+            are printed, except keys with a leading `_`.
         rounds: runs of each side.
-        threads: each side runs once a round with each of these numbers of threads, which `threads()` returns.
+        threads: numbers of threads that each side runs with; `threads()` returns the present one.
     """
 
     name: str
@@ -93,13 +93,7 @@ def run(name: str, rounds: int | None = None) -> bool:
 
 
 def measured(work: Work, rounds: int, run_side: Callable[[str, int], Cost]) -> tuple[str, bool]:
-    """Run the sides of a work in turn; return a Markdown table with figures below, and the verdict.
-
-    Args:
-        work: the job.
-        rounds: runs of each side.
-        run_side: runs a side with a number of threads.
-    """
+    """Run the sides in turn, each by `run_side(side, threads)`; return a Markdown text and the verdict."""
     sides = [side for side in work.sides if side != REFERENCE]
     known = {REFERENCE: run_side(REFERENCE, work.threads[-1])["result"]} if REFERENCE in work.sides else {}
     costs: dict[tuple[str, int], list[Cost]] = {(side, n): [] for n in work.threads for side in sides}
@@ -111,8 +105,13 @@ def measured(work: Work, rounds: int, run_side: Callable[[str, int], Cost]) -> t
             print(f"{work.name}, {side}: {found[-1]['wall_s']:.3g} s", file=sys.stderr)
             if side == sides[-1]:
                 equal &= bool(work.equal(known))
-    lines = ["", f"**{work.name}: results {'equal' if equal else 'NOT EQUAL'}**", ""]
-    lines += ["| side | threads | CPU s | beside ours | wall s | beside ours |", "|---|---|---|---|---|---|"]
+    title = f"\n**{work.name}: results {'equal' if equal else 'NOT EQUAL'}**\n"
+    return "\n".join([title, *_table(costs), *_figures(known)]), equal
+
+
+def _table(costs: Mapping[tuple[str, int], Sequence[Cost]]) -> list[str]:
+    """Return a Markdown table: medians (minimum-maximum), and their ratio to ours."""
+    lines = ["| side | threads | CPU s | beside ours | wall s | beside ours |", "|---|---|---|---|---|---|"]
     for (side, count), found in costs.items():
         cells = [side, str(count)]
         for key in ("cpu_s", "wall_s"):
@@ -120,11 +119,17 @@ def measured(work: Work, rounds: int, run_side: Callable[[str, int], Cost]) -> t
             middle, ratio = median(values), median(values) / max(median(ours), 1e-9)
             cells += [f"{middle:.3g} ({min(values):.3g}-{max(values):.3g})", f"{ratio:.3g}x"]
         lines.append(f"| {' | '.join(cells)} |")
-    for side, result in known.items():
+    return lines
+
+
+def _figures(results: Mapping[str, Any]) -> list[str]:
+    """Return a line per side with the entries of its result."""
+    lines = []
+    for side, result in results.items():
         kept = result.items() if isinstance(result, dict) else ()
         if figures := [f"{key} {value}" for key, value in kept if not key.startswith("_")]:
             lines.append(f"\n{side}: {', '.join(figures)}")
-    return "\n".join(lines), equal
+    return lines
 
 
 def in_fresh_process(name: str, number: int, side: str, count: int) -> Cost:

@@ -6,6 +6,7 @@
 import sys
 
 import numpy as np
+from sklearn.metrics import average_precision_score
 
 from benchmarks.harness import command, composed
 from src import config
@@ -41,7 +42,7 @@ def main() -> None:
             heads = fit_heads(features[train], targets[train], labels, multilabel)
             scores = heads.probabilities(features[test])
             seen = np.isin(linked.groups[test], linked.groups[train]).mean()
-            found[way].append({**figures(scores, targets[test], labels, multilabel), "seen": float(seen)})
+            found[way].append({**figures(scores, targets[test], labels, multilabel), "seen": seen})
     groups = len(set(linked.groups.tolist()))
     print(f"{len(records)} photos, {groups} groups, {len(SEEDS)} splits of each sort\n")
     print(table(found))
@@ -52,15 +53,12 @@ def figures(
 ) -> dict[str, float]:
     """Return accuracy per kind, or the mean average precision of the labels that occur."""
     if multilabel:
-        from sklearn.metrics import average_precision_score
-
         occur = targets.any(0)
-        return {"mAP": float(average_precision_score(targets[:, occur], scores[:, occur], average="macro"))}
+        return {"mAP": average_precision_score(targets[:, occur], scores[:, occur], average="macro")}
     accuracies = {}
     for k, (kind, part) in enumerate(labels.slices.items()):
         known = targets[:, k] >= 0
-        right = scores[known, part].argmax(1) == targets[known, k]
-        accuracies[f"{kind} accuracy"] = float(right.mean())
+        accuracies[f"{kind} accuracy"] = (scores[known, part].argmax(1) == targets[known, k]).mean()
     return accuracies
 
 

@@ -26,7 +26,6 @@ from src.overrides import override
 from src.seeds import mixed_seed
 
 Seen = dict[str, list[Tensor]]  # features [N, F] of each view, by split
-Best = tuple[float, dict[str, Tensor]]  # validation loss, and logits by kind
 SEEDS, SIZES = range(10, 16), (224, 256, 288)
 # random views have a seed of their own, so that all splits share them
 RANDOM: tuple[View, ...] = tuple((TrainTransform(), 1, number) for number in range(4))
@@ -101,8 +100,10 @@ def features(model: PhotoClassifier, data: PhotoDataModule, views: Sequence[View
     return seen
 
 
-def fit(cfg: DictConfig, model: PhotoClassifier, seen: Seen, targets: dict[str, Tensor]) -> Best:
-    """Train a model's heads, one view per epoch in turn; return the best epoch's loss and logits."""
+def fit(
+    cfg: DictConfig, model: PhotoClassifier, seen: Seen, targets: dict[str, Tensor]
+) -> tuple[float, dict]:
+    """Train a model's heads, one view per epoch in turn; return the best epoch's loss and logits by kind."""
     learned = (parameter for parameter in model.parameters() if parameter.requires_grad)
     optimizer = torch.optim.AdamW(learned, cfg.model.lr, weight_decay=cfg.model.weight_decay)
     count, size, epochs = len(targets["train"]), cfg.data.batch_size, cfg.trainer.max_epochs
