@@ -1,7 +1,6 @@
 """One forward pass of a batch on two threads: ONNX Runtime, float32 and int8, beside eager torch."""
 
 import json
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -18,13 +17,8 @@ BATCH, TIMES, THREADS = 8, 20, 2
 TOLERANCE, AGREEMENT = 1e-4, 0.99  # of a score; of decisions on the validation photos
 
 
-@dataclass(frozen=True)
-class Given:
-    """A batch of resized photos uint8 `[8, H, W, 3]`, the model in torch, and its exported file."""
-
-    pixels: np.ndarray
-    model: PhotoClassifier
-    session: onnxruntime.InferenceSession
+# a batch of resized photos uint8 [8, H, W, 3], the model in torch, and its exported file
+Given = tuple[np.ndarray, PhotoClassifier, onnxruntime.InferenceSession]
 
 
 def given(name: str) -> Given:
@@ -35,7 +29,7 @@ def given(name: str) -> Given:
     session = onnxruntime.InferenceSession(str(exported(name)), options, providers=["CPUExecutionProvider"])
     model = load_model(checkpoint())
     preprocess = Preprocess.from_dict(model.hparams["preprocess"])
-    made = Given(np.stack([preprocess(path) for path in drawn(1600, 1200, BATCH)]), model, session)
+    made = np.stack([preprocess(path) for path in drawn(1600, 1200, BATCH)]), model, session
     in_torch(made, 2)
     in_onnx(made, 2)
     return made
@@ -43,24 +37,25 @@ def given(name: str) -> Given:
 
 def in_torch(given: Given, times: int = TIMES) -> np.ndarray:
     """Compute the scores of the batch with eager torch in NCHW, again and again."""
-    forward = eager(given.model)
-    image = torch.from_numpy(given.pixels).permute(0, 3, 1, 2).contiguous()
+    pixels, model, _ = given
+    forward, image = eager(model), torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
     with torch.no_grad():
         for _ in range(times):
-            found = forward((image.float() / 255 - given.model.mean) / given.model.std)
+            found = forward((image.float() / 255 - model.mean) / model.std)
     return found.numpy()
 
 
 def in_onnx(given: Given, times: int = TIMES) -> np.ndarray:
     """Compute the same with ONNX Runtime."""
+    pixels, _, session = given
     for _ in range(times):
-        found = given.session.run(None, {given.session.get_inputs()[0].name: given.pixels})[0]
+        found = session.run(None, {session.get_inputs()[0].name: pixels})[0]
     return found
 
 
 def described(given: Given, scores: np.ndarray) -> dict:
     """Return the scores, and the agreement of decisions that the export found and kept in the file."""
-    parity = json.loads(given.session.get_modelmeta().custom_metadata_map["parity"])
+    parity = json.loads(given[2].get_modelmeta().custom_metadata_map["parity"])
     return {"_scores": scores, "agreement of decisions": parity["agreement"]}
 
 

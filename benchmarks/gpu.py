@@ -29,7 +29,7 @@ def check() -> None:
 def given() -> predict.Given:
     """Return an archive, and an untrained ResNet18 with twenty labels on the GPU, warm."""
     torch.manual_seed(0)
-    weights = str(train.resnet18_weights())
+    weights = str(train.resnet18())
     settings = {"task": "multilabel", "labels": LABELS, "preprocess": {"image_size": plain.SIZE}}
     model = MultiLabelClassifier(**settings, backbone="resnet18", weights=weights).eval()
     backend = TorchBackend(model, DEVICE)
@@ -41,7 +41,7 @@ def given() -> predict.Given:
 def exact(given: predict.Given) -> np.ndarray:
     """Predict as a plain script does, with Corbel's decoder and in full precision."""
     with full_precision(torch.device(DEVICE)):
-        return predict.with_our_decoder(given)
+        return predict.naive(given, plain.our_decoder)
 
 
 def decoded(given: predict.Given) -> dict:

@@ -44,23 +44,14 @@ Items = list[tuple[int, ...]]  # photos, or (photo, label); in a ranking the mos
 
 @dataclass(frozen=True)
 class Case:
-    """Records with planted errors.
-
-    Attributes:
-        linked: the records as given.
-        labels: the label space.
-        multilabel: any combination of labels on a photo.
-        probabilities: out of fold, `[N, labels]`.
-        given: the labels that the records carry, bool `[N, labels]`.
-        true: the labels that they should carry.
-    """
+    """Records with planted errors."""
 
     linked: Linked
     labels: LabelSpace
     multilabel: bool
-    probabilities: np.ndarray
-    given: np.ndarray
-    true: np.ndarray
+    probabilities: np.ndarray  # out of fold, [N, labels]
+    given: np.ndarray  # the labels that the records carry, bool [N, labels]
+    true: np.ndarray  # the labels that they should carry
 
     def replaced(self) -> np.ndarray:
         """Return the absent labels whose place a wrong one of their kind took, bool `[N, labels]`."""
@@ -194,18 +185,17 @@ def plant(linked: Linked, seed: int) -> tuple[Linked, np.ndarray, dict[str, list
     for record in linked.records:
         for kind, found in record.labels.items():
             names[kind] |= set(found)
-    changed = []
-    for record in linked.records:
-        labels = {}
-        for kind, found in record.labels.items():
-            others = sorted(names[kind] - set(found))
-            taken = [
-                str(rng.choice(others)) if MISSING <= draw < MISSING + WRONG and others else name
-                for name, draw in zip(found, rng.random(len(found)), strict=True)
-                if draw >= MISSING
-            ]
-            labels[kind] = tuple(dict.fromkeys(taken))
-        changed.append(replace(record, labels=labels))
+
+    def taken(kind: str, found: Sequence[str]) -> tuple[str, ...]:
+        others, draws = sorted(names[kind] - set(found)), rng.random(len(found))
+        put = {
+            str(rng.choice(others)) if draw < MISSING + WRONG and others else name: None
+            for name, draw in zip(found, draws, strict=True)
+            if draw >= MISSING
+        }
+        return tuple(put)
+
+    changed = [replace(r, labels={k: taken(k, v) for k, v in r.labels.items()}) for r in linked.records]
     kept = np.flatnonzero([any(record.labels.values()) for record in changed])
     truth = {r.path: [name for found in r.labels.values() for name in found] for r in linked.records}
     now = np.full(len(changed), -1)
@@ -254,14 +244,13 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data", choices=("demo", "table"))
-    for name in ("weights", "csv", "images"):
-        parser.add_argument(f"--{name}", default="")
-    parser.add_argument("--group")
+    for name in ("--weights", "--csv", "--images", "--group"):
+        parser.add_argument(name)
     parser.add_argument("--backbone", default="squeezenet1_1")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     given = parser.parse_args()
     any_label = {"task": "multilabel", "labels": {"label": ["any"]}, "preprocess": PIXELS}
-    model = MultiLabelClassifier(**any_label, backbone=given.backbone, weights=given.weights or None)
+    model = MultiLabelClassifier(**any_label, backbone=given.backbone, weights=given.weights)
     if given.data == "demo":
         tables, folders = zip(*(demo_cases(seed, model) for seed in given.seeds), strict=True)
         rows = measured("demo, table", tables) + measured("demo, folders", folders)

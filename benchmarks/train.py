@@ -2,7 +2,6 @@
 
 import csv
 import shutil
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -32,36 +31,26 @@ PLAINLY = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Given:
-    """Photos in folders, a state dict, and Corbel's configuration of a training on them."""
-
-    root: Path
-    weights: Path
-    cfg: DictConfig
-
-
-def given(warm: bool = False) -> Given:
-    """Return photos of 1600 x 1200 and a random ResNet18; with all features in the cache if `warm`."""
-    made = given_of(tree(1600, 1200, TRAIN, VAL), f"trainer.max_epochs={EPOCHS}")
+def given(warm: bool = False) -> DictConfig:
+    """Return a training on photos of 1600 x 1200; with all features in the cache if `warm`."""
+    cfg = plainly(tree(1600, 1200, TRAIN, VAL), f"trainer.max_epochs={EPOCHS}")
     shutil.rmtree(CACHE, ignore_errors=True)
     if warm:
-        other = made.cfg.copy()
+        other = cfg.copy()
         other.seed, other.model.lr, other.trainer.max_epochs = 100, 1e-3, 1
-        ours(Given(made.root, made.weights, other))
-    return made
+        ours(other)
+    return cfg
 
 
-def given_of(root: Path, *overrides: str) -> Given:
-    """Return the configuration of a plain training run of a ResNet18 on folders."""
-    weights = resnet18_weights()
-    places = {"data.root": root, "model.weights": weights, "output_dir": RUN, "data.cache_dir": CACHE}
+def plainly(root: Path, *overrides: str) -> DictConfig:
+    """Return the configuration of a plain training run of a random ResNet18 on folders."""
+    places = {"data.root": root, "model.weights": resnet18(), "output_dir": RUN, "data.cache_dir": CACHE}
     cfg = composed(*PLAINLY, *(f"{key}='{value}'" for key, value in places.items()), *overrides)
     cfg.data.num_workers = 0 if threads() == 1 else None
-    return Given(root, weights, cfg)
+    return cfg
 
 
-def resnet18_weights() -> Path:
+def resnet18() -> Path:
     """Return a file with a random ResNet18, the same in every run."""
     path = BENCH / "resnet18_random.pt"
     if not path.is_file():
@@ -73,27 +62,21 @@ def resnet18_weights() -> Path:
     return path
 
 
-def naive(given: Given, read: plain.Read = plain.decoded_in_full) -> dict[str, np.ndarray]:
+def naive(cfg: DictConfig, read: plain.Read = plain.decoded_in_full) -> dict[str, np.ndarray]:
     """Train as a typical script does."""
-    cfg = given.cfg
-    return plain.train(given.root, given.weights, cfg.trainer.max_epochs, cfg.model.lr, cfg.seed, read)
+    root, weights = Path(cfg.data.root), Path(cfg.model.weights)
+    return plain.train(root, weights, cfg.trainer.max_epochs, cfg.model.lr, cfg.seed, read)
 
 
-def with_our_decoder(given: Given) -> dict[str, np.ndarray]:
-    """Train as a typical script does, but for the decoder, which is Corbel's."""
-    return naive(given, plain.our_decoder)
-
-
-def ours(given: Given) -> dict[str, np.ndarray]:
+def ours(cfg: DictConfig) -> dict[str, np.ndarray]:
     """Train with Corbel from the first heads of the plain loop; return `history` and `heads` as it does."""
     quiet_lightning()
-    cfg = given.cfg
     shutil.rmtree(RUN, ignore_errors=True)
     (RUN / "checkpoints").mkdir(parents=True)
     data = config.build(cfg.data)
     data.setup()
     model = config.build(cfg.model, labels=data.labels.as_dict(), class_weights=data.class_weights())
-    heads = plain.first_heads(given.root, cfg.seed)
+    heads = plain.first_heads(Path(cfg.data.root), cfg.seed)
     for kind, head in heads.items():
         model.get_submodule(f"head_{kind}").load_state_dict(head.state_dict())
     data.features = split_features(model, data, cfg.trainer.max_epochs, inference_device(cfg))
@@ -107,7 +90,7 @@ def ours(given: Given) -> dict[str, np.ndarray]:
     return {"history": np.array(history), "heads": plain.flat(last)}
 
 
-def described(_: Given, trained: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def described(_: DictConfig, trained: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the values that are compared."""
     return {f"_{name}": values for name, values in trained.items()}
 
@@ -124,7 +107,8 @@ def alike(results: dict[str, dict[str, np.ndarray]]) -> bool:
 WORKS = [
     Work(
         f"{EPOCHS} epochs of heads on a frozen ResNet18, {TRAIN} + {VAL} photos 1600 x 1200, {cache} cache",
-        partial(given, cache == "warm"), {"reference": with_our_decoder, "naive": naive, "ours": ours},
+        partial(given, cache == "warm"),
+        {"reference": partial(naive, read=plain.our_decoder), "naive": naive, "ours": ours},
         alike, described, threads=BOTH if cache == "cold" else ONE,
     )
     for cache in ("cold", "warm")

@@ -119,7 +119,7 @@ def test_a_plain_loop_trains_as_corbel_does(small, make_photo):
         folder = small / "tree" / ("val" if number > 7 else "train") / pairs[number % 4]
         make_photo(folder / f"{number}.jpg", number)
     overrides = ("trainer.max_epochs=2", "preprocess.image_size=16")
-    one = replace(train.WORKS[0], prepare=lambda: train.given_of(small / "tree", *overrides))
+    one = replace(train.WORKS[0], prepare=lambda: train.plainly(small / "tree", *overrides))
     text, equal = here(replace(one, threads=(1,)))
     assert equal and "| ours | 1 |" in text
     found = results(one)
