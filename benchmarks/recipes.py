@@ -83,10 +83,8 @@ def validated(cfg: DictConfig, data: PhotoDataModule, views: Sequence[View]) -> 
     scored = model.evaluate(model.probabilities(logits), targets["val"])
     if data.multilabel:
         return {"loss": loss, "mAP": scored["map"], "macro-F1 at 0.5": scored["f1_macro_at_0.5"]}
-    found = {
-        f"{kind} {key}": scored[kind][key] for kind in data.labels.kinds for key in ("accuracy", "f1_macro")
-    }
-    return {"loss": loss, **found}
+    keys = [(kind, key) for kind in data.labels.kinds for key in ("accuracy", "f1_macro")]
+    return {"loss": loss, **{f"{kind} {key}": scored[kind][key] for kind, key in keys}}
 
 
 def features(model: PhotoClassifier, data: PhotoDataModule, views: Sequence[View]) -> Seen:
