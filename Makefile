@@ -26,7 +26,8 @@ setup: .venv/.installed ## make .venv and install Corbel in it, once
 demo: setup ## draw the demo set, train on it, predict, and say where everything is
 	@set -e; \
 	stamp=$$(date +%Y-%m-%d_%H-%M-%S); run=outputs/dual_head/$$stamp; predictions=outputs/predict/$$stamp; \
-	$(PY) scripts/train.py experiment=demo hydra.run.dir=$$run; \
+	$(PY) scripts/train.py hydra.run.dir=$$run; \
+	$(PY) -m demo.baseline $$run; \
 	$(PY) scripts/predict.py ckpt=$$run images=$$run/test_metadata.csv hydra.run.dir=$$predictions; \
 	echo; \
 	echo "demo set     data/demo (truth.csv says what was drawn)"; \
@@ -52,5 +53,5 @@ predict: setup ## predict: make predict ARGS="images=photos/ output=predictions.
 
 clean: ## delete caches; never data, runs or .venv
 	rm -rf .pytest_cache .ruff_cache build *.egg-info
-	find src scripts benchmarks tests notebooks -name __pycache__ -prune -exec rm -rf {} +
+	find src demo scripts benchmarks tests notebooks -name __pycache__ -prune -exec rm -rf {} +
 	find notebooks -name .ipynb_checkpoints -prune -exec rm -rf {} +

@@ -6,18 +6,16 @@
 import sys
 
 import numpy as np
-from hydra import compose, initialize_config_dir
+from sklearn.metrics import average_precision_score
 
+from benchmarks.harness import command, composed
 from src import config
-from src.config import CONF
 from src.datamodules.records import label_space
 from src.datamodules.splits import label_columns, pair_columns
 from src.datamodules.stratify import split_groups
-from src.errors import InputError, leave
 from src.inference.features import extract_features
 from src.inference.heads import fit_heads
 from src.labels import LabelSpace
-from src.models.defaults import fill_defaults
 
 SEEDS = range(1, 11)
 SHARES = (0.7, 0.15, 0.15)
@@ -25,9 +23,7 @@ SHARES = (0.7, 0.15, 0.15)
 
 def main() -> None:
     """Print a Markdown table: accuracy per kind, or mean average precision, over ten splits of each sort."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", [*sys.argv[1:], "output_dir=."])
-    fill_defaults(cfg)
+    cfg = composed(*sys.argv[1:], "output_dir=.")
     datamodule = config.build(cfg.data)
     linked = datamodule.collect()
     records, multilabel = linked.records, datamodule.multilabel
@@ -46,7 +42,7 @@ def main() -> None:
             heads = fit_heads(features[train], targets[train], labels, multilabel)
             scores = heads.probabilities(features[test])
             seen = np.isin(linked.groups[test], linked.groups[train]).mean()
-            found[way].append({**figures(scores, targets[test], labels, multilabel), "seen": float(seen)})
+            found[way].append({**figures(scores, targets[test], labels, multilabel), "seen": seen})
     groups = len(set(linked.groups.tolist()))
     print(f"{len(records)} photos, {groups} groups, {len(SEEDS)} splits of each sort\n")
     print(table(found))
@@ -57,20 +53,17 @@ def figures(
 ) -> dict[str, float]:
     """Return accuracy per kind, or the mean average precision of the labels that occur."""
     if multilabel:
-        from sklearn.metrics import average_precision_score
-
         occur = targets.any(0)
-        return {"mAP": float(average_precision_score(targets[:, occur], scores[:, occur], average="macro"))}
+        return {"mAP": average_precision_score(targets[:, occur], scores[:, occur], average="macro")}
     accuracies = {}
     for k, (kind, part) in enumerate(labels.slices.items()):
         known = targets[:, k] >= 0
-        right = scores[known, part].argmax(1) == targets[known, k]
-        accuracies[f"{kind} accuracy"] = float(right.mean())
+        accuracies[f"{kind} accuracy"] = (scores[known, part].argmax(1) == targets[known, k]).mean()
     return accuracies
 
 
 def table(found: dict[str, list[dict[str, float]]]) -> str:
-    """Return mean and standard deviation of each figure for both sorts, and how much the first flatters."""
+    """Return mean and standard deviation of each figure for both sorts, and their difference."""
     lines = ["| figure | split by photo claims | split by group | too much |", "|---|---|---|---|"]
     for name in found["photos"][0]:
         photos, groups = (np.array([one[name] for one in found[way]]) for way in ("photos", "groups"))
@@ -86,7 +79,4 @@ def table(found: dict[str, list[dict[str, float]]]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        leave(2, str(error))
+    command(main)

@@ -1,8 +1,7 @@
-"""What a typical script does: full decode of each photo in each epoch, no workers, eager torch."""
+"""The naive side: full decode of each photo in each epoch, eager torch, a plain loop."""
 
 import csv
-from collections.abc import Callable, Mapping
-from copy import deepcopy
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,22 +13,26 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.models import resnet18
 
 from src.datamodules.dataset import EpochSampler
+from src.preprocess import Preprocess
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 SIZE = 224
-
-Read = Callable[[Path], np.ndarray]
-Heads = dict[str, tuple[Tensor, Tensor]]
+Read = Callable[[Path], np.ndarray]  # a photo as uint8 [SIZE, SIZE, 3]
 
 
 def decoded_in_full(path: Path) -> np.ndarray:
-    """Return a photo of uint8 `[224, 224, 3]`, decoded in full and resized."""
+    """Return a photo, decoded in full and resized."""
     return np.asarray(Image.open(path).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR))
 
 
+def our_decoder(path: Path) -> np.ndarray:
+    """Return a photo, decoded and resized by Corbel."""
+    return Preprocess(SIZE)(path)
+
+
 class Photos(Dataset):
-    """Photos as normalised float32 `[3, 224, 224]`, with their targets if there are any."""
+    """Photos as normalised float32 `[3, SIZE, SIZE]`, with their targets if there are any."""
 
     def __init__(self, paths: list[Path], targets: Tensor | None = None, read: Read = decoded_in_full):
         self.paths, self.targets, self.read = paths, targets, read
@@ -50,26 +53,6 @@ class Order(EpochSampler):
         return (index for _, index in super().__iter__())
 
 
-class Net(nn.Module):
-    """A ResNet18 and a linear head per kind."""
-
-    def __init__(self, weights: Path, heads: Mapping[str, tuple[Tensor, Tensor]]):
-        super().__init__()
-        self.backbone = resnet18()
-        self.backbone.fc = nn.Identity()
-        self.backbone.load_state_dict(torch.load(weights, weights_only=True))
-        self.heads = nn.ModuleDict({kind: nn.Linear(512, len(bias)) for kind, (_, bias) in heads.items()})
-        with torch.no_grad():
-            for kind, (weight, bias) in heads.items():
-                self.heads[kind].weight.copy_(weight)
-                self.heads[kind].bias.copy_(bias)
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        """Return logits of each kind."""
-        features = self.backbone(image)
-        return [head(features) for head in self.heads.values()]
-
-
 def split_of(root: Path, split: str) -> tuple[list[Path], Tensor, dict[str, list[str]]]:
     """Return the photos of a split's folder, class indices `[photos, 2]`, and the labels of each kind."""
     paths = sorted((root / split).glob("*/*.jpg"))
@@ -79,99 +62,81 @@ def split_of(root: Path, split: str) -> tuple[list[Path], Tensor, dict[str, list
     return paths, torch.tensor(targets), labels
 
 
-def first_heads(labels: Mapping[str, list[str]], seed: int) -> Heads:
-    """Return random heads, the same for both ways."""
+def first_heads(root: Path, seed: int) -> dict[str, nn.Linear]:
+    """Return random heads on 512 features, the same for both ways."""
     generator = torch.Generator().manual_seed(seed)
-    return {
-        kind: (torch.randn(len(names), 512, generator=generator) / 100, torch.zeros(len(names)))
-        for kind, names in labels.items()
-    }
+    heads = {}
+    for kind, names in split_of(root, "train")[2].items():
+        heads[kind] = nn.Linear(512, len(names))
+        weight = torch.randn(len(names), 512, generator=generator) / 100
+        heads[kind].load_state_dict({"weight": weight, "bias": torch.zeros(len(names))})
+    return heads
+
+
+def flat(heads: Iterable[nn.Linear]) -> np.ndarray:
+    """Return all weights and biases of the heads."""
+    return torch.cat([part.detach().flatten() for head in heads for part in head.parameters()]).numpy()
 
 
 def train(
-    root: Path,
-    weights: Path,
-    epochs: int,
-    lr: float,
-    seed: int,
-    frozen: bool = True,
-    read: Read = decoded_in_full,
-    device: str = "cpu",
-    workers: int = 0,
-    batch_size: int = 8,
-) -> dict:
-    """Train, validate after each epoch, keep the best state.
+    root: Path, weights: Path, epochs: int, lr: float, seed: int, read: Read = decoded_in_full
+) -> dict[str, np.ndarray]:
+    """Train a linear head per kind on a frozen ResNet18, and validate after each epoch.
 
     Returns:
         `history`, a row `[train loss, val loss, train accuracy, val accuracy]` per epoch, and `heads`, the
         last weights and biases.
     """
-    (paths, targets, labels), (val_paths, val_targets, _) = (split_of(root, s) for s in ("train", "val"))
-    net = Net(weights, first_heads(labels, seed)).to(device)
-    net.backbone.requires_grad_(not frozen)
-    optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=lr)
+    (paths, targets, _), (val_paths, val_targets, _) = (split_of(root, s) for s in ("train", "val"))
+    backbone = resnet18()
+    backbone.fc = nn.Identity()
+    backbone.load_state_dict(torch.load(weights, weights_only=True))
+    heads = list(first_heads(root, seed).values())
+    net = nn.ModuleList([backbone.requires_grad_(False), *heads]).eval()
+    optimizer = torch.optim.Adam([p for head in heads for p in head.parameters()], lr=lr)
     order = Order(len(paths), seed, shuffle=True)
-    options = {"batch_size": batch_size, "num_workers": workers}
-    batches = DataLoader(Photos(paths, targets, read), sampler=order, **options)
-    val_batches = DataLoader(Photos(val_paths, val_targets, read), **options)
-    history, best, kept = [], float("inf"), {}
+    batches = DataLoader(Photos(paths, targets, read), sampler=order, batch_size=8)
+    val_batches = DataLoader(Photos(val_paths, val_targets, read), batch_size=8)
+    history = []
     for epoch in range(epochs):
         order.set_epoch(epoch)
-        net.train(not frozen)
-        loss_sum, right = 0.0, 0
-        for image, target in batches:
-            image, target = image.to(device), target.to(device)
-            logits = net(image)
-            loss = sum(nnf.cross_entropy(one, target[:, k]) for k, one in enumerate(logits))
+        loss, accuracy = _epoch(net, batches, optimizer)
+        with torch.no_grad():
+            val_loss, val_accuracy = _epoch(net, val_batches)
+        history.append([loss, val_loss, accuracy, val_accuracy])
+    return {"history": np.array(history), "heads": flat(heads)}
+
+
+def _epoch(net: nn.ModuleList, batches: Iterable, optimizer=None) -> tuple[float, float]:
+    """Go through all photos once, learning if there is an optimizer; return loss and accuracy."""
+    loss_sum, right, count = 0.0, 0, 0
+    for image, target in batches:
+        features = net[0](image)
+        logits = [head(features) for head in net[1:]]
+        loss = sum(nnf.cross_entropy(one, target[:, k]) for k, one in enumerate(logits))
+        if optimizer:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            loss_sum += loss.item() * len(target)
-            right += all_right(logits, target)
-        net.eval()
-        val_sum, val_right = 0.0, 0
-        with torch.no_grad():
-            for image, target in val_batches:
-                image, target = image.to(device), target.to(device)
-                logits = net(image)
-                loss = sum(nnf.cross_entropy(one, target[:, k]) for k, one in enumerate(logits))
-                val_sum += loss.item() * len(target)
-                val_right += all_right(logits, target)
-        n, m = len(paths), len(val_paths)
-        history.append([loss_sum / n, val_sum / m, right / n, val_right / m])
-        if val_sum / m < best:
-            best, kept = val_sum / m, deepcopy(net.state_dict())
-    heads = [net.heads[kind].weight for kind in labels] + [net.heads[kind].bias for kind in labels]
-    return {"history": history, "heads": torch.cat([part.detach().flatten() for part in heads]), "kept": kept}
-
-
-def all_right(logits: list[Tensor], target: Tensor) -> int:
-    """Return for how many photos all kinds are right."""
-    hits = [one.argmax(1) == target[:, k] for k, one in enumerate(logits)]
-    return int(torch.stack(hits).all(0).sum())
+        loss_sum += loss.item() * len(target)
+        hits = [one.argmax(1) == target[:, k] for k, one in enumerate(logits)]
+        right += int(torch.stack(hits).all(0).sum())
+        count += len(target)
+    return loss_sum / count, right / count
 
 
 def predict(
-    forward: Callable[[Tensor], Tensor],
-    labels: list[str],
-    thresholds: np.ndarray,
-    paths: list[Path],
-    output: Path,
-    read: Read = decoded_in_full,
-    workers: int = 0,
-) -> np.ndarray:
+    forward: Callable[[Tensor], Tensor], thresholds: np.ndarray, paths: list[Path], output: Path,
+    read: Read = decoded_in_full, workers: int = 0,
+) -> np.ndarray:  # fmt: skip
     """Write a CSV of the labels at or above their thresholds; return scores float32 `[photos, labels]`."""
     scores = []
     with open(output, "w", newline="", encoding="utf-8") as file, torch.no_grad():
         writer = csv.writer(file)
-        writer.writerow(["path", "labels", "confidences"])
-        done = 0
+        writer.writerow(["path", "labels"])
         for image, _ in DataLoader(Photos(paths, read=read), batch_size=16, num_workers=workers):
-            batch = forward(image).numpy()
-            for row in batch:
-                chosen = [i for i, score in enumerate(row) if score >= thresholds[i]]
-                said = ";".join(labels[i] for i in chosen)
-                writer.writerow([paths[done], said, ";".join(f"{row[i]:.4f}" for i in chosen)])
-                done += 1
-            scores.append(batch)
-    return np.concatenate(scores)
+            for row in forward(image).numpy():
+                chosen = [f"{i}:{score:.4f}" for i, score in enumerate(row) if score >= thresholds[i]]
+                writer.writerow([paths[len(scores)], ";".join(chosen)])
+                scores.append(row)
+    return np.stack(scores)

@@ -1,6 +1,8 @@
-"""From photos to a CSV of predictions: ours beside a plain script, and beside what no way can avoid."""
+"""From photos to a CSV of predictions: an exported model beside a plain script on its checkpoint."""
 
 import csv
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -10,36 +12,59 @@ import numpy as np
 import torch
 
 from benchmarks import plain
-from benchmarks.harness import BENCH, BOTH, Work, threads
+from benchmarks.harness import BENCH, BOTH, REPOSITORY, Work, threads
 from benchmarks.photos import drawn
-from benchmarks.trained import checkpoint, exported
+from src.files import file_digest
 from src.inference import Photo, Predictor
-from src.inference.output import write_rows
 from src.models import PhotoClassifier, load_model
-from src.overlap import in_order
-from src.preprocess import Preprocess
 
-COUNTS = {(3000, 2000): 64, (4000, 3000): 48}
 BATCH = 16
-TOLERANCE, NEAR = 1e-4, 0.02  # of a score: between backends; to its threshold
+TOLERANCE = 1e-4  # of a score
+RUN = BENCH / "trained"
+# all layers from random weights: ImageNet weights of a ResNet18 would be a download
+TRAINING = ("scripts/train.py", "model=multilabel", "callbacks.figures=null", "experiment=demo_scratch",
+            "preprocess.image_size=224", "trainer.max_epochs=6", f"hydra.run.dir={RUN}")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Given:
-    """Photos, the trained classifier, and Corbel's way to run it on as many threads as the side may use."""
+    """Photos, a classifier for the plain script, and Corbel's way to run it."""
 
     photos: list[Path]
     model: PhotoClassifier
     predictor: Predictor
+    device: str = "cpu"
+
+
+def checkpoint() -> Path:
+    """Return the checkpoint of a ResNet18; the first call trains it on the demo set, some six minutes."""
+    if not (RUN / "metrics.json").is_file():
+        _python(*TRAINING)
+    return RUN / "checkpoints" / "best.ckpt"
+
+
+def exported(name: str = "model.onnx") -> Path:
+    """Return an exported file of that checkpoint, `model.onnx` or `model_int8.onnx`."""
+    file = BENCH / "exported" / name
+    digest = file_digest(checkpoint())  # an earlier file may be of another training
+    if not (file.is_file() and digest.encode() in file.read_bytes()):
+        formats = "[int8]" if name == "model_int8.onnx" else "[onnx]"
+        _python("scripts/export.py", f"ckpt={RUN}", f"formats={formats}", f"output={file.parent}")
+    return file
+
+
+def _python(*command: str) -> None:
+    """Run Python; end with its message if it fails."""
+    done = subprocess.run([sys.executable, *command], cwd=REPOSITORY, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"error: {' '.join(command)}: {done.stderr.strip()}")
 
 
 def given(width: int, height: int, count: int) -> Given:
     """Return photos of that size, and the model loaded."""
-    model = load_model(checkpoint())
     workers = threads() if threads() > 1 else 0
-    return Given(
-        drawn(width, height, count), model, Predictor.load(exported(), batch_size=BATCH, num_workers=workers)
-    )
+    predictor = Predictor.load(exported(), batch_size=BATCH, num_workers=workers)
+    return Given(drawn(width, height, count), load_model(checkpoint()), predictor)
 
 
 def eager(model: PhotoClassifier) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -54,86 +79,47 @@ def eager(model: PhotoClassifier) -> Callable[[torch.Tensor], torch.Tensor]:
     return forward
 
 
-def script(given: Given, read: plain.Read = plain.decoded_in_full) -> np.ndarray:
-    """Predict as a plain script does; return the scores."""
-    labels, thresholds = list(given.model.labels.names), given.model.thresholds.numpy()
-    output = BENCH / "predict_naive.csv"
-    return plain.predict(eager(given.model), labels, thresholds, given.photos, output, read)
+def naive(given: Given, read: plain.Read = plain.decoded_in_full) -> np.ndarray:
+    """Predict as a plain script does, on a GPU with worker processes; return the scores."""
+    thresholds = given.model.thresholds.cpu().numpy().copy()
+    forward = eager(given.model.to(given.device))
+
+    def on_device(image: torch.Tensor) -> torch.Tensor:
+        return forward(image.to(given.device)).cpu()
+
+    workers = 0 if given.device == "cpu" else threads()
+    return plain.predict(on_device, thresholds, given.photos, BENCH / "naive.csv", read, workers)
 
 
-def ours(given: Given) -> Path:
-    """Predict with Corbel; return the CSV."""
-    output = BENCH / "predict_ours.csv"
+def ours(given: Given) -> list[dict[str, str]]:
+    """Predict with Corbel into a CSV; return its rows."""
     photos = [Photo(path.stem, path.name, path) for path in given.photos]
-    rows = given.predictor.rows(photos, probabilities=True)
-    write_rows(output, given.predictor.columns(probabilities=True), rows)
-    return output
+    rows = [row for part in given.predictor.rows(photos, probabilities=True) for row in part]
+    with open(BENCH / "ours.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, given.predictor.columns(probabilities=True))
+        writer.writeheader()
+        writer.writerows(rows)
+    return rows
 
 
-def limit(given: Given) -> list[np.ndarray]:
-    """Decode each photo once and run the model on it once, on all cores; write nothing."""
-    preprocess, backend = given.predictor.preprocess, given.predictor.backend
-
-    def work(batch: list[Path]) -> np.ndarray:
-        with backend.one_thread():
-            return backend.scores(np.stack([preprocess(path) for path in batch]))
-
-    batches = [given.photos[start : start + BATCH] for start in range(0, len(given.photos), BATCH)]
-    with backend.threads_kept():
-        return list(in_order(work, batches, threads()))
-
-
-def described(given: Given, result: np.ndarray | Path | list) -> dict:
-    """Return the scores; of ours also those of torch from the same pixels, and the thresholds."""
+def described(given: Given, result: np.ndarray | list[dict[str, str]] | dict) -> dict:
+    """Return scores `[photos, labels]`; a dictionary as it is."""
     if isinstance(result, list):
-        return {}
-    if isinstance(result, np.ndarray):
-        return {"photos": len(result), "_scores": result.tolist()}
-    with open(result, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    names = given.model.labels.names
-    scores = np.array([[float(row[f"p:{name}"]) for name in names] for row in rows])
-    chosen = [[";".join(row[f"{kind}s"] for kind in given.model.labels.kinds).split(";")] for row in rows]
-    decided = [[name in row for name in names] for (row,) in chosen]
-    torch_scores = script(given, read=Preprocess.from_dict(given.model.hparams["preprocess"]))
-    return {
-        "photos": len(rows),
-        "to_torch": float(np.abs(scores - torch_scores).max()),
-        "_scores": scores.tolist(),
-        "_decided": decided,
-        "_thresholds": given.model.thresholds.tolist(),
-    }
+        result = np.array([[float(row[f"p:{name}"]) for name in given.model.labels.names] for row in result])
+    return result if isinstance(result, dict) else {"_scores": result}
 
 
-def agree(naive: dict, other: dict) -> bool:
-    """Whether scores are torch's, and decisions those of a full decode but for scores near the threshold."""
-    full, decided = np.array(naive["_scores"]), np.array(other["_decided"])
-    thresholds = np.array(other["_thresholds"])
-    if full.shape != decided.shape:
-        return False
-    clear = np.abs(full - thresholds) > NEAR
-    same = (full >= thresholds) == decided
-    return bool(same[clear].all()) and other["to_torch"] <= TOLERANCE
+def same_scores(results: dict[str, dict]) -> bool:
+    """Whether scores are those of torch from the same pixels, to 1e-4."""
+    one, other = results["reference"]["_scores"], results["ours"]["_scores"]
+    return one.shape == other.shape and bool(np.abs(one - other).max() <= TOLERANCE)
 
 
 WORKS = [
     Work(
-        f"{count} photos {width} x {height} to a CSV of predictions",
-        f"decisions of a full decode but within {NEAR} of a threshold, scores of torch to {TOLERANCE:g}",
-        partial(given, width, height, count), script, ours, described, agree, threads=BOTH, limit=limit,
-        packages=("torch", "onnxruntime", "pillow", "numpy"), goal_wall=goal, most_limit=1.2,
+        f"{count} photos {width} x {height} to a CSV of predictions", partial(given, width, height, count),
+        {"reference": partial(naive, read=plain.our_decoder), "naive": naive, "ours": ours},
+        same_scores, described, threads=BOTH,
     )
-    for ((width, height), count), goal in zip(COUNTS.items(), (2.5, 3.2), strict=True)
+    for (width, height), count in {(3000, 2000): 64, (4000, 3000): 48}.items()
 ]  # fmt: skip
-
-
-def remarks(rows: list[dict]) -> list[str]:
-    """Return photos per second on all cores."""
-    return [
-        f"{row['work']}: "
-        + ", ".join(
-            f"{side} {row[side]['result'].get('photos', count) / row[side]['wall_s']['median']:.1f} photos/s"
-            for side in ("naive", "ours", "limit")
-        )
-        for row, count in zip(rows, COUNTS.values(), strict=True)
-    ]

@@ -9,32 +9,26 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from torch import Tensor
 
-from benchmarks.harness import BENCH
+from benchmarks.harness import BENCH, command, composed
 from src import config
-from src.config import CONF
 from src.datamodules import PhotoDataModule
 from src.datamodules.dataset import encoded_targets
 from src.datamodules.statistics import Weighting
 from src.datamodules.transforms import TrainTransform
-from src.errors import InputError, leave
 from src.inference.features import MIRRORED, View, store_features
 from src.inference.torch_backend import threads
 from src.models import PhotoClassifier
 from src.models.base import WarmCosine
-from src.models.defaults import fill_defaults
 from src.overrides import override
 from src.seeds import mixed_seed
 
 Seen = dict[str, list[Tensor]]  # features [N, F] of each view, by split
-Best = tuple[float, dict[str, Tensor]]  # validation loss, and logits by kind
 SEEDS, SIZES = range(10, 16), (224, 256, 288)
 # random views have a seed of their own, so that all splits share them
 RANDOM: tuple[View, ...] = tuple((TrainTransform(), 1, number) for number in range(4))
-FIGURES = ("accuracy", "f1_macro")
 VIEWS: tuple[View, ...] = (None, MIRRORED, *RANDOM[:2])
 DEFAULT, ROTATED = "the defaults", "four random views"  # the rows that are no override
 ROWS = (
@@ -55,7 +49,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="efficientnet_lite0")
     given = parser.parse_args()
     rows = (*ROWS, *(f"preprocess.image_size={size}" for size in given.sizes))
-    recipes = {row: composed(given.name, given.root, given.backbone, row) for row in rows}
+    recipes = {row: recipe(given.name, given.root, given.backbone, row) for row in rows}
     found: dict[str, list[dict[str, float]]] = {row: [] for row in rows}
     for seed in given.seeds:
         for cfg in recipes.values():
@@ -70,14 +64,11 @@ def main() -> None:
     print(table(found), "\nLosses under other class weights do not compare with the rest.", sep="\n")
 
 
-def composed(name: str, root: str, backbone: str, row: str) -> DictConfig:
+def recipe(name: str, root: str, backbone: str, row: str) -> DictConfig:
     """Return the configuration of a training run with the change that a row names."""
     given = {"experiment": name, "data.root": root, "model.backbone": backbone, "output_dir": "."}
     words = [override(key, value) for key, value in {**given, "data.cache_dir": BENCH / "recipes"}.items()]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", words + [row] * ("=" in row))
-    fill_defaults(cfg)
-    return cfg
+    return composed(*words, *[row] * ("=" in row))
 
 
 def validated(cfg: DictConfig, data: PhotoDataModule, views: Sequence[View]) -> dict[str, float]:
@@ -92,8 +83,8 @@ def validated(cfg: DictConfig, data: PhotoDataModule, views: Sequence[View]) -> 
     scored = model.evaluate(model.probabilities(logits), targets["val"])
     if data.multilabel:
         return {"loss": loss, "mAP": scored["map"], "macro-F1 at 0.5": scored["f1_macro_at_0.5"]}
-    found = {f"{kind} {key}": scored[kind][key] for kind in data.labels.kinds for key in FIGURES}
-    return {"loss": loss, **found}
+    keys = [(kind, key) for kind in data.labels.kinds for key in ("accuracy", "f1_macro")]
+    return {"loss": loss, **{f"{kind} {key}": scored[kind][key] for kind, key in keys}}
 
 
 def features(model: PhotoClassifier, data: PhotoDataModule, views: Sequence[View]) -> Seen:
@@ -108,8 +99,10 @@ def features(model: PhotoClassifier, data: PhotoDataModule, views: Sequence[View
     return seen
 
 
-def fit(cfg: DictConfig, model: PhotoClassifier, seen: Seen, targets: dict[str, Tensor]) -> Best:
-    """Train a model's heads, one view per epoch in turn; return the best epoch's loss and logits."""
+def fit(
+    cfg: DictConfig, model: PhotoClassifier, seen: Seen, targets: dict[str, Tensor]
+) -> tuple[float, dict]:
+    """Train a model's heads, one view per epoch in turn; return the best epoch's loss and logits by kind."""
     learned = (parameter for parameter in model.parameters() if parameter.requires_grad)
     optimizer = torch.optim.AdamW(learned, cfg.model.lr, weight_decay=cfg.model.weight_decay)
     count, size, epochs = len(targets["train"]), cfg.data.batch_size, cfg.trainer.max_epochs
@@ -144,7 +137,4 @@ def table(found: dict[str, list[dict[str, float]]]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        leave(2, str(error))
+    command(main)

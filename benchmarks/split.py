@@ -1,6 +1,5 @@
 """Splits: ours beside iterative-stratification, and beside whole groups dealt out at random."""
 
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -13,14 +12,15 @@ SHARES = np.array([0.7, 0.15, 0.15])
 POSITIVES = (326, 253, 221, 214, 211, 162, 151, 139, 101, 66, 49, 23, 21, 19, 17, 17, 11, 10, 6, 6)  # of 911
 FREQUENCIES = np.array(POSITIVES) / 911  # of the labels of a real team's photos
 SMALL, ASSETS, DRAWS = 1300, 450, 100
+Table = tuple[np.ndarray, np.ndarray]  # targets [photos, 20], groups [photos]
 
 
-def table(photos: int, grouped: bool, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return random targets `[photos, 20]` and groups `[photos]`.
+def table(photos: int, grouped: bool) -> Table:
+    """Return random targets and groups.
 
     Groups have 1 to 50 photos, most of them few (Zipf's law), and their photos share most of their labels.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     if not grouped:
         return rng.random((photos, len(FREQUENCIES))) < FREQUENCIES, np.arange(photos)
     sizes = np.minimum(rng.zipf(1.6, photos), 50)
@@ -36,150 +36,93 @@ def _of_groups(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.where(own[groups], draw < 0.8, draw < 0.05 * FREQUENCIES)
 
 
-def figures(given: tuple[np.ndarray, np.ndarray], chosen: np.ndarray) -> dict:
-    """Return mean and worst deviation of a label's share from the asked one, and the groups that cross."""
-    targets, groups = given
-    counts = np.stack([targets[chosen == split].sum(0) for split in range(len(SHARES))], axis=1)
-    apart = np.abs(counts / np.maximum(counts.sum(1, keepdims=True), 1) - SHARES)
-    lowest, highest = np.full(groups.max() + 1, len(SHARES)), np.full(groups.max() + 1, -1)
-    np.minimum.at(lowest, groups, chosen)
-    np.maximum.at(highest, groups, chosen)
-    return {
-        "mean_deviation": round(float(apart.mean()), 7),
-        "worst_deviation": round(float(apart.max()), 7),
-        "crossing_groups": int((lowest != highest).sum()),
-    }
+def draws(count: int = DRAWS) -> list[Table]:
+    """Return draws of 1,300 photos of 450 assets with the labels of a real team."""
+    found = []
+    for seed in range(count):
+        rng = np.random.default_rng(seed)
+        groups = np.sort(np.concatenate([np.arange(ASSETS), rng.integers(0, ASSETS, SMALL - ASSETS)]))
+        found.append((_of_groups(groups, rng), groups))
+    return found
 
 
-def ours(given: tuple[np.ndarray, np.ndarray], seed: int = 0) -> np.ndarray:
+def ours(given: Table, seed: int = 0) -> np.ndarray:
     """Split as Corbel does."""
     return split_groups(*given, SHARES, seed)
 
 
-def iterative(given: tuple[np.ndarray, np.ndarray], seed: int = 0) -> np.ndarray:
+def iterative(given: Table, seed: int = 0) -> np.ndarray:
     """Split the photos with iterative-stratification, which knows no groups."""
     return IterativeStratification(given[0], SHARES, np.random.RandomState(seed))
 
 
-def random_groups(given: tuple[np.ndarray, np.ndarray], seed: int = 0) -> np.ndarray:
+def random_groups(given: Table, seed: int = 0) -> np.ndarray:
     """Deal whole groups out at random."""
     groups = given[1]
     return np.random.default_rng(seed).choice(3, groups.max() + 1, p=SHARES)[groups]
 
 
-Way = Callable[[tuple[np.ndarray, np.ndarray], int], np.ndarray]
-
-
-def each(way: Way, draws: list[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+def each(way, given: list[Table]) -> list[np.ndarray]:
     """Split every draw."""
-    return [way(given, seed) for seed, given in enumerate(draws)]
+    return [way(one, seed) for seed, one in enumerate(given)]
 
 
-def rare(draws: list[tuple[np.ndarray, np.ndarray]], splits: list[np.ndarray]) -> dict:
-    """Count how often each label that three or more groups carry stands in every split."""
+def figures(given: Table, chosen: np.ndarray) -> dict:
+    """Return mean and worst deviation of a label's share from the asked one, and the groups that cross."""
+    targets, groups = given
+    counts = np.stack([targets[chosen == split].sum(0) for split in range(3)], axis=1)
+    apart = np.abs(counts / np.maximum(counts.sum(1, keepdims=True), 1) - SHARES)
+    first, last = np.full(groups.max() + 1, 3), np.full(groups.max() + 1, -1)
+    np.minimum.at(first, groups, chosen)
+    np.maximum.at(last, groups, chosen)
+    mean, worst = (round(float(value), 7) for value in (apart.mean(), apart.max()))
+    return {"mean": mean, "worst": worst, "crossing": int((first != last).sum())}
+
+
+def rare(given: list[Table], splits: list[np.ndarray]) -> dict:
+    """Return the share of draws in which each label that three or more groups carry is in every split."""
     possible, present, crossing = np.zeros(len(FREQUENCIES)), np.zeros(len(FREQUENCIES)), 0
-    for (targets, groups), chosen in zip(draws, splits, strict=True):
+    for (targets, groups), chosen in zip(given, splits, strict=True):
         enough = np.array([len(np.unique(groups[column])) >= 3 for column in targets.T])
-        stands = np.stack([targets[chosen == split].any(0) for split in range(3)]).all(0)
         possible += enough
-        present += enough & stands
-        crossing += figures((targets, groups), chosen)["crossing_groups"] > 0
-    return {
-        "photos": np.mean([targets.sum(0) for targets, _ in draws], axis=0).round(1).tolist(),
-        "in_every_split": (present / np.maximum(possible, 1)).round(3).tolist(),
-        "draws_with_three_groups": possible.astype(int).tolist(),
-        "draws_with_crossing_groups": crossing,
-    }
+        present += enough & np.stack([targets[chosen == split].any(0) for split in range(3)]).all(0)
+        crossing += figures((targets, groups), chosen)["crossing"] > 0
+    photos = np.mean([targets.sum(0) for targets, _ in given], axis=0)
+    shares = (present / np.maximum(possible, 1)).round(3)
+    return {"photos": photos.round(1).tolist(), "in every split": shares.tolist(), "crossing": crossing}
 
 
-def small() -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return draws of 1,300 photos of 450 assets with the labels of a real team."""
-    draws = []
-    for seed in range(DRAWS):
-        rng = np.random.default_rng(seed)
-        groups = np.concatenate([np.arange(ASSETS), rng.integers(0, ASSETS, SMALL - ASSETS)])
-        draws.append((_of_groups(np.sort(groups), rng), np.sort(groups)))
-    return draws
+def no_worse(results: dict[str, dict]) -> bool:
+    """Whether our mean deviation is not above that of the others."""
+    return results["ours"]["mean"] <= results["naive"]["mean"]
 
 
-def no_worse(naive: dict, other: dict) -> bool:
-    """Whether our mean deviation is not above theirs."""
-    return other["mean_deviation"] <= naive["mean_deviation"]
+def exact(results: dict[str, dict]) -> bool:
+    """Whether no group crosses and deviations are small."""
+    found = results["ours"]
+    return found["crossing"] == 0 and found["mean"] < 0.001 and found["worst"] < 0.005
 
 
-def holds(naive: dict, other: dict) -> bool:
-    """Whether no group crosses and the deviations are as small as asked."""
-    small_enough = other["mean_deviation"] < 0.001 and other["worst_deviation"] < 0.005
-    return other["crossing_groups"] == 0 and small_enough
+def everywhere(results: dict[str, dict]) -> bool:
+    """Whether each label with three groups is in every split of every draw, and no group crosses."""
+    return min(results["ours"]["in every split"]) == 1 and results["ours"]["crossing"] == 0
 
 
-def everywhere(naive: dict, other: dict) -> bool:
-    """Whether each label with three groups stands in every split in every draw, and no group crosses."""
-    stands = [
-        share == 1
-        for share, possible in zip(other["in_every_split"], other["draws_with_three_groups"], strict=True)
-        if possible
-    ]
-    return all(stands) and other["draws_with_crossing_groups"] == 0
-
-
-GOAL = "0 crossing, mean < 0.001, worst < 0.005"
-BESIDE = ("numpy", "iterative-stratification")
 WORKS = [
     Work(
-        "split 1e5 photos x 20 labels, beside iterative-stratification",
-        "mean deviation no worse",
-        partial(table, 100_000, False), iterative, ours, figures, no_worse, goal_cpu=10, packages=BESIDE,
+        "split 1e5 photos x 20 labels, beside iterative-stratification", partial(table, 100_000, False),
+        {"naive": iterative, "ours": ours}, no_worse, figures,
+    ),
+    *(
+        Work(
+            f"split {photos:,} photos in groups, beside random groups", partial(table, photos, True),
+            {"naive": random_groups, "ours": ours}, exact, figures,
+        )
+        for photos in (100_000, 1_000_000)
     ),
     Work(
-        "split 1e5 photos in groups, beside random groups",
-        GOAL, partial(table, 100_000, True), random_groups, ours, figures, holds, most_cpu_s=2,
-    ),
-    Work(
-        "split 1e6 photos in groups, beside random groups",
-        GOAL, partial(table, 1_000_000, True), random_groups, ours, figures, holds, most_cpu_s=25,
-    ),
-    Work(
-        "100 splits of 1,300 photos of 450 assets, beside iterative-stratification",
-        "every label with 3 groups in every split",
-        small, partial(each, iterative), partial(each, ours), rare, everywhere, rounds=1, packages=BESIDE,
-    ),
-    Work(
-        "100 splits of 1,300 photos of 450 assets, beside random groups",
-        "every label with 3 groups in every split",
-        small, partial(each, random_groups), partial(each, ours), rare, everywhere, rounds=1,
+        "100 splits of 1,300 photos of 450 assets, beside iterative-stratification", draws,
+        {"naive": partial(each, iterative), "random groups": partial(each, random_groups),
+         "ours": partial(each, ours)}, everywhere, rare, rounds=1,
     ),
 ]  # fmt: skip
-
-
-def remarks(rows: list[dict]) -> list[str]:
-    """Return the deviations, and how often each rare label stands in every split, as Markdown."""
-    lines = ["| work | | mean deviation | worst deviation | groups that cross |", "|---|---|---|---|---|"]
-    for row in rows[:3]:
-        for side in ("naive", "ours"):
-            found = row[side]["result"]
-            lines.append(
-                f"| {row['work']} | {side} | {found['mean_deviation']:.6f} | {found['worst_deviation']:.6f} "
-                f"| {found['crossing_groups']:,} |"
-            )
-    theirs, mine = rows[3]["naive"]["result"], rows[3]["ours"]["result"]
-    chance = rows[4]["naive"]["result"]
-    lines += [
-        "",
-        "| photos with the label (mean of 1,300) | draws with 3 groups | in every split: random groups "
-        "| iterative-stratification | ours |",
-        "|---|---|---|---|---|",
-    ]
-    columns = (
-        theirs["photos"],
-        theirs["draws_with_three_groups"],
-        *(side["in_every_split"] for side in (chance, theirs, mine)),
-    )
-    for photos, possible, *shares in zip(*columns, strict=True):
-        if min(shares) < 1:
-            lines.append(
-                f"| {photos} | {possible} | " + " | ".join(f"{share:.1%}" for share in shares) + " |"
-            )
-    crossing = [str(side["draws_with_crossing_groups"]) for side in (chance, theirs, mine)]
-    lines.append(f"| draws in which groups cross | {DRAWS} | " + " | ".join(crossing) + " |")
-    return lines

@@ -1,9 +1,7 @@
-"""Training heads on a frozen backbone: from a cold cache, and again from a warm one."""
+"""Training heads on a frozen backbone: from a cold feature cache, and again from a warm one."""
 
+import csv
 import shutil
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -11,154 +9,107 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from benchmarks import ours, plain
-from benchmarks.harness import BENCH, BOTH, Work
+from benchmarks import plain
+from benchmarks.harness import BENCH, BOTH, ONE, Work, composed, threads
 from benchmarks.photos import tree
 from src import config
-from src.datamodules.inspection import inspect_photos
-from src.inference.torch_backend import TorchBackend
-from src.preprocess import Preprocess
+from src.inference.features import split_features
+from src.inference.torch_backend import threads as torch_threads
+from src.training.distributed import inference_device
+from src.training.logging import quiet_lightning
+from src.training.setup import make_trainer
 
-TRAIN, VAL, EPOCHS, AGAIN = 192, 64, 10, 5
+TRAIN, VAL, EPOCHS = 192, 64, 10
 TOLERANCE = 1e-5
-PACKAGES = ("torch", "lightning", "pillow", "numpy")
-CACHE = BENCH / "cache_features"
+CACHE, RUN = BENCH / "cache_features", BENCH / "run"
+PLAINLY = (
+    "callbacks.early_stopping=null", "callbacks.lr_monitor=null", "callbacks.figures=null",
+    "callbacks.progress=null", "~logger", "trainer.accelerator=cpu", "+trainer.enable_progress_bar=false",
+    "model.backbone=resnet18", "model.lr=5e-4", "model.backbone_lr_factor=1", "model.weight_decay=0",
+    "model.schedule=constant", "data.batch_size=8", "data.augment=null", "data.class_weights=null",
+    "data.splits={train: 0.75, val: 0.25, test: 0}",
+)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Given:
-    """What both ways train on, and Corbel's configuration of it."""
-
-    root: Path
-    weights: Path
-    cfg: DictConfig
-    epochs: int
-
-
-def given(train: int = TRAIN, val: int = VAL, epochs: int = EPOCHS, warm: bool = False) -> Given:
-    """Return photos of 1600 x 1200 in folders and a random ResNet18; with a full cache if `warm`."""
-    root, weights = tree(1600, 1200, train, val), ours.resnet18_weights()
-    found = Given(root, weights, ours.composed(root, weights, f"trainer.max_epochs={epochs}"), epochs)
+def given(warm: bool = False) -> DictConfig:
+    """Return a training on photos of 1600 x 1200; with all features in the cache if `warm`."""
+    cfg = plainly(tree(1600, 1200, TRAIN, VAL), f"trainer.max_epochs={EPOCHS}")
     shutil.rmtree(CACHE, ignore_errors=True)
     if warm:
-        cfg = ours.cached(found.cfg, "features", CACHE)
-        cfg.trainer.max_epochs = 1
-        fit(found, cfg)
-    return found
-
-
-def fit(given: Given, cfg: DictConfig) -> dict:
-    """Train with that configuration, from the first heads of its seed."""
-    labels = plain.split_of(given.root, "train")[2]
-    return ours.fit(cfg, plain.first_heads(labels, cfg.seed))
-
-
-def naive(given: Given) -> dict:
-    """Train as a typical script does."""
-    return plain.train(given.root, given.weights, given.epochs, given.cfg.model.lr, given.cfg.seed)
-
-
-def cold(given: Given) -> dict:
-    """Train with cached features; the cache is empty."""
-    return fit(given, ours.cached(given.cfg, "features", CACHE))
-
-
-def varied(cfg: DictConfig, number: int) -> DictConfig:
-    """Return the configuration with another seed and learning rate."""
-    cfg = cfg.copy()
-    cfg.seed, cfg.model.lr = 100 + number, 1e-4 * 2**number
+        other = cfg.copy()
+        other.seed, other.model.lr, other.trainer.max_epochs = 100, 1e-3, 1
+        ours(other)
     return cfg
 
 
-def again(given: Given) -> dict:
-    """Train five more times, with other seeds and learning rates; return the last training."""
-    for number in range(AGAIN):
-        last = fit(given, varied(ours.cached(given.cfg, "features", CACHE), number))
-    return last
+def plainly(root: Path, *overrides: str) -> DictConfig:
+    """Return the configuration of a plain training run of a random ResNet18 on folders."""
+    places = {"data.root": root, "model.weights": resnet18(), "output_dir": RUN, "data.cache_dir": CACHE}
+    cfg = composed(*PLAINLY, *(f"{key}='{value}'" for key, value in places.items()), *overrides)
+    cfg.data.num_workers = 0 if threads() == 1 else None
+    return cfg
 
 
-def limit(given: Given) -> list[np.ndarray]:
-    """Decode and compute the features of all photos once."""
-    labels = plain.split_of(given.root, "train")[2]
-    model = config.build(given.cfg.model, labels=labels, class_weights=None).eval()
-    paths = [path for split in ("train", "val") for path in plain.split_of(given.root, split)[0]]
-    return ours.once(model, paths, given.cfg.data.batch_size)
+def resnet18() -> Path:
+    """Return a file with a random ResNet18, the same in every run."""
+    path = BENCH / "resnet18_random.pt"
+    if not path.is_file():
+        torch.manual_seed(0)
+        net = plain.resnet18()
+        net.fc = torch.nn.Identity()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(net.state_dict(), path)
+    return path
 
 
-def with_our_decoder(given: Given, cfg: DictConfig | None = None) -> dict:
-    """Train as a typical script does, but for the decoder, which is Corbel's."""
-    cfg = cfg or given.cfg
-    read = Preprocess(plain.SIZE)
-    return plain.train(given.root, given.weights, given.epochs, cfg.model.lr, cfg.seed, read=read)
+def naive(cfg: DictConfig, read: plain.Read = plain.decoded_in_full) -> dict[str, np.ndarray]:
+    """Train as a typical script does."""
+    root, weights = Path(cfg.data.root), Path(cfg.model.weights)
+    return plain.train(root, weights, cfg.trainer.max_epochs, cfg.model.lr, cfg.seed, read)
 
 
-def last_with_our_decoder(given: Given) -> dict:
-    """Train as the last of `again`, without a cache and without Corbel but for the decoder."""
-    return with_our_decoder(given, varied(given.cfg, AGAIN - 1))
+def ours(cfg: DictConfig) -> dict[str, np.ndarray]:
+    """Train with Corbel from the first heads of the plain loop; return `history` and `heads` as it does."""
+    quiet_lightning()
+    shutil.rmtree(RUN, ignore_errors=True)
+    (RUN / "checkpoints").mkdir(parents=True)
+    data = config.build(cfg.data)
+    data.setup()
+    model = config.build(cfg.model, labels=data.labels.as_dict(), class_weights=data.class_weights())
+    heads = plain.first_heads(Path(cfg.data.root), cfg.seed)
+    for kind, head in heads.items():
+        model.get_submodule(f"head_{kind}").load_state_dict(head.state_dict())
+    data.features = split_features(model, data, cfg.trainer.max_epochs, inference_device(cfg))
+    trainer = make_trainer(cfg, model, None)
+    with torch_threads(1):
+        trainer.fit(model, data)
+    with open(RUN / "history.csv", newline="", encoding="utf-8") as file:
+        names = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
+        history = [[float(row[name]) for name in names] for row in csv.DictReader(file)]
+    last = [model.get_submodule(f"head_{kind}") for kind in heads]
+    return {"history": np.array(history), "heads": plain.flat(last)}
 
 
-def curves(_: Given, trained: dict | list) -> dict:
-    """Return the losses and accuracies of each epoch, and the last heads."""
-    if isinstance(trained, list):
-        return {}
-    return {"history": trained["history"], "_heads": trained["heads"].tolist()}
+def described(_: DictConfig, trained: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the values that are compared."""
+    return {f"_{name}": values for name, values in trained.items()}
 
 
-def alike(one: dict, other: dict) -> bool:
-    """Whether losses, accuracies and heads agree to 1e-5."""
-    if len(one["history"]) != len(other["history"]) or len(one["_heads"]) != len(other["_heads"]):
-        return False
-    figures = torch.tensor(one["history"]) - torch.tensor(other["history"])
-    heads = torch.tensor(one["_heads"]) - torch.tensor(other["_heads"])
-    return bool(figures.abs().max() <= TOLERANCE and heads.abs().max() <= TOLERANCE)
-
-
-def remarks(rows: list[dict]) -> list[str]:
-    """Say what each photo costs once in ours, and the ratio that a cold training could reach at most."""
-    torch.set_num_threads(1)
-    made = given(32, 8)
-    paths, _, labels = plain.split_of(made.root, "train")
-    names = [path.relative_to(made.root).as_posix() for path in paths]
-    backend = TorchBackend(config.build(made.cfg.model, labels=labels, class_weights=None), "cpu")
-    net = plain.Net(made.weights, plain.first_heads(labels, made.cfg.seed)).eval()
-    pixels = np.stack([backend.preprocess(path) for path in paths[:8]])
-    image = torch.stack([plain.Photos(paths)[i][0] for i in range(8)])
-    check = _ms_a_photo(lambda: inspect_photos(made.root, names), len(names))
-    read = _ms_a_photo(lambda: [backend.preprocess(path) for path in paths], len(paths))
-    forward = _ms_a_photo(lambda: backend.features(pixels), 8)
-    with torch.inference_mode():
-        theirs = _ms_a_photo(lambda: net.backbone(image), 8)
-    epoch = 1000 * rows[0]["naive"]["cpu_s"]["median"] / (TRAIN + VAL) / EPOCHS
-    once = check + read + forward
-    return [
-        f"CPU ms a photo, one thread: check at the start {check:.1f}, read and decode {read:.1f}, "
-        f"forward pass {forward:.1f} (as the naive way does it: {theirs:.1f}); the naive way {epoch:.1f} an "
-        f"epoch. {EPOCHS} epochs from a cold cache can be {EPOCHS * epoch / once:.1f}x as fast at most, and "
-        f"take {once / (read + forward):.2f}x the limit at least"
-    ]
-
-
-def _ms_a_photo(work: Callable[[], object], photos: int) -> float:
-    """Return the least CPU milliseconds a photo of five runs."""
-    found = []
-    for _ in range(5):
-        begun = time.process_time()
-        work()
-        found.append(time.process_time() - begun)
-    return 1000 * min(found) / photos
+def alike(results: dict[str, dict[str, np.ndarray]]) -> bool:
+    """Whether losses, accuracies and heads are those of the plain loop with the same decoder, to 1e-5."""
+    one, other = results["reference"], results["ours"]
+    return all(
+        one[name].shape == other[name].shape and np.allclose(one[name], other[name], rtol=0, atol=TOLERANCE)
+        for name in ("_history", "_heads")
+    )
 
 
 WORKS = [
     Work(
-        f"{EPOCHS} epochs of heads on a frozen ResNet18, {TRAIN} + {VAL} photos 1600 x 1200, cold cache",
-        "figures and heads as of a plain loop with the same decoder, to 1e-5",
-        given, naive, cold, curves, alike, threads=BOTH, limit=limit, reference=with_our_decoder,
-        packages=PACKAGES, goal_cpu=12, goal_wall=15, most_limit=1.15,
-    ),
-    Work(
-        "one more such training, other seed and learning rate, warm cache",
-        "figures and heads as of a plain loop with the same decoder, to 1e-5",
-        partial(given, warm=True), naive, again, curves, alike, reference=last_with_our_decoder,
-        times=AGAIN, packages=PACKAGES, goal_cpu=100,
-    ),
+        f"{EPOCHS} epochs of heads on a frozen ResNet18, {TRAIN} + {VAL} photos 1600 x 1200, {cache} cache",
+        partial(given, cache == "warm"),
+        {"reference": partial(naive, read=plain.our_decoder), "naive": naive, "ours": ours},
+        alike, described, threads=BOTH if cache == "cold" else ONE,
+    )
+    for cache in ("cold", "warm")
 ]  # fmt: skip

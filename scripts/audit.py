@@ -21,14 +21,13 @@ OLD = {"data", "data.root", "data.csv", "data.images", "data.strict"}
 def main(cfg: DictConfig) -> None:
     """Write the lists of suspects or, with `apply=`, a new table with the decisions on them."""
     from src.analysis.audit_files import APPLIED, AUDITED, claim
-    from src.demo.at_hand import draw_when_missing
     from src.models.defaults import fill_defaults
 
     targets.check_targets(fill_defaults(cfg))
     config.check_seed(cfg.seed)
     if cfg.top < 0:
         raise InputError(f"top={cfg.top}: needs a number from 0 on")
-    draw_when_missing(cfg.data.get("root"))
+    config.demo_root(cfg)
     datamodule = config.build(cfg.data)
     folder = user_path(cfg.output or cfg.output_dir)
     claim(folder, datamodule, APPLIED if cfg.apply else AUDITED)

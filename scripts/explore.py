@@ -17,14 +17,13 @@ def main(cfg: DictConfig) -> None:
     from src.analysis.explore.folder import PAGE, check_folder, write_exploration
     from src.analysis.survey import survey_photos
     from src.datamodules.groups import assign_groups
-    from src.demo.at_hand import draw_when_missing
     from src.files import user_path
     from src.models.defaults import fill_defaults
     from src.overrides import shown
     from src.progress_bar import ProgressBar
 
     targets.check_targets(fill_defaults(cfg).data, "data")
-    draw_when_missing(cfg.data.get("root"))
+    config.demo_root(cfg)
     datamodule = config.build(cfg.data)
     folder = user_path(cfg.output or cfg.output_dir)
     source = datamodule.read()

@@ -7,8 +7,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from omegaconf import DictConfig
 
+from demo.make import make_demo
 from src import config
-from src.demo import make_demo
 
 
 @config.command("make_demo_data")

@@ -16,7 +16,6 @@ def main(cfg: DictConfig) -> float:
     """Train, evaluate, report; return `val/f1` of the best checkpoint."""
     import lightning as L
 
-    from src.demo.at_hand import draw_when_missing, say_baseline
     from src.inference.torch_backend import threads
     from src.models import init_from
     from src.models.defaults import fill_defaults
@@ -31,7 +30,7 @@ def main(cfg: DictConfig) -> float:
     check_plan(cfg)
     run = Path(cfg.output_dir)
     with alone_in(run, resuming):
-        draw_when_missing(cfg.data.get("root"))
+        config.demo_root(cfg)
         L.seed_everything(cfg.seed, workers=True, verbose=False)
         datamodule = config.build(cfg.data)
         datamodule.setup()
@@ -46,8 +45,6 @@ def main(cfg: DictConfig) -> float:
         with ending_on_signals(trainer), threads(1 if datamodule.features else None):
             trainer.fit(model, datamodule, ckpt_path=last, weights_only=True)
         score = finish_run(cfg, trainer, model, datamodule, time.perf_counter() - begun)
-    if cfg.task == "dual_head":
-        say_baseline(cfg.data.get("root"), datamodule.root, datamodule.splits)
     return score
 
 

@@ -4,6 +4,7 @@ import errno
 import functools
 import logging
 import os
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -26,13 +27,16 @@ from omegaconf.errors import OmegaConfBaseException
 from src.errors import InputError, did_you_mean, first_line, leave
 from src.overlap import allowed_cores, quota
 from src.overrides import config_folder, quoted, readable, run_folder
-from src.process import errors_only, exit_code, interruption, is_main, sigterm_raises
+from src.process import errors_only, exit_code, interruption, is_main, launched, sigterm_raises
 from src.schemas import SCHEMAS, TrainConfig
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONF = REPOSITORY / "conf"
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG,
         errno.ENAMETOOLONG}  # fmt: skip
+DEMO, DEMO_GROUP = "data/demo", r"^(A\d+)_"
+DRAW_DEMO = (str(REPOSITORY / "scripts" / "make_demo_data.py"), f"output={DEMO}", "hydra.run.dir=.",
+             "hydra.output_subdir=null")  # fmt: skip
 log = logging.getLogger(__name__)
 
 OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
@@ -284,3 +288,32 @@ def build(node: DictConfig | dict, **extra: Any) -> Any:
         if str(node.get("_target_")).startswith("lightning."):  # its arguments are the user's own
             raise InputError(f"{node['_target_']}: {first_line(error.__cause__ or error)}") from error
         raise
+
+
+def demo_root(cfg: DictConfig) -> None:
+    """Set the demo set as the photos of a config that names none, and draw it if it is missing.
+
+    Raises:
+        InputError: it is missing and several processes were launched, or it cannot be drawn.
+    """
+    data = cfg.data
+    if "root" in data and all(data.get(key) is None for key in ("root", "csv", "images")):
+        if is_main():
+            print("no photos named (data.root= or data.csv=): the demo set", file=sys.stderr)
+        data.root = DEMO
+        data.group = DEMO_GROUP if data.get("group") is None else data.group
+    if data.get("root") != DEMO or (Path(DEMO) / "truth.csv").is_file():
+        return
+    if launched() > 1:
+        raise InputError(f"{DEMO} is not there yet: draw it first, python scripts/make_demo_data.py")
+    log.info("Drawing the demo set into %s (once)", DEMO)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, *DRAW_DEMO], **quiet) as drawing:
+        try:
+            message = drawing.communicate()[1].strip()
+        except BaseException:
+            drawing.terminate()  # not killed: it ends its own processes
+            raise
+    if drawing.returncode:
+        reason = message.splitlines()[-1].removeprefix("error: ") if message else "no message"
+        raise InputError(f"the demo set was not drawn: {reason}")

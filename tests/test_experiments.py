@@ -2,8 +2,11 @@
 
 import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 
-from src.demo import at_hand, make_demo
+from demo import baseline
+from src import config
+from src.errors import InputError
 from tests.made import FAST, REPOSITORY, make_folders, make_table, only_run, run_script
 
 QUICK = (
@@ -28,19 +31,46 @@ def test_experiments_run(monkeypatch, tmp_path, name, fast):
     assert fast or (only_run(tmp_path) / "report.html").is_file()
 
 
-@pytest.mark.parametrize("task", ["dual_head", "multilabel"])
-def test_without_photos_the_demo_set_is_drawn_and_said(monkeypatch, tmp_path, capsys, task):
-    monkeypatch.setattr(at_hand, "make_demo", lambda root: make_demo(root, count=60, width=96, height=72))
+@pytest.mark.parametrize("arguments", [(), ("model=multiclass",), ("-m", "model=multilabel")])
+def test_without_photos_the_demo_set_is_drawn_and_split_by_asset(monkeypatch, tmp_path, capsys, arguments):
+    monkeypatch.setattr(config, "DRAW_DEMO", (*config.DRAW_DEMO, "count=120", "width=96", "height=72"))
     monkeypatch.chdir(tmp_path)
-    model = () if task == "dual_head" else (f"model={task}",)
-    assert run_script(monkeypatch, "train", *model, "model.backbone=tiny", "model.weights=null", *QUICK) == 0
-    said = capsys.readouterr()
-    assert said.err.count("no photos named") == 1 and "Drawing the demo set into data/demo" in said.err
-    assert ("a logistic regression on colour histograms has defect accuracy 0." in said.out) == (
-        task == "dual_head"
-    )
-    run = only_run(tmp_path)
-    split = {name: pd.read_csv(run / f"{name}_metadata.csv", dtype=str) for name in ("train", "val", "test")}
+    tiny = ("model.backbone=tiny", "model.weights=null", *QUICK)
+    assert run_script(monkeypatch, "train", *arguments, *tiny) == 0
+    said = capsys.readouterr().err
+    assert said.count("no photos named") == said.count("Drawing the demo set into data/demo") == 1
+    (best,) = tmp_path.rglob("best.ckpt")
+    run = best.parent.parent
+    split = [pd.read_csv(run / f"{name}_metadata.csv", dtype=str) for name in ("train", "val", "test")]
     truth = pd.read_csv(tmp_path / "data" / "demo" / "truth.csv", dtype=str).set_index("path")["asset"]
-    assets = [set(truth[frame["path"]]) for frame in split.values()]
-    assert not assets[0] & assets[1] and not assets[0] & assets[2] and not assets[1] & assets[2]
+    train, val, test = (set(truth[frame["path"]]) for frame in split)
+    assert not train & val and not train & test and not val & test
+    monkeypatch.setattr("sys.argv", ["baseline.py", str(run)])
+    if not arguments:
+        baseline.main()
+        assert "colour histograms has defect accuracy 0." in capsys.readouterr().out
+    elif "model=multiclass" in arguments:
+        with pytest.raises(SystemExit):
+            baseline.main()
+        assert "model=dual_head" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("named", [{"root": "mine"}, {"csv": "mine.csv"}, {"images": "mine"}])
+def test_photos_that_the_composed_config_names_are_kept(named):
+    data = {"root": None, "csv": None, "images": None, "group": None, **named}
+    cfg = OmegaConf.create({"data": dict(data)})
+    config.demo_root(cfg)
+    assert cfg.data == data
+
+
+def test_a_demo_set_that_cannot_be_drawn_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "demo").mkdir(parents=True)
+    (tmp_path / "data" / "demo" / "mine.jpg").touch()
+    cfg = OmegaConf.create({"data": {"root": None, "group": None}})
+    with pytest.raises(InputError, match=r"not drawn: demo: data/demo holds files .*mine\.jpg"):
+        config.demo_root(cfg)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="draw it first"):
+        config.demo_root(cfg)

@@ -264,7 +264,7 @@ FLOORS = {
         ),
         0,
     ),
-    **dict.fromkeys(("datamodules", "models", "decisions", "demo"), 1),
+    **dict.fromkeys(("datamodules", "models", "decisions"), 1),
     **dict.fromkeys(("callbacks", "inference", "analysis"), 2),
     "training": 3,
 }

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from src.demo.parts import RUBBER, Pen, Style, disc, rect, ring, shade, slot, turned
-from src.demo.scene import Colour
+from demo.parts import RUBBER, Pen, Style, disc, rect, ring, shade, slot, turned
+from demo.scene import Colour
 
 PLUGS: tuple[Colour, ...] = ((44, 46, 50), (52, 74, 108), (70, 74, 72), (96, 92, 86), (60, 50, 46))
 
@@ -26,9 +26,8 @@ def channel_bracket(pen: Pen, style: Style) -> None:
     half, reach = style.near(0.30), style.near(1.12, 0.06)
     channel_rail(pen, style, half, 0.46, reach)
     arm = style.near(0.12, 0.4)
-    pen.solid(
-        rect(-0.88, arm - 0.17, 0.88, arm + 0.17), shade(style.colour, 1.03), 0.42, bevel=0.05, gloss=60
-    )
+    across = rect(-0.88, arm - 0.17, 0.88, arm + 0.17)
+    pen.solid(across, shade(style.colour, 1.03), 0.42, bevel=0.05, gloss=60)
     pen.solid(rect(-0.88, arm - 0.05, 0.88, arm + 0.05), shade(style.colour, 0.72), 0.36, bevel=0.02)
     for u in (-0.66, 0.66):
         pen.bolt(u, arm, 0.17, style, 0.42)
@@ -91,14 +90,8 @@ def radial_connection(pen: Pen, style: Style) -> None:
     plate = rect(0.42, -0.44, 0.66, 0.44) * (side * wide, 1)
     pen.solid(plate, style.colour, -0.05, bevel=0.03, gloss=50)
     if style.state != "missing":
-        pen.solid(
-            [(-0.78 * wide * side, 0), (0.72 * wide * side, 0)],
-            style.bolt,
-            0.02,
-            width=0.2,
-            bevel=0.06,
-            gloss=80,
-        )
+        lying = [(-0.78 * wide * side, 0), (0.72 * wide * side, 0)]
+        pen.solid(lying, style.bolt, 0.02, width=0.2, bevel=0.06, gloss=80)
         for share in np.linspace(-0.7, 0.1, 12):
             u = share * wide * side
             pen.solid([(u, -0.1), (u, 0.1)], shade(style.bolt, 0.5), 0.0, width=0.025, bevel=0)
@@ -109,14 +102,8 @@ def circular_joint(pen: Pen, style: Style) -> None:
     """Joint between two rings: a level groove with its gasket, held by two clamps."""
     gap = style.near(0.22, 0.12)
     for v in (-gap, gap):
-        pen.solid(
-            [(-4, 1.25 * v), (4, 1.25 * v)],
-            shade((150, 148, 142), 1.0),
-            0.07,
-            width=0.12,
-            bevel=0.05,
-            metal=False,
-        )
+        edge = [(-4, 1.25 * v), (4, 1.25 * v)]
+        pen.solid(edge, (150, 148, 142), 0.07, width=0.12, bevel=0.05, metal=False)
     pen.pocket(rect(-4, -gap, 4, gap), (62, 60, 58), -0.25, bevel=0.03)
     pen.solid([(-4, 0), (4, 0)], RUBBER, -0.02, width=0.24, bevel=0.08, gloss=70)
     pen.solid([(-4, 0), (4, 0)], shade(RUBBER, 0.5), -0.04, width=0.04, bevel=0.0)
@@ -137,14 +124,8 @@ def radial_joint(pen: Pen, style: Style) -> None:
     for v in (-1.15, -0.62, 0.62, 1.15):
         u = -step / 2 if v < 0 else step / 2
         pen.solid(rect(u - 0.4, v - 0.1, u + 0.4, v + 0.1), (164, 132, 88), 0.1, bevel=0.03, metal=False)
-        pen.solid(
-            [(u - 0.36, v + 0.02), (u + 0.36, v - 0.02)],
-            (132, 102, 66),
-            0.1,
-            width=0.02,
-            bevel=0,
-            metal=False,
-        )
+        grain = [(u - 0.36, v + 0.02), (u + 0.36, v - 0.02)]
+        pen.solid(grain, (132, 102, 66), 0.1, width=0.02, bevel=0, metal=False)
     pen.solid(rect(-0.3, -0.2, 0.3, 0.2), style.colour, 0.12, bevel=0.03, gloss=50)
     pen.bolt(0, 0, 0.14, style, 0.12)
 
@@ -179,10 +160,8 @@ def _roller(pen: Pen, style: Style, u: float, v: float, half: float, radius: flo
     drum = rect(-half, -radius, half, radius) @ turned(angle) + (u, v)
     pen.solid(drum, shade(style.colour, 1.0), 0.75, bevel=0.5 * radius, gloss=90)
     for side in (-1, 1):
-        cap = rect(side * half - 0.05, -0.8 * radius, side * half + 0.05, 0.8 * radius) @ turned(angle) + (
-            u,
-            v,
-        )
+        end = side * half
+        cap = rect(end - 0.05, -0.8 * radius, end + 0.05, 0.8 * radius) @ turned(angle) + (u, v)
         pen.solid(cap, RUBBER, 0.6, bevel=0.3 * radius)
 
 
@@ -227,12 +206,9 @@ def walkway_support(pen: Pen, style: Style) -> None:
     side = style.rng.choice((-1, 1))
     _grating(pen, style, -1.1, -0.66, 1.35, 0.2)
     flip = np.array([side, 1])
-    pen.solid(
-        np.array([(-0.95, -0.62), (-0.95, 1.15)]) * flip, style.colour, 0.22, width=0.26, bevel=0.04, gloss=40
-    )
-    pen.solid(
-        np.array([(-1.05, -0.5), (1.1, -0.5)]) * flip, style.colour, 0.32, width=0.24, bevel=0.04, gloss=40
-    )
+    upright, arm = (np.array([(-0.95, -0.62), (-0.95, 1.15)]), np.array([(-1.05, -0.5), (1.1, -0.5)]))
+    pen.solid(upright * flip, style.colour, 0.22, width=0.26, bevel=0.04, gloss=40)
+    pen.solid(arm * flip, style.colour, 0.32, width=0.24, bevel=0.04, gloss=40)
     brace = np.array([(-0.92, 0.95), (0.95, -0.5)]) * flip
     pen.solid(brace, shade(style.colour, 0.95), 0.28, width=0.22, bevel=0.05, gloss=40)
     for u, v, key in ((-0.95, 0.1, True), (-0.95, 0.85, True), (0.85, -0.48, False)):
@@ -243,9 +219,8 @@ def walkway_support_bolt(pen: Pen, style: Style) -> None:
     """Close-up of the bolt where the brace meets the upright, under the grating."""
     side = style.rng.choice((-1, 1))
     _grating(pen, style, -1.5, -0.84, 2.8, 0.3)
-    pen.solid(
-        np.array([(0, 0), (2.6, -1.5)]) * (side, 1), shade(style.colour, 0.95), 0.2, width=0.5, bevel=0.06
-    )
+    brace = np.array([(0, 0), (2.6, -1.5)]) * (side, 1)
+    pen.solid(brace, shade(style.colour, 0.95), 0.2, width=0.5, bevel=0.06)
     pen.solid([(0, -0.9), (0, 3)], style.colour, 0.26, width=0.92, bevel=0.06, gloss=40)
     pen.bolt(0, 0.1, style.near(0.43, 0.08), style, 0.26)
 

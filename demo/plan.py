@@ -37,10 +37,8 @@ DEFECTS = {  # percent of the photos that show a defect
     "Coating Failure": 0.7,
 }
 HEALTHY_SHARE = 0.10
-NEIGHBOUR_SHARE, NEIGHBOUR_SEEN = (
-    0.30,
-    0.62,
-)  # of assets; of their photos: 18.6 % of photos show two components
+NEIGHBOUR_SHARE = 0.30  # of assets
+NEIGHBOUR_SEEN = 0.62  # of their photos: 18.6 % of photos show two components
 SECOND_DEFECT_SHARE = 0.04
 EXIF_SHARE, NEAR_SHARE = 0.15, 0.02
 PHOTOS_PER_ASSET = (0.20, 0.25, 0.22, 0.16, 0.10, 0.07)  # 1 to 6
@@ -198,13 +196,8 @@ class _Stream:
         if self.twins and len(self.photos) > self.twins[0]:
             self.twins.pop(0)
             original, index = self.photos[-1], len(self.photos)
-            twin = replace(
-                original,
-                index=index,
-                id=_name(self.seed, index, original.asset),
-                duplicate_of=original.id,
-                twin=True,
-            )
+            name = _name(self.seed, index, original.asset)
+            twin = replace(original, index=index, id=name, duplicate_of=original.id, twin=True)
             self.photos.append(twin)
 
     def _component(self, rng: np.random.Generator, number: int, fixed: str | None, defect: str | None) -> str:

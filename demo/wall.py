@@ -6,9 +6,9 @@ colour alone does not tell what is wrong.
 
 import numpy as np
 
-from src.demo.parts import disc, rect, ring
-from src.demo.scene import Colour, Scene, View, noisy
-from src.demo.texture import sample
+from demo.parts import disc, rect, ring
+from demo.scene import Colour, Scene, View, noisy
+from demo.texture import sample
 
 CHALKS: tuple[Colour, ...] = ((244, 242, 236), (238, 220, 96), (70, 128, 190), (228, 120, 60))
 PAINTS: tuple[Colour, ...] = ((222, 110, 44), (206, 60, 48), (228, 196, 62), (70, 120, 190), (226, 226, 220))
@@ -38,16 +38,8 @@ def build_wall(view: View, rng: np.random.Generator) -> Scene:
     offset = tuple(float(value) for value in rng.uniform(0, 1, 2))
     scene = Scene(view, wall, offset, tone=rng.uniform(0.7, 1.3))
     formwork(scene, rng)
-    marks = (
-        (iron, 0.5),
-        (damp, 0.45),
-        (run_off, 0.4),
-        (rust_spot, 0.5),
-        (paint_mark, 0.36),
-        (number, 0.4),
-        (cable, 0.4),
-    )
-    for draw, chance in marks:
+    chances = {iron: 0.5, damp: 0.45, run_off: 0.4, rust_spot: 0.5, paint_mark: 0.36, number: 0.4, cable: 0.4}
+    for draw, chance in chances.items():
         own = np.random.default_rng(rng.integers(2**31))
         if own.random() < chance:
             draw(scene, own)
@@ -66,19 +58,12 @@ def formwork(scene: Scene, rng: np.random.Generator) -> None:
         v, pitch = rng.uniform(-1.2, 1.2), rng.uniform(0.9, 1.8)
         for k in range(-3, 4):
             at = v + k * pitch
-            path = [(-5.0, at + rng.uniform(-0.02, 0.02)), (5.0, at + rng.uniform(-0.02, 0.02))]
-            scene.solid(
-                np.array(path),
-                _tone(scene, 0.90),
-                rng.choice((-0.02, 0.025)),
-                width=0.02,
-                bevel=0,
-                metal=False,
-            )
-            if rng.random() < 0.5:  # one board was darker than the next
-                band = scene.mask(rect(-6, at, 6, at + pitch), blur=0.01)
-                if band:
-                    scene.stain(*band, _tone(scene, rng.choice((0.8, 1.15))), 0.35)
+            path = np.array([(-5.0, at + rng.uniform(-0.02, 0.02)), (5.0, at + rng.uniform(-0.02, 0.02))])
+            level = rng.choice((-0.02, 0.025))
+            scene.solid(path, _tone(scene, 0.90), level, width=0.02, bevel=0, metal=False)
+            darker = rng.random() < 0.5  # one board than the next
+            if darker and (band := scene.mask(rect(-6, at, 6, at + pitch), blur=0.01)):
+                scene.stain(*band, _tone(scene, rng.choice((0.8, 1.15))), 0.35)
     if rng.random() < 0.5:
         u = rng.uniform(-1.8, 1.8)
         path = np.array([(u, -5.0), (u + rng.uniform(-0.1, 0.1), 5.0)])
@@ -104,8 +89,7 @@ def blob(rng: np.random.Generator, u: float, v: float, r: float, corners: int = 
 
 def damp(scene: Scene, rng: np.random.Generator) -> None:
     """Draw a dark damp patch, dull and without crust."""
-    drawn = scene.mask(blob(rng, *aside(rng, 0.9, 1.8), rng.uniform(0.6, 1.2)), blur=0.12)
-    if drawn:
+    if drawn := scene.mask(blob(rng, *aside(rng, 0.9, 1.8), rng.uniform(0.6, 1.2)), blur=0.12):
         box, mask = drawn
         mask = noisy(mask, sample("cloud", mask.size, rng), 60, 120)
         scene.stain(box, mask, _tone(scene, 0.42), rng.uniform(0.35, 0.75))
@@ -114,8 +98,7 @@ def damp(scene: Scene, rng: np.random.Generator) -> None:
 def run_off(scene: Scene, rng: np.random.Generator) -> None:
     """Draw old, dry water marks running down the wall."""
     side = rng.choice((-1, 1)) * rng.uniform(1.2, 1.9)
-    drawn = scene.mask(rect(side - 0.35, -4, side + 0.35, 4), blur=0.1)
-    if drawn:
+    if drawn := scene.mask(rect(side - 0.35, -4, side + 0.35, 4), blur=0.1):
         box, mask = drawn
         mask = noisy(mask, sample("drip", mask.size, rng), 110, 90)
         scene.stain(
@@ -129,8 +112,7 @@ def rust_spot(scene: Scene, rng: np.random.Generator) -> None:
         u, v = aside(rng, 1.2, 1.9)
         r, colour = rng.uniform(0.1, 0.55), RUSTS[rng.integers(len(RUSTS))]
         for outline in (blob(rng, u, v, r), rect(u - 0.5 * r, v, u + 0.5 * r, v + rng.uniform(0.5, 1.5))):
-            drawn = scene.mask(outline, blur=0.3 * r)
-            if drawn:
+            if drawn := scene.mask(outline, blur=0.3 * r):
                 box, mask = drawn
                 mask = noisy(mask, sample("mottle", mask.size, rng), 80, 80)
                 scene.stain(box, mask, colour, rng.uniform(0.55, 0.95))
@@ -145,8 +127,7 @@ def iron(scene: Scene, rng: np.random.Generator) -> None:
         r = rng.uniform(0.45, 1.0)
         band = rng.random() < 0.4
         outline = rect(u - 0.6 * r, -4, u + 0.6 * r, 4) if band else blob(rng, u, v, r)
-        drawn = scene.mask(outline, blur=0.12 * r)
-        if drawn:
+        if drawn := scene.mask(outline, blur=0.12 * r):
             box, mask = drawn
             mask = noisy(mask, sample("cloud", mask.size, rng), 70, 60)
             scene.stain(box, mask, base, rng.uniform(0.65, 0.95))
@@ -181,8 +162,7 @@ def _strokes(
 ) -> None:
     """Draw strokes of chalk or spray: broken where the concrete is rough."""
     for shape in shapes:
-        drawn = scene.mask(np.asarray(shape), width=width, blur=0.008)
-        if drawn:
+        if drawn := scene.mask(np.asarray(shape), width=width, blur=0.008):
             box, mask = drawn
             scene.stain(box, noisy(mask, sample("grain", mask.size, rng, 1.5), 70, 70), colour, opacity)
 

@@ -5,13 +5,13 @@ import io
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from src.demo.defects import DRAW, STATES
-from src.demo.fixtures import FIXTURES
-from src.demo.parts import Pen, Style
-from src.demo.plan import Photo, plan_demo, rng_for
-from src.demo.scene import Light, Scene, View
-from src.demo.texture import add_noise, sample
-from src.demo.wall import build_wall
+from demo.defects import DRAW, STATES
+from demo.fixtures import FIXTURES
+from demo.parts import Pen, Style
+from demo.plan import Photo, plan_demo, rng_for
+from demo.scene import Light, Scene, View
+from demo.texture import add_noise, sample
+from demo.wall import build_wall
 
 WORK_SIDE = 1280  # pixels; larger photos are drawn so large and get their fine grain afterwards
 _EXIF_ORIENTATION = 0x0112

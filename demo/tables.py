@@ -2,13 +2,13 @@
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from src.demo.plan import COMPONENTS, DEFECTS, HEALTHY, Photo, rng_for
+from demo.plan import COMPONENTS, DEFECTS, HEALTHY, Photo, rng_for
 from src.errors import InputError
 
 TABLE, TRUTH = "image_data.csv", "truth.csv"
@@ -131,7 +131,7 @@ def truth_row(entry: Entry) -> tuple[str, ...]:
     )
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Write a table whole or not at all."""
     part = path.with_name(path.name + ".part")
     with part.open("w", encoding="utf-8", newline="") as file:

@@ -2,16 +2,16 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, closing
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-from src.demo.plan import HEALTHY, plan_demo
-from src.demo.render import encode_photo
-from src.demo.tables import (
+from demo.plan import HEALTHY, plan_demo
+from demo.render import encode_photo
+from demo.tables import (
     TABLE,
     TABLE_COLUMNS,
     TRUTH,
@@ -21,7 +21,7 @@ from src.demo.tables import (
     truth_row,
     write_csv,
     write_down,
-)  # fmt: skip
+)
 from src.errors import InputError
 from src.overlap import cores
 
@@ -38,7 +38,6 @@ def make_demo(
     seed: int = 7,
     missing: float = 0.0,
     wrong: float = 0.0,
-    progress: Callable[[int, int], None] | None = None,
 ) -> dict:
     """Draw the demo set: photos of a tunnel's fixtures with real statistics and known truth.
 
@@ -52,7 +51,6 @@ def make_demo(
         seed: of everything.
         missing: share of labels left out of `image_data.csv`.
         wrong: share of labels that `image_data.csv` gives as another one of their kind.
-        progress: called with photos done and `count` after each photo.
 
     Returns:
         `root, count, assets, healthy, duplicates, twins, rotated, planted`, and how many photos show each of
@@ -74,16 +72,11 @@ def make_demo(
         raise InputError(f"{root}: the folder cannot be made ({error.strerror})") from error
     (root / MARKER).write_text(json.dumps(arguments) + "\n", encoding="utf-8")
     with closing(_drawn(entries, seed)) as photos:
-        for number, (entry, content) in enumerate(zip(entries, photos, strict=True), 1):
-            folder = root / entry.folder
-            folder.mkdir(exist_ok=True)
+        for entry, content in zip(entries, photos, strict=True):
+            (root / entry.folder).mkdir(exist_ok=True)
             (root / entry.path).write_bytes(content)
-            if progress:
-                progress(number, count)
     write_csv(root / TABLE, TABLE_COLUMNS, [row for entry in entries for row in table_rows(entry, seed)])
-    write_csv(
-        root / TRUTH, TRUTH_COLUMNS, [truth_row(entry) for entry in entries]
-    )  # last: the set is complete
+    write_csv(root / TRUTH, TRUTH_COLUMNS, map(truth_row, entries))  # last: the set is complete
     return _summary(root, entries)
 
 

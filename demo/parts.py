@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.demo.scene import Colour, Scene
+from demo.scene import Colour, Scene
 
 STEEL: tuple[Colour, ...] = (
     (172, 176, 180),

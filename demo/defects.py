@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageChops
 
-from src.demo.scene import Colour, Scene, noisy
-from src.demo.texture import sample
-from src.demo.wall import CHALKS, blob
+from demo.scene import Colour, Scene, noisy
+from demo.texture import sample
+from demo.wall import CHALKS, blob
 
 STATES = {"Missing": "missing", "Loose": "loose"}
 
@@ -99,8 +99,7 @@ def drummy(scene: Scene, rng: np.random.Generator, strength: float) -> None:
         ends = np.array([(-half, offset), (half, offset)]) + rng.uniform(-0.03, 0.03, (2, 2))
         lines.append(ends @ turn * (1.1, 0.96) + centre)
     for path, width in ((closed, 0.095), *((line, 0.06) for line in lines)):
-        drawn = scene.mask(path, width=width, blur=0.012)
-        if drawn:
+        if drawn := scene.mask(path, width=width, blur=0.012):
             box, mask = drawn
             mask = ImageChops.multiply(mask, concrete.crop(box))
             scene.stain(
@@ -118,8 +117,7 @@ def _cracks(
         for _ in range(rng.integers(4, 8)):
             angle += rng.uniform(-0.7, 0.7)
             path.append(path[-1] + rng.uniform(0.1, 0.2) * np.array([np.cos(angle), np.sin(angle)]))
-        drawn = scene.mask(np.array(path), width=rng.uniform(0.014, 0.024))
-        if drawn:
+        if drawn := scene.mask(np.array(path), width=rng.uniform(0.014, 0.024)):
             box, mask = drawn
             mask = ImageChops.multiply(mask, concrete.crop(box))
             scene.stain(box, mask, (40, 37, 34), 0.85)
@@ -153,17 +151,12 @@ def _streak(
         part += np.asarray(white, np.float32) * np.float32(0.012 * unit / 255)
     if water:
         box, mask = water
-        scene.stain(
-            box,
-            noisy(mask, sample("drip", mask.size, rng, unit / 120), 0, 110),
-            (42, 43, 42),
-            0.88 * strength,
-        )
-        scene.wet(box, mask, 150)
+        dark = noisy(mask, sample("drip", mask.size, rng, unit / 120), 0, 110)
+        scene.stain(box, dark, (42, 43, 42), 0.88 * strength)
+        scene.gloss.paste(150, box, mask)
     middle = rng.uniform(-0.5, 0.5)
     for share in (middle, -middle):
-        line = scene.mask(path + share * side, width=rng.uniform(0.02, 0.045), blur=0.01)
-        if line:
+        if line := scene.mask(path + share * side, width=rng.uniform(0.02, 0.045), blur=0.01):
             box, mask = line
             drips = noisy(mask, sample("drip", mask.size, rng), 90, 60)
             scene.stain(box, drips, (238, 238, 232), 0.85 * strength)

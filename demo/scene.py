@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from src.demo import texture
+from demo import texture
 
 Colour = tuple[int, int, int]
 Points = Sequence[tuple[float, float]] | np.ndarray
@@ -184,10 +184,6 @@ class Scene:
         if opacity < 1:
             mask = mask.point([round(value * opacity) for value in range(256)])
         self.albedo.paste(colour, box, mask)
-
-    def wet(self, box: tuple[int, int, int, int], mask: Image.Image, gloss: int) -> None:
-        """Make the surface shine where the mask is."""
-        self.gloss.paste(gloss, box, mask)
 
     def photograph(self, light: Light, rng: np.random.Generator) -> Image.Image:
         """Light the scene and take the photo."""
