@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.analysis.label_errors import find_suspects
+from src.analysis.audit.suspects import find_suspects
 from src.datamodules import FolderDataModule, TableDataModule
 from src.datamodules.groups import Linked
 from src.datamodules.records import label_space

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from benchmarks import label_errors as benchmark
-from src.analysis.label_errors import LISTS, find_suspects, nearest_labelled, unjudgeable
+from src.analysis.audit.evidence import unjudgeable
+from src.analysis.audit.suspects import LISTS, find_suspects, nearest_labelled
 from src.datamodules.groups import Linked
 from src.datamodules.records import Record
 from src.errors import InputError

@@ -10,8 +10,7 @@ from PIL import Image
 
 from src.analysis import markup
 from src.analysis.agreement import Agreement
-from src.analysis.audit_table import suggestion
-from src.analysis.label_errors import Suspect
+from src.analysis.audit.suspects import Suspect, suggestion
 from src.analysis.markup import NONE, Html, element, image, integer, join, section, table
 from src.analysis.worst_errors import thumbnail
 from src.datamodules.records import Record

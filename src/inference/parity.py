@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from src.datamodules.delimited import read_csv
+from src.datamodules.csv_table import read_csv
 from src.decisions.thresholds import apply_thresholds
 from src.errors import InputError
 from src.files import user_path

@@ -91,7 +91,7 @@ def find_images(images: str | None, root: str | None = None) -> Photos:
 
 def _from_csv(source: Path, root: str | None) -> Photos:
     """Return the photos that a CSV of paths, or of IDs, names."""
-    from src.datamodules.delimited import pick_column, read_csv  # pandas: only where a table is read
+    from src.datamodules.csv_table import pick_column, read_csv  # pandas: only where a table is read
 
     frame = read_csv(source, key="images")
     column = pick_column(frame, None, PATH_COLUMNS, source, key="")
