@@ -43,6 +43,12 @@ def of_table(root, task="multilabel", csv=None, **options) -> TableDataModule:
     return TableDataModule(csv=csv, images=str(images), task=task, **{**COMMON, **options})
 
 
+def audit_of(linked, multilabel, suspects, **more) -> Audit:
+    labels, nearest = judged_labels(linked.records, multilabel), np.full((len(linked.records), 3), -1)
+    found = {"groups": linked.groups, "suspects": suspects, "unjudged": {}, "nearest": nearest, **more}
+    return Audit("photos", None, linked.records, labels=labels, **found)
+
+
 def audited(linked, multilabel, *suspects) -> bytes:
     """The audit's CSV with suspects as `(ID, add, remove)`, or with a list's name before it."""
     position = {record.id: i for i, record in enumerate(linked.records)}
@@ -50,8 +56,7 @@ def audited(linked, multilabel, *suspects) -> bytes:
     for *name, id_, add, remove in suspects:
         name = name[0] if name else "missing_label"
         lists.setdefault(name, []).append(Suspect(name, position[id_], tuple(add), tuple(remove), 0.9, 0.5))
-    nearest = np.full((len(linked.records), 3), -1)
-    return audit_csv(linked.records, judged_labels(linked.records, multilabel), lists, nearest)
+    return audit_csv(audit_of(linked, multilabel, lists))
 
 
 def decided(content: bytes, *decisions: str) -> pd.DataFrame:
@@ -265,16 +270,12 @@ def test_folders_for_any_combination_of_labels(tmp_path):
     assert (written[healthy], written[leaky]) == ("Leaks", "Intact")
 
 
-@pytest.mark.parametrize(
-    ("decision", "written"),
-    [("set Wall;Intact", "Intact"), ("set wall; crack", "Crack"), ("accept", "Intact")],
-)
-def test_a_photo_without_a_defect_is_written_as_healthy(tmp_path, make_tree, decision, written):
+@pytest.mark.parametrize("decision", ["set Wall;Intact", "accept"])
+def test_a_photo_without_a_defect_is_written_as_healthy(tmp_path, make_tree, decision):
     around = small(tmp_path, make_tree, "ID,component,defect\n1,Wall,Leak\n2,Wall,Intact\n3,Deck,Crack\n")
     around.apply([("1", [], ["Leak"])], [decision])
-    defects = set() if written == "Intact" else {written}
-    assert around.labels() == around.meant({"1": {"component": {"Wall"}, "defect": defects}})
-    assert around.rows()[0]["defect"] == written
+    assert around.labels() == around.meant({"1": {"component": {"Wall"}, "defect": set()}})
+    assert around.rows()[0]["defect"] == "Intact"
 
 
 def test_a_photo_that_loses_all_labels_stays_where_the_labels_can_say_so(tmp_path, make_tree):
@@ -371,12 +372,10 @@ def test_decisions_that_cannot_be_followed_name_their_rows(around, decisions, ch
     [
         (("Größe", ""), ("accept", "accept"), "Bolt Bracket Größe Drummy"),
         (("Größe", ""), ("accept", "keep"), "Bolt Bracket Größe Leaks Drummy"),
-        (("Größe", ""), ("set Bolt;Größe", "accept"), "Bolt Größe"),
         (("Größe", ""), ("set Bolt;Leaks", "set leaks; bolt"), "Bolt Leaks"),
         (("Größe", ""), ("keep", "exclude"), None),
         (("Größe", ""), ("set Bolt;Leaks", "accept"), "refused"),
         (("Größe", ""), ("set Bolt;Drummy", "keep"), "refused"),
-        (("Größe", ""), ("accept", "exclude"), "refused"),
         (("Größe", "Leaks"), ("accept", "keep"), "refused"),
         (("Größe", "Leaks"), ("accept", "accept"), "Bolt Bracket Größe Drummy"),
     ],
@@ -423,38 +422,30 @@ def test_photos_that_changed_since_the_audit_are_refused(around, table):
         apply_audit(new, new.collect(), around.home / "audit.csv", around.home / "new")
 
 
-def compared(*rows, one_per_kind=False):
-    """Agreement on one photo whose rows are `component|defect`, labels joined by +."""
-    labels = LabelSpace({"component": ("A", "B"), "defect": ("x", "y", "z")})
-    cells = [row.split("|") for row in rows]
-    rows = [
-        {kind: [n for n in cell.split("+") if n] for kind, cell in zip(labels.kinds, row, strict=True)}
-        for row in cells
-    ]
-    record = Record("1", "1.png", {})
-    found = agreement([record], {"1.png": rows}, labels, ["ok"], one_per_kind)
-    return {a.label: (a.every, a.some, a.unclear) for a in found if a.every or a.some or a.unclear}
-
-
 @pytest.mark.parametrize(
-    ("rows", "found"),
+    ("rows", "one_per_kind", "found"),
     [
-        (["A|x+y"], {}),  # one row
-        (["A|", "|x+y"], {}),  # a row per kind
-        (["A|", "B|", "|x", "|y"], {"A": (0, 0, 1), "B": (0, 0, 1), "x": (0, 0, 1), "y": (0, 0, 1)}),
-        (["A|x", "B|x+y"], {"A": (0, 0, 1), "B": (0, 0, 1), "x": (0, 0, 1), "y": (0, 0, 1)}),  # per component
-        (["A|x", "A|y", "B|x", "B|y"], {"A": (0, 0, 1), "B": (0, 0, 1), "x": (0, 0, 1), "y": (0, 0, 1)}),
-        (["A|x", "A|x"], {"A": (1, 0, 0), "x": (1, 0, 0)}),
-        (["A|x+y", "A|x", "A|"], {"A": (1, 0, 0), "x": (1, 0, 0), "y": (0, 1, 0)}),
-        (["A|ok", "A|x"], {"A": (1, 0, 0), "x": (0, 1, 0)}),  # nothing wrong, and something
+        (["A|x+y"], False, {}),  # one row
+        (["A|", "|x+y"], False, {}),  # a row per kind
+        (["A|x", "B|x+y"], False, {"A": (0, 0, 1), "B": (0, 0, 1), "x": (0, 0, 1), "y": (0, 0, 1)}),
+        (["A|x", "A|x"], False, {"A": (1, 0, 0), "x": (1, 0, 0)}),
+        (["A|x+y", "A|x", "A|"], False, {"A": (1, 0, 0), "x": (1, 0, 0), "y": (0, 1, 0)}),
+        (["A|ok", "A|x"], False, {"A": (1, 0, 0), "x": (0, 1, 0)}),  # nothing wrong, and something
+        (["A|x", "A|y"], True, {"A": (1, 0, 0), "x": (0, 1, 0), "y": (0, 1, 0)}),
     ],
 )
-def test_agreement_counts_opinions_and_not_lists(rows, found):
-    assert compared(*rows) == found
-
-
-def test_agreement_of_photos_with_one_label_sees_every_difference():
-    assert compared("A|x", "A|y", one_per_kind=True) == {"A": (1, 0, 0), "x": (0, 1, 0), "y": (0, 1, 0)}
+def test_agreement_counts_opinions_and_not_lists(rows, one_per_kind, found):
+    """On one photo whose rows are `component|defect`, labels joined by +."""
+    labels = LabelSpace({"component": ("A", "B"), "defect": ("x", "y", "z")})
+    rows = [
+        {
+            kind: [n for n in cell.split("+") if n]
+            for kind, cell in zip(labels.kinds, row.split("|"), strict=True)
+        }
+        for row in rows
+    ]
+    got = agreement([Record("1", "1.png", {})], {"1.png": rows}, labels, ["ok"], one_per_kind)
+    assert {a.label: (a.every, a.some, a.unclear) for a in got if a.every or a.some or a.unclear} == found
 
 
 def test_agreement_is_written_with_the_photos_that_differ():
@@ -469,63 +460,40 @@ def test_agreement_is_written_with_the_photos_that_differ():
     assert rows[1:] == ["label,x,2,1,0,2,2,1.0000,0,", 'label,y,2,1,1,3,1,0.5000,0,"p,1"']
 
 
-@pytest.fixture
-def page(tmp_path):
+def test_the_page_and_the_csv_show_every_suspect_and_what_to_compare_it_with(tmp_path):
     root = make_folders(tmp_path / "photos", each=2)
     linked = of_folders(root).collect()
     linked.records[3] = replace(linked.records[3], id="<b>&")
     suspects = {name: [] for name in LISTS}
     suspects["missing_label"] = [Suspect("missing_label", i, ("Leaks",), (), 0.9, 0.9) for i in (3, 5, 7)]
-    suspects["wrong_label"] = [Suspect("wrong_label", 0, ("Intact",), ("Corrosion-Heavy",), 0.8, 0.8)]
+    suspects["wrong_label"] = [Suspect("wrong_label", 0, ("Intact",), ("Corrosion-Heavy",), 0.81234, 0.8)]
     suspects["near_duplicates"] = [Suspect("near_duplicates", 1, ("Leaks",), (), 0.7, 0.0, 2)]
-    labels = judged_labels(linked.records, False)
-    nearest = np.array([[(i + 4) % 18, (i + 6) % 18, -1] for i in range(18)])
-    audit = Audit(
-        "photos", root, linked.records, np.arange(18) // 4, labels, suspects,
-        {"Radial Joint": "4 photos carry it"}, nearest,
-        notes=["Seen before."],
-    )  # fmt: skip
-    return lambda top=60: audit_page(replace(audit), top, "python scripts/audit.py apply='a b.csv'").decode()
-
-
-def test_the_page_shows_what_there_is_to_decide(page):
-    text = page()
-    assert "&lt;b&gt;&amp;" in text and "<b>&" not in text
-    for words in ("remove Corrosion-Heavy; add Intact", "probability 0.90", "Seen before.",
-                  "2 of 3 other photos of its group carry Leaks",
-                  "the left one; probability 0.70",
-                  "Cannot be judged: Radial Joint (4 photos carry it)", "None found",
-                  "apply=&#x27;a b.csv&#x27;"):  # fmt: skip
-        assert words in text, words
-    assert text.count('class="card"') == 4 and text.count('class="card pair"') == 1
-    assert text.count("data:image/jpeg") == 4 * 3 + 2
-    assert '<span class="out">Corrosion-Heavy</span>' in text and "<script" not in text
-    assert not re.search(r'(src|href)="(?!data:)', text)
-    assert text == page()
-
-
-def test_the_page_shows_the_first_of_each_list_and_says_how_many_there_are(page):
-    text = page(top=1)
-    assert text.count('class="card"') == 2 and "1 here and 2 more in audit.csv" in text
-
-
-def test_the_csv_has_every_row_and_what_to_compare_with(tmp_path):
-    root = make_folders(tmp_path / "photos", each=2)
-    linked = of_folders(root).collect()
-    suspects = {"wrong_label": [Suspect("wrong_label", 0, ("Intact",), ("Leaks",), 0.81234, 0.8, 5)]}
-    nearest = np.full((18, 3), -1)
-    nearest[0] = (2, 4, -1)
-    content = audit_csv(linked.records, judged_labels(linked.records, False), suspects, nearest)
-    assert content.startswith(b"\xef\xbb\xbf")
-    (row,) = pd.read_csv(io.BytesIO(content), keep_default_na=False).to_dict("records")
-    names = [f"{r.id} ({', '.join(n for v in r.labels.values() for n in v)})" for r in linked.records]
-    record = linked.records[0]
-    assert (row["ID"], row["path"]) == (record.id, record.path)
-    assert (
-        row["given_defect"] == record.labels["defect"][0] and row["suggestion"] == "remove Leaks; add Intact"
+    audit = replace(
+        audit_of(linked, False, suspects, groups=np.arange(18) // 4, notes=["Seen before."]),
+        root=root,
+        unjudged={"Radial Joint": "4 photos carry it"},
+        nearest=np.array([[(i + 4) % 18, (i + 6) % 18, -1] for i in range(18)]),
     )
-    assert row["probability"] == 0.8123 and row["other"] == names[5]
-    assert row["nearest"] == f"{names[2]} | {names[4]}" and row["decision"] == row["comment"] == ""
+    text = audit_page(replace(audit), 60, "python scripts/audit.py apply='a b.csv'").decode()
+    for words in (
+        "remove Corrosion-Heavy; add Intact", "probability 0.90", "Seen before.", "None found",
+        "2 of 3 other photos of its group carry Leaks", "&lt;b&gt;&amp;",
+        "Cannot be judged: Radial Joint (4 photos carry it)",
+    ):  # fmt: skip
+        assert words in text, words
+    assert text.count("data:image/jpeg") == 4 * 3 + 2 and "<b>&" not in text and "<script" not in text
+    assert not re.search(r'(src|href)="(?!data:)', text)
+    assert text == audit_page(replace(audit), 60, "python scripts/audit.py apply='a b.csv'").decode()
+    assert "1 here and 2 more in audit.csv" in audit_page(audit, 1, "").decode()
+
+    content = audit_csv(audit)
+    assert content.startswith(b"\xef\xbb\xbf")
+    rows = decided(content).to_dict("records")
+    names = [f"{r.id} ({', '.join(n for v in r.labels.values() for n in v)})" for r in linked.records]
+    assert [row["ID"] for row in rows] == [linked.records[i].id for i in (3, 5, 7, 0, 1)]
+    assert (rows[3]["given_defect"], rows[3]["probability"]) == ("Corrosion-Heavy", "0.8123")
+    assert rows[3]["suggestion"] == "remove Corrosion-Heavy; add Intact"
+    assert rows[3]["nearest"] == f"{names[4]} | {names[6]}" and rows[4]["other"] == names[2]
 
 
 @pytest.fixture(scope="module")
@@ -553,8 +521,9 @@ def train_command(said: str, monkeypatch) -> TableDataModule:
 
 def test_the_script_lists_suspects_and_takes_the_answers_back(tmp_path, data, monkeypatch, capsys):
     text = (data / "image_data.csv").read_text(encoding="utf-8")
-    (data / "image_data.csv").write_text(text.replace("00001,component,Leaks", "00001,component,Intact"))
-    source = ("model=multilabel", f"data.root='{data}'", "data.group=asset")
+    text = text.replace("00001,component,Leaks", "00001,component,Intact").replace("Radial Joint", "Räder")
+    (data / "image_data.csv").write_text(text, encoding="cp1252")
+    source = ("model=multilabel", f"data.root='{data}'", "data.group=asset", "data.encoding=cp1252")
     assert script(monkeypatch, tmp_path, *source, "output=a", "folds=3", "seed=1") == 0
     said = capsys.readouterr()
     assert "random weights" in said.err and "A label may be missing (missing_label)" in said.out
@@ -583,16 +552,15 @@ def test_folders_split_already_are_trained_on_as_before(tmp_path, make_tree, mon
     names = ["Wall_Leak", "Wall_Crack", "Deck_Leak", "Deck_Crack"]
     paths = [f"{split}/{name}/{i}.png" for split in ("train", "val") for name in names for i in range(3)]
     root = make_tree(tmp_path / "photos", *paths)
-    source = (f"data.root={root}", "data.splits={train: 0.8, val: 0.2, test: 0}")
-    assert script(monkeypatch, tmp_path, *source, "output=a", "folds=2", "data.separator=_", "top=1") == 0
     content = audited(of_folders(root).collect(), False, ("train/Wall_Leak/0", ["Crack"], ["Leak"]))
     decided(content, "accept").to_csv(tmp_path / "audit.csv", index=False)
-    capsys.readouterr()
+    source = (f"data.root={root}", "data.splits={train: 0.8, val: 0.2, test: 0}", "data.separator=_")
     assert script(monkeypatch, tmp_path, *source, "apply=audit.csv", "output=new") == 0
     new = train_command(capsys.readouterr().out, monkeypatch)
     new.setup()
     found = {split: {r.id for r in records} for split, records in new.splits.items()}
     assert found["val"] == {path[:-4] for path in paths if path.startswith("val")} and not found["test"]
+    assert {r.id: r.labels["defect"] for r in new.splits["train"]}["train/Wall_Leak/0"] == ("Crack",)
 
 
 def test_features_that_have_seen_the_labels_are_named(tmp_path, monkeypatch, capsys):
@@ -611,10 +579,8 @@ def test_features_that_have_seen_the_labels_are_named(tmp_path, monkeypatch, cap
     ("arguments", "words"),
     [
         (["folds=1"], "folds=1: needs a number from 2 to"),
-        (["folds=1000"], "folds=1000: needs a number from 2 to"),
         (["top=-1"], "top=-1"),
         (["output='{data}/images/new'"], "lies among the photos"),
-        (["output='{data}/image_data.csv'"], "there is a file of this name"),
         (["output=taken"], "it holds audit.csv already"),
         (["apply=nothing.csv"], "apply=nothing.csv: no such file"),
         (["apply='{data}/image_data.csv'"], "not an audit of these photos"),
@@ -623,17 +589,15 @@ def test_features_that_have_seen_the_labels_are_named(tmp_path, monkeypatch, cap
         (["ckpt=nowhere"], "ckpt=nowhere: no such file or run folder"),
         (["model=multiclass", "data=table", "data.columns={{label: one}}"], "only one label, 'same'"),
         (["model=multiclass", "data=folders", "data.root=empty"], "no photo"),
-        (["folds=x"], "folds"),
-        (["tpo=3"], "did you mean 'top'"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, data, monkeypatch, capsys, arguments, words):
     for name in ("taken", "empty"):
         (tmp_path / name).mkdir()
     (tmp_path / "taken" / "audit.csv").write_text("mine\n")
-    rows = (data / "image_data.csv").read_text(encoding="utf-8").splitlines()
+    rows = (data / "image_data.csv").read_bytes().decode("cp1252").splitlines()
     one = [f"{row},{'one' if i == 0 else 'same'}" for i, row in enumerate(rows)]
-    (tmp_path / "one.csv").write_text("\n".join(one))
+    (tmp_path / "one.csv").write_text("\n".join(one), encoding="utf-8")
     root = ["model=multilabel", f"data.csv={tmp_path / 'one.csv'}", f"data.images='{data / 'images'}'"]
     arguments = [argument.format(data=data) for argument in arguments]
     before = sorted(path for path in data.rglob("*"))

@@ -9,13 +9,12 @@ from typing import Any
 import pandas as pd
 
 from src.analysis.audit.decisions import Labels, read_decisions, settle
-from src.analysis.audit.lists import judged_labels
 from src.datamodules.csv_table import read_with_delimiter
 from src.datamodules.folders import FolderDataModule
 from src.datamodules.groups import Linked
 from src.datamodules.photo_index import PhotoIndex
 from src.datamodules.photos import PhotoDataModule
-from src.datamodules.records import Record
+from src.datamodules.records import Record, label_space
 from src.datamodules.splits import split_records
 from src.datamodules.table import TableDataModule, TableReader
 from src.errors import InputError, listed
@@ -44,16 +43,15 @@ def apply_audit(datamodule: PhotoDataModule, linked: Linked, audit: Path, folder
     Raises:
         InputError: see `read_decisions` and `settle`; or where a table cannot hold the labels.
     """
-    source, multilabel = datamodule.source, datamodule.multilabel
-    healthy = datamodule.healthy if multilabel else []
+    source, healthy = datamodule.source, datamodule.healthy if datamodule.multilabel else []
     usual = _usual_healthy(source.records, healthy)
     kind_of = dict.fromkeys(healthy, list(linked.records[0].labels)[-1]) | {v: k for k, v in usual.items()}
-    for kinds in (datamodule.vocabulary, judged_labels(linked.records, multilabel).kinds):
+    for kinds in (datamodule.vocabulary, label_space(linked.records).kinds):
         kind_of |= {name: kind for kind, names in kinds.items() for name in names}
     gone = dict.fromkeys(source.unlabelled, "it has no label now")
     gone |= dict.fromkeys(datamodule.unreadable, "it cannot be read now")
     decided, undecided = read_decisions(audit, linked.records, kind_of, gone)
-    wanted = settle(decided, linked.records, kind_of, healthy, not multilabel, f"apply={audit}")
+    wanted = settle(decided, linked.records, kind_of, healthy, not datamodule.multilabel, f"apply={audit}")
     before = {record.path: record.labels for record in source.records}
     after: dict[str, Labels | None] = {}
     for record in linked.records:
@@ -177,11 +175,9 @@ def _table_of_folders(datamodule: FolderDataModule) -> pd.DataFrame:
     records = datamodule.source.records
     kinds = list(dict.fromkeys(kind for record in records for kind in record.labels))
     for record in records:
-        names = (record.id, record.path, f"{datamodule.root.as_posix()}/{record.path}")
-        id_ = next((name for name in names if index.find(name) == [record.path]), None)
-        if id_ is None:
-            raise InputError(f"no ID in a table can name {record.path} alone: rename the file")
-        rows.append([id_, *(";".join(record.labels.get(kind, ())) for kind in kinds)])
+        if index.find(record.id) != [record.path]:
+            raise InputError(f"ID {record.id} in a table would not name {record.path} alone: rename the file")
+        rows.append([record.id, *(";".join(record.labels.get(kind, ())) for kind in kinds)])
     return pd.DataFrame(rows, columns=["ID", *kinds], dtype=object)
 
 

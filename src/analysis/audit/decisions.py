@@ -87,17 +87,9 @@ def _since(
         return "another file"
     for kind in kinds:
         then, now = _names(cells[f"{GIVEN}{kind}".casefold()]), record.labels.get(kind, ())
-        if {_plain(name) for name in then} != {_plain(name) for name in now}:
+        if {name.lstrip("0") for name in then} != {name.lstrip("0") for name in now}:
             return f"{kind} from '{';'.join(then)}' to '{';'.join(now)}'"
     return ""
-
-
-def _plain(name: str) -> float | str:
-    """Return a name as a spreadsheet sees it: a number, if it can be one."""
-    try:
-        return float(name)
-    except ValueError:
-        return name
 
 
 def _names(cell: str) -> list[str]:
@@ -147,9 +139,9 @@ def settle(
     """Return the labels of each decided photo, by path; None for one that is left out.
 
     Args:
-        decided: from `read_decisions`, like `records` and `kind_of`.
-        records: the photos, with their present labels.
-        kind_of: `{label: kind}` of all labels that a photo may get.
+        decided: from `read_decisions`.
+        records: as for `read_decisions`.
+        kind_of: as for `read_decisions`.
         healthy: those of them that mean "nothing wrong" and are no label of a record.
         one_per_kind: whether a photo has at most one label of a kind.
         where: the file, for messages.

@@ -1,7 +1,7 @@
 """A label audit and its files: the page, the CSV of suspects, the agreement of a table's rows."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from src.analysis.agreement import agreement, agreement_csv
 from src.analysis.audit.evidence import unjudgeable
-from src.analysis.audit.suspects import Suspect, find_suspects, nearest_labelled, suggestion
+from src.analysis.audit.suspects import find_suspects, nearest_labelled, suggestion
 from src.analysis.audit_page import TITLES, Audit, audit_page
 from src.analysis.run_folder import make_folder
 from src.config import build
@@ -105,10 +105,8 @@ def feature_model(
     if cfg.ckpt:
         path = find_checkpoint(cfg.ckpt)
         model = load_model(path)
-        origin, note = (
-            f"the backbone of {path.as_posix()} ({model.hparams['backbone']})",
-            _seen(model, records),
-        )
+        origin = f"the backbone of {path.as_posix()} ({model.hparams['backbone']})"
+        note = _seen(model, records)
     else:
         torch.manual_seed(cfg.seed)
         model = build(cfg.model, labels=labels.as_dict(), class_weights=None)
@@ -153,41 +151,28 @@ def write_audit(found: Audit, datamodule: PhotoDataModule, folder: Path, top: in
     if agreements:
         write_whole(folder / ROWS, agreement_csv(agreements))
     write_whole(folder / PAGE, audit_page(replace(found, agreements=agreements), top, command))
-    write_whole(folder / LIST, audit_csv(found.records, found.labels, found.suspects, found.nearest))
+    write_whole(folder / LIST, audit_csv(found))
 
 
-def audit_csv(
-    records: Sequence[Record],
-    labels: LabelSpace,
-    suspects: Mapping[str, Sequence[Suspect]],
-    nearest: np.ndarray,
-) -> bytes:
+def audit_csv(found: Audit) -> bytes:
     """Return the content of `audit.csv`: every list whole, in order, with an empty `decision`.
 
-    Args:
-        records: the photos that the suspects' positions name.
-        labels: all labels.
-        suspects: the lists, each with the most suspicious first.
-        nearest: positions of the most similar photos, int `[records, count]`, -1 for none.
-
-    Returns:
-        UTF-8 with a mark, by which spreadsheets know it.
+    It is UTF-8 with a mark, by which spreadsheets know it.
     """
-    given = [f"{GIVEN}{kind}" for kind in labels.kinds]
-    columns = ["list", "rank", "ID", "path", *given, "suggestion", "probability", "other", "nearest",
-               "decision", "comment", "photo"]  # fmt: skip
-    rows = []
-    for name, found in suspects.items():
-        for rank, suspect in enumerate(found, 1):
-            record = records[suspect.position]
-            near = [_described(records[i]) for i in nearest[suspect.position].tolist() if i >= 0]
-            other = "" if suspect.other is None else _described(records[suspect.other])
+    kinds, rows = list(found.labels.kinds), []
+    for name, suspects in found.suspects.items():
+        for rank, suspect in enumerate(suspects, 1):
+            record = found.records[suspect.position]
+            near = [found.records[i] for i in found.nearest[suspect.position].tolist() if i >= 0]
+            other = "" if suspect.other is None else _described(found.records[suspect.other])
             rows.append(
                 [name, rank, record.id, record.path]
-                + [";".join(record.labels.get(kind, ())) for kind in labels.kinds]
+                + [";".join(record.labels.get(kind, ())) for kind in kinds]
                 + [suggestion(suspect.add, suspect.remove), f"{suspect.probability:.4f}", other]
-                + [" | ".join(near), "", "", f"{CONTENT}{record.digest}"]
+                + [" | ".join(map(_described, near)), "", "", f"{CONTENT}{record.digest}"]
             )
+    columns = ["list", "rank", "ID", "path", *(f"{GIVEN}{kind}" for kind in kinds), "suggestion",
+               "probability", "other", "nearest", "decision", "comment", "photo"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns).to_csv(index=False, lineterminator="\n").encode("utf-8-sig")
 
 
