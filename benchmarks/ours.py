@@ -22,7 +22,7 @@ from src.inference.torch_backend import TorchBackend
 from src.inference.torch_backend import threads as torch_threads
 from src.models import PhotoClassifier
 from src.models.defaults import fill_defaults
-from src.overlap import in_order
+from src.parallel import bounded_map
 
 QUIET = ("callbacks.early_stopping=null", "callbacks.lr_monitor=null", "callbacks.figures=null",
          "callbacks.progress=null", "~logger", "trainer.accelerator=cpu", 
@@ -100,7 +100,7 @@ def once(model: PhotoClassifier, paths: list[Path], batch_size: int) -> list[np.
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
-    found = list(in_order(work, batches, threads()))
+    found = list(bounded_map(work, batches, threads()))
     torch.set_num_threads(before)
     return found
 

@@ -16,7 +16,7 @@ from benchmarks.trained import checkpoint, exported
 from src.inference import Photo, Predictor
 from src.inference.output import write_rows
 from src.models import PhotoClassifier, load_model
-from src.overlap import in_order
+from src.parallel import bounded_map
 from src.preprocess import Preprocess
 
 COUNTS = {(3000, 2000): 64, (4000, 3000): 48}
@@ -80,7 +80,7 @@ def limit(given: Given) -> list[np.ndarray]:
 
     batches = [given.photos[start : start + BATCH] for start in range(0, len(given.photos), BATCH)]
     with backend.threads_kept():
-        return list(in_order(work, batches, threads()))
+        return list(bounded_map(work, batches, threads()))
 
 
 def described(given: Given, result: np.ndarray | Path | list) -> dict:

@@ -25,8 +25,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src import ranks
 from src.errors import InputError, did_you_mean, first_line, leave
-from src.overlap import allowed_cores, quota
 from src.overrides import refuse_a_runs_folder, tidied, typed
+from src.parallel import allowed_cores, quota
 from src.schemas import SCHEMAS, TrainConfig
 from src.signals import beginning, ending_on_sigterm, ending_though_blocked, exit_code, said
 

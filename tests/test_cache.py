@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from src.datamodules import FolderDataModule, cache
-from src.datamodules import memory as memories
+from src.datamodules import inspection as memories
 from src.datamodules.cache import RowStore
 from src.datamodules.image_cache import image_store, store_images
 from src.datamodules.inspection import inspect_photos
@@ -320,7 +320,7 @@ def test_a_memory_that_cannot_be_had_is_said_and_done_without(photos, tmp_path, 
     settled(monkeypatch)
     paths = ["Pipe_Leaks/0.jpg"]
     first = inspect_photos(photos, paths, cache_dir=tmp_path / "cache")
-    (file,) = tmp_path.glob("cache/inspected/*.npy")
+    (file,) = tmp_path.glob("cache/inspected/*.json.z")
     whole = file.read_bytes()
     damaged = [whole[:at] + bytes([whole[at] ^ 8]) + whole[at + 1 :] for at in range(len(whole))]
     for content in (b"damaged", b"", whole[:-1], *damaged):

@@ -10,12 +10,13 @@ import torch
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
 
-from src import overlap
-from src.datamodules import FolderDataModule, TableDataModule, photos
+from src import parallel
+from src.datamodules import FolderDataModule, TableDataModule, inspection, photos
 from src.datamodules.dataset import EpochSampler, LostPhoto, make_loader
 from src.datamodules.statistics import class_weights, label_table, not_evaluable, pair_table
 from src.errors import InputError
 from src.labels import LabelSpace
+from tests.made import run_script
 from tests.test_splits import SHARES, record, where
 
 COMMON = {
@@ -47,6 +48,18 @@ def table(root, text, task="multilabel", **options):
     module = TableDataModule(csv=str(root / "t.csv"), task=task, **COMMON | options)
     module.setup()
     return module
+
+
+def test_explore_and_training_read_a_photo_once(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(inspection, "SETTLED", -(10**18))  # these files count as old ones
+    monkeypatch.chdir(tmp_path)
+    cache = f"data.cache_dir={tmp_path / 'cache'}"
+    assert run_script(monkeypatch, "explore", f"data.root={root}", cache, "output=seen") == 0
+    monkeypatch.setattr(inspection, "inspect_photo", None)
+    assert folders(root, cache_dir=str(tmp_path / "cache")).splits["train"]
+    assert run_script(monkeypatch, "explore", f"data.root={root}", cache, "output=again") == 0
+    seen, again = (next((tmp_path / name).glob("*.json")).read_text() for name in ("seen", "again"))
+    assert seen == again
 
 
 def test_batches_are_uint8_with_target_and_index(root):
@@ -195,13 +208,13 @@ def workers(root, monkeypatch, allowed, paid, machine, processes, devices):
 
 
 def test_cores_are_those_that_the_process_may_use(monkeypatch):
-    monkeypatch.setattr(overlap, "quota", lambda: None)
-    monkeypatch.setattr(overlap.os, "sched_getaffinity", lambda _: {3, 5, 6}, raising=False)
-    assert overlap.cores() == 3
-    monkeypatch.setattr(overlap.os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
-    assert overlap.cores() == 16
-    monkeypatch.setattr(overlap, "quota", lambda: 5)
-    assert overlap.cores() == 5
+    monkeypatch.setattr(parallel, "quota", lambda: None)
+    monkeypatch.setattr(parallel.os, "sched_getaffinity", lambda _: {3, 5, 6}, raising=False)
+    assert parallel.cores() == 3
+    monkeypatch.setattr(parallel.os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert parallel.cores() == 16
+    monkeypatch.setattr(parallel, "quota", lambda: 5)
+    assert parallel.cores() == 5
 
 
 def test_workers_can_be_spawned(root):

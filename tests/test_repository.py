@@ -261,7 +261,7 @@ FLOORS = {
             "overrides",
             "leaderboard",
             "files",
-            "overlap",
+            "parallel",
         ),
         0,
     ),

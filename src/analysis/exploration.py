@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from src.analysis.survey import Look
 from src.datamodules.groups import Linked, link_records
+from src.datamodules.inspection import ImageStats
 from src.datamodules.records import Record, Source
 
 
@@ -25,7 +25,7 @@ class Exploration:
 
     source: Source
     linked: Linked
-    looks: list[Look]
+    looks: list[ImageStats]
     task: str
     group: str | None
     near_duplicates: int | None
@@ -41,7 +41,7 @@ class Exploration:
         return self.linked.records
 
     @cached_property
-    def readable(self) -> list[tuple[Record, Look]]:
+    def readable(self) -> list[tuple[Record, ImageStats]]:
         """The photos that can be decoded."""
         return [
             (record, look) for record, look in zip(self.records, self.looks, strict=True) if not look.reason
@@ -66,7 +66,7 @@ class Exploration:
 def explored(
     source: Source,
     records: Sequence[Record],
-    looks: Sequence[Look],
+    looks: Sequence[ImageStats],
     task: str,
     group: str | None,
     near_duplicates: int | None,

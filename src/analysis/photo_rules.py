@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.analysis.survey import SHORT_SIDE, TILE, TILE_CONTRAST, WHITE, Look
+from src.datamodules.inspection import SHORT_SIDE, TILE, TILE_CONTRAST, WHITE, ImageStats
 from src.datamodules.records import Record
 
 UNUSUAL = 3.5  # robust z-score (Iglewicz and Hoaglin, 1993)
@@ -67,7 +67,7 @@ def _low(
     return sorted(rows, key=lambda row: (row[name], row["path"]))
 
 
-def blurred(paths: Sequence[str], looks: Sequence[Look], listed: Collection[str]) -> Flagged:
+def blurred(paths: Sequence[str], looks: Sequence[ImageStats], listed: Collection[str]) -> Flagged:
     """Return the photos without a sharp edge, but for those that are `listed` for another reason."""
     judged = [
         (path, look.sharpness)
@@ -87,7 +87,7 @@ def blurred(paths: Sequence[str], looks: Sequence[Look], listed: Collection[str]
     return Flagged("blurred", "Blurred", rule, ("sharpness", "reason"), rows)
 
 
-def dark(paths: Sequence[str], looks: Sequence[Look]) -> Flagged:
+def dark(paths: Sequence[str], looks: Sequence[ImageStats]) -> Flagged:
     """Return the photos in which nothing is bright."""
     values = np.array([look.bright_end for look in looks], float)
     rule = (
@@ -98,7 +98,7 @@ def dark(paths: Sequence[str], looks: Sequence[Look]) -> Flagged:
     return Flagged("dark", "Dark", rule, ("bright_end", "reason"), rows)
 
 
-def low_information(paths: Sequence[str], looks: Sequence[Look], listed: Collection[str]) -> Flagged:
+def low_information(paths: Sequence[str], looks: Sequence[ImageStats], listed: Collection[str]) -> Flagged:
     """Return the photos that show hardly anything, but for those that are `listed` for another reason."""
     values = np.array([look.contrast for look in looks], float)
     rule = (
@@ -111,7 +111,7 @@ def low_information(paths: Sequence[str], looks: Sequence[Look], listed: Collect
     return Flagged("low_information", "Low information", rule, ("contrast", "reason"), rows)
 
 
-def overexposed(paths: Sequence[str], looks: Sequence[Look]) -> Flagged:
+def overexposed(paths: Sequence[str], looks: Sequence[ImageStats]) -> Flagged:
     """Return the photos that are blown out, as a whole or in a large spot."""
     rows = []
     for path, look in zip(paths, looks, strict=True):
@@ -129,7 +129,7 @@ def overexposed(paths: Sequence[str], looks: Sequence[Look]) -> Flagged:
     return Flagged("overexposed", "Overexposed or glaring", rule, ("white", "glare", "reason"), rows)
 
 
-def odd_size(paths: Sequence[str], looks: Sequence[Look]) -> Flagged:
+def odd_size(paths: Sequence[str], looks: Sequence[ImageStats]) -> Flagged:
     """Return the photos whose size or shape is unlike the others', or of no use."""
     sides = np.array([(look.width, look.height) for look in looks], float).reshape(-1, 2)
     area, shape = sides.prod(axis=1), sides.max(axis=1, initial=1) / sides.min(axis=1, initial=np.inf)
@@ -159,7 +159,7 @@ def odd_size(paths: Sequence[str], looks: Sequence[Look]) -> Flagged:
     return Flagged("odd_size", "Odd size or shape", rule, ("width", "height", "reason"), rows)
 
 
-def brightness_outliers(readable: Sequence[tuple[Record, Look]]) -> Flagged:
+def brightness_outliers(readable: Sequence[tuple[Record, ImageStats]]) -> Flagged:
     """Return the photos whose brightness is unlike that of all labels they carry."""
     carrying: dict[tuple[str, str], list[int]] = defaultdict(list)
     for i, (record, _) in enumerate(readable):

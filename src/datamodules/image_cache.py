@@ -11,7 +11,7 @@ from src.datamodules.cache import RowStore, decoder, gigabytes
 from src.datamodules.dataset import LostPhoto
 from src.datamodules.records import Record
 from src.images import UnreadableImage, content_digest, read_photo
-from src.overlap import cores, in_order
+from src.parallel import bounded_map, cores
 from src.preprocess import Preprocess
 from src.progress_bar import ProgressBar
 
@@ -44,7 +44,7 @@ def store_images(store: RowStore, root: Path, records: Sequence[Record], preproc
         size = gigabytes(len(absent) * store.row_bytes)
         log.info("Image cache: %d photos to decode once, %s in %s", len(absent), size, store.folder)
     try:
-        found = in_order(lambda r: (r, read_unchanged(root, r, preprocess)), by_digest.values(), cores())
+        found = bounded_map(lambda r: (r, read_unchanged(root, r, preprocess)), by_digest.values(), cores())
         with closing(found), ProgressBar("Decoding", len(absent), "photos") as bar:
             for record, pixels in found:
                 store.add(record.digest, pixels)

@@ -21,7 +21,7 @@ from src.inference.batches import Batch, Result, batch_range, count_batches
 from src.inference.torch_backend import ROWS, TorchBackend, choose_device
 from src.models import PhotoClassifier
 from src.models.backbones import builder_version
-from src.overlap import cores, in_order
+from src.parallel import bounded_map, cores
 from src.preprocess import Preprocess
 from src.progress_bar import ProgressBar
 
@@ -275,7 +275,7 @@ def _rows(
     if backend.on_gpu:
         found = (backend.features(batch.pixels) for batch in backend.loaded(read, count, workers))
     else:
-        found = in_order(see, range(count), max(1, workers))
+        found = bounded_map(see, range(count), max(1, workers))
     bar = ProgressBar("Features", len(sights), "views")
     with backend.threads_kept(), closing(found), bar:
         for number, rows in enumerate(found):
