@@ -11,7 +11,7 @@ from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
 
 from src import parallel
-from src.datamodules import FolderDataModule, TableDataModule, inspection, photos
+from src.datamodules import FolderDataModule, TableDataModule, base, inspection
 from src.datamodules.dataset import EpochSampler, LostPhoto, make_loader
 from src.datamodules.statistics import class_weights, label_table, not_evaluable, pair_table
 from src.errors import InputError
@@ -158,9 +158,9 @@ def test_loaders_stay_pinned_persistent_and_without_a_last_batch_of_one(root):
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_a_gpu_has_its_share_of_the_cores_decode(root, monkeypatch, device, given, devices, wanted):
-    monkeypatch.setattr(photos, "cores", lambda: 12)
-    monkeypatch.setattr(photos, "allowed_cores", lambda: 12)
-    monkeypatch.setattr(photos, "quota", lambda: None)
+    monkeypatch.setattr(base, "cores", lambda: 12)
+    monkeypatch.setattr(base, "allowed_cores", lambda: 12)
+    monkeypatch.setattr(base, "quota", lambda: None)
     data = folders(root, num_workers=given)
     data.trainer = SimpleNamespace(
         global_rank=0,
@@ -200,10 +200,10 @@ def workers(root, monkeypatch, allowed, paid, machine, processes, devices):
     data.trainer = SimpleNamespace(
         num_devices=devices, strategy=SimpleNamespace(root_device=torch.device("cuda"))
     )
-    monkeypatch.setattr(photos, "allowed_cores", lambda: allowed)
-    monkeypatch.setattr(photos, "quota", lambda: paid)
-    monkeypatch.setattr(photos.os, "cpu_count", lambda: machine)
-    monkeypatch.setattr(photos, "launched", lambda: processes)
+    monkeypatch.setattr(base, "allowed_cores", lambda: allowed)
+    monkeypatch.setattr(base, "quota", lambda: paid)
+    monkeypatch.setattr(base.os, "cpu_count", lambda: machine)
+    monkeypatch.setattr(base, "launched", lambda: processes)
     return data._workers()
 
 

@@ -262,6 +262,7 @@ FLOORS = {
             "leaderboard",
             "files",
             "parallel",
+            "row_store",
         ),
         0,
     ),

@@ -9,7 +9,7 @@ from benchmarks import scale
 from benchmarks.scale_sets import made_records, photo_set
 from src.datamodules.groups import link_records
 from src.datamodules.near_duplicates import distances, near_pairs
-from src.datamodules.photo_index import PhotoIndex
+from src.datamodules.records import PhotoIndex
 from src.datamodules.table import TableReader
 from src.errors import InputError
 

@@ -13,7 +13,7 @@ import pytest
 
 from src import signals
 from src.callbacks import results
-from src.datamodules import photos as photo_module
+from src.datamodules import base as photo_module
 from src.inference import Predictor
 from src.models import PhotoClassifier
 from src.ranks import wait_for_first

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from src.datamodules.csv_table import pick_column, read_csv
-from src.datamodules.table import PhotoIndex, TableDataModule, read_table
+from src.datamodules.records import PhotoIndex
+from src.datamodules.table import TableDataModule, read_table
 from src.errors import InputError
 
 WORDS = {"component": ["Bracket", "Joint"], "defect": ["Corrosion-Heavy", "Leaks"]}

@@ -19,7 +19,6 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from src.datamodules.cache import checked_folder, clear_stale, decoder
 from src.datamodules.near_duplicates import HASHED_SIZE, perceptual_hash
 from src.datamodules.records import Record, Source
 from src.errors import InputError, listed
@@ -27,6 +26,7 @@ from src.files import write_whole
 from src.images import Header, UnreadableImage, content_digest, open_image, read_header, read_photo
 from src.parallel import bounded_map, cores
 from src.progress_bar import ProgressBar
+from src.row_store import checked_folder, clear_stale, decoder
 
 log = logging.getLogger(__name__)
 SHORT_SIDE = 256  # pixels of a photo whose look is measured; smaller ones as they are

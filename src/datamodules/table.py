@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from src.datamodules.base import PhotoDataModule
 from src.datamodules.csv_table import ID_COLUMNS, pick_column, read_csv
-from src.datamodules.photo_index import PhotoIndex
-from src.datamodules.photos import PhotoDataModule
-from src.datamodules.records import Record, Source, tidy
+from src.datamodules.records import PhotoIndex, Record, Source, tidy
 from src.errors import InputError, did_you_mean, listed
 from src.files import user_path
 

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 import torchvision
 
-from src.datamodules.cache import Rows, RowStore, decoder, gigabytes
-from src.datamodules.image_cache import read_unchanged
-from src.datamodules.photos import PhotoDataModule
+from src.datamodules.base import PhotoDataModule
+from src.datamodules.dataset import read_unchanged
 from src.datamodules.records import Record
 from src.datamodules.transforms import TrainTransform
 from src.inference.batches import Batch, Result, batch_range, count_batches
@@ -24,6 +23,7 @@ from src.models.backbones import builder_version
 from src.parallel import bounded_map, cores
 from src.preprocess import Preprocess
 from src.progress_bar import ProgressBar
+from src.row_store import Rows, RowStore, decoder, gigabytes
 
 log = logging.getLogger(__name__)
 BATCH = 16  # photos per forward pass; the last digits of features can depend on it

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import overload
 
-from src.datamodules.photo_index import PhotoIndex
-from src.datamodules.records import find_photos, id_from_path, shared_ids
+from src.datamodules.records import PhotoIndex, find_photos, id_from_path, shared_ids
 from src.errors import InputError
 from src.files import user_path
 from src.images import EXTENSIONS

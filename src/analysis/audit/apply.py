@@ -9,12 +9,11 @@ from typing import Any
 import pandas as pd
 
 from src.analysis.audit.decisions import Labels, read_decisions, settle
+from src.datamodules.base import PhotoDataModule
 from src.datamodules.csv_table import read_with_delimiter
 from src.datamodules.folders import FolderDataModule
 from src.datamodules.groups import Linked
-from src.datamodules.photo_index import PhotoIndex
-from src.datamodules.photos import PhotoDataModule
-from src.datamodules.records import Record, label_space
+from src.datamodules.records import PhotoIndex, Record, label_space
 from src.datamodules.splits import split_records
 from src.datamodules.table import TableDataModule, TableReader
 from src.errors import InputError, listed

@@ -16,7 +16,7 @@ from src.analysis.audit.suspects import find_suspects, nearest_labelled, suggest
 from src.analysis.audit_page import TITLES, Audit, audit_page
 from src.analysis.run_folder import make_folder
 from src.config import build
-from src.datamodules.photos import PhotoDataModule
+from src.datamodules.base import PhotoDataModule
 from src.datamodules.records import Record, label_space
 from src.datamodules.splits import split_folds
 from src.errors import InputError, listed
