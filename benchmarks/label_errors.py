@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks.harness import command
 from demo.make import make_demo
 from demo.tables import read_truth
-from src.analysis.label_errors import find_suspects
+from src.analysis.audit.suspects import find_suspects
 from src.datamodules import FolderDataModule, TableDataModule
 from src.datamodules.groups import Linked
 from src.datamodules.records import label_space

@@ -23,7 +23,7 @@ from demo.tables import (
     write_down,
 )
 from src.errors import InputError
-from src.overlap import cores
+from src.parallel import cores
 
 MARKER = "demo.json"  # written first: tells a folder of ours, even a half-made one, from a person's photos
 FEW = 100  # photos that one process draws sooner than several start

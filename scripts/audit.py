@@ -12,15 +12,11 @@ from src import config, overrides, targets
 from src.errors import InputError
 from src.files import user_path
 
-OWN = {"ckpt", "folds", "top", "apply", "output", "device"}
-READING = re.compile(r"experiment|model|data(\..+)?")
-OLD = {"data", "data.root", "data.csv", "data.images", "data.strict"}
-
 
 @config.command("audit")
 def main(cfg: DictConfig) -> None:
     """Write the lists of suspects or, with `apply=`, a new table with the decisions on them."""
-    from src.analysis.audit_files import APPLIED, AUDITED, claim
+    from src.analysis.audit import apply, lists
     from src.models.defaults import fill_defaults
 
     targets.check_targets(fill_defaults(cfg))
@@ -30,59 +26,30 @@ def main(cfg: DictConfig) -> None:
     config.demo_root(cfg)
     datamodule = config.build(cfg.data)
     folder = user_path(cfg.output or cfg.output_dir)
-    claim(folder, datamodule, APPLIED if cfg.apply else AUDITED)
+    lists.claim(folder, datamodule, apply.FILES if cfg.apply else lists.FILES)
     take_back(cfg, datamodule, folder) if cfg.apply else audit(cfg, datamodule, folder)
 
 
 def audit(cfg: DictConfig, datamodule, folder: Path) -> None:
-    """Judge every label by heads that were trained on other groups, and list what they doubt."""
-    from src.analysis.audit_features import feature_model
-    from src.analysis.audit_files import LIST, PAGE, said, write_audit
-    from src.analysis.audit_page import Audit
-    from src.analysis.audit_table import encoded, judged_labels
-    from src.analysis.label_errors import find_suspects, nearest_labelled, unjudgeable
-    from src.datamodules.splits import split_folds
-    from src.inference.features import extract_features
-    from src.inference.heads import out_of_fold
+    """Judge every label by heads that were trained on other groups, and list the doubtful ones."""
+    from src.analysis.audit import lists
 
-    linked, multilabel = datamodule.collect(), datamodule.multilabel
-    labels, folds = judged_labels(linked.records, multilabel), split_folds(linked, cfg.folds, cfg.seed)
-    model, origin, notes = feature_model(cfg, labels, linked.records)
-    kept = datamodule.cache_dir if datamodule.cache == "features" else None
-    features = extract_features(model, datamodule.root, linked.records, cfg.device, cache_dir=kept)
-    targets = encoded(linked.records, labels, multilabel)
-    probabilities = out_of_fold(features, targets, folds, labels, multilabel)
-    found = Audit(
-        name="/".join(datamodule.root.absolute().parts[-2:]),
-        root=datamodule.root,
-        records=linked.records,
-        groups=linked.groups,
-        labels=labels,
-        suspects=find_suspects(linked, labels, multilabel, probabilities),
-        unjudged=unjudgeable(linked, labels),
-        nearest=nearest_labelled(features, linked.groups),
-        features=origin,
-        notes=notes,
-    )
-    back = {"apply": overrides.shown(folder.absolute() / LIST)}
-    command = overrides.command_like_this("audit", READING.fullmatch, back)
-    write_audit(found, datamodule, folder, cfg.top, command)
-    print(f"{said(found)}\npage  {overrides.shown(folder.absolute() / PAGE)}\nthen  {command}")
+    found = lists.find_label_errors(cfg, datamodule)
+    reading = re.compile(r"experiment|model|data(\..+)?")
+    back = {"apply": overrides.shown(folder.absolute() / lists.LIST)}
+    command = overrides.command_like_this("audit", reading.fullmatch, back)
+    lists.write_audit(found, datamodule, folder, cfg.top, command)
+    page = overrides.shown(folder.absolute() / lists.PAGE)
+    print(f"{lists.summary_text(found)}\npage  {page}\nthen  {command}")
 
 
 def take_back(cfg: DictConfig, datamodule, folder: Path) -> None:
-    """Write a new table with the decisions of `apply=`, and say how to train on it."""
-    from src.analysis.audit_apply import apply_audit, told
-    from src.analysis.audit_files import SPLIT, TABLE
+    """Write a new table with the decisions of `apply=`, and print the command that trains on it."""
+    from src.analysis.audit import apply
 
-    summary = apply_audit(datamodule, datamodule.collect(), user_path(cfg.apply), folder)
-    old = OWN | OLD | (set() if datamodule.source.columns else {"data.separator"})
-    table = overrides.shown(folder.absolute() / TABLE)
-    new = {"data": "table", "data.csv": table, "data.images": datamodule.root}
-    if datamodule.source.given and not datamodule.split_file:
-        new["data.split_file"] = overrides.shown(folder.absolute() / SPLIT)
-    command = overrides.command_like_this("train", lambda key: key not in old, new)
-    print(f"{told(summary)}\ntable {table}\ntrain {command}")
+    summary = apply.apply_audit(datamodule, datamodule.collect(), user_path(cfg.apply), folder)
+    table, command = overrides.shown(folder.absolute() / apply.TABLE), apply.train_command(datamodule, folder)
+    print(f"{apply.summary_text(summary)}\ntable {table}\ntrain {command}")
 
 
 if __name__ == "__main__":

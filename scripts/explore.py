@@ -15,12 +15,11 @@ def main(cfg: DictConfig) -> None:
     """Read every photo once, then write the page, its figures, the lists and the pictures."""
     from src.analysis.explore.exploration import Exploration
     from src.analysis.explore.folder import PAGE, check_folder, write_exploration
-    from src.analysis.survey import survey_photos
     from src.datamodules.groups import assign_groups
+    from src.datamodules.inspection import inspect_photos
     from src.files import user_path
     from src.models.defaults import fill_defaults
     from src.overrides import shown
-    from src.progress_bar import ProgressBar
 
     targets.check_targets(fill_defaults(cfg).data, "data")
     config.demo_root(cfg)
@@ -30,12 +29,8 @@ def main(cfg: DictConfig) -> None:
     named = [user_path(cfg.data.root)] if cfg.data.get("root") else []
     check_folder(folder, [source.root, *named])
     records = assign_groups(source, datamodule.group)
-    looks = []
-    with ProgressBar("Reading", len(records), "photos") as bar:
-        paths = [record.path for record in records]
-        for look in survey_photos(source.root, paths, datamodule.preprocess.size):
-            looks.append(look)
-            bar.update()
+    paths = [record.path for record in records]
+    looks = inspect_photos(source.root, paths, datamodule.preprocess.size, datamodule.cache_dir)
     data = Exploration(source, records, looks, cfg.task, datamodule.group, datamodule.near_duplicates)
     summary = write_exploration(data, folder)
     found = [f"{part['title'].lower()} {part['count']:,}" for part in summary["problems"] if part["count"]]

@@ -13,12 +13,12 @@ from src import config
 @config.command("predict")
 def main(cfg: DictConfig) -> None:
     """Predict photos, all or a shard; unreadable ones become rows with `status=error` and exit code 1."""
-    from src.datamodules.cache import decoder
     from src.inference import Predictor, claim, find_images, refuse_to_overwrite
     from src.inference.backends import find_model
     from src.inference.output import Output, find_output, find_shard, make_manifest
     from src.overrides import shown
     from src.progress_bar import ProgressBar
+    from src.row_store import decoder
 
     shard = find_shard(cfg.shard)
     output = find_output(cfg.output, cfg.output_dir, cfg.resume, cfg.shard)

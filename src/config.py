@@ -25,8 +25,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from src.errors import InputError, did_you_mean, first_line, leave
-from src.overlap import allowed_cores, quota
 from src.overrides import config_folder, quoted, readable, run_folder
+from src.parallel import allowed_cores, quota
 from src.process import errors_only, exit_code, interruption, is_main, launched, sigterm_raises
 from src.schemas import SCHEMAS, TrainConfig
 

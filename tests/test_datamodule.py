@@ -10,12 +10,13 @@ import torch
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
 
-from src import overlap
-from src.datamodules import FolderDataModule, TableDataModule, photos
-from src.datamodules.dataset import EpochSampler, LostPhoto, make_loader
+from src import parallel
+from src.datamodules import FolderDataModule, TableDataModule, base, inspection
+from src.datamodules.dataset import LostPhoto, make_loader
 from src.datamodules.statistics import class_weights, label_table, not_evaluable, pair_table
 from src.errors import InputError
 from src.labels import LabelSpace
+from tests.made import run_script
 from tests.test_splits import SHARES, record, where
 
 COMMON = {
@@ -49,6 +50,18 @@ def table(root, text, task="multilabel", **options):
     return module
 
 
+def test_explore_and_training_read_a_photo_once(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(inspection, "SETTLED", -(10**18))  # these files count as old ones
+    monkeypatch.chdir(tmp_path)
+    cache = f"data.cache_dir={tmp_path / 'cache'}"
+    assert run_script(monkeypatch, "explore", f"data.root={root}", cache, "output=seen") == 0
+    monkeypatch.setattr(inspection, "inspect_photo", None)
+    assert folders(root, cache_dir=str(tmp_path / "cache")).splits["train"]
+    assert run_script(monkeypatch, "explore", f"data.root={root}", cache, "output=again") == 0
+    seen, again = (next((tmp_path / name).glob("*.json")).read_text() for name in ("seen", "again"))
+    assert seen == again
+
+
 def test_batches_are_uint8_with_target_and_index(root):
     module = folders(root)
     assert module.labels.as_dict() == {"component": ["Pipe", "Wall"], "defect": ["Crack", "Intact", "Leaks"]}
@@ -69,12 +82,6 @@ def test_folders_feed_multilabel_with_healthy_as_nothing_wrong(root):
     assert dataset.targets.dtype == torch.float32 and dataset.targets.shape[1] == 4
     healthy = [i for i, r in enumerate(module.splits["train"]) if "Intact" in r.path]
     assert healthy and dataset.targets[healthy].tolist() == [[1, 0, 0, 0]] * len(healthy)
-
-
-def test_multiclass_targets_have_one_column(root):
-    module = folders(root, "multiclass")
-    assert module.labels.as_dict() == {"label": ["Pipe_Intact", "Pipe_Leaks", "Wall_Crack", "Wall_Leaks"]}
-    assert module.dataset("val").targets.shape == (len(module.splits["val"]), 1)
 
 
 def test_evaluation_keeps_the_order_and_the_pixels(root):
@@ -109,23 +116,20 @@ def test_order_and_augmentation_depend_on_seed_epoch_and_index_only(root):
     workers = epochs(module, 2, (1, 2))
     assert same(alone[1], workers[1]) and same(alone[2], workers[2])
     assert not same(alone[1], alone[2])
+    assert sorted(i for index, _ in alone[1] for i in index) == list(range(len(module.splits["train"])))
     assert not same(alone[1], epochs(folders(root, seed=4, augment={"rotation": 10.0}), 0, (1,))[1])
 
 
-def test_augmentation_leaves_the_global_generator_alone(root):
-    dataset = folders(root, augment={"rotation": 10.0}).dataset("train")
+def test_views_leave_the_generators_of_cpu_and_gpu_alone(root):
+    """A seed for a GPU that nobody uses would be kept until one is."""
+    dataset = folders(root, augment={"horizontal_flip": 0.5, "rotation": 10.0}).dataset("train")
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    _ = dataset[0, 0]
-    assert torch.equal(torch.rand(3), expected)
-
-
-def test_sampler_is_a_permutation():
-    sampler = EpochSampler(50, seed=1, shuffle=True)
-    sampler.set_epoch(3)
-    assert sorted(index for _, index in sampler) == list(range(50)) and {e for e, _ in sampler} == {3}
-    assert [i for _, i in EpochSampler(5, 1, shuffle=False)] == [0, 1, 2, 3, 4]
+    before = len(torch.cuda._queued_calls)
+    for index in range(8):
+        dataset[0, index]
+    assert torch.equal(torch.rand(3), expected) and len(torch.cuda._queued_calls) == before
 
 
 def test_loaders_stay_pinned_persistent_and_without_a_last_batch_of_one(root):
@@ -145,9 +149,9 @@ def test_loaders_stay_pinned_persistent_and_without_a_last_batch_of_one(root):
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_a_gpu_has_its_share_of_the_cores_decode(root, monkeypatch, device, given, devices, wanted):
-    monkeypatch.setattr(photos, "cores", lambda: 12)
-    monkeypatch.setattr(photos, "allowed_cores", lambda: 12)
-    monkeypatch.setattr(photos, "quota", lambda: None)
+    monkeypatch.setattr(base, "cores", lambda: 12)
+    monkeypatch.setattr(base, "allowed_cores", lambda: 12)
+    monkeypatch.setattr(base, "quota", lambda: None)
     data = folders(root, num_workers=given)
     data.trainer = SimpleNamespace(
         global_rank=0,
@@ -159,25 +163,14 @@ def test_a_gpu_has_its_share_of_the_cores_decode(root, monkeypatch, device, give
 
 
 @pytest.mark.parametrize(
-    ("allowed", "machine", "processes", "devices", "wanted"),
-    [(128, 128, 1, 8, 16), (64, 64, 1, 8, 8), (128, 128, 8, 8, 16), (16, 128, 4, 4, 16),
-     (16, 64, "torchrun", 4, 4), (5, 64, 4, 4, 5), (3, 3, 1, 1, 3)],
+    ("allowed", "paid", "machine", "processes", "devices", "wanted"),
+    [(128, None, 128, 1, 8, 16), (64, None, 64, 1, 8, 8), (128, None, 128, 8, 8, 16),
+     (16, None, 128, 4, 4, 16),
+     (16, None, 64, "torchrun", 4, 4), (5, None, 64, 4, 4, 5), (64, 8, 64, 1, 4, 2), (64, 8, 64, 4, 4, 2),
+     (64, 2, 64, 4, 4, 1), (4, 8, 64, 1, 1, 4), (64, 40, 64, 1, 1, 16)],
 )  # fmt: skip
-def test_cores_are_shared_out_once(root, monkeypatch, allowed, machine, processes, devices, wanted):
-    assert workers(root, monkeypatch, allowed, None, machine, processes, devices) == wanted
-
-
-@pytest.mark.parametrize(
-    ("allowed", "paid", "processes", "devices", "wanted"),
-    [(64, 8, 1, 1, 8), (64, 8, 1, 4, 2), (64, 8, 4, 4, 2), (64, 2, 4, 4, 1), (16, 8, 4, 4, 2),
-     (4, 8, 1, 1, 4), (64, 40, 1, 1, 16)],
-)  # fmt: skip
-def test_a_container_s_time_is_shared_out_too(root, monkeypatch, allowed, paid, processes, devices, wanted):
-    assert workers(root, monkeypatch, allowed, paid, 64, processes, devices) == wanted
-
-
-def workers(root, monkeypatch, allowed, paid, machine, processes, devices):
-    """Return how many processes decode for one of so many GPUs; srun started the training's, or torchrun."""
+def test_cores_are_shared_out_once(root, monkeypatch, allowed, paid, machine, processes, devices, wanted):
+    """Among the GPUs of a process that srun or torchrun started, within the container's time."""
     monkeypatch.delenv("RANK", raising=False)
     if processes == "torchrun":
         monkeypatch.setenv("RANK", "0")
@@ -187,21 +180,21 @@ def workers(root, monkeypatch, allowed, paid, machine, processes, devices):
     data.trainer = SimpleNamespace(
         num_devices=devices, strategy=SimpleNamespace(root_device=torch.device("cuda"))
     )
-    monkeypatch.setattr(photos, "allowed_cores", lambda: allowed)
-    monkeypatch.setattr(photos, "quota", lambda: paid)
-    monkeypatch.setattr(photos.os, "cpu_count", lambda: machine)
-    monkeypatch.setattr(photos, "launched", lambda: processes)
-    return data._workers()
+    monkeypatch.setattr(base, "allowed_cores", lambda: allowed)
+    monkeypatch.setattr(base, "quota", lambda: paid)
+    monkeypatch.setattr(base.os, "cpu_count", lambda: machine)
+    monkeypatch.setattr(base, "launched", lambda: processes)
+    assert data._workers() == wanted
 
 
 def test_cores_are_those_that_the_process_may_use(monkeypatch):
-    monkeypatch.setattr(overlap, "quota", lambda: None)
-    monkeypatch.setattr(overlap.os, "sched_getaffinity", lambda _: {3, 5, 6}, raising=False)
-    assert overlap.cores() == 3
-    monkeypatch.setattr(overlap.os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
-    assert overlap.cores() == 16
-    monkeypatch.setattr(overlap, "quota", lambda: 5)
-    assert overlap.cores() == 5
+    monkeypatch.setattr(parallel, "quota", lambda: None)
+    monkeypatch.setattr(parallel.os, "sched_getaffinity", lambda _: {3, 5, 6}, raising=False)
+    assert parallel.cores() == 3
+    monkeypatch.setattr(parallel.os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert parallel.cores() == 16
+    monkeypatch.setattr(parallel, "quota", lambda: 5)
+    assert parallel.cores() == 5
 
 
 def test_workers_can_be_spawned(root):
@@ -375,10 +368,8 @@ def test_the_split_does_not_depend_on_the_order_of_rows(make_tree, tmp_path):
         ({"task": "multilable"}, "task=multilable: did you mean 'multilabel'"),
         ({"multiple": "frist"}, "data.multiple=frist: did you mean 'first'"),
         ({"batch_size": 0}, "data.batch_size=0: needs at least 1"),
-        ({"num_workers": -1}, "data.num_workers=-1"),
         ({"augment": {"rotaton": 3}}, "unknown key 'data.augment.rotaton': did you mean 'rotation'"),
         ({"augment": {"horizontal_flip": 2}}, "data.augment.horizontal_flip=2"),
-        ({"augment": {"rotation": -2}}, "data.augment.rotation=-2"),
         ({"class_weights": {"sqr": True}}, "unknown key 'data.class_weights.sqr': did you mean 'sqrt'"),
         ({"preprocess": {"image_sise": 3}}, "unknown key 'preprocess.image_sise': did you mean 'image_size'"),
         ({"task": "multiclass", "components": ["A"]}, "model=multiclass has one kind"),
@@ -441,12 +432,3 @@ def test_tables_count_labels_and_pairs_per_split():
     assert rows["train"].to_dict() == {("A", "X"): 2, ("A", "Y"): 1, ("B", "(none)"): 1}
     assert rows.loc[("A", "X"), "train %"] == 66.7
     assert not_evaluable(splits, SPACE) == {"val": ["B", "Y", "Z"]}
-
-
-def test_views_leave_nothing_behind(root):
-    """A seed for a GPU that nobody uses would be kept until one is."""
-    before = len(torch.cuda._queued_calls)
-    dataset = folders(root, augment={"horizontal_flip": 0.5, "rotation": 5.0}).dataset("train")
-    for index in range(8):
-        dataset[0, index]
-    assert len(torch.cuda._queued_calls) == before

@@ -16,10 +16,9 @@ from src.analysis.explore.folder import FILES, PAGE, PNGS, check_folder, write_e
 from src.analysis.explore.photo_rules import robust_z
 from src.analysis.explore.problems import find_problems
 from src.analysis.explore.summary import SHOWN, summarise
-from src.analysis.survey import Look, gray_levels, look_at, sharpness, survey_photos
 from src.datamodules.folders import read_folders
 from src.datamodules.groups import assign_groups
-from src.datamodules.inspection import inspect_photos
+from src.datamodules.inspection import ImageStats, gray_levels, inspect_photos, sharpness
 from src.datamodules.records import Record, Source
 from src.datamodules.table import read_table
 from src.images import open_image
@@ -96,7 +95,7 @@ def plant(root: Path) -> dict[str, list[tuple[str, ...]]]:
 
 def look(source: Source, task: str = "dual_head", group: str | None = r"^(A\d+)_", near: int | None = 4):
     records = assign_groups(source, group)
-    looks = list(survey_photos(source.root, [record.path for record in records]))
+    looks = inspect_photos(source.root, [record.path for record in records])
     return Exploration(source, records, looks, task, group, near)
 
 
@@ -153,34 +152,18 @@ def test_reasons_name_the_rule_that_was_broken(planted):
     assert reasons["Bolt_Crack/tiny.png"].startswith("shorter side below 32 pixels, 79.0 times fewer pixels")
 
 
-def test_a_survey_sees_what_the_splits_see(planted, tmp_path):
+def test_stats_are_figures_without_pixels(planted, tmp_path):
     root, _, data = planted
     exif = Image.Exif()
     exif[0x0112] = 6
     keep(scene(1, (1600, 1100)), tmp_path / "large.jpg", exif=exif)
-    keep(scene(2, (1000, 130)), tmp_path / "strip.jpg", progressive=True)
-    gray = np.random.default_rng(0).integers(0, 65535, (90, 120)).astype(np.uint16)
-    keep(Image.fromarray(gray), tmp_path / "gray.png")
-    pairs = [
-        (root, [record.path for record in data.records]),
-        (tmp_path, ["gray.png", "large.jpg", "strip.jpg"]),
-    ]
-    for folder, paths in pairs:
-        seen = [(look.digest, look.phash, look.reason) for look in survey_photos(folder, paths, (300, 300))]
-        expected = inspect_photos(folder, paths, (300, 300))
-        assert seen == [(e.digest, e.phash, e.reason) for e in expected]
-    large = look_at(tmp_path / "large.jpg")
+    (large,) = inspect_photos(tmp_path, ["large.jpg"])
     assert (large.width, large.height, large.orientation, large.format) == (1100, 1600, 6, "JPEG")
-
-
-def test_a_survey_keeps_figures_and_no_pixels(planted):
-    root, _, data = planted
     before = sum(issubclass(type(thing), Image.Image) for thing in gc.get_objects())
-    looks = list(survey_photos(root, [record.path for record in data.records]))
+    looks = inspect_photos(root, [record.path for record in data.records])
     gc.collect()
     assert sum(issubclass(type(thing), Image.Image) for thing in gc.get_objects()) <= before
-    assert not hasattr(looks[0], "__dict__")
-    kinds = {type(getattr(look, name)) for look in looks for name in Look.__slots__}
+    kinds = {type(getattr(look, name)) for look in looks for name in ImageStats.__slots__}
     assert kinds <= {str, int, float, bool, type(None)}
 
 
@@ -340,7 +323,7 @@ def records(groups: list[str], labels: list[tuple[str, ...]]) -> tuple[Source, l
 
 def summary_of(groups, labels, task="multiclass", **seen):
     source, made = records(groups, labels)
-    looks = [Look(digest=f"d{i}", width=8, height=6, format="JPEG", **seen) for i in range(len(made))]
+    looks = [ImageStats(digest=f"d{i}", width=8, height=6, format="JPEG", **seen) for i in range(len(made))]
     data = Exploration(source, made, looks, task, "asset", None)
     return summarise(data, find_problems(data))
 
@@ -363,7 +346,7 @@ def test_notices_name_the_giant_group_and_labels_that_are_too_few():
 def test_two_photos_with_one_id_are_listed():
     source, made = records(["a", "b"], [("x",), ("y",)])
     made = [made[0], Record("p000", "other.jpg", {"label": ("y",)}, "b")]
-    looks = [Look(digest=digest, width=8, height=6) for digest in "de"]
+    looks = [ImageStats(digest=digest, width=8, height=6) for digest in "de"]
     data = Exploration(source, made, looks, "multiclass", None, None)
     assert listed_photos(data)["repeated_ids"] == [("p000.jpg", "other.jpg", "p000")]
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from benchmarks import label_errors as benchmark
-from src.analysis.label_errors import LISTS, find_suspects, nearest_labelled, unjudgeable
+from src.analysis.audit.evidence import unjudgeable
+from src.analysis.audit.suspects import LISTS, find_suspects, nearest_labelled
 from src.datamodules.groups import Linked
 from src.datamodules.records import Record
-from src.errors import InputError
 from src.labels import LabelSpace
 
 LABELS = LabelSpace({"component": ("Bolt", "Hole"), "defect": ("Leaks", "Loose")})
@@ -62,15 +62,6 @@ def test_missing_labels_are_ranked_by_probability_down_to_the_floor():
     assert first.probability == pytest.approx(0.9) and first.list == "missing_label" and first.other is None
     assert first.score == pytest.approx(np.log(9), abs=0.01)
     assert found["wrong_label"] == []
-
-
-def test_equal_scores_come_by_path():
-    carried = ordinary()
-    seen = likely(carried)
-    for position in (12, 2, 30):
-        carried[position] = ("Bolt",)
-    found = find_suspects(linked_of(carried), LABELS, True, seen)
-    assert [s.position for s in found["missing_label"]] == [2, 12, 30]
 
 
 def test_a_wrong_label_is_replaced_where_another_one_is_seen_and_removed_where_none_is():
@@ -227,16 +218,6 @@ def test_the_same_input_gives_the_same_lists():
     for suspects in first.values():
         scores = [s.score for s in suspects]
         assert scores == sorted(scores, reverse=True) and np.isfinite(scores).all()
-
-
-def test_input_that_does_not_fit_is_refused():
-    linked = linked_of(ordinary())
-    with pytest.raises(ValueError, match=r"\(40, 3\)"):
-        find_suspects(linked, LABELS, True, np.zeros((40, 3)))
-    with pytest.raises(ValueError, match="NaN"):
-        find_suspects(linked, LABELS, True, np.full((40, 4), np.nan))
-    with pytest.raises(InputError, match="unknown label 'Loose'"):
-        find_suspects(linked, LabelSpace({"defect": ("Leaks", "Bolt", "Hole")}), True, np.zeros((40, 3)))
 
 
 def test_nearest_photos_are_those_of_brute_force():

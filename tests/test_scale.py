@@ -3,7 +3,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from src.datamodules.near_duplicates import distances, near_pairs
-from src.datamodules.photo_index import PhotoIndex
+from src.datamodules.records import PhotoIndex
 from src.datamodules.table import TableReader
 
 
@@ -25,7 +25,7 @@ def test_frames_of_a_fixed_camera_are_as_many_pairs_as_photos():
 
 
 def test_rows_of_the_same_cells_are_counted_each():
-    reader = TableReader({"component": "component"}, ";", {"component": ["Bolt"]}, (), {""})
+    reader = TableReader({"component": "component"}, ";", {"component": ["Bolt"]}, (), "multilabel")
     assert reader.labels({"component": "Bolt;Nut"}, times=3) == {"component": ["Bolt"]}
     assert reader.unknown == {"Nut": 3}
 

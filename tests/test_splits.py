@@ -6,7 +6,7 @@ import pytest
 
 from src.datamodules.groups import assign_groups, join_groups, link_records
 from src.datamodules.records import Record, Source
-from src.datamodules.splits import SPLITS, data_hash, read_split_file, split_groups, split_hash
+from src.datamodules.splits import SPLITS, data_hash, read_split_file, split_hash
 from src.datamodules.splits import split_records as split_linked
 from src.errors import InputError
 
@@ -158,16 +158,6 @@ def test_only_what_a_given_split_lacks_is_taken_from_train(caplog):
     assert "no val: taken from its train photos" in caplog.text
     with pytest.raises(InputError, match="no train photos"):
         split_records(records, SHARES, 0, dict.fromkeys(given, "test"))
-
-
-def test_every_group_is_placed_with_many_labels():
-    rng = np.random.default_rng(0)
-    groups = np.repeat(np.arange(500), rng.integers(1, 51, 500))
-    targets = rng.random((len(groups), 20)) < 0.1
-    chosen = split_groups(targets, groups, [0.7, 0.15, 0.15], 0)
-    assert chosen.shape == groups.shape and set(chosen) == {0, 1, 2}
-    for column in targets.T:
-        assert np.allclose(np.bincount(chosen[column]) / column.sum(), [0.7, 0.15, 0.15], atol=0.02)
 
 
 def test_split_files(tmp_path):

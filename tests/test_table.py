@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from src.datamodules.delimited import pick_column, read_csv
-from src.datamodules.table import PhotoIndex, TableDataModule, read_table
+from src.datamodules.csv_table import pick_column, read_csv
+from src.datamodules.records import PhotoIndex
+from src.datamodules.table import TableDataModule, read_table
 from src.errors import InputError
 
 WORDS = {"component": ["Bracket", "Joint"], "defect": ["Corrosion-Heavy", "Leaks"]}
@@ -81,7 +82,7 @@ def test_quotes_hold_delimiters_and_line_breaks(table):
         ("", "the file is empty"),
         ("\n \n", "the file is empty"),
         ("ID,label\n", "a header and no rows"),
-        ("ID,component,defect\na,Joint,Leaks,Loose\n", "line 2: 4 cells under a header of 3"),
+        ("ID,component,defect\na,Joint,Leaks,Loose\n", "row 2: 4 cells under a header of 3"),
         ('ID,label\na,"Joint\nb,Leaks\n', "not a table"),
         ("ID,label,label\na,x,y\n", "several columns are named label"),
         (

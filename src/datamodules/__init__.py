@@ -6,7 +6,7 @@ __getattr__ = deferred(
     __name__,
     {
         "FolderDataModule": "src.datamodules.folders",
-        "PhotoDataModule": "src.datamodules.photos",
+        "PhotoDataModule": "src.datamodules.base",
         "TableDataModule": "src.datamodules.table",
     },
 )

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from src.datamodules.photos import PhotoDataModule
+from src.datamodules.base import PhotoDataModule
 from src.datamodules.records import Record, Source, find_photos, ids_from_paths, tidy
 from src.datamodules.splits import SPLIT_NAMES
 from src.errors import InputError, listed, nearest

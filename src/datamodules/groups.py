@@ -55,6 +55,21 @@ def link_records(records: Sequence[Record], near_duplicates: int | None) -> Link
     return Linked(records, groups, pairs, distances)
 
 
+def report_copies(records: list[Record]) -> None:
+    """Log how many photos are byte-identical to another one, and warn where the copies' labels differ."""
+    copies: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        copies[record.digest].append(record)
+    copies = {digest: same for digest, same in copies.items() if digest and len(same) > 1}
+    if copies:
+        extra = sum(len(same) - 1 for same in copies.values())
+        log.info("%d photos are byte-identical copies of others; copies stay in one split", extra)
+    differing = [same for same in copies.values() if any(r.labels != same[0].labels for r in same)]
+    if differing:
+        shown = listed((" = ".join(r.path for r in same[:3]) for same in differing), 3)
+        log.warning("%d photos have byte-identical copies with other labels: %s", len(differing), shown)
+
+
 def report_near_duplicates(linked: Linked) -> None:
     """Log how many photos look like another one, and how many groups of the user that joins."""
     names = [record.group for record in linked.records]

@@ -3,10 +3,10 @@
 import logging
 import os
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from src.images import EXTENSIONS
 from src.labels import LabelSpace
 
 log = logging.getLogger(__name__)
+RANKS = 4  # names that an ID may have for a photo
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,47 @@ def _is_new(folder: str, seen: set[str]) -> bool:
         return False
     seen.add(real)
     return True
+
+
+class PhotoIndex:
+    """Finds the files that an ID of a table can mean.
+
+    The first of these that names a file decides: the relative path, with extension or without, then the file
+    name, with extension or without. Letter case counts only where several files differ in nothing else.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.paths = find_photos(root)
+        # nearly every name means one photo: a list for each would be most of the index
+        self._first: list[dict[str, str]] = [{} for _ in range(RANKS)]
+        self._others: dict[tuple[int, str], list[str]] = defaultdict(list)
+        for path in self.paths:
+            for rank, name in enumerate(self._names(path)):
+                key = tidy(name).casefold()
+                if self._first[rank].setdefault(key, path) is not path:
+                    self._others[rank, key].append(path)
+
+    @staticmethod
+    def _names(path: str) -> tuple[str, str, str, str]:
+        """Return the names that an ID may have for a photo, the most exact one first."""
+        whole = PurePosixPath(path)
+        return path, whole.with_suffix("").as_posix(), whole.name, whole.stem
+
+    def find(self, id_: str) -> list[str]:
+        """Return the paths of the photos that `id_` can mean: one, none, or several where it is ambiguous."""
+        for name in dict.fromkeys((id_, id_.replace("\\", "/"))):  # a name may well hold a backslash
+            name = tidy(name.removeprefix("./").removeprefix(f"{self.root.as_posix()}/"))
+            key = name.casefold()
+            for rank in range(RANKS):
+                first = self._first[rank].get(key)
+                if first is None:
+                    continue
+                found = [first, *self._others.get((rank, key), ())]
+                if len(found) > 1:
+                    found = [path for path in found if tidy(self._names(path)[rank]) == name] or found
+                return found
+        return []
 
 
 def ids_from_paths(paths: Iterable[str]) -> list[str]:

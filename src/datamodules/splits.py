@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.datamodules.delimited import ID_COLUMNS, pick_column, read_csv
+from src.datamodules.csv_table import ID_COLUMNS, pick_column, read_csv
 from src.datamodules.groups import Linked
 from src.datamodules.records import Record
 from src.datamodules.stratify import split_groups

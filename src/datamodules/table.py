@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from src.datamodules.delimited import ID_COLUMNS, pick_column, read_csv
-from src.datamodules.photo_index import PhotoIndex
-from src.datamodules.photos import PhotoDataModule
-from src.datamodules.records import Record, Source, tidy
+from src.datamodules.base import PhotoDataModule
+from src.datamodules.csv_table import ID_COLUMNS, pick_column, read_csv
+from src.datamodules.records import PhotoIndex, Record, Source, tidy
 from src.errors import InputError, did_you_mean, listed
 from src.files import user_path
 
@@ -41,7 +40,7 @@ class TableReader:
         separator: what stands between labels in a cell.
         vocabulary: `{kind: known labels}`; empty lists where none is given.
         healthy: labels that mean "nothing wrong": they stay in the kind of their column.
-        placeholders: cells, in lower case, that mean no label unless the vocabulary knows them.
+        task: in `multiclass` a label may be called component or defect; else a cell that says so has none.
     """
 
     def __init__(
@@ -50,13 +49,14 @@ class TableReader:
         separator: str,
         vocabulary: Mapping[str, list[str]],
         healthy: Collection[str],
-        placeholders: Collection[str],
+        task: str,
     ):
         self.columns, self.separator, self.healthy = columns, separator, set(healthy)
         self.kind_of = {label: kind for kind, labels in vocabulary.items() for label in labels}
         self.kinds = tuple(vocabulary) if self.kind_of else tuple(columns)
         self.closed = {kind for kind, labels in vocabulary.items() if labels}
-        self.placeholders = set(placeholders)
+        words = () if task == "multiclass" else ("component", "defect")
+        self.placeholders = {"", "nan", *words, *(name.lower() for pair in columns.items() for name in pair)}
         self.routed: Counter[str] = Counter()
         self.unknown: Counter[str] = Counter()
 
@@ -109,10 +109,7 @@ def read_table(
         kind: pick_column(frame, None, candidates, csv_path, f"data.columns.{kind}")
         for kind, candidates in label_columns(frame.columns, task, columns).items()
     }
-    placeholders = {"", "nan", *(name.lower() for pair in names.items() for name in pair)}
-    if task != "multiclass":  # where `defect` may well be a class, beside `ok`
-        placeholders |= {"component", "defect"}
-    reader = TableReader(names, separator, vocabulary, healthy, placeholders)
+    reader = TableReader(names, separator, vocabulary, healthy, task)
     index = PhotoIndex(images)
     if not index.paths:
         raise InputError(f"data.images={images}: no photo in it (jpg, jpeg, png, bmp, tif, tiff, webp)")

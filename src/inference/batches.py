@@ -16,7 +16,7 @@ import numpy as np
 from src.images import UnreadableImage, content_digest, read_photo
 from src.inference.photos import Photo
 from src.labels import LabelSpace
-from src.overlap import cores, in_order
+from src.parallel import bounded_map, cores
 from src.preprocess import Preprocess
 
 CHUNK = 512  # photos; a batch never crosses from one chunk to the next
@@ -171,7 +171,7 @@ def run_batches(
     if workers < 1:
         yield from map(work, range(count))
     else:
-        with backend.threads_kept(), closing(in_order(work, range(count), workers)) as results:
+        with backend.threads_kept(), closing(bounded_map(work, range(count), workers)) as results:
             yield from results
 
 

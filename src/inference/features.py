@@ -12,18 +12,18 @@ import numpy as np
 import torch
 import torchvision
 
-from src.datamodules.cache import Rows, RowStore, decoder, gigabytes
-from src.datamodules.image_cache import read_unchanged
-from src.datamodules.photos import PhotoDataModule
+from src.datamodules.base import PhotoDataModule
+from src.datamodules.dataset import read_unchanged
 from src.datamodules.records import Record
 from src.datamodules.transforms import TrainTransform
 from src.inference.batches import Batch, Result, batch_range, count_batches
 from src.inference.torch_backend import ROWS, TorchBackend, choose_device
 from src.models import PhotoClassifier
 from src.models.backbones import builder_version
-from src.overlap import cores, in_order
+from src.parallel import bounded_map, cores
 from src.preprocess import Preprocess
 from src.progress_bar import ProgressBar
+from src.row_store import Rows, RowStore, decoder, gigabytes
 
 log = logging.getLogger(__name__)
 BATCH = 16  # photos per forward pass; the last digits of features can depend on it
@@ -275,7 +275,7 @@ def _rows(
     if backend.on_gpu:
         found = (backend.features(batch.pixels) for batch in backend.loaded(read, count, workers))
     else:
-        found = in_order(see, range(count), max(1, workers))
+        found = bounded_map(see, range(count), max(1, workers))
     bar = ProgressBar("Features", len(sights), "views")
     with backend.threads_kept(), closing(found), bar:
         for number, rows in enumerate(found):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from src.datamodules.delimited import read_csv
+from src.datamodules.csv_table import read_csv
 from src.decisions.thresholds import apply_thresholds
 from src.errors import InputError
 from src.files import user_path
@@ -18,7 +18,7 @@ from src.inference.batches import Backend, count_batches, read_batch
 from src.inference.photos import Photo, data_root
 from src.labels import LabelSpace
 from src.models import PhotoClassifier
-from src.overlap import cores, in_order
+from src.parallel import bounded_map, cores
 from src.preprocess import Preprocess
 
 log = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ def _read(photos: list[Photo], preprocess: Preprocess) -> np.ndarray:
     """Return the pixels of photos that must all be readable, uint8 `[N, H, W, 3]`."""
     count, parts = count_batches(len(photos), BATCH), []
     read = partial(read_batch, photos, BATCH, preprocess, frozenset())
-    with closing(in_order(read, range(count), cores())) as batches:
+    with closing(bounded_map(read, range(count), cores())) as batches:
         for batch in batches:
             for result in batch.photos:
                 if result.error:
@@ -176,7 +176,7 @@ def scores_of(
             return forward(full)[: len(part)]
 
     workers = cores()
-    with backend.threads_kept(), closing(in_order(work, range(0, len(pixels), BATCH), workers)) as found:
+    with backend.threads_kept(), closing(bounded_map(work, range(0, len(pixels), BATCH), workers)) as found:
         return np.concatenate(list(found))
 
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import overload
 
-from src.datamodules.photo_index import PhotoIndex
-from src.datamodules.records import find_photos, id_from_path, shared_ids
+from src.datamodules.records import PhotoIndex, find_photos, id_from_path, shared_ids
 from src.errors import InputError
 from src.files import user_path
 from src.images import EXTENSIONS
@@ -91,7 +90,7 @@ def find_images(images: str | None, root: str | None = None) -> Photos:
 
 def _from_csv(source: Path, root: str | None) -> Photos:
     """Return the photos that a CSV of paths, or of IDs, names."""
-    from src.datamodules.delimited import pick_column, read_csv  # pandas: only where a table is read
+    from src.datamodules.csv_table import pick_column, read_csv  # pandas: only where a table is read
 
     frame = read_csv(source, key="images")
     column = pick_column(frame, None, PATH_COLUMNS, source, key="")

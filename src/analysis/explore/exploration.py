@@ -6,8 +6,8 @@ from functools import cached_property
 
 import pandas as pd
 
-from src.analysis.survey import Look
 from src.datamodules.groups import Linked, link_records
+from src.datamodules.inspection import ImageStats
 from src.datamodules.records import Record, Source
 
 MEASURED = (
@@ -31,7 +31,7 @@ class Exploration:
 
     source: Source
     given: Sequence[Record]
-    looks: Sequence[Look]
+    looks: Sequence[ImageStats]
     task: str
     group: str | None
     near_duplicates: int | None

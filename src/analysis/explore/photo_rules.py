@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from src.analysis.explore.exploration import Exploration
-from src.analysis.survey import SHORT_SIDE, TILE, TILE_CONTRAST, WHITE
+from src.datamodules.inspection import SHORT_SIDE, TILE, TILE_CONTRAST, WHITE
 
 UNUSUAL = 3.5  # robust z-score (Iglewicz and Hoaglin, 1993)
 ENOUGH = 20  # photos that a median and its spread can be taken from

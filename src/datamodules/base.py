@@ -13,21 +13,19 @@ from torch.utils.data import DataLoader
 from src.datamodules import records as rec
 from src.datamodules import splits as sp
 from src.datamodules import statistics
-from src.datamodules.cache import Rows, RowStore, checked_folder
 from src.datamodules.certificate import certify
-from src.datamodules.dataset import FeatureDataset, PhotoDataset, make_loader
-from src.datamodules.groups import Linked, assign_groups, link_records, report_near_duplicates
-from src.datamodules.image_cache import image_store, store_images
-from src.datamodules.inspection import drop_unreadable, replaced_since, report_copies
-from src.datamodules.memory import SETTLED
+from src.datamodules.dataset import FeatureDataset, PhotoDataset, image_store, make_loader, store_images
+from src.datamodules.groups import Linked, assign_groups, link_records, report_copies, report_near_duplicates
+from src.datamodules.inspection import SETTLED, drop_unreadable, replaced_since
 from src.datamodules.near_duplicates import FAITHFUL
 from src.datamodules.transforms import EvalTransform, TrainTransform
 from src.errors import InputError, did_you_mean, listed
 from src.files import user_path
 from src.labels import TASKS, LabelSpace
-from src.overlap import MOST, allowed_cores, cores, quota
+from src.parallel import MOST, allowed_cores, cores, quota
 from src.preprocess import Preprocess
 from src.process import launched
+from src.row_store import Rows, RowStore, checked_folder
 from src.targets import check_arguments
 
 log = logging.getLogger(__name__)

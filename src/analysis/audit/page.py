@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from src.analysis.agreement import Agreement
-from src.analysis.audit_table import suggestion
-from src.analysis.label_errors import Suspect
+from src.analysis.audit.suspects import Suspect, suggestion
 from src.analysis.pages import THUMBNAIL, Thumbnail, render, thumbnail
 from src.datamodules.records import Record
 from src.labels import LabelSpace

@@ -5,18 +5,16 @@ well the lists rank is measured in `benchmarks/label_errors.py`.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 
 import numpy as np
 from scipy.special import logit
 
-from src.analysis.label_evidence import MIN_POSITIVES, Evidence, unjudgeable
+from src.analysis.audit.evidence import MIN_POSITIVES, Evidence
 from src.datamodules.groups import Linked
 from src.labels import LabelSpace
-
-__all__ = ["LISTS", "Suspect", "find_suspects", "nearest_labelled", "unjudgeable"]
 
 LISTS = ("missing_label", "wrong_label", "unseen_pair", "near_duplicates")
 HEARSAY = 3.0  # nats by which the photos of its group may speak for a label that a photo itself does not show
@@ -48,6 +46,11 @@ class Suspect:
     probability: float
     score: float
     other: int | None = None
+
+
+def suggestion(add: Sequence[str], remove: Sequence[str]) -> str:
+    """Return the change as text, such as `remove Drummy; add Leaks`; labels hold no semicolon."""
+    return "; ".join([f"remove {label}" for label in remove] + [f"add {label}" for label in add])
 
 
 def find_suspects(

@@ -42,7 +42,7 @@ def cores() -> int:
     return min(MOST, allowed_cores(), quota() or MOST)
 
 
-def in_order(
+def bounded_map(
     work: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int = 2
 ) -> Iterator[Result]:
     """Yield `work(item)` of each item in order; memory does not grow with the number of items.

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from src import config, overlap
-from src.overlap import in_order, quota
+from src import config, parallel
+from src.parallel import bounded_map, quota
 from tests.made import run_script
 
 
@@ -17,7 +17,7 @@ def test_results_come_in_order_and_few_wait():
         time.sleep(0.002 * (item % 3))
         return item * item
 
-    for number, result in enumerate(in_order(work, range(40), workers=3, ahead=2)):
+    for number, result in enumerate(bounded_map(work, range(40), workers=3, ahead=2)):
         assert result == number * number
         assert len(begun) <= number + 3 + 2
     assert sorted(begun) == list(range(40))
@@ -36,12 +36,12 @@ def test_a_container_says_how_much_time_it_may_take(tmp_path, monkeypatch, files
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(content)
-    monkeypatch.setattr(overlap, "CGROUP", tmp_path)
+    monkeypatch.setattr(parallel, "CGROUP", tmp_path)
     assert quota() == wanted
 
 
 @pytest.mark.parametrize(
-    ("paid", "given", "wanted"), [(1, None, "1"), (1000, None, str(overlap.allowed_cores())), (1, "3", "3"),
+    ("paid", "given", "wanted"), [(1, None, "1"), (1000, None, str(parallel.allowed_cores())), (1, "3", "3"),
                                   (None, None, None)]
 )  # fmt: skip
 def test_libraries_take_no_more_threads_than_a_container_pays(monkeypatch, paid, given, wanted):
@@ -55,7 +55,7 @@ def test_libraries_take_no_more_threads_than_a_container_pays(monkeypatch, paid,
 
 def test_threads_work_at_once():
     both = threading.Barrier(2, timeout=20)
-    assert list(in_order(lambda item: both.wait() >= 0, range(4), workers=2)) == [True] * 4
+    assert list(bounded_map(lambda item: both.wait() >= 0, range(4), workers=2)) == [True] * 4
 
 
 def test_a_fault_comes_out_and_the_rest_is_not_begun():
@@ -67,7 +67,7 @@ def test_a_fault_comes_out_and_the_rest_is_not_begun():
             raise ValueError("the second")
         return item
 
-    found = in_order(work, range(1000), workers=2, ahead=1)
+    found = bounded_map(work, range(1000), workers=2, ahead=1)
     with pytest.raises(ValueError, match="the second"):
         list(found)
     assert len(begun) <= 6
@@ -75,7 +75,7 @@ def test_a_fault_comes_out_and_the_rest_is_not_begun():
 
 def test_whoever_stops_listening_ends_the_work():
     begun = []
-    found = in_order(begun.append, range(1000), workers=2, ahead=1)
+    found = bounded_map(begun.append, range(1000), workers=2, ahead=1)
     next(found)
     found.close()
     assert len(begun) <= 6

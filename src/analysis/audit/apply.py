@@ -1,0 +1,238 @@
+"""A new table of labels with the decisions of an `audit.csv`, and a record of the changes."""
+
+import csv
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from src.analysis.audit.decisions import Labels, read_decisions, settle
+from src.datamodules.base import PhotoDataModule
+from src.datamodules.csv_table import read_with_delimiter
+from src.datamodules.folders import FolderDataModule
+from src.datamodules.groups import Linked
+from src.datamodules.records import PhotoIndex, Record, label_space
+from src.datamodules.splits import split_records
+from src.datamodules.table import TableDataModule, TableReader
+from src.errors import InputError, listed
+from src.files import write_json, write_whole
+from src.overrides import command_like_this, shown
+
+FILES = TABLE, SPLIT, CHANGES, SUMMARY = "image_data.csv", "split.csv", "changes.csv", "summary.json"
+REPLACED = {"ckpt", "folds", "top", "apply", "output", "device", "data", "data.root", "data.csv",
+            "data.images", "data.strict", "data.encoding"}  # fmt: skip
+After = Mapping[str, Labels | None]  # the new labels of changed photos, by path; None: left out
+
+
+def apply_audit(datamodule: PhotoDataModule, linked: Linked, audit: Path, folder: Path) -> dict[str, Any]:
+    """Write a new version of the labels into `folder`; the old one and the photos stay as they are.
+
+    Args:
+        datamodule: after `collect()`.
+        linked: the result of `collect()`.
+        audit: an `audit.csv` with decisions.
+        folder: gets `image_data.csv`, `changes.csv`, `summary.json`, and `split.csv` for photos below train/,
+            val/ and test/.
+
+    Returns:
+        the content of `summary.json`.
+
+    Raises:
+        InputError: see `read_decisions` and `settle`; or where a table cannot hold the labels.
+    """
+    source, healthy = datamodule.source, datamodule.healthy if datamodule.multilabel else []
+    usual = _usual_healthy(source.records, healthy)
+    kind_of = dict.fromkeys(healthy, list(linked.records[0].labels)[-1]) | {v: k for k, v in usual.items()}
+    for kinds in (datamodule.vocabulary, label_space(linked.records).kinds):
+        kind_of |= {name: kind for kind, names in kinds.items() for name in names}
+    gone = dict.fromkeys(source.unlabelled, "it has no label now")
+    gone |= dict.fromkeys(datamodule.unreadable, "it cannot be read now")
+    decided, undecided = read_decisions(audit, linked.records, kind_of, gone)
+    wanted = settle(decided, linked.records, kind_of, healthy, not datamodule.multilabel, f"apply={audit}")
+    before = {record.path: record.labels for record in source.records}
+    after: dict[str, Labels | None] = {}
+    for record in linked.records:
+        new, old = wanted.get(record.path, record.labels), before[record.path]
+        if new is not None and _pairs(new) != _pairs(record.labels):
+            new = _with_healthy(old, new, healthy, usual)
+            after |= {record.path: new} if _pairs(new) != _pairs(old) else {}
+        elif new is None:
+            after[record.path] = None
+    left_out = [path for path, labels in after.items() if labels is None]
+    if len(left_out) == len(before):
+        raise InputError("every photo is left out: nothing would be left to train on")
+    table, paths, delimiter = _new_table(datamodule, before, after)
+    summary = {
+        "audit": audit.as_posix(),
+        "photos": len(before),
+        "changed": len(after) - len(left_out),
+        "left_out": len(left_out),
+        "confirmed": len(wanted) - len(after),
+        "rows_decided": len(decided),
+        "rows_undecided": undecided,
+        "decisions": decided["verb"].value_counts().sort_index().to_dict(),
+        "labels": _tally(before, {**before, **after}),
+    }
+    write_whole(folder / CHANGES, _changes(decided, linked.records, before, after))
+    write_json(folder / SUMMARY, summary)
+    if source.given:
+        splits = split_records(linked, datamodule.shares, datamodule.seed, source.given)
+        split_of = {record.path: name for name, records in splits.items() for record in records}
+        split = pd.DataFrame({"ID": table["ID"], "split": [split_of[path] for path in paths]})
+        write_whole(folder / SPLIT, _csv(split))
+    write_whole(folder / TABLE, _csv(table, delimiter))
+    return summary
+
+
+def summary_text(summary: Mapping[str, Any]) -> str:
+    """Return the changes in a few lines for the console."""
+    lines = [
+        f"{summary['changed']} photos changed, {summary['left_out']} left out, "
+        f"{summary['confirmed']} confirmed; {summary['rows_undecided']} rows without a decision"
+    ]
+    lines += [
+        f"  {k}: {count['before']} -> {count['after']} photos" for k, count in summary["labels"].items()
+    ]
+    return "\n".join(lines)
+
+
+def train_command(datamodule: PhotoDataModule, folder: Path) -> str:
+    """Return the command that trains on the new table, with the overrides of this call."""
+    is_table = isinstance(datamodule, TableDataModule)
+    replaced = REPLACED if is_table else REPLACED | {"data.separator"}
+    new = {"data": "table", "data.csv": shown(folder.absolute() / TABLE), "data.images": datamodule.root}
+    if is_table and datamodule.encoding:
+        new["data.encoding"] = "utf-8"
+    if datamodule.source.given and not datamodule.split_file:
+        new["data.split_file"] = shown(folder.absolute() / SPLIT)
+    return command_like_this("train", lambda key: key not in replaced, new)
+
+
+def _usual_healthy(records: Sequence[Record], healthy: Sequence[str]) -> dict[str, str]:
+    """Return `{kind: label}`: the most frequent label for "nothing wrong", where photos carry one."""
+    count = Counter(pair for record in records for pair in _pairs(record.labels) if pair[1] in healthy)
+    return dict(sorted(count, key=lambda pair: (-count[pair], pair), reverse=True))  # the last one stays
+
+
+def _with_healthy(
+    old: Labels, wanted: Labels, healthy: Sequence[str], usual: Mapping[str, str]
+) -> dict[str, tuple[str, ...]]:
+    """Return labels as a table has them: a photo that loses its last label of a kind has "nothing wrong".
+
+    That is written only where the labels say it of other photos, or where the photo would be unlabelled.
+    """
+    written = {}
+    for kind in dict.fromkeys([*old, *wanted]):
+        was_healthy = tuple(name for name in old.get(kind, ()) if name in healthy)
+        lost = (usual[kind],) if old.get(kind) and kind in usual else ()
+        written[kind] = wanted.get(kind) or was_healthy or lost
+    if not any(written.values()):
+        kind = next(iter(usual), list(written)[-1])
+        written[kind] = (usual.get(kind) or healthy[0],)
+    return written
+
+
+def _new_table(
+    datamodule: PhotoDataModule, before: Mapping[str, Labels], after: After
+) -> tuple[pd.DataFrame, list[str | None], str]:
+    """Return the table with other labels, the path of each row's photo, and its delimiter.
+
+    A photo's first row holds its labels. Further rows hold none, and stay for their other columns: a photo of
+    two assets has a row for each.
+    """
+    if isinstance(datamodule, TableDataModule):
+        source, separator = datamodule.source, datamodule.separator
+        frame, delimiter = read_with_delimiter(datamodule.csv, datamodule.delimiter, datamodule.encoding)
+        path_of = {record.id: record.path for record in source.records}
+        if len(frame) != len(source.rows):
+            raise InputError(f"{datamodule.csv} has changed while it was read: try again")
+        columns, paths = dict(source.label_columns), [path_of.get(id_) for id_ in source.rows]
+    else:
+        frame, separator, delimiter, paths = _table_of_folders(datamodule), ";", ",", list(before)
+        columns = {kind: kind for kind in frame.columns[1:]}
+    frame, paths = frame.reset_index(drop=True), pd.Series(paths, dtype=object)
+    frame.loc[paths.isin(list(after)), list(dict.fromkeys(columns.values()))] = ""
+    first = {path: row for row, path in reversed(list(paths.items()))}
+    for path, labels in after.items():
+        cells = defaultdict(list)
+        for kind, names in (labels or {}).items():
+            cells[columns.get(kind, next(iter(columns.values())))] += names
+        for column, names in cells.items():
+            frame.at[first[path], column] = separator.join(names)
+    kept = ~paths.isin([path for path, labels in after.items() if labels is None])
+    frame, paths = frame[kept], paths[kept].tolist()
+    reader = TableReader(columns, separator, datamodule.vocabulary, datamodule.healthy, datamodule.task)
+    _check_labels(reader, frame, paths, {**before, **after})
+    return frame, paths, delimiter
+
+
+def _table_of_folders(datamodule: FolderDataModule) -> pd.DataFrame:
+    """Return a table of the photos in folders, with an ID that names each photo alone."""
+    index, rows = PhotoIndex(datamodule.root), []
+    records = datamodule.source.records
+    kinds = list(dict.fromkeys(kind for record in records for kind in record.labels))
+    for record in records:
+        if index.find(record.id) != [record.path]:
+            raise InputError(f"ID {record.id} in a table would not name {record.path} alone: rename the file")
+        rows.append([record.id, *(";".join(record.labels.get(kind, ())) for kind in kinds)])
+    return pd.DataFrame(rows, columns=["ID", *kinds], dtype=object)
+
+
+def _check_labels(reader: TableReader, frame: pd.DataFrame, paths: list[str | None], meant: After) -> None:
+    """Read the labels of a table as training will, and refuse a table that says anything else."""
+    found: dict[str | None, set[tuple[str, str]]] = defaultdict(set)
+    cells = zip(*(frame[column] for column in reader.columns.values()), strict=True)
+    for path, row in zip(paths, cells, strict=True):
+        found[path] |= _pairs(reader.labels(dict(zip(reader.columns, row, strict=True))))
+    wrong = []
+    for path, labels in meant.items():
+        if labels is not None and found[path] != _pairs(labels):
+            said, read = ("; ".join(sorted(n for _, n in pairs)) for pairs in (_pairs(labels), found[path]))
+            wrong.append(f"{path} ({said}, read as {read or 'none'})")
+    if wrong:
+        raise InputError(
+            f"a table cannot say the labels of {len(wrong)} photos: {listed(wrong, 3)}; words such as nan, "
+            "component, defect and label stand for no label there: rename them, or name them in "
+            "data.components or data.defects"
+        )
+
+
+def _pairs(labels: Mapping[str, Sequence[str]]) -> set[tuple[str, str]]:
+    """Return labels with their kinds, without an order."""
+    return {(kind, name) for kind, names in labels.items() for name in names}
+
+
+def _csv(frame: pd.DataFrame, delimiter: str = ",") -> bytes:
+    """Return a table as UTF-8; all cells are quoted where a reader would else trim or break one."""
+    fragile = frame.map(lambda cell: cell != cell.lstrip() or "\r" in cell).any(axis=None)
+    quoting = csv.QUOTE_ALL if fragile else csv.QUOTE_MINIMAL
+    return frame.to_csv(index=False, sep=delimiter, quoting=quoting, lineterminator="\n").encode()
+
+
+def _tally(before: Mapping[str, Labels], after: After) -> dict[str, dict[str, int]]:
+    """Return the number of photos with each label before and after, of labels that were given or taken."""
+    counts = [Counter(p for of in found.values() for p in _pairs(of or {})) for found in (before, after)]
+    touched = set().union(*(_pairs(before[p]) ^ _pairs(after[p] or {}) for p in before))
+    return {p[1]: {"before": counts[0][p], "after": counts[1][p]} for p in sorted(touched)}
+
+
+def _changes(
+    decided: pd.DataFrame, records: Sequence[Record], before: Mapping[str, Labels], after: After
+) -> bytes:
+    """Return `changes.csv`: for each decided row, the photo's labels before and after."""
+    ids, paths = {record.path: record.id for record in records}, decided["path"]
+
+    def text(labels: Labels | None) -> str:
+        return ";".join(name for names in (labels or {}).values() for name in names)
+
+    columns = {
+        "ID": paths.map(ids),
+        "path": paths,
+        "before": [text(before[path]) for path in paths],
+        "after": [text(after.get(path, before[path])) for path in paths],
+        "row": decided.index.astype(str),
+        **{name: decided.get(name, "") for name in ("list", "decision", "comment")},
+    }
+    return _csv(pd.DataFrame(columns))

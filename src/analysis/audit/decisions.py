@@ -1,0 +1,198 @@
+"""A person's decisions in an `audit.csv`, and the labels that they give each photo."""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from src.analysis.audit.lists import CONTENT, GIVEN
+from src.datamodules.csv_table import read_csv
+from src.datamodules.records import Record, tidy
+from src.errors import InputError, did_you_mean, listed
+
+Labels = Mapping[str, tuple[str, ...]]
+WORDS = ("accept", "keep", "exclude", "set A;B")
+KNOWN = r"(?is)accept|keep|exclude|set(\s.*)?"
+CHANGE = re.compile(r"(add|remove) (.+)", re.DOTALL)
+LEFT_OUT = ""  # among claims on labels: the photo is left out
+
+
+def read_decisions(
+    path: Path, records: Sequence[Record], kind_of: Mapping[str, str], gone: Mapping[str, str]
+) -> tuple[pd.DataFrame, int]:
+    """Read the rows with a decision.
+
+    Args:
+        path: an `audit.csv`, also one that a spreadsheet saved: sorted, cut, with further columns.
+        records: the photos, with their present labels.
+        kind_of: `{label: kind}` of all labels that a photo may get.
+        gone: `{path: reason}` of photos in the data set that are no record.
+
+    Returns:
+        the file's rows with a decision, with `verb` and `claims` (`{label: whether the photo carries it}`),
+        indexed by the row number in a spreadsheet; and the number of rows without one.
+
+    Raises:
+        InputError: for an audit of other photos or of labels that have changed since, an unknown decision or
+            label, or a file without decisions.
+    """
+    where, record_of = f"apply={path}", {record.path: record for record in records}
+    frame = read_csv(path, key="apply")
+    frame.columns = [name.casefold() for name in frame.columns]
+    kinds = dict.fromkeys(kind for record in records for kind, names in record.labels.items() if names)
+    wanted = ["path", "suggestion", "decision", *(f"{GIVEN}{kind}" for kind in kinds)]
+    lacking = [name for name in wanted if list(frame.columns).count(name.casefold()) != 1]
+    if lacking:
+        raise InputError(
+            f"{where}: not an audit of these photos, as scripts/audit.py writes it with this model=: "
+            f"it has no column {listed(lacking)}, or several"
+        )
+    frame = frame.apply(lambda column: column.str.strip())
+    if not any(name in record_of or name in gone for name in frame["path"]):
+        raise InputError(
+            f"{where}: an audit of other photos: none of its {frame['path'].nunique()} paths (as "
+            f"{listed(frame['path'], 2)}) is among these (as {listed(record_of, 2)})"
+        )
+    decided = frame[frame["decision"] != ""].copy()
+    if decided.empty:
+        raise InputError(
+            f"{where}: no row has a decision, so there is nothing to apply: write accept, keep, exclude "
+            "or set A;B into the column 'decision'"
+        )
+    wrong = decided["decision"][~decided["decision"].str.fullmatch(KNOWN)]
+    if len(wrong):
+        rows = listed((f"row {row} '{text}'" for row, text in wrong.items()), 6)
+        raise InputError(f"{where}, {rows}: {did_you_mean(wrong.iloc[0], WORDS)}")
+    rows = dict(zip(decided.index.tolist(), decided.to_dict("records"), strict=True))
+    since = {row: _since(cells, record_of, gone, list(kinds)) for row, cells in rows.items()}
+    if changed := [f"row {row} {rows[row]['path']} ({why})" for row, why in since.items() if why]:
+        raise InputError(
+            f"{where}: {len(changed)} rows decide on photos that have changed since the audit: "
+            f"{listed(changed, 20)}; audit again, restore them, or empty their decisions"
+        )
+    decided["verb"] = decided["decision"].str.split().str[0].str.casefold()
+    decided["claims"] = [_claims(f"{where}, row {row}", cells, kind_of) for row, cells in rows.items()]
+    return decided, len(frame) - len(decided)
+
+
+def _since(
+    cells: Mapping[str, str], record_of: Mapping[str, Record], gone: Mapping[str, str], kinds: Sequence[str]
+) -> str:
+    """Return what has changed about a row's photo since the audit; a spreadsheet may have made 01 a 1."""
+    record = record_of.get(cells["path"])
+    if record is None:
+        return gone.get(cells["path"], "no such photo")
+    if cells.get("photo") and cells["photo"] != f"{CONTENT}{record.digest}":
+        return "another file"
+    for kind in kinds:
+        then, now = _names(cells[f"{GIVEN}{kind}".casefold()]), record.labels.get(kind, ())
+        if {name.lstrip("0") for name in then} != {name.lstrip("0") for name in now}:
+            return f"{kind} from '{';'.join(then)}' to '{';'.join(now)}'"
+    return ""
+
+
+def _names(cell: str) -> list[str]:
+    """Return the labels in a cell."""
+    return [tidy(name) for name in cell.split(";") if name.strip()]
+
+
+def _claims(where: str, cells: Mapping[str, str], kind_of: Mapping[str, str]) -> dict[str, bool]:
+    """Return the labels that a row with a known decision says are on the photo, and are not."""
+    verb, *rest = cells["decision"].split(None, 1)
+    verb, names = verb.casefold(), _names("".join(rest))
+    if verb == "exclude":
+        return {LEFT_OUT: True}
+    if verb == "set":
+        if not names:
+            raise InputError(f"{where}: 'set' names no label: write set A;B, or exclude")
+        known = (_known(where, name, kind_of) for name in names)
+        return {LEFT_OUT: False} | dict.fromkeys(kind_of, False) | dict.fromkeys(known, True)
+    changes = [CHANGE.fullmatch(part.strip()) for part in cells["suggestion"].split(";") if part.strip()]
+    if not all(changes):
+        raise InputError(f"{where}: the suggestion '{cells['suggestion']}' has been changed: use set A;B")
+    suggested = {tidy(change[2]): change[1] == "add" for change in changes}
+    if verb == "keep":
+        return {label: not adds for label, adds in suggested.items()}
+    if not suggested:
+        raise InputError(f"{where}: there is no suggestion to accept: keep, exclude or set A;B")
+    return {LEFT_OUT: False} | {_known(where, label, kind_of): adds for label, adds in suggested.items()}
+
+
+def _known(where: str, label: str, kind_of: Mapping[str, str]) -> str:
+    """Return a label in the spelling of the label space."""
+    alike = [name for name in kind_of if name.casefold() == label.casefold()]
+    if label not in kind_of and len(alike) != 1:
+        hint = "; labels are separated by ';'" if "," in label else ""
+        raise InputError(f"{where}: unknown label '{label[:60]}': {did_you_mean(label, kind_of)}{hint}")
+    return label if label in kind_of else alike[0]
+
+
+def settle(
+    decided: pd.DataFrame,
+    records: Sequence[Record],
+    kind_of: Mapping[str, str],
+    healthy: Collection[str],
+    one_per_kind: bool,
+    where: str,
+) -> dict[str, Labels | None]:
+    """Return the labels of each decided photo, by path; None for one that is left out.
+
+    Args:
+        decided: from `read_decisions`.
+        records: as for `read_decisions`.
+        kind_of: as for `read_decisions`.
+        healthy: those of them that mean "nothing wrong" and are no label of a record.
+        one_per_kind: whether a photo has at most one label of a kind.
+        where: the file, for messages.
+
+    Raises:
+        InputError: for decisions that contradict each other, several labels of a kind where one is allowed,
+            or a photo without any label.
+    """
+    record_of = {record.path: record for record in records}
+    settled: dict[str, Labels | None] = {}
+    for path, rows in decided.groupby("path", sort=False):
+        record = record_of[path]
+        _joined(rows, f"{where}: of {record.id}")
+        deciding = rows[rows["verb"] != "keep"]
+        claims = _joined(deciding, where)
+        old = {name for names in record.labels.values() for name in names}
+        new = [name for name in kind_of if claims.get(name, name in old)]
+        kinds = dict.fromkeys([*record.labels, *(kind_of[name] for name in new)])
+        labels = {kind: tuple(name for name in new if kind_of[name] == kind) for kind in kinds}
+        settled[path] = None if claims.get(LEFT_OUT) else labels
+        if len(deciding) and settled[path]:
+            numbers = f"row{'s' * (len(deciding) > 1)} {' and '.join(map(str, deciding.index))}"
+            _check_labels(f"{where}, {numbers}: {record.id} would", labels, healthy, one_per_kind)
+    return settled
+
+
+def _joined(rows: pd.DataFrame, where: str) -> dict[str, bool]:
+    """Return the claims of all rows of a photo; refuse two rows that contradict each other."""
+    claims: dict[str, bool] = {}
+    source: dict[str, str] = {}
+    for row, cells in rows.iterrows():
+        suggestion = f" ({cells['suggestion']})" if cells["verb"] in ("accept", "keep") else ""
+        said = f"row {row} says '{cells['decision']}'{suggestion}"
+        for label, carried in cells["claims"].items():
+            if claims.setdefault(label, carried) != carried:
+                raise InputError(f"{where}, {source[label]} and {said}: both cannot hold, change one")
+            source.setdefault(label, said)
+    return claims
+
+
+def _check_labels(where: str, labels: Labels, healthy: Collection[str], one_per_kind: bool) -> None:
+    """Refuse labels that a photo cannot have: several of a kind for a head, healthy and not, none at all."""
+    for kind, names in labels.items():
+        if one_per_kind and len(names) > 1:
+            raise InputError(
+                f"{where} have several labels of kind {kind} ({'; '.join(names)}), where one is allowed: "
+                "write set with one of them"
+            )
+        if len(names) > 1 and set(names) & set(healthy):
+            raise InputError(f"{where} be {'; '.join(names)}, which is nothing wrong and something")
+    if not any(labels.values()) and not healthy:
+        raise InputError(
+            f"{where} have no label at all, which counts as unlabelled: write exclude, or set with its labels"
+        )
