@@ -2,8 +2,9 @@
 
 import csv
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from benchmarks.photos import drawn, told_apart, tree
 from src.inference import Predictor
 from src.inference.torch_backend import TorchBackend
 from src.models import REGISTRY, PhotoClassifier
-from src.models.precision import full_precision
+from src.models.base import set_full_precision
 from src.preprocess import Preprocess
 
 WIDTH, HEIGHT = SIZE = (3000, 2000)
@@ -78,10 +79,26 @@ def script(given: predict.Given, read: plain.Read = plain.decoded_in_full) -> np
     return plain.predict(on_gpu, labels, thresholds, given.photos, output, read, workers=threads())
 
 
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Compute without TF32 in the block."""
+    set_full_precision()
+    try:
+        yield
+    finally:
+        set_full_precision(False)
+
+
 def exact_script(given: predict.Given) -> np.ndarray:
     """Predict likewise, with Corbel's decoder and in full precision."""
-    with full_precision(CUDA):
+    with full_precision():
         return script(given, Preprocess(plain.SIZE))
+
+
+def exact_ours(given: predict.Given) -> Path:
+    """Predict with Corbel in full precision, as `predict.py` does; return the CSV."""
+    with full_precision():
+        return predict.ours(given)
 
 
 def scores(given: predict.Given, result: np.ndarray | Path | list) -> dict:
@@ -124,7 +141,7 @@ def script_trained(given: train.Given, read: plain.Read = plain.decoded_in_full)
 
 def exact_trained(given: train.Given) -> dict:
     """Train likewise, with Corbel's decoder and in full precision."""
-    with full_precision(CUDA):
+    with full_precision():
         return script_trained(given, Preprocess(plain.SIZE))
 
 
@@ -159,7 +176,7 @@ WORKS = [
     Work(
         f"{PHOTOS} photos {WIDTH} x {HEIGHT} to a CSV of predictions",
         f"scores of a plain script with the same decoder in full precision, to {TOLERANCE:g}",
-        archive, script, predict.ours, scores, same_scores, rounds=2,
+        archive, script, exact_ours, scores, same_scores, rounds=2,
         limit=lambda given: decoded(given.photos), reference=exact_script, **COMMON,
     ),
     Work(
@@ -182,7 +199,9 @@ WORKS = [
 
 def remarks(rows: list[dict]) -> list[str]:
     """Name the GPU, and say how many photos a second each side, and the GPU alone, gets through."""
-    forward, step = forward_rates(), step_rates()
+    step = step_rates()
+    with full_precision():
+        forward = forward_rates()
     said = [torch.cuda.get_device_name()]
     for row, alone in zip(rows, (forward["32"], step["bf16"], forward["32"]), strict=True):
         sides = ("naive", "ours", "limit")

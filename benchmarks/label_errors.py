@@ -33,9 +33,9 @@ from src.demo import make_demo
 from src.demo.tables import read_truth
 from src.errors import InputError, leave
 from src.inference.features import extract_features
-from src.inference.heads import out_of_fold
 from src.labels import LabelSpace
 from src.models import MultiLabelClassifier
+from src.models.linear import out_of_fold
 
 MISSING, WRONG, FOLDS, SEED, COUNT = 0.2, 0.05, 5, 42, 600
 CUTS = (10, 25, 50)

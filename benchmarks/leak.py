@@ -15,9 +15,9 @@ from src.datamodules.splits import label_columns, pair_columns
 from src.datamodules.stratify import split_groups
 from src.errors import InputError, leave
 from src.inference.features import extract_features
-from src.inference.heads import fit_heads
 from src.labels import LabelSpace
 from src.models.defaults import fill_defaults
+from src.models.linear import fit_heads
 
 SEEDS = range(1, 11)
 SHARES = (0.7, 0.15, 0.15)

@@ -22,9 +22,10 @@ def main(cfg: DictConfig) -> None:
     """Write the lists of suspects or, with `apply=`, a new table with the decisions on them."""
     from src.analysis.audit_files import APPLIED, AUDITED, claim
     from src.demo.at_hand import draw_when_missing
-    from src.models.defaults import fill_defaults
+    from src.models import base, defaults
 
-    targets.check_targets(fill_defaults(cfg))
+    base.set_full_precision()
+    targets.check_targets(defaults.fill_defaults(cfg))
     config.check_seed(cfg.seed)
     if cfg.top < 0:
         raise InputError(f"top={cfg.top}: needs a number from 0 on")
@@ -44,22 +45,21 @@ def audit(cfg: DictConfig, datamodule, folder: Path) -> None:
     from src.analysis.label_errors import find_suspects, nearest_labelled, unjudgeable
     from src.datamodules.splits import split_folds
     from src.inference.features import extract_features
-    from src.inference.heads import out_of_fold
+    from src.models.linear import out_of_fold
 
     linked, multilabel = datamodule.collect(), datamodule.multilabel
     labels, folds = judged_labels(linked.records, multilabel), split_folds(linked, cfg.folds, cfg.seed)
     model, origin, notes = feature_model(cfg, labels, linked.records)
     kept = datamodule.cache_dir if datamodule.cache == "features" else None
     features = extract_features(model, datamodule.root, linked.records, cfg.device, cache_dir=kept)
-    targets = encoded(linked.records, labels, multilabel)
-    probabilities = out_of_fold(features, targets, folds, labels, multilabel)
+    scores = out_of_fold(features, encoded(linked.records, labels, multilabel), folds, labels, multilabel)
     found = Audit(
         name="/".join(datamodule.root.absolute().parts[-2:]),
         root=datamodule.root,
         records=linked.records,
         groups=linked.groups,
         labels=labels,
-        suspects=find_suspects(linked, labels, multilabel, probabilities),
+        suspects=find_suspects(linked, labels, multilabel, scores),
         unjudged=unjudgeable(linked, labels),
         nearest=nearest_labelled(features, linked.groups),
         features=origin,

@@ -23,9 +23,11 @@ def main(cfg: DictConfig) -> float:
     from src.demo.at_hand import draw_when_missing, say_baseline
     from src.inference.torch_backend import threads
     from src.models import init_from
+    from src.models.base import set_full_precision
     from src.models.defaults import fill_defaults
 
     quiet_lightning()
+    set_full_precision()
     resuming = bool(cfg.resume)
     cfg = overrides.resumed(cfg) if resuming else cfg
     targets.check_targets(fill_defaults(cfg))

@@ -13,9 +13,9 @@ from PIL import Image
 from src.analysis import drawing, figures
 from src.analysis.markup import VOID
 from src.analysis.report import write_report
-from src.analysis.run_folder import crossing_groups, label_counts, read_run
 from src.analysis.worst_errors import compared, thumbnail
 from src.errors import InputError
+from src.runs import crossing_groups, label_counts, read_run
 
 EVIL = "<script>alert('x')</script>"
 HEADS = {"component": ["Bolt", EVIL], "defect": ["Crack", "Intact", "None"]}

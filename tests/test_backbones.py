@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from src.errors import InputError
+from src.inference.torch_backend import folded
 from src.models import MultiLabelClassifier, backbones
 from src.models.backbones import BACKBONES, PipWeights, backbone_defaults, build_backbone
-from src.models.folding import folded
 from tests.made import tiny
 
 TIMM = ["timm/resnet10t", "timm/mobilenetv4_conv_small_035", "timm/levit_128s", "timm/vit_tiny_patch16_224"]

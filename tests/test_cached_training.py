@@ -223,7 +223,7 @@ def test_a_resumed_run_on_features_ends_with_the_same_bits(train, tmp_path, monk
     whole = train("whole", *options)
     part = train("part", *options)
     # the state after two epochs, as a kill would have left it
-    from src.callbacks.checkpoint import BestCheckpoint
+    from src.callbacks.checkpointing import BestCheckpoint
 
     real = BestCheckpoint.on_train_epoch_end
 

@@ -4,9 +4,9 @@ import pytest
 from src.datamodules.groups import link_records
 from src.datamodules.records import Record
 from src.datamodules.splits import split_folds
-from src.inference import heads
-from src.inference.heads import fit_heads, out_of_fold
 from src.labels import MISSING, LabelSpace
+from src.models import linear
+from src.models.linear import fit_heads, out_of_fold
 
 LABELS = LabelSpace({"component": ("a", "b", "c"), "defect": ("x", "y")})
 
@@ -108,7 +108,7 @@ def test_no_photo_is_judged_by_heads_that_saw_its_group_its_copy_or_its_near_dup
     assert linked.groups[10] == linked.groups[40] and linked.groups[5] == linked.groups[50]
     features = np.column_stack([np.arange(60), rng.normal(size=(60, 4))]).astype(np.float32)
     targets = np.stack([LABELS.encode(r.labels) for r in linked.records])
-    judged, fit = [], heads.fit_heads
+    judged, fit = [], linear.fit_heads
 
     def watched(seen, *rest):
         fitted = fit(seen, *rest)
@@ -123,7 +123,7 @@ def test_no_photo_is_judged_by_heads_that_saw_its_group_its_copy_or_its_near_dup
 
         return Watched()
 
-    monkeypatch.setattr(heads, "fit_heads", watched)
+    monkeypatch.setattr(linear, "fit_heads", watched)
     out_of_fold(features, targets, split_folds(linked, 5, 42), LABELS, True)
     assert sorted(judged) == list(range(60))
 

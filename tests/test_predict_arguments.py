@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from src.errors import InputError
+from src.inference.inputs import Photo, find_images, refuse_to_overwrite
 from src.inference.output import find_output, find_shard
-from src.inference.photos import Photo, find_images, refuse_to_overwrite
 
 
 def test_photos_are_a_sequence(make_tree, tmp_path):

@@ -247,6 +247,8 @@ FLOORS = {
     **dict.fromkeys(
         (
             "errors",
+            "decisions",
+            "runs",
             "deferred",
             "seeds",
             "ranks",
@@ -265,7 +267,7 @@ FLOORS = {
         ),
         0,
     ),
-    **dict.fromkeys(("datamodules", "models", "decisions", "demo"), 1),
+    **dict.fromkeys(("datamodules", "models", "demo"), 1),
     **dict.fromkeys(("callbacks", "inference", "analysis"), 2),
 }
 

@@ -23,7 +23,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from src import files
 from src.callbacks import checkpoint, prepare, quiet, quiet_lightning, results
-from src.callbacks.checkpoint import AtomicCheckpointIO, StopEarly, epochs_done
+from src.callbacks.checkpointing import AtomicCheckpointIO, StopEarly, epochs_done
 from src.errors import InputError
 from src.files import held
 from src.images import content_digest
@@ -260,7 +260,7 @@ def test_a_killed_run_resumes_to_the_same_bits(finished, monkeypatch, tmp_path, 
 
     The last time where no time is given to `last.ckpt`: it is then the best epoch.
     """
-    monkeypatch.setattr("src.callbacks.checkpoint.WRITING", writing)
+    monkeypatch.setattr("src.callbacks.checkpointing.WRITING", writing)
 
     run, data = finished["dual_head"]
     monkeypatch.chdir(tmp_path)

@@ -10,7 +10,8 @@ from src.config import build
 from src.datamodules.records import Record
 from src.errors import InputError
 from src.labels import LabelSpace
-from src.models import PhotoClassifier, find_checkpoint, load_model
+from src.models import PhotoClassifier, load_model
+from src.runs import find_checkpoint
 
 log = logging.getLogger(__name__)
 

@@ -7,10 +7,9 @@ from pathlib import Path
 from src.analysis.agreement import agreement, agreement_csv
 from src.analysis.audit_page import TITLES, Audit, audit_page
 from src.analysis.audit_table import audit_csv
-from src.analysis.run_folder import make_folder
 from src.datamodules.photos import PhotoDataModule
 from src.errors import InputError, listed
-from src.files import user_path, write_whole
+from src.files import make_folder, user_path, write_whole
 
 PAGE, LIST, ROWS = "audit.html", "audit.csv", "agreement.csv"
 TABLE, SPLIT, CHANGES, SUMMARY = "image_data.csv", "split.csv", "changes.csv", "summary.json"

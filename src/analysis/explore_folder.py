@@ -16,10 +16,9 @@ from src.analysis.exploration import Exploration, label_text
 from src.analysis.explore_page import explore_page
 from src.analysis.explore_summary import MADE_BY, RARE, SHOWN, summarise
 from src.analysis.problems import Problem, find_problems, identical_sets
-from src.analysis.run_folder import make_folder
 from src.analysis.worst_errors import thumbnail
 from src.errors import InputError, listed
-from src.files import write_whole
+from src.files import make_folder, write_whole
 from src.images import open_image
 
 PAGE, FIGURES, ARCHIVE = "explore.html", "explore.json", "dataset_exploration.zip"

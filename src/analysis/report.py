@@ -16,11 +16,11 @@ from src.analysis.report_tables import (
     scores_section,
     splits_section,
 )
-from src.analysis.run_folder import RunFolder, crossing_groups, label_counts, read_run, run_date
 from src.analysis.worst_errors import Mistake, compared, thumbnail
 from src.errors import listed
 from src.files import write_whole
 from src.overrides import typed
+from src.runs import RunFolder, crossing_groups, label_counts, read_run, run_date
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 WORST = 24

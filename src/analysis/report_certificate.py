@@ -5,8 +5,8 @@ from pathlib import Path
 
 from src.analysis.markup import Html, element, facts, image, join, percent, section, table
 from src.analysis.report_tables import SPLIT_NAMES
-from src.analysis.run_folder import RunFolder
 from src.analysis.worst_errors import thumbnail
+from src.runs import RunFolder
 
 
 def certificate_section(run: RunFolder, root: Path | None) -> Html:

@@ -17,7 +17,7 @@ from src.analysis.markup import (
     table,
     text,
 )
-from src.analysis.run_folder import RunFolder, crossing_groups, label_counts
+from src.runs import RunFolder, crossing_groups, label_counts
 
 FEW = 5  # below this many photos a score of a label says little
 SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}

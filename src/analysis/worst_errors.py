@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from src.analysis.run_folder import RunFolder
 from src.images import UnreadableImage, open_image
+from src.runs import RunFolder
 
 THUMBNAIL = 220  # pixels, the longer side
 

@@ -9,7 +9,7 @@ import lightning as L
 from omegaconf import DictConfig, OmegaConf
 
 from src import ranks
-from src.callbacks.checkpoint import AtomicCheckpointIO, BestCheckpoint, epochs_done
+from src.callbacks.checkpointing import AtomicCheckpointIO, BestCheckpoint, epochs_done
 from src.callbacks.distributed import OneRun, check_devices, inference_device
 from src.callbacks.history import History
 from src.callbacks.provenance import git_commit, versions

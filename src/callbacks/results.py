@@ -16,8 +16,7 @@ from omegaconf import DictConfig
 from src.analysis.drawing import save
 from src.analysis.figures import class_distribution_figure, loss_curve_figure
 from src.analysis.report import write_report
-from src.analysis.run_folder import read_run
-from src.callbacks.checkpoint import epochs_done
+from src.callbacks.checkpointing import epochs_done
 from src.callbacks.distributed import OtherFailed, ending_together, inference_device
 from src.callbacks.figures import confusion_of
 from src.callbacks.provenance import git_commit, versions
@@ -32,6 +31,7 @@ from src.inference.output import write_rows
 from src.models import PhotoClassifier
 from src.models.checkpoint import read_checkpoint
 from src.overrides import shown, typed
+from src.runs import read_run
 from src.signals import beginning, ending_on_sigterm, exit_code
 
 log = logging.getLogger(__name__)

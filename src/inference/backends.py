@@ -1,12 +1,12 @@
-"""What runs a model: torch with a checkpoint, or ONNX Runtime with an exported file. No torch here."""
+"""The backend of a model file: torch for a checkpoint, ONNX Runtime for an exported file. No torch here."""
 
 from pathlib import Path
 
 from src.errors import InputError, did_you_mean
 from src.files import user_path
 from src.inference.batches import DEVICES, Backend
-from src.models.files import find_checkpoint
 from src.overrides import shown, typed
+from src.runs import find_checkpoint
 
 CHOICES = ("auto", "torch", "onnx")
 PRECISIONS = ("32", "bf16", "16")
@@ -20,11 +20,12 @@ def load_backend(
     precision: str = "32",
     compile: bool = False,
 ) -> Backend:
-    """Return what runs a checkpoint or an exported model.
+    """Return the backend of a checkpoint or an exported model.
 
     Args:
-        ckpt: a run folder, a `.ckpt` or `.onnx` file, the folder of an export, or null for the newest run.
-        backend: `auto` (what the file is for), `torch` or `onnx`.
+        ckpt: a run folder, a `.ckpt` or `.onnx` file, or the folder of an export; null: the newest finished
+            run.
+        backend: `auto` (by the file), `torch` or `onnx`.
         device: `auto`, `cpu`, `cuda` or `mps`; `auto` takes a GPU with torch, and the CPU with ONNX Runtime.
         precision: of torch: `32`, or `bf16` or `16` where the device computes that fast.
         compile: compile the model with torch first.
@@ -58,11 +59,8 @@ def load_backend(
 
 
 def find_model(ckpt: str | None) -> Path:
-    """Return the file that `ckpt` means: also an exported model, or that of an export's folder."""
+    """Return the file for `ckpt=`: a checkpoint, an exported model, or `model.onnx` in an export's folder."""
     exported = user_path(ckpt) / EXPORTED if ckpt else None
     if exported and exported.is_file() and not (exported.parent / "checkpoints").is_dir():
         return exported
-    path = find_checkpoint(ckpt)
-    if path.suffix.lower() == ".pt2":
-        raise InputError(f"ckpt={ckpt}: for torch.export.load in programs of yours; name the .onnx beside it")
-    return path
+    return find_checkpoint(ckpt)

@@ -1,8 +1,8 @@
-"""An exported model run by ONNX Runtime. Everything it needs stands in the file's metadata. No torch."""
+"""An exported model run by ONNX Runtime, described by the metadata in its file. No torch."""
 
+import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,19 +10,21 @@ from typing import Any
 import numpy as np
 
 from src.errors import InputError, listed
-from src.inference.batches import Batch, trained_sizes
-from src.inference.seal import is_damaged
+from src.inference.batches import Backend, trained_sizes
 from src.labels import TASKS, LabelSpace
 from src.preprocess import Preprocess
 
 SCHEMA = 1  # of the metadata
 KEYS = ("schema", "task", "labels", "preprocess", "thresholds", "calibration", "provenance", "precision")
-FURTHER = ("checkpoint", "exported_with", "int8", "parity")  # that nothing depends on
+FURTHER = ("checkpoint", "exported_with", "int8", "parity")  # information only
 PRECISIONS = ("fp32", "int8")
-FAST_INT8 = {"AVX2", "X86_V3", "ASIMDDP"}  # as NumPy names the instructions, one of which int8 needs
+FAST_INT8 = {"AVX2", "X86_V3", "ASIMDDP"}  # instructions by NumPy's names, one of which int8 needs
+# the entry `sha256` of the metadata as protobuf writes it: the digest of the file with zeros in its place
+NO_DIGEST = "0" * 64
+DIGEST = re.compile(rb'sha256\x12\x42"(.{64})"', re.DOTALL)
 
 
-class OnnxBackend:
+class OnnxBackend(Backend):
     """An exported model; see `batches.Backend` for the attributes.
 
     Each forward pass runs on the thread that asks for it, so that any number of threads can ask at once, and
@@ -56,7 +58,6 @@ class OnnxBackend:
         except (TypeError, ValueError) as error:
             raise InputError(f"{path}: its metadata are damaged ({error}): export the run again") from error
         self.arithmetic = {"onnxruntime": version("onnxruntime")}
-        self.on_gpu = False  # no loader of torch's: threads decode whatever computes
         self._check_graph(path)
 
     def _check_graph(self, path: Path) -> None:
@@ -67,27 +68,25 @@ class OnnxBackend:
         if asked != [("pixels", "tensor(uint8)", [height, width, 3])] or given != [
             ("probabilities", "tensor(float)", [len(self.labels)])
         ]:
-            raise InputError(f"{path}: its graph takes {asked} and gives {given}, which its metadata deny")
+            raise InputError(f"{path}: its graph takes {asked} and gives {given}, unlike its metadata")
         if self.task == "multilabel" and (
             self.thresholds is None or self.thresholds.shape != (len(self.labels),)
         ):
             raise InputError(f"{path}: it has no threshold for each of its {len(self.labels)} labels")
 
-    def scores(self, pixels: np.ndarray) -> np.ndarray:
-        """Return probabilities float32 `[B, labels]` of resized photos uint8 `[B, H, W, 3]`."""
-        return self._session.run(["probabilities"], {"pixels": pixels})[0]
+    def scores(self, pixels: np.ndarray, count: int | None = None) -> np.ndarray:
+        """Return probabilities float32 `[count, labels]`; see `Backend`."""
+        return self._session.run(["probabilities"], {"pixels": pixels})[0][:count]
 
-    def one_thread(self) -> AbstractContextManager[None]:
-        """Do nothing: the session runs on the thread that asks."""
-        return nullcontext()
 
-    def threads_kept(self) -> AbstractContextManager[None]:
-        """Do nothing: the session has no threads of its own."""
-        return nullcontext()
-
-    def loaded(self, read: Callable[[int], Batch], count: int, num_workers: int) -> Iterator[Batch]:
-        """Never called: see `on_gpu`."""
-        raise NotImplementedError
+def with_digest(content: bytes) -> bytes:
+    """Return the content of an exported file with its digest in the metadata; unchanged without an entry."""
+    found = DIGEST.search(content)
+    if found is None:
+        return content
+    before, after = content[: found.start(1)], content[found.end(1) :]
+    digest = hashlib.sha256(before + NO_DIGEST.encode() + after).hexdigest()
+    return before + digest.encode() + after
 
 
 def _open(path: Path, device: str) -> Any:
@@ -99,10 +98,10 @@ def _open(path: Path, device: str) -> Any:
             f'{path}: an ONNX file needs ONNX Runtime: python -m pip install -e ".[onnx]" ({error})'
         ) from error
     try:
-        damaged = is_damaged(path)
+        content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if damaged:
+    if with_digest(content) != content:
         raise InputError(f"{path}: damaged, or changed by another program: export the run again")
     if device == "mps" or (device == "cuda" and "CUDAExecutionProvider" not in ort.get_available_providers()):
         there = listed(ort.get_available_providers())

@@ -24,7 +24,7 @@ from src.decisions.predictions import number_columns
 from src.errors import InputError, reason
 from src.files import file_digest, user_path, whole_file, write_json
 from src.inference import batches
-from src.inference.photos import Photo
+from src.inference.inputs import Photo
 
 Row = Mapping[str, str]
 GROUP = 128  # chunks in a row group of Parquet: 65,536 rows

@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional import classification as F
 from torchmetrics.utilities import dim_zero_cat
 
+from src.decisions.thresholds import DEFAULT, apply_thresholds
 from src.labels import MISSING, LabelSpace
 
 
@@ -52,9 +54,11 @@ def multilabel_figures(
     F1 means, and is left out of `map`, as average precision is not defined for it.
     """
     targets = targets.int()
-    decided = (scores >= thresholds.to(scores.dtype)).int()
-    half = (scores >= 0.5).int()
     count = len(labels)
+    decided, half = (
+        torch.from_numpy(apply_thresholds(scores.numpy(), values)).int()
+        for values in (thresholds.numpy(), np.full(count, DEFAULT))
+    )
     each = {"num_labels": count, "average": None, "zero_division": 0}
     f1 = F.multilabel_f1_score(decided, targets, **each)
     precision = F.multilabel_precision(decided, targets, **each)

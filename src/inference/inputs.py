@@ -1,15 +1,15 @@
-"""Which photos `images=` means: a file, a folder, or a CSV of paths."""
+"""The photos of `images=`: a file, a folder, or a CSV of paths."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import overload
 
-from src.datamodules.photo_index import PhotoIndex
 from src.datamodules.records import find_photos, id_from_path, shared_ids
 from src.errors import InputError
 from src.files import user_path
 from src.images import EXTENSIONS
+from src.runs import recorded_root
 
 PATH_COLUMNS = ("path", "file", "filename", "image", "photo", "ID")
 
@@ -30,7 +30,7 @@ class Photos(Sequence[Photo]):
         paths: POSIX paths relative to `root`, in order.
         root: the folder.
         ids: an ID per path; None: the path without its extension.
-        shared: what several paths have in common but for their extension: their ID is the whole path.
+        shared: paths without extension that several photos share: the ID of these is the whole path.
     """
 
     def __init__(
@@ -101,9 +101,7 @@ def _from_csv(source: Path, root: str | None) -> Photos:
     cells = frame[column].tolist()
     if not any(cells):
         raise InputError(f"images={source}: its column '{column}' is empty")
-    base = user_path(root) if root else data_root(source.parent) or source.parent
-    if not base.is_dir():
-        raise InputError(f"root={root}: no such folder")
+    base = photos_root(source.parent, root) or source.parent
     if column == "ID":
         beside = not root and (base / "images").is_dir()
         return _by_id(cells, base / "images" if beside else base)
@@ -130,6 +128,8 @@ def _posix(cell: str) -> str:
 
 def _by_id(ids: list[str], folder: Path) -> Photos:
     """Return the photos that a column of IDs names below `folder`, as a table for training does."""
+    from src.datamodules.photo_index import PhotoIndex
+
     index = PhotoIndex(folder)
     found = {}
     for id_ in dict.fromkeys(filter(None, ids)):
@@ -137,6 +137,25 @@ def _by_id(ids: list[str], folder: Path) -> Photos:
         found[id_] = named[0] if len(named) == 1 else id_.replace("\\", "/")
     ids = sorted(found, key=lambda id_: (found[id_], id_))
     return Photos([found[id_] for id_ in ids], folder, ids)
+
+
+def photos_root(run: Path, root: str | None) -> Path | None:
+    """Return the folder that paths in a run folder's tables start from: `root=`, else the recorded one.
+
+    Returns:
+        None for a folder that is no run, without `root=`.
+
+    Raises:
+        InputError: if there is no such folder.
+    """
+    if root and not user_path(root).is_dir():
+        raise InputError(f"root={root}: no such folder; name that of the photos of {run}")
+    recorded = None if root else recorded_root(run)
+    if recorded and not recorded.is_dir():
+        raise InputError(
+            f"the photos of {run} lay in {recorded}, which is gone: name their folder with root="
+        )
+    return user_path(root) if root else recorded
 
 
 def refuse_to_overwrite(output: Path, photos: Sequence[Photo], *inputs: str | Path | None) -> None:
@@ -154,22 +173,3 @@ def refuse_to_overwrite(output: Path, photos: Sequence[Photo], *inputs: str | Pa
 def _same_file(file: Path, output: Path) -> bool:
     """Whether a photo without a photo's extension is the output: a look at its name costs no disk."""
     return file.suffix.lower() not in EXTENSIONS and file.exists() and file.samefile(output)
-
-
-def claim(output: Path) -> None:
-    """Make the file of rows, where nobody named one; refuse that of a call in the same second."""
-    try:
-        output.touch(exist_ok=False)
-    except FileExistsError:
-        raise InputError(f"{output} is there already: name another file with output=") from None
-
-
-def data_root(run: Path) -> Path | None:
-    """Return the folder that the paths in a run folder's tables start from; None for other folders."""
-    recorded = run / ".hydra" / "data_root.txt"
-    if not recorded.is_file():
-        return None
-    root = Path(recorded.read_text(encoding="utf-8").removesuffix("\n"))
-    if not root.is_dir():
-        raise InputError(f"the photos of {run} lay in {root}, which is gone: name their folder with root=")
-    return root
