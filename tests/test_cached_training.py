@@ -70,12 +70,8 @@ def test_features_train_the_same_heads(train, monkeypatch, task):
     tables = [pd.read_csv(run / "predictions.csv", dtype=str) for run in (plain, kept)]
     assert list(tables[0]["path"]) == list(tables[1]["path"])
     images = kept / "test_metadata.csv"
-    assert (
-        run_script(
-            monkeypatch, "predict", f"ckpt={kept}", f"images={images}", "output=again.csv", "device=cpu"
-        )
-        == 0
-    )
+    again = ("predict", f"ckpt={kept}", f"images={images}", "output=again.csv", "device=cpu")
+    assert run_script(monkeypatch, *again) == 0
     same_predictions(Path("again.csv"), kept / "predictions.csv")
     first, second = (json.loads((run / "metrics.json").read_text())["test"] for run in (plain, kept))
     assert first["exact_match"] == second["exact_match"] and abs(first["loss"] - second["loss"]) < 1e-5

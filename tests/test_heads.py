@@ -80,13 +80,6 @@ def test_classes_that_do_not_occur_get_nothing_and_a_lone_one_everything():
     assert (fit_heads(features, classes, LABELS, False).probabilities(features)[:, 3:] == 0.5).all()
 
 
-def test_constant_features_do_not_matter():
-    features, classes = made()
-    padded = np.hstack([features, np.full((len(features), 2), 7, np.float32)])
-    found = fit_heads(padded, classes, LABELS, False).probabilities(padded)
-    assert np.isfinite(found).all()
-
-
 def test_out_of_fold_is_deterministic_and_finds_what_can_be_learnt():
     features, classes = made()
     folds = np.arange(len(features)) % 5
