@@ -22,7 +22,7 @@ import torch
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from src import files
-from src.callbacks import checkpoint, prepare, quiet, quiet_lightning, results
+from src.callbacks import checkpointing, prepare, quiet, quiet_lightning, results
 from src.callbacks.checkpointing import AtomicCheckpointIO, StopEarly, epochs_done
 from src.errors import InputError
 from src.files import held
@@ -530,8 +530,8 @@ def test_an_interrupt_while_a_checkpoint_is_written_stays_one(tmp_path, monkeypa
         def flush(self):
             self.file.flush()
 
-    real = checkpoint._Noting
-    monkeypatch.setattr(checkpoint, "_Noting", lambda file, refused: real(Interrupted(file), refused))
+    real = checkpointing._Noting
+    monkeypatch.setattr(checkpointing, "_Noting", lambda file, refused: real(Interrupted(file), refused))
     with pytest.raises(KeyboardInterrupt):
         AtomicCheckpointIO().save_checkpoint({"weights": torch.zeros(100, 100)}, tmp_path / "last.ckpt")
     assert not os.listdir(tmp_path)

@@ -44,7 +44,7 @@ class OnnxBackend(Backend):
         try:
             texts = self._session.get_modelmeta().custom_metadata_map
         except UnicodeDecodeError as error:
-            raise InputError(f"{path}: its metadata are damaged ({error}): export the run again") from error
+            raise _damaged(path, error) from error
         self.metadata = read_metadata(texts, path)
         if self.metadata["precision"] == "int8" and device != "cuda":
             check_int8(path)
@@ -56,7 +56,7 @@ class OnnxBackend(Backend):
             self.trained_on = frozenset(self.metadata["provenance"].get("train_digests", ()))
             self.trained_sizes = trained_sizes(self.metadata["provenance"])
         except (TypeError, ValueError) as error:
-            raise InputError(f"{path}: its metadata are damaged ({error}): export the run again") from error
+            raise _damaged(path, error) from error
         self.arithmetic = {"onnxruntime": version("onnxruntime")}
         self._check_graph(path)
 
@@ -123,7 +123,7 @@ def _open(path: Path, device: str) -> Any:
 
 
 def read_metadata(texts: dict[str, str], path: Path) -> dict[str, Any]:
-    """Return what an export wrote beside its graph, checked.
+    """Return the metadata of an exported file, checked.
 
     Args:
         texts: `{key: JSON}`.
@@ -138,27 +138,26 @@ def read_metadata(texts: dict[str, str], path: Path) -> dict[str, Any]:
     try:
         found = {key: json.loads(texts[key]) for key in (*KEYS, *FURTHER) if key in texts}
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: its metadata are damaged ({error}): export the run again") from error
+        raise _damaged(path, error) from error
     if type(found["schema"]) is not int or found["schema"] < 1:
-        raise InputError(f"{path}: its metadata are damaged (schema {found['schema']}): export the run again")
+        raise _damaged(path, f"schema {found['schema']}")
     if found["schema"] > SCHEMA:
-        raise InputError(
-            f"{path}: exported by a newer Corbel (schema {found['schema']}, here {SCHEMA}): upgrade, or "
-            "export the run again"
-        )
-    missing = [key for key in KEYS if key not in found]
-    if missing:
+        newer = f"exported by a newer Corbel (schema {found['schema']}, here {SCHEMA})"
+        raise InputError(f"{path}: {newer}: upgrade, or export the run again")
+    if missing := [key for key in KEYS if key not in found]:
         raise InputError(f"{path}: its metadata lack {listed(missing)}: export the run again")
-    if found["task"] not in TASKS:
-        raise InputError(f"{path}: task '{found['task']}' is not known here")
-    if found["calibration"] is not None:
-        raise InputError(f"{path}: its scores are calibrated in a way that is not known here: upgrade")
-    if found["precision"] not in PRECISIONS:
-        raise InputError(f"{path}: precision '{found['precision']}' is not known here")
+    for key, choices in (("task", TASKS), ("precision", PRECISIONS), ("calibration", (None,))):
+        if found[key] not in choices:
+            raise InputError(f"{path}: {key} '{found[key]}' is not known here: upgrade")
     for key in ("labels", "preprocess", "provenance"):
         if not isinstance(found[key], dict):
-            raise InputError(f"{path}: its metadata are damaged ({key} is no mapping): export the run again")
+            raise _damaged(path, f"{key} is no mapping")
     return found
+
+
+def _damaged(path: Path, why: object) -> InputError:
+    """Return the error for damaged metadata."""
+    return InputError(f"{path}: its metadata are damaged ({why}): export the run again")
 
 
 def check_int8(path: Path) -> None:

@@ -122,7 +122,8 @@ class Predictor:
             for place, i in zip(pixels, index, strict=False):
                 place[:] = self._pixels(sources[i])
             with self.backend.one_thread():  # as in `run_batches`, for equal last digits
-                yield from self.backend.scores(pixels, len(index))
+                found = self.backend.scores(pixels, len(index))
+            yield from found
 
     def _pixels(self, source: Source) -> np.ndarray:
         """Return a photo as the model takes it, uint8 `[H, W, 3]`."""
