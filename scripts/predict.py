@@ -15,8 +15,8 @@ def main(cfg: DictConfig) -> None:
     """Predict photos, all or a shard; unreadable ones become rows with `status=error` and exit code 1."""
     from src.datamodules.cache import decoder
     from src.inference import Predictor, find_images, refuse_to_overwrite
-    from src.inference.backends import find_model
     from src.inference.output import Output, find_output, find_shard, make_manifest
+    from src.inference.predictor import find_model
     from src.overrides import shown
     from src.progress_bar import ProgressBar
 

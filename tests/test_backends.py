@@ -9,8 +9,8 @@ import torch
 
 from src.errors import InputError
 from src.inference import Photo, Predictor, batches, torch_backend
-from src.inference.backends import load_backend
 from src.inference.batches import run_batches
+from src.inference.predictor import load_backend
 from src.inference.torch_backend import TorchBackend, check_precision
 from src.models import MultiLabelClassifier, backbones
 from tests.made import REPOSITORY, tiny

@@ -17,9 +17,9 @@ import torch
 from src.errors import InputError
 from src.inference import Predictor, find_images, onnx_backend, parity
 from src.inference import export as exporting
-from src.inference.backends import load_backend
 from src.inference.onnx_backend import OnnxBackend, read_metadata
 from src.inference.parity import compared
+from src.inference.predictor import load_backend
 from src.models import backbones, load_model
 from tests.made import FAST, REPOSITORY, make_folders, make_table, only_run, run_script, tiny
 from tests.test_backends import check_division, check_predictor

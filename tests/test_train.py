@@ -29,7 +29,8 @@ from src.files import held
 from src.images import content_digest
 from src.inference import batches
 from src.models import load_model
-from src.models.base import SCHEMA, PhotoClassifier
+from src.models.base import SCHEMA
+from src.models.image import PhotoClassifier
 from src.overrides import override
 from tests.made import FAST, make_folders, make_table, only_run, run_script
 

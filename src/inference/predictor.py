@@ -1,4 +1,4 @@
-"""From a model to predictions, for one photo or an archive. No torch but what the backend brings."""
+"""From a model file to predictions of one photo or an archive. Only `TorchBackend` brings torch."""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,14 +10,19 @@ import numpy as np
 from PIL import Image
 
 from src.decisions.predictions import columns, decide, row
-from src.errors import InputError
+from src.errors import InputError, did_you_mean
+from src.files import user_path
 from src.images import as_upright_rgb
-from src.inference.backends import Backend, load_backend
-from src.inference.batches import CHUNK, Result, batch_range, count_batches, run_batches
+from src.inference.batches import CHUNK, DEVICES, Backend, Result, batch_range, count_batches, run_batches
 from src.inference.inputs import Photo
+from src.overrides import shown, typed
+from src.runs import find_checkpoint
 
 log = logging.getLogger(__name__)
 Source = str | Path | bytes | Image.Image
+BACKENDS = ("auto", "torch", "onnx")
+PRECISIONS = ("32", "bf16", "16")
+EXPORTED = "model.onnx"
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ class Predictor:
     ) -> "Predictor":
         """Load a run folder's best, a `.ckpt` or `.onnx` file, or an export's folder.
 
-        `backends.load_backend` explains the arguments, the class the further `options`.
+        `load_backend` explains the arguments, the class the further `options`.
         """
         name = None if ckpt is None else str(ckpt)
         return cls(load_backend(name, backend, device, precision, compile), **options)
@@ -189,3 +194,60 @@ class Predictor:
                 seen,
                 len(photos),
             )
+
+
+def load_backend(
+    ckpt: str | None,
+    backend: str = "auto",
+    device: str = "auto",
+    precision: str = "32",
+    compile: bool = False,
+) -> Backend:
+    """Return the backend of a checkpoint or an exported model.
+
+    Args:
+        ckpt: a run folder, a `.ckpt` or `.onnx` file, or the folder of an export; null: the newest finished
+            run.
+        backend: `auto` (by the file), `torch` or `onnx`.
+        device: `auto`, `cpu`, `cuda` or `mps`; `auto` takes a GPU with torch, and the CPU with ONNX Runtime.
+        precision: of torch: `32`, or `bf16` or `16` where the device computes that fast.
+        compile: compile the model with torch first.
+
+    Raises:
+        InputError: for a file that is none of these, or options that do not go together.
+    """
+    precision = str(precision)
+    given = (
+        ("backend", backend, BACKENDS),
+        ("device", device, DEVICES),
+        ("precision", precision, PRECISIONS),
+    )
+    for name, value, choices in given:
+        if value not in choices:
+            raise InputError(f"{name}={value}: {did_you_mean(value, choices)}")
+    path = find_model(ckpt)
+    if path.suffix.lower() != ".onnx":
+        if backend == "onnx":
+            raise InputError(
+                f"backend=onnx: {path} is a checkpoint; export it first: "
+                f"python scripts/export.py {typed('ckpt', shown(path))}"
+            )
+        from src.inference.torch_backend import TorchBackend
+
+        return TorchBackend.load(path, device, precision, compile)
+    if backend == "torch":
+        raise InputError(f"backend=torch: {path} is an ONNX file; name the run folder or its .ckpt file")
+    for name, value, plain in (("precision", precision, "32"), ("compile", compile, False)):
+        if value != plain:
+            raise InputError(f"{name}={value}: only for checkpoints; an ONNX file is as it was exported")
+    from src.inference.onnx_backend import OnnxBackend
+
+    return OnnxBackend(path, device)
+
+
+def find_model(ckpt: str | None) -> Path:
+    """Return the file for `ckpt=`: a checkpoint, an exported model, or `model.onnx` in an export's folder."""
+    exported = user_path(ckpt) / EXPORTED if ckpt else None
+    if exported and exported.is_file() and not (exported.parent / "checkpoints").is_dir():
+        return exported
+    return find_checkpoint(ckpt)
