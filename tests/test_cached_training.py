@@ -241,22 +241,11 @@ def test_a_resumed_run_on_features_ends_with_the_same_bits(train, tmp_path, monk
     assert (whole / "predictions.csv").read_bytes() == (part / "predictions.csv").read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("data.augment=null", "model.freeze_backbone=false"), "needs model.freeze_backbone=true"),
-        (
-            ("data.augment=null", "trainer.max_epochs=null"),
-            "max_epochs=null: needs a number of epochs",
-        ),
-    ],
-)
-def test_what_features_cannot_stand_for_is_one_line(train, capsys, options, message):
-    train("refused", "data.cache=features", *options, code=2)
-    assert message in capsys.readouterr().err
-
-
-def test_the_best_epoch_is_on_the_disk_once(train):
+def test_the_best_epoch_is_on_the_disk_once_and_a_learning_backbone_has_no_cached_features(train, capsys):
     run = train("once", "data.augment=null", "data.cache=features", "trainer.max_epochs=1")
     best, last = (run / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
     assert best.stat().st_ino == last.stat().st_ino
+    train("refused", "data.cache=features", "model.freeze_backbone=false", code=2)
+    assert "needs model.freeze_backbone=true" in capsys.readouterr().err
+    train("endless", "data.cache=features", "trainer.max_epochs=null", code=2)
+    assert "max_epochs=null: needs a number of epochs" in capsys.readouterr().err

@@ -121,18 +121,6 @@ def test_compressed_tiffs_are_turned_once(compression, tmp_path):
         assert image.size == (64, 32) and near(corners(image), CORNERS, 3 if compression == "jpeg" else 0)
 
 
-def test_exif_behind_the_pixels_of_a_png_counts():
-    stored = four_corners(32, 64, [CORNERS[int(i)] for i in STORED[6]])
-    exif = Image.Exif()
-    exif[274] = 6
-    data = encode(stored, exif=exif)
-    start = data.index(b"eXIf") - 4
-    length = struct.unpack(">I", data[start : start + 4])[0] + 12
-    end = data.index(b"IEND") - 4
-    moved = data[:start] + data[start + length : end] + data[start : start + length] + data[end:]
-    assert corners(open_image(moved)) == list(CORNERS)
-
-
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_malformed_exif_does_not_spoil_a_picture(kind):
     no_orientation = Image.Exif()
@@ -168,16 +156,6 @@ def test_16_bits_are_scaled_to_8():
     ]
 
 
-def test_32_bit_gray():
-    values = np.array([[0, 65535], [257, 32896]], np.int32)
-    gray = np.asarray(open_image(encode(Image.fromarray(values), "TIFF")))[..., 0]
-    assert gray.tolist() == [[0, 255], [1, 128]]
-    for beyond in (65536, -1):
-        values[0, 0] = beyond
-        assert "beyond 0 to 65535" in reason(encode(Image.fromarray(values), "TIFF"))
-    assert "float" in reason(encode(Image.fromarray(values.astype(np.float32)), "TIFF"))
-
-
 def test_other_colour_spaces():
     for mode, kind in (("CMYK", "JPEG"), ("CMYK", "TIFF"), ("YCbCr", "TIFF")):
         image = four_corners(32, 32, CORNERS).convert(mode)
@@ -207,21 +185,15 @@ def test_palettes():
     assert half.tolist() == [[list(RED), [255] * 3]]
 
 
-@pytest.mark.parametrize(
-    ("depth", "colour", "rows", "key", "expected"),
-    [
+def test_one_transparent_colour_of_a_png_lies_on_white():
+    for depth, colour, rows, key, expected in (
         (1, 0, b"\0\x40", b"\0\1", [0, 255]),
-        (2, 0, b"\0\x10", b"\0\1", [0, 255]),
         (4, 0, b"\0\x12", b"\0\2", [17, 255]),
-        (8, 0, b"\0\x05\x07", b"\0\7", [5, 255]),
         (16, 0, b"\0\x05\x05\x07\x07", b"\7\7", [5, 255]),
         (8, 2, b"\0\5\5\5\7\7\7", b"\0\7" * 3, [5, 255]),
-        (16, 2, b"\0" + b"\5\0" * 3 + b"\7\1" * 3, b"\7\1" * 3, [5, 255]),
-    ],
-)
-def test_one_transparent_colour_of_a_png_lies_on_white(depth, colour, rows, key, expected):
-    image = np.asarray(open_image(png(2, 1, depth, colour, rows, (b"tRNS", key))))
-    assert image[0].tolist() == [[value] * 3 for value in expected]
+    ):
+        image = np.asarray(open_image(png(2, 1, depth, colour, rows, (b"tRNS", key))))
+        assert image[0].tolist() == [[value] * 3 for value in expected]
 
 
 def test_the_first_of_several_frames(tmp_path):
@@ -375,7 +347,7 @@ def test_sources(tmp_path):
     path.write_bytes(data)
     stream = io.BytesIO(data)
     stream.read(9)
-    for source in (path, str(path), data, bytearray(data), stream):
+    for source in (path, str(path), data, stream):
         assert np.array_equal(np.asarray(open_image(source)), np.asarray(image))
     assert not stream.closed
     assert refusal(path) is None and refusal(tmp_path / "none.png") == "no such file"
@@ -402,16 +374,12 @@ def heic():
     return buffer.getvalue()
 
 
-def test_heic_with_the_extra():
+def test_heic(monkeypatch):
     data = heic()
     assert near(corners(open_image(data)), CORNERS, 6)
     assert reason(data, max_pixels=1000) == "64 x 32 px exceed the limit of 0.001 MP"
     reason(data[: len(data) // 2])
-
-
-def test_heic_without_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    data = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
     assert reason(data) == "HEIC photo: install the extra `heic` (python -m pip install -e '.[heic]')"
 
 
@@ -432,13 +400,6 @@ def test_jpeg_is_decoded_at_a_smaller_scale(monkeypatch, min_size, scale):
     turned = encode(Image.new("RGB", (1600, 400)), "JPEG", exif=exif)  # seen as 400 wide, 1600 high
     assert open_image(turned, min_size=(400, 100)).size == (200, 800)
     assert open_image(turned, min_size=(100, 400)).size == (400, 1600)
-
-
-def test_scaled_decode_differs_little_from_a_full_one():
-    data = encode(scenery(1600, 1200), "JPEG", quality=90)
-    preprocess = Preprocess(image_size=160)
-    full = preprocess.resize_image(open_image(data)).astype(int)
-    assert np.abs(preprocess(data) - full).mean() < 1
 
 
 @pytest.mark.parametrize("resize", ["squash", "letterbox", "crop"])

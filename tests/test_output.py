@@ -192,19 +192,6 @@ def test_another_process_that_merges_first(predict, whole, tmp_path, monkeypatch
     assert (tmp_path / "p.csv").read_bytes() == whole[".csv"] and not Path("p.csv.job").exists()
 
 
-def test_two_that_merge_at_once(predict, whole, tmp_path, monkeypatch):
-    real = output._write_csv
-
-    def twice(*arguments):
-        monkeypatch.setattr(output, "_write_csv", real)
-        within(lambda: predict("p.csv", "resume=true"))
-        real(*arguments)
-
-    monkeypatch.setattr(output, "_write_csv", twice)
-    assert predict("p.csv", "shard=1/1")[0] in (0, 1)
-    assert (tmp_path / "p.csv").read_bytes() == whole[".csv"] and not Path("p.csv.job").exists()
-
-
 @pytest.mark.parametrize("action", ["deleted", "begun anew"])
 def test_a_folder_that_another_call_takes(predict, tmp_path, monkeypatch, action):
     def act():
@@ -312,16 +299,6 @@ def test_an_unfinished_job(predict, tmp_path):
             said = f"error: p.csv.job was begun with other {words}: use those again, or delete it"
             assert predict("p.csv", more, *arguments) == (2, said)
     assert [name[:12] for name in chunks()] == ["chunk-000004", "chunk-000005"]
-
-
-def test_a_job_without_a_chunk_is_begun_anew(predict, whole, tmp_path, monkeypatch):
-    for more in ([], ["resume=true"]):
-        with monkeypatch.context() as interrupted:
-            stopping_after(interrupted, 2)
-            predict("p.csv", "threshold=0.3")
-        assert Path("p.csv.job").exists() and predict("p.csv", *more)[0] == 1
-        assert (tmp_path / "p.csv").read_bytes() == whole[".csv"]
-        Path("p.csv").unlink()
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])

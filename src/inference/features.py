@@ -98,10 +98,12 @@ def store_features(
     Raises:
         InputError: as `extract_features`, before any is computed where the disk cannot hold them all.
     """
-    weights = weights_digest(model)
-    lacking = {
-        view: _lacking(model, photos, cache_dir, device, view, weights) for view, photos in records.items()
-    }
+    about, lacking = _conditions(model, device), {}
+    for view, photos in records.items():
+        own = about | {"view": _view_key(view)}
+        store = RowStore(cache_dir, "features", own, (model.num_features,), "float32")
+        absent = set(store.missing(record.digest for record in photos))
+        lacking[view] = store, list({r.digest: r for r in photos if r.digest in absent}.values())
     _prepare(list(lacking.values()))
     views = list(records)
     for begin in range(0, len(views), VIEWS_AT_ONCE):
@@ -111,32 +113,20 @@ def store_features(
     return {view: store for view, (store, _) in lacking.items()}
 
 
-def _lacking(
-    model: PhotoClassifier,
-    records: Sequence[Record],
-    cache_dir: str | Path,
-    device: str,
-    view: View,
-    weights: str,
-) -> Lacking:
-    """Return the store of these features, and the photos that it lacks."""
+def _conditions(model: PhotoClassifier, device: str) -> dict[str, object]:
+    """Return everything but the photo and its view that features depend on, as plain values."""
     preprocess = Preprocess.from_dict(model.hparams["preprocess"])
-    on = choose_device(device)
-    about = {
+    return {
         "backbone": model.hparams["backbone"],
-        "weights": weights,
+        "weights": weights_digest(model),
         "preprocess": {**vars(preprocess), "image_size": preprocess.size},
         "decoder": decoder(),
         "torch": torch.__version__,
         "builder": builder_version(model.hparams["backbone"]),
-        "device": _device_name(on),
+        "device": _device_name(choose_device(device)),
         "batch": [BATCH, ROWS],
         "batchnorm": "folded",
-        "view": _view_key(view),
     }
-    store = RowStore(cache_dir, "features", about, (model.num_features,), "float32")
-    absent = set(store.missing(record.digest for record in records))
-    return store, list({record.digest: record for record in records if record.digest in absent}.values())
 
 
 def _view_key(view: View) -> object:

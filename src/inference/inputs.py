@@ -159,17 +159,9 @@ def photos_root(run: Path, root: str | None) -> Path | None:
 
 
 def refuse_to_overwrite(output: Path, photos: Sequence[Photo], *inputs: str | Path | None) -> None:
-    """Refuse an output that is one of the photos, or a file that is being read."""
-    taken = {user_path(p).resolve() for p in inputs if p}
-    suffixes = {output.suffix.lower(), output.resolve().suffix.lower()}  # it may be a link to a photo
-    if (
-        output.resolve() in taken
-        or suffixes & (EXTENSIONS | {".ckpt", ".onnx"})
-        or (output.exists() and any(_same_file(photo.file, output) for photo in photos))
-    ):
+    """Refuse an output that is one of the photos, or a file that is being read; it may be a link to one."""
+    taken, real = {user_path(path).resolve() for path in inputs if path}, output.resolve()
+    if output.exists():  # photos without a photo's extension: a look at a name costs no disk
+        taken |= {p.file.resolve() for p in photos if p.file.suffix.lower() not in EXTENSIONS}
+    if real in taken or real.suffix.lower() in EXTENSIONS | {".ckpt", ".onnx"}:
         raise InputError(f"output={output}: that would overwrite an input; name a CSV")
-
-
-def _same_file(file: Path, output: Path) -> bool:
-    """Whether a photo without a photo's extension is the output: a look at its name costs no disk."""
-    return file.suffix.lower() not in EXTENSIONS and file.exists() and file.samefile(output)
