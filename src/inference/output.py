@@ -68,7 +68,10 @@ def find_output(output: str | None, folder: str, resume: bool, shard: str | None
         if resume or shard:
             key = "resume=true" if resume else f"shard={shard}"
             raise InputError(f"{key} needs output=: without it each call has a dated folder of its own")
-        return Path(folder) / "predictions.csv"
+        path = Path(folder) / "predictions.csv"
+        if path.exists():  # of a call in the same second
+            raise InputError(f"{path} is there already: name another file with output=")
+        return path
     path = user_path(output)
     path = path / "predictions.csv" if path.is_dir() or output.endswith(("/", "\\")) else path
     if path.suffix.lower() not in (".csv", ".parquet") or path.is_dir():
