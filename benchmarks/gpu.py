@@ -1,6 +1,8 @@
 """On a CUDA GPU: photos to a CSV, beside a plain script with workers and beside decoding alone."""
 
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from src.errors import InputError
 from src.inference import Predictor
 from src.inference.torch_backend import TorchBackend
 from src.models import MultiLabelClassifier
-from src.models.precision import full_precision
+from src.models.base import set_full_precision
 
 SIZE, PHOTOS, DIFFERENT = (3000, 2000), 1536, 64  # pixels; photos; those of different pixels
 LABELS = {"component": [f"part {i}" for i in range(8)], "defect": [f"fault {i}" for i in range(12)]}
@@ -40,7 +42,7 @@ def given() -> predict.Given:
 
 def exact(given: predict.Given) -> np.ndarray:
     """Predict as a plain script does, with Corbel's decoder and in full precision."""
-    with full_precision(torch.device(DEVICE)):
+    with full_precision():
         return predict.naive(given, plain.our_decoder)
 
 
@@ -54,6 +56,16 @@ def decoded(given: predict.Given) -> dict:
 def _decode(path: Path) -> int:
     """Decode a photo; return its number of values."""
     return plain.our_decoder(path).size
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Compute without TF32 in the block."""
+    set_full_precision()
+    try:
+        yield
+    finally:
+        set_full_precision(False)
 
 
 WORKS = [

@@ -30,9 +30,9 @@ from src.datamodules.groups import Linked
 from src.datamodules.records import label_space
 from src.datamodules.splits import split_folds
 from src.inference.features import extract_features
-from src.inference.heads import out_of_fold
 from src.labels import LabelSpace
 from src.models import MultiLabelClassifier
+from src.models.linear import out_of_fold
 
 MISSING, WRONG, FOLDS, SEED, COUNT = 0.2, 0.05, 5, 42, 600
 CUTS = (10, 25, 50)

@@ -14,8 +14,8 @@ from src.datamodules.records import label_space
 from src.datamodules.splits import label_columns, pair_columns
 from src.datamodules.stratify import split_groups
 from src.inference.features import extract_features
-from src.inference.heads import fit_heads
 from src.labels import LabelSpace
+from src.models.linear import fit_heads
 
 SEEDS = range(1, 11)
 SHARES = (0.7, 0.15, 0.15)

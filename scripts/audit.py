@@ -17,9 +17,10 @@ from src.files import user_path
 def main(cfg: DictConfig) -> None:
     """Write the lists of suspects or, with `apply=`, a new table with the decisions on them."""
     from src.analysis.audit import apply, lists
-    from src.models.defaults import fill_defaults
+    from src.models import base, defaults
 
-    targets.check_targets(fill_defaults(cfg))
+    base.set_full_precision()
+    targets.check_targets(defaults.fill_defaults(cfg))
     config.check_seed(cfg.seed)
     if cfg.top < 0:
         raise InputError(f"top={cfg.top}: needs a number from 0 on")

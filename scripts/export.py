@@ -1,6 +1,9 @@
-"""Export a model: `python scripts/export.py ckpt=RUN output=DIR formats=[onnx,int8,torch]`."""
+"""Export a model: `python scripts/export.py ckpt=RUN output=DIR formats=[onnx,int8]`."""
 
+import io
 import sys
+import warnings
+from contextlib import redirect_stdout
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -13,13 +16,15 @@ from src import config
 @config.command("export")
 def main(cfg: DictConfig) -> None:
     """Write each format that agrees with the checkpoint; for one that does not, the exit code is 2."""
-    from src.analysis.run_folder import make_folder
     from src.errors import InputError
-    from src.files import user_path
+    from src.files import make_folder, user_path
     from src.inference.export import Exporter, check_folder, check_formats, exports_table
-    from src.models import find_checkpoint
+    from src.models.base import set_full_precision
     from src.overrides import shown, typed
+    from src.runs import find_checkpoint
 
+    warnings.simplefilter("ignore")  # of the exporters: the files are compared with the checkpoint
+    set_full_precision()
     formats = list(dict.fromkeys(OmegaConf.to_container(cfg.formats)))
     check_formats(formats)
     checkpoint = find_checkpoint(cfg.ckpt)
@@ -30,15 +35,14 @@ def main(cfg: DictConfig) -> None:
     written, refused = [], []
     for name in formats:
         try:
-            written.append(exporter.write(name))
+            with redirect_stdout(io.StringIO()):  # ONNX Runtime prints its progress
+                written.append(exporter.write(name))
         except InputError as error:
             refused.append(str(error))
     if written:
         print(f"Checked on {exporter.checked.source}; in brackets: the checkpoint's own")
         print(exports_table(written))
-    runnable = [shown(export.file.absolute()) for export in written if export.file.suffix == ".onnx"]
-    if runnable:
-        named = typed("ckpt", runnable[-1])
+        named = typed("ckpt", shown(written[-1].file.absolute()))
         print(f"next  python scripts/predict.py {named} images=PHOTOS output=predictions.csv")
     if refused:
         raise InputError("; ".join(refused))

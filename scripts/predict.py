@@ -13,9 +13,9 @@ from src import config
 @config.command("predict")
 def main(cfg: DictConfig) -> None:
     """Predict photos, all or a shard; unreadable ones become rows with `status=error` and exit code 1."""
-    from src.inference import Predictor, claim, find_images, refuse_to_overwrite
-    from src.inference.backends import find_model
+    from src.inference import Predictor, find_images, refuse_to_overwrite
     from src.inference.output import Output, find_output, find_shard, make_manifest
+    from src.inference.predictor import find_model
     from src.overrides import shown
     from src.progress_bar import ProgressBar
     from src.row_store import decoder
@@ -25,6 +25,10 @@ def main(cfg: DictConfig) -> None:
     photos = find_images(cfg.images, cfg.root)
     threshold = OmegaConf.to_container(cfg.threshold) if OmegaConf.is_config(cfg.threshold) else cfg.threshold
     checkpoint = find_model(cfg.ckpt)
+    if checkpoint.suffix.lower() != ".onnx":
+        from src.models.base import set_full_precision
+
+        set_full_precision()
     predictor = Predictor.load(
         checkpoint,
         device=cfg.device,
@@ -36,8 +40,6 @@ def main(cfg: DictConfig) -> None:
         num_workers=cfg.num_workers,
     )
     refuse_to_overwrite(output, photos, cfg.images, cfg.ckpt)
-    if not cfg.output:
-        claim(output)
     manifest = make_manifest(
         checkpoint,
         photos,

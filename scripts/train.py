@@ -18,12 +18,14 @@ def main(cfg: DictConfig) -> float:
 
     from src.inference.torch_backend import threads
     from src.models import init_from
+    from src.models.base import set_full_precision
     from src.models.defaults import fill_defaults
     from src.training.evaluate import ending_on_signals, finish_run
     from src.training.logging import quiet_lightning
     from src.training.setup import alone_in, check_plan, prepare_run
 
     quiet_lightning()
+    set_full_precision()
     resuming = bool(cfg.resume)
     cfg = overrides.resumed(cfg) if resuming else cfg
     targets.check_targets(fill_defaults(cfg))

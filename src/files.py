@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
 
-from src.errors import InputError
+from src.errors import InputError, reason
 
 if sys.platform != "win32":
     import fcntl
@@ -108,6 +108,39 @@ def held(lock: Path, patience: float = 0.0) -> Iterator[bool]:
                 lock.unlink()
             with suppress(OSError):  # closing is not enough: forked children have it open as well
                 fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a process holds the file, see `held`; where locks are not known, none does."""
+    if sys.platform == "win32":
+        return False
+    try:
+        with open(lock, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def make_folder(folder: Path) -> None:
+    """Make an output folder and check that files can be written there, before anything is computed.
+
+    Raises:
+        InputError: if not.
+    """
+    whole, probe = folder.absolute(), folder / f".{os.getpid()}.tmp"
+    try:
+        if any(path.exists() and not path.is_dir() for path in (whole, *whole.parents)):
+            raise InputError(f"output={folder}: there is a file of this name; name a folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"output={folder}: cannot be written ({reason(error)}); name another folder"
+        ) from error
 
 
 def _taken(lock: Path) -> BinaryIO | None:

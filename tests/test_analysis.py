@@ -15,8 +15,8 @@ from src.analysis import drawing, figures
 from src.analysis.pages import thumbnail
 from src.analysis.report.run_report import write_report
 from src.analysis.report.worst_errors import compared
-from src.analysis.run_folder import read_run
 from src.errors import InputError
+from src.runs import read_run
 from tests.made import FAST, make_folders, run_script
 
 EVIL = "<script>alert('x')</script>"

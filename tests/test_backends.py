@@ -8,13 +8,11 @@ import pytest
 import torch
 
 from src.errors import InputError
-from src.inference import Photo, Predictor, batches
-from src.inference.backends import load_backend
+from src.inference import Photo, Predictor, batches, torch_backend
 from src.inference.batches import run_batches
+from src.inference.predictor import load_backend
 from src.inference.torch_backend import TorchBackend, check_precision
-from src.labels import TASKS
-from src.models import REGISTRY, MultiLabelClassifier, backbones
-from src.preprocess import Preprocess
+from src.models import MultiLabelClassifier, backbones
 from tests.made import REPOSITORY, tiny
 
 PIXELS = {"image_size": 16, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -75,11 +73,6 @@ def test_batches_begin_where_their_chunk_does(photos, size):
         assert len(found) == min(size, 512 * (chunk + 1) - found[0], photos - found[0])
 
 
-def test_a_photo_that_cannot_be_read_moves_no_other_one(photos):
-    found = batches.read_batch(photos, 6, Preprocess(16), None, 0)
-    assert not found.pixels[3].any() and all(found.pixels[i].any() for i in (0, 1, 2, 4, 5))
-
-
 def test_threads_come_back_when_nobody_listens_any_more(model, photos):
     threads = torch.get_num_threads()
     found = run_batches(TorchBackend(model, "cpu"), photos, 2, 2)
@@ -130,23 +123,36 @@ def test_features_and_heads_make_up_the_scores(model):
     np.testing.assert_allclose(backend.scores(pixels), wanted, atol=1e-6)
 
 
-def test_rows_are_those_of_single_photos(model, photos):
+def check_predictor(backend, photos, monkeypatch):
+    """A list of photos, and one photo, get the scores of a CSV's rows, bit for bit, and its decisions."""
+    monkeypatch.setattr(batches, "CHUNK", 6)
+    predictor = Predictor(backend, batch_size=4, num_workers=2)
+    readable = [photo for photo in photos if photo.id != "03"]
+    rows = [row for batch in predictor.rows(readable, probabilities=True) for row in batch]
+    for photo, row, listed in zip(readable, rows, predictor.predict([p.file for p in readable]), strict=True):
+        assert [*map(";".join, listed.labels.values())] == [row["components"], row["defects"]]
+        assert {n: f"{p:.6f}" for part in listed.probabilities.values() for n, p in part.items()} == {
+            name.removeprefix("p:"): text for name, text in row.items() if name.startswith("p:")
+        }
+        alone = [p for part in predictor.predict(photo.file).probabilities.values() for p in part.values()]
+        assert alone == all_scores(backend, [photo], 4, 1)[photo.id].tolist()
+    many = [[p for part in one.probabilities.values() for p in part.values()] for one in
+            predictor.predict([photo.file for photo in readable])]  # fmt: skip
+    assert many == [scores.tolist() for scores in all_scores(backend, readable, 4, 2).values()]
+
+
+def test_one_photo_and_a_list_get_the_scores_of_a_csv(model, photos, monkeypatch):
     model.thresholds.fill_(0.4)
-    predictor = Predictor(TorchBackend(model, "cpu"), batch_size=4, num_workers=2)
-    rows = [row for batch in predictor.rows(photos, probabilities=True) for row in batch]
-    assert [row["status"] for row in rows] == ["error" if photo.id == "03" else "ok" for photo in photos]
-    for photo, row in zip(photos, rows, strict=True):
-        if row["status"] == "ok":
-            said = predictor.predict(photo.file)
-            assert ";".join(said.labels["defect"]) == row["defects"]
-            for label, p in said.probabilities["defect"].items():
-                assert p == pytest.approx(float(row[f"p:{label}"]), abs=2e-6)
+    check_predictor(TorchBackend(model, "cpu"), photos, monkeypatch)
     with pytest.raises(InputError, match="batch_size=513: at most 512, the photos of a chunk"):
         Predictor(TorchBackend(model, "cpu"), batch_size=513)
 
 
-def test_the_registry_knows_every_task():
-    assert set(REGISTRY) == set(TASKS)
+def test_one_photo_costs_a_pass_and_no_batch(model, photos, monkeypatch):
+    backend, seen = TorchBackend(model, "cpu"), []
+    backend.model.backbone.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
+    Predictor(backend, batch_size=16).predict(photos[0].file)
+    assert seen == [torch_backend.ROWS]
 
 
 def test_half_precision_is_refused_where_it_is_slow(monkeypatch):

@@ -250,7 +250,7 @@ class Bomb:
 
 def test_checkpoints(refused, run, photos, tmp_path, capsys):
     assert "no such file or run folder" in refused("predict", "ckpt=nowhere", f"images={photos}")
-    assert "no training run below outputs" in refused("predict", f"images={photos}")
+    assert "no finished training run below outputs" in refused("predict", f"images={photos}")
     (tmp_path / "text.ckpt").write_text("hello")
     (tmp_path / "noise.ckpt").write_bytes(np.random.default_rng(0).bytes(5000))
     whole = (run / "checkpoints" / "best.ckpt").read_bytes()

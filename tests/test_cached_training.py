@@ -70,12 +70,8 @@ def test_features_train_the_same_heads(train, monkeypatch, task):
     tables = [pd.read_csv(run / "predictions.csv", dtype=str) for run in (plain, kept)]
     assert list(tables[0]["path"]) == list(tables[1]["path"])
     images = kept / "test_metadata.csv"
-    assert (
-        run_script(
-            monkeypatch, "predict", f"ckpt={kept}", f"images={images}", "output=again.csv", "device=cpu"
-        )
-        == 0
-    )
+    again = ("predict", f"ckpt={kept}", f"images={images}", "output=again.csv", "device=cpu")
+    assert run_script(monkeypatch, *again) == 0
     same_predictions(Path("again.csv"), kept / "predictions.csv")
     first, second = (json.loads((run / "metrics.json").read_text())["test"] for run in (plain, kept))
     assert first["exact_match"] == second["exact_match"] and abs(first["loss"] - second["loss"]) < 1e-5
@@ -223,7 +219,7 @@ def test_a_resumed_run_on_features_ends_with_the_same_bits(train, tmp_path, monk
     whole = train("whole", *options)
     part = train("part", *options)
     # the state after two epochs, as a kill would have left it
-    from src.callbacks.checkpoint import BestCheckpoint
+    from src.callbacks.checkpointing import BestCheckpoint
 
     real = BestCheckpoint.on_train_epoch_end
 
@@ -245,22 +241,11 @@ def test_a_resumed_run_on_features_ends_with_the_same_bits(train, tmp_path, monk
     assert (whole / "predictions.csv").read_bytes() == (part / "predictions.csv").read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("data.augment=null", "model.freeze_backbone=false"), "needs model.freeze_backbone=true"),
-        (
-            ("data.augment=null", "trainer.max_epochs=null"),
-            "max_epochs=null: needs a number of epochs",
-        ),
-    ],
-)
-def test_what_features_cannot_stand_for_is_one_line(train, capsys, options, message):
-    train("refused", "data.cache=features", *options, code=2)
-    assert message in capsys.readouterr().err
-
-
-def test_the_best_epoch_is_on_the_disk_once(train):
+def test_the_best_epoch_is_on_the_disk_once_and_a_learning_backbone_has_no_cached_features(train, capsys):
     run = train("once", "data.augment=null", "data.cache=features", "trainer.max_epochs=1")
     best, last = (run / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
     assert best.stat().st_ino == last.stat().st_ino
+    train("refused", "data.cache=features", "model.freeze_backbone=false", code=2)
+    assert "needs model.freeze_backbone=true" in capsys.readouterr().err
+    train("endless", "data.cache=features", "trainer.max_epochs=null", code=2)
+    assert "max_epochs=null: needs a number of epochs" in capsys.readouterr().err

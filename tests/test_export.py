@@ -17,13 +17,12 @@ import torch
 from src.errors import InputError
 from src.inference import Predictor, find_images, onnx_backend, parity
 from src.inference import export as exporting
-from src.inference.backends import load_backend
 from src.inference.onnx_backend import OnnxBackend, read_metadata
 from src.inference.parity import compared
-from src.inference.seal import LENGTH, VALUE
+from src.inference.predictor import load_backend
 from src.models import backbones, load_model
 from tests.made import FAST, REPOSITORY, make_folders, make_table, only_run, run_script, tiny
-from tests.test_backends import check_division
+from tests.test_backends import check_division, check_predictor
 
 HEAVY = ["lightning", "matplotlib", "pandas", "scipy", "sklearn", "torch", "torchvision"]
 
@@ -69,7 +68,7 @@ def changed(exported, folder, **metadata):
     """A copy of model.onnx with other metadata, as another program would write it."""
     path = folder / "changed.onnx"
     model = onnx.load(exported / "model.onnx")
-    texts = {prop.key: prop.value for prop in model.metadata_props if prop.key != "seal"}
+    texts = {prop.key: prop.value for prop in model.metadata_props if prop.key != "sha256"}
     texts |= {key: json.dumps(value) for key, value in metadata.items()}
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, texts)
@@ -78,7 +77,7 @@ def changed(exported, folder, **metadata):
 
 
 def test_every_format_is_written_and_agrees(exported, run):
-    assert {path.name for path in exported.iterdir()} == {"model.onnx", "model_int8.onnx", "model.pt2"}
+    assert {path.name for path in exported.iterdir()} == {"model.onnx", "model_int8.onnx"}
     model = load_model(run / "checkpoints" / "best.ckpt")
     for name, precision in (("model.onnx", "fp32"), ("model_int8.onnx", "int8")):
         found = OnnxBackend(exported / name).metadata
@@ -105,20 +104,12 @@ def test_the_graph_takes_raw_pixels_and_any_number_of_them(exported):
         assert scores.shape == (count, len(backend.labels)) and scores.dtype == np.float32
 
 
-def test_torch_s_program_carries_the_same_metadata(exported, photos):
-    extra = {exporting.EXTRA_FILE: ""}
-    program = torch.export.load(exported / "model.pt2", extra_files=extra).module()
-    found, other = json.loads(extra[exporting.EXTRA_FILE]), OnnxBackend(exported / "model.onnx")
-    assert {**found, "parity": 0} == {**other.metadata, "parity": 0}
-    pixels = np.stack([other.preprocess(path) for path in sorted(photos.iterdir())[:3]])
-    np.testing.assert_allclose(program(torch.from_numpy(pixels)).detach(), other.scores(pixels), atol=1e-5)
-
-
 @pytest.mark.parametrize("name", ["model.onnx", "model_int8.onnx"])
 def test_onnx_scores_are_the_same_bits_in_the_same_batches(exported, make_tree, tmp_path, monkeypatch, name):
     root = make_tree(tmp_path / "photos", *(f"{i:02d}.png" for i in range(11)))
     (root / "03.png").write_bytes(b"no photo")
     check_division(OnnxBackend(exported / name), find_images(str(root)), monkeypatch)
+    check_predictor(OnnxBackend(exported / name), find_images(str(root)), monkeypatch)
 
 
 def test_predictions_are_the_checkpoint_s(exported, run, photos, monkeypatch, tmp_path):
@@ -133,14 +124,6 @@ def test_predictions_are_the_checkpoint_s(exported, run, photos, monkeypatch, tm
                     assert float(same[key]) == pytest.approx(float(value), abs=2e-4)
                 elif key in ("ID", "components", "defects", "status"):
                     assert same[key] == value
-
-
-def test_the_python_api_takes_an_exported_model(exported, run, photos):
-    photo = sorted(photos.iterdir())[0]
-    said, wanted = (Predictor.load(source).predict(photo) for source in (exported / "model.onnx", run))
-    assert said.labels == wanted.labels
-    everything = Predictor.load(exported, threshold=0.0).predict(photo)
-    assert [len(names) for names in everything.labels.values()] == [3, 2]
 
 
 def test_a_prediction_with_an_exported_model_imports_no_torch(exported, photos, tmp_path):
@@ -165,12 +148,12 @@ def test_int8_that_decides_otherwise_is_not_kept(run, exported, monkeypatch, tmp
     monkeypatch.chdir(tmp_path)
     shutil.copytree(exported, "again")
     monkeypatch.setattr(parity, "MIN_AGREEMENT", 1.01)
-    assert run_script(monkeypatch, "export", f"ckpt={run}", "output=again", "formats=[int8,torch]") == 2
+    assert run_script(monkeypatch, "export", f"ckpt={run}", "output=again", "formats=[int8,onnx]") == 2
     said = capsys.readouterr()
     assert "error: int8 does not decide like the checkpoint and was not kept (minmax: agreement " in said.err
     assert "percentile: " in said.err and "entropy: " in said.err
-    assert "model.pt2" in said.out and "Traceback" not in said.err
-    assert {path.name for path in (tmp_path / "again").iterdir()} == {"model.onnx", "model.pt2"}
+    assert "model.onnx" in said.out and "Traceback" not in said.err
+    assert [path.name for path in (tmp_path / "again").iterdir()] == ["model.onnx"]
 
 
 def test_a_checkpoint_without_its_run_is_compared_on_made_up_pixels(run, monkeypatch, tmp_path, capsys):
@@ -219,18 +202,15 @@ def test_photos_that_are_gone_are_one_line(run, monkeypatch, tmp_path, capsys):
     ("metadata", "words"),
     [
         ({"schema": 99}, r"exported by a newer Corbel \(schema 99"),
-        ({"calibration": {"temperature": 2.0}}, "calibrated in a way that is not known here"),
+        ({"calibration": {"temperature": 2.0}}, "calibration .* is not known here"),
         ({"task": "regression"}, "task 'regression' is not known here"),
-        ({"labels": {"component": ["Bolt"]}}, "which its metadata deny"),
+        ({"labels": {"component": ["Bolt"]}}, "unlike its metadata"),
         ({"labels": ["Bolt"]}, "labels is no mapping"),
         ({"thresholds": [0.5]}, "no threshold for each"),
         ({"preprocess": {"image_size": 16, "turn": 3}}, "metadata are damaged .*unknown key preprocess.turn"),
-        ({"preprocess": {"image_size": "x"}}, "damaged .*export the run again"),
         ({"labels": {"component": 3}}, "damaged .*export the run again"),
-        ({"thresholds": ["high"]}, "damaged .*export the run again"),
         ({"provenance": {"train_digests": 3}}, "damaged .*export the run again"),
         ({"provenance": {"train_digests": ["0"], "train_sizes": 3}}, "damaged .*export the run again"),
-        ({"schema": True}, r"damaged \(schema True\)"),
         ({"schema": 0}, r"damaged \(schema 0\)"),
         ({"precision": "int4"}, "precision 'int4' is not known here"),
     ],
@@ -259,22 +239,16 @@ def test_an_exported_file_knows_what_it_was_trained_on(exported, run, photos, tm
 
 @pytest.mark.parametrize("name", ["model.onnx", "model_int8.onnx"])
 def test_damage_is_noticed_wherever_it_is(exported, tmp_path, name):
-    whole = (exported / name).read_bytes()
+    whole, path = (exported / name).read_bytes(), tmp_path / "damaged.onnx"
     onnx.checker.check_model(onnx.load_from_string(whole))
-    sealed = len(whole) - LENGTH
-    places = [*range(0, sealed, max(1, sealed // 40)), sealed - 1, *range(len(whole) - VALUE, len(whole), 7)]
-    for place in places:
-        path = tmp_path / "damaged.onnx"
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
-        with pytest.raises(InputError, match=r"damaged|export the run again|can read") as caught:
+    digest = onnx_backend.DIGEST.search(whole).start(1)
+    for place in [*range(0, digest - 12, max(1, digest // 40)), digest + 3, len(whole) - 80]:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(InputError, match="damaged, or changed by another program: export the run again"):
             OnnxBackend(path)
-        assert "\n" not in str(caught.value), place
-    (tmp_path / "zeros.onnx").write_bytes(whole[:1000] + bytes(4096) + whole[5096:])
+    path.write_bytes(whole[:1000] + bytes(4096) + whole[5096:])
     with pytest.raises(InputError, match=r"damaged, or changed by another program: export the run again"):
-        OnnxBackend(tmp_path / "zeros.onnx")
-    (tmp_path / "again.onnx").write_bytes(whole)
-    onnx.save(onnx.load(tmp_path / "again.onnx"), tmp_path / "again.onnx")
-    assert OnnxBackend(tmp_path / "again.onnx").scores(np.zeros((1, 16, 16, 3), np.uint8)).shape[0] == 1
+        OnnxBackend(path)
 
 
 def test_files_that_are_no_exported_models(exported, tmp_path):
@@ -283,7 +257,6 @@ def test_files_that_are_no_exported_models(exported, tmp_path):
     onnx.helper.set_model_props(model, {**{p.key: p.value for p in model.metadata_props}, "author": "me"})
     onnx.save(model, path)
     assert OnnxBackend(path).task == "multilabel"  # what another program adds does not matter
-    assert "seal" in {p.key for p in onnx.load(exported / "model.onnx").metadata_props}
     (tmp_path / "broken.onnx").write_bytes((exported / "model.onnx").read_bytes()[:2000])
     with pytest.raises(InputError, match="not a model that ONNX Runtime can read, or a damaged one"):
         load_backend(str(tmp_path / "broken.onnx"))
@@ -296,8 +269,6 @@ def test_files_that_are_no_exported_models(exported, tmp_path):
         read_metadata({"schema": "1", "task": '"multilabel"'}, tmp_path)
     with pytest.raises(InputError, match="damaged"):
         read_metadata({"schema": "{"}, tmp_path)
-    with pytest.raises(InputError, match=r"name the \.onnx beside it"):
-        load_backend(str(exported / "model.pt2"))
 
 
 @pytest.mark.parametrize(
@@ -339,18 +310,6 @@ def test_without_onnx_runtime_the_line_names_the_extra(exported, monkeypatch):
         OnnxBackend(exported / "model.onnx")
     with pytest.raises(InputError, match=r'pip install -e "\.\[onnx\]"'):
         exporting.check_formats(["int8"])
-    exporting.check_formats(["torch"])
-
-
-def test_cuda_that_is_built_in_and_does_not_load_is_one_line(exported, monkeypatch):
-    import onnxruntime
-
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        pytest.skip("needs an ONNX Runtime without CUDA")
-    there = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: there)
-    with pytest.raises(InputError, match=r"cannot load CUDA or cuDNN here; use device=cpu"):
-        OnnxBackend(exported / "model.onnx", "cuda")
 
 
 def test_a_disk_that_refuses_an_export_is_one_line(exported, tmp_path, monkeypatch):
@@ -364,10 +323,9 @@ def test_a_disk_that_refuses_an_export_is_one_line(exported, tmp_path, monkeypat
         exporter.write("onnx")
     assert not list(tmp_path.iterdir())
     exporter.metadata = {"checkpoint": {"sha256": "1234"}}
-    for content, kept in ((b'"sha256": "1234"', "the earlier file"), (b"", "that of another checkpoint")):
-        (tmp_path / "model.onnx").write_bytes(content)
-        with pytest.raises(InputError, match=f"No space left on device.; {kept} is still there"):
-            exporter.write("onnx")
+    (tmp_path / "model.onnx").write_bytes(b"")
+    with pytest.raises(InputError, match=r"No space left on device.; an earlier file, .* is still there"):
+        exporter.write("onnx")
 
 
 def test_an_earlier_file_goes_only_where_it_would_be_taken_for_another(tmp_path, monkeypatch):
@@ -377,7 +335,7 @@ def test_an_earlier_file_goes_only_where_it_would_be_taken_for_another(tmp_path,
     for error, content, stays in (
         (InputError("photos are gone"), b'"sha256": "1234"', True),
         (InputError("photos are gone"), b'"sha256": "5678"', False),
-        (exporting.Unlike("other scores"), b'"sha256": "1234"', False),
+        (exporting.ParityError("other scores"), b'"sha256": "1234"', False),
     ):
         file.write_bytes(content)
         monkeypatch.setattr(exporter, "_onnx", Mock(side_effect=error), raising=False)
@@ -387,15 +345,13 @@ def test_an_earlier_file_goes_only_where_it_would_be_taken_for_another(tmp_path,
 
 
 def test_formats_of_another_checkpoint_do_not_stay(exported, tmp_path):
-    from src.inference.onnx_backend import OnnxBackend as Backend
-
     checkpoint = tmp_path / "other.ckpt"
     checkpoint.write_bytes(b"another checkpoint")
     folder = shutil.copytree(exported, tmp_path / "model")
     with pytest.raises(InputError, match=r"model_int8.onnx.* in it would stay, of another checkpoint"):
         exporting.check_folder(folder, ["onnx"], checkpoint)
     exporting.check_folder(folder, list(exporting.FILES), checkpoint)
-    assert Backend(folder / "model.onnx").metadata["checkpoint"]["sha256"]
+    assert OnnxBackend(folder / "model.onnx").metadata["checkpoint"]["sha256"]
 
 
 def test_decisions_at_a_threshold_are_excused_but_not_where_all_scores_crowd():
@@ -404,11 +360,3 @@ def test_decisions_at_a_threshold_are_excused_but_not_where_all_scores_crowd():
     reference = np.float32([[2e-9, 0.5], [2e-9, 0.9]])
     scores = np.float32([[0, 0.49999], [0, 0.9]])
     assert compared(model, reference, scores, checked).agreement == 0.5
-
-
-def test_metadata_that_are_no_text_are_one_line(exported, tmp_path):
-    content = bytearray((exported / "model.onnx").read_bytes()[:-LENGTH])
-    content[content.rindex(b"provenance") + 20] = 0xFF
-    (tmp_path / "odd.onnx").write_bytes(content)
-    with pytest.raises(InputError, match="its metadata are damaged"):
-        OnnxBackend(tmp_path / "odd.onnx")

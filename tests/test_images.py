@@ -2,7 +2,6 @@ import io
 import os
 import random
 import struct
-import subprocess
 import sys
 import warnings
 import zlib
@@ -13,11 +12,10 @@ import pytest
 from PIL import Image, ImageFile, JpegImagePlugin
 
 from src.errors import InputError
-from src.images import EXTENSIONS, UnreadableImage, as_upright_rgb, open_image
+from src.images import UnreadableImage, as_upright_rgb, open_image
 from src.preprocess import Preprocess
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")  # as src.images does
-ROOT = Path(__file__).resolve().parents[1]
 RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
 CORNERS = (RED, GREEN, BLUE, YELLOW)  # top left, top right, bottom left, bottom right, as a person sees them
 # Which of these lies at each corner of the stored pixels, by EXIF orientation.
@@ -95,9 +93,6 @@ def reason(source, **options):
     return str(caught.value)
 
 
-# Orientation
-
-
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("min_size", [None, (8, 8)])
@@ -113,15 +108,6 @@ def test_every_orientation_is_seen_upright(kind, orientation, min_size):
     assert type(image) is Image.Image and not image.getexif() and not image.info
 
 
-def test_the_table_of_orientations_is_the_standards():
-    # Orientation 6: the stored first row is the seen right side, the first column the seen top.
-    stored = STORED[6]
-    assert stored[0] + stored[1] == "13" and stored[0] + stored[2] == "10"
-    # Orientation 8: the first row is the seen left side, the first column the seen bottom.
-    stored = STORED[8]
-    assert stored[0] + stored[1] == "20" and stored[0] + stored[2] == "23"
-
-
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "jpeg"])
 def test_compressed_tiffs_are_turned_once(compression, tmp_path):
     stored = four_corners(32, 64, [CORNERS[int(i)] for i in STORED[6]])
@@ -135,41 +121,13 @@ def test_compressed_tiffs_are_turned_once(compression, tmp_path):
         assert image.size == (64, 32) and near(corners(image), CORNERS, 3 if compression == "jpeg" else 0)
 
 
-def test_exif_behind_the_pixels_of_a_png_counts():
-    stored = four_corners(32, 64, [CORNERS[int(i)] for i in STORED[6]])
-    exif = Image.Exif()
-    exif[274] = 6
-    data = encode(stored, exif=exif)
-    start = data.index(b"eXIf") - 4
-    length = struct.unpack(">I", data[start : start + 4])[0] + 12
-    end = data.index(b"IEND") - 4
-    moved = data[:start] + data[start + length : end] + data[start : start + length] + data[end:]
-    assert corners(open_image(moved)) == list(CORNERS)
-
-
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-@pytest.mark.parametrize(
-    "exif",
-    [
-        b"Exif\0\0",
-        b"Exif\0\0garbage and more",
-        b"Exif\0\0II*\0\xff\xff\xff\x7f",
-        b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\0",
-    ],
-)
-def test_malformed_exif_does_not_spoil_a_picture(kind, exif):
-    image = four_corners(64, 32, CORNERS)
-    assert near(corners(open_image(encode(image, kind, exif=exif, **LOSSLESS[kind]))), CORNERS, 3)
-
-
-@pytest.mark.parametrize("value", [0, 9, 77, 65535])
-def test_orientations_that_do_not_exist_count_as_upright(value):
-    exif = Image.Exif()
-    exif[274] = value
-    assert corners(open_image(encode(four_corners(64, 32, CORNERS), exif=exif))) == list(CORNERS)
-
-
-# Modes
+def test_malformed_exif_does_not_spoil_a_picture(kind):
+    no_orientation = Image.Exif()
+    no_orientation[274] = 77
+    for exif in (no_orientation, b"Exif\0\0", b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\x7f"):
+        image = encode(four_corners(64, 32, CORNERS), kind, exif=exif, **LOSSLESS[kind])
+        assert near(corners(open_image(image)), CORNERS, 3)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA"])
@@ -182,43 +140,26 @@ def test_modes_become_rgb(mode, kind):
     assert opened.mode == "RGB" and corners(opened) == [(0,) * 3, (255,) * 3, (255,) * 3, (0,) * 3]
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_16_bit_gray_is_scaled_to_8_bit(kind):
+def test_16_bits_are_scaled_to_8():
     values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
-    gray = np.asarray(open_image(encode(Image.fromarray(values), kind)))
-    assert (gray == np.rint(values / 257).astype(np.uint8)[..., None]).all()
-
-
-def test_16_bit_big_endian_tiff():
-    values = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
-    image = Image.frombytes("I;16B", (32, 32), values.astype(">u2").tobytes())
-    assert (np.asarray(open_image(encode(image, "TIFF")))[..., 0] == np.rint(values / 257)).all()
-
-
-def test_32_bit_gray():
-    values = np.array([[0, 65535], [257, 32896]], np.int32)
-    gray = np.asarray(open_image(encode(Image.fromarray(values), "TIFF")))[..., 0]
-    assert gray.tolist() == [[0, 255], [1, 128]]
-    for beyond in (65536, -1):
-        values[0, 0] = beyond
-        assert "beyond 0 to 65535" in reason(encode(Image.fromarray(values), "TIFF"))
-    assert "float" in reason(encode(Image.fromarray(values.astype(np.float32)), "TIFF"))
-
-
-def test_16_bit_colour_keeps_the_high_byte():
-    pixels = struct.pack(">6H", 0xFFFF, 0, 0x8000, 0x0100, 0x7FFF, 0xFF00)
-    assert np.asarray(open_image(png(2, 1, 16, 2, b"\0" + pixels))).tolist() == [
+    big_endian = Image.frombytes("I;16B", (256, 256), values.astype(">u2").tobytes())
+    for image, kind in (
+        (Image.fromarray(values), "PNG"),
+        (Image.fromarray(values), "TIFF"),
+        (big_endian, "TIFF"),
+    ):
+        gray = np.asarray(open_image(encode(image, kind)))
+        assert (gray == np.rint(values / 257).astype(np.uint8)[..., None]).all()
+    colours = struct.pack(">6H", 0xFFFF, 0, 0x8000, 0x0100, 0x7FFF, 0xFF00)
+    assert np.asarray(open_image(png(2, 1, 16, 2, b"\0" + colours))).tolist() == [
         [[255, 0, 128], [1, 127, 255]]
     ]
 
 
-@pytest.mark.parametrize(("mode", "kind"), [("CMYK", "JPEG"), ("CMYK", "TIFF"), ("YCbCr", "TIFF")])
-def test_cmyk_and_ycbcr(mode, kind):
-    image = four_corners(32, 32, CORNERS).convert(mode)
-    assert near(corners(open_image(encode(image, kind))), CORNERS, 4)
-
-
-def test_lab():
+def test_other_colour_spaces():
+    for mode, kind in (("CMYK", "JPEG"), ("CMYK", "TIFF"), ("YCbCr", "TIFF")):
+        image = four_corners(32, 32, CORNERS).convert(mode)
+        assert near(corners(open_image(encode(image, kind))), CORNERS, 4)
     white = Image.new("LAB", (32, 32), (255, 128, 128))
     assert near(corners(open_image(encode(white, "TIFF"))), (255,) * 3, 2)
 
@@ -244,26 +185,15 @@ def test_palettes():
     assert half.tolist() == [[list(RED), [255] * 3]]
 
 
-@pytest.mark.parametrize(
-    ("depth", "colour", "rows", "key", "expected"),
-    [
-        (1, 0, b"\0\x40", b"\0\0", [255, 255]),
+def test_one_transparent_colour_of_a_png_lies_on_white():
+    for depth, colour, rows, key, expected in (
         (1, 0, b"\0\x40", b"\0\1", [0, 255]),
-        (2, 0, b"\0\x10", b"\0\1", [0, 255]),
-        (2, 0, b"\0\x20", b"\0\1", [0, 170]),
         (4, 0, b"\0\x12", b"\0\2", [17, 255]),
-        (8, 0, b"\0\x05\x07", b"\0\7", [5, 255]),
         (16, 0, b"\0\x05\x05\x07\x07", b"\7\7", [5, 255]),
         (8, 2, b"\0\5\5\5\7\7\7", b"\0\7" * 3, [5, 255]),
-        (16, 2, b"\0" + b"\5\0" * 3 + b"\7\1" * 3, b"\7\1" * 3, [5, 255]),
-    ],
-)
-def test_one_transparent_colour_of_a_png_lies_on_white(depth, colour, rows, key, expected):
-    image = np.asarray(open_image(png(2, 1, depth, colour, rows, (b"tRNS", key))))
-    assert image[0].tolist() == [[value] * 3 for value in expected]
-
-
-# Several frames
+    ):
+        image = np.asarray(open_image(png(2, 1, depth, colour, rows, (b"tRNS", key))))
+        assert image[0].tolist() == [[value] * 3 for value in expected]
 
 
 def test_the_first_of_several_frames(tmp_path):
@@ -277,11 +207,8 @@ def test_the_first_of_several_frames(tmp_path):
             assert near(corners(open_image(source)), CORNERS, 3 if kind == "MPO" else 0), kind
 
 
-# What is refused
-
-
 def test_text_named_jpg(tmp_path):
-    path = tmp_path / "photo.jpg"
+    path = tmp_path / "secret.jpg"
     for text in (
         b"version https://git-lfs\n",
         "<html>Br\u00fccke</html>".encode(),
@@ -289,7 +216,7 @@ def test_text_named_jpg(tmp_path):
         b"x",
     ):
         path.write_bytes(text)
-        assert reason(path) == "not an image (text?)"
+        assert reason(path) == "not an image (text?)"  # and not its name
 
 
 @pytest.mark.parametrize(
@@ -309,21 +236,19 @@ def test_text_named_jpg(tmp_path):
 def test_other_bytes_are_named(tmp_path, data, words):
     path = tmp_path / "photo.jpg"
     path.write_bytes(data)
-    assert refusal(path).startswith(words) and reason(data).startswith(words)
-    assert refusal(path).startswith(words)
+    assert reason(path).startswith(words) and reason(data).startswith(words)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "progressive", "PNG", "WEBP", "TIFF", "LZW", "BMP"])
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_truncated_files_always_raise(kind, share):
+def test_truncated_files_always_raise(kind):
     options = {"progressive": {"progressive": True}, "LZW": {"compression": "tiff_lzw"}}.get(kind, {})
     kind = {"progressive": "JPEG", "LZW": "TIFF"}.get(kind, kind)
     data = encode(scenery(200, 150), kind, **options)
-    cut = data[: int(len(data) * share)]
-    words = reason(cut)
-    if kind in ("JPEG", "PNG", "BMP"):
-        assert words == "truncated"
-    assert reason(cut, min_size=(16, 16)) == words
+    for share in (0.1, 0.5, 0.9):
+        cut = data[: int(len(data) * share)]
+        words = reason(cut)
+        assert words == "truncated" or kind not in ("JPEG", "PNG", "BMP")
+        assert reason(cut, min_size=(16, 16)) == words
 
 
 def test_paths_that_are_no_photos(tmp_path, monkeypatch):
@@ -343,13 +268,6 @@ def test_paths_that_are_no_photos(tmp_path, monkeypatch):
 
     monkeypatch.setattr("builtins.open", refuse)
     assert reason(path) == "permission denied"
-
-
-def test_messages_hold_no_path(tmp_path):
-    path = tmp_path / "secret.jpg"
-    for data in (b"", b"text", encode(scenery(64, 64), "JPEG")[:300], b"II*\0" + bytes(40)):
-        path.write_bytes(data)
-        assert "secret" not in reason(path) and len(reason(path)) < 120 and "\n" not in reason(path)
 
 
 def test_the_byte_limit(tmp_path):
@@ -383,12 +301,8 @@ def test_the_pixel_limit_of_jpeg_counts_what_is_decoded():
     )
     progressive = jpeg_of_size(10000, 6000, progressive=True)
     assert reason(progressive, min_size=(9, 9)) == "10000 x 6000 px exceed the limit of 50 MP"
-
-
-def test_a_jpeg_of_60_megapixels_opens_at_a_smaller_scale():
-    data = encode(Image.new("L", (10000, 6000), 90), "JPEG")
-    image = open_image(data, min_size=(224, 224))
-    assert image.size == (1250, 750) and near(image.getpixel((600, 300)), (90,) * 3, 1)
+    large = encode(Image.new("L", (10000, 6000), 90), "JPEG")
+    assert open_image(large, min_size=(224, 224)).size == (1250, 750)
 
 
 def test_memory_that_is_not_there(monkeypatch):
@@ -426,9 +340,6 @@ def test_mutants_raise_nothing_else():
     assert opened > 50
 
 
-# Sources
-
-
 def test_sources(tmp_path):
     image = scenery(30, 20)
     data = encode(image)
@@ -436,24 +347,10 @@ def test_sources(tmp_path):
     path.write_bytes(data)
     stream = io.BytesIO(data)
     stream.read(9)
-    for source in (path, str(path), data, bytearray(data), stream):
+    for source in (path, str(path), data, stream):
         assert np.array_equal(np.asarray(open_image(source)), np.asarray(image))
     assert not stream.closed
     assert refusal(path) is None and refusal(tmp_path / "none.png") == "no such file"
-
-
-def test_a_stream_that_cannot_seek():
-    class Pipe(io.RawIOBase):
-        def __init__(self, data):
-            self.inner = io.BytesIO(data)
-
-        def readable(self):
-            return True
-
-        def readinto(self, buffer):
-            return self.inner.readinto(buffer)
-
-    assert open_image(io.BufferedReader(Pipe(encode(scenery(30, 20), "JPEG")))).size == (30, 20)
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
@@ -470,21 +367,6 @@ def test_files_are_closed(tmp_path):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_extensions():
-    assert {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".heic", ".heif"} == EXTENSIONS
-
-
-def test_no_torch():
-    code = (
-        "import sys, src.images, src.decisions.predictions; print([m for m in sys.modules if m == 'torch'])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout == "[]\n", done.stderr
-
-
-# HEIC
-
-
 def heic():
     pillow_heif = pytest.importorskip("pillow_heif")
     buffer = io.BytesIO()
@@ -492,20 +374,13 @@ def heic():
     return buffer.getvalue()
 
 
-def test_heic_with_the_extra():
+def test_heic(monkeypatch):
     data = heic()
     assert near(corners(open_image(data)), CORNERS, 6)
     assert reason(data, max_pixels=1000) == "64 x 32 px exceed the limit of 0.001 MP"
     reason(data[: len(data) // 2])
-
-
-def test_heic_without_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    data = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
     assert reason(data) == "HEIC photo: install the extra `heic` (python -m pip install -e '.[heic]')"
-
-
-# Scaled decoding
 
 
 @pytest.mark.parametrize(
@@ -520,26 +395,11 @@ def test_jpeg_is_decoded_at_a_smaller_scale(monkeypatch, min_size, scale):
     )
     image = open_image(encode(Image.new("RGB", (1600, 1280)), "JPEG"), min_size=min_size)
     assert image.size == (1600 // scale, 1280 // scale) and bool(seen) == (min_size is not None)
-    if min_size:
-        assert scale == 1 or (image.height >= 2 * min_size[0] and image.width >= 2 * min_size[1])
-
-
-def test_scaled_decode_knows_that_the_photo_will_be_turned():
     exif = Image.Exif()
     exif[274] = 6
-    data = encode(Image.new("RGB", (1600, 400)), "JPEG", exif=exif)  # seen as 400 wide, 1600 high
-    assert open_image(data, min_size=(400, 100)).size == (200, 800)
-    assert open_image(data, min_size=(100, 400)).size == (400, 1600)
-
-
-def test_scaled_decode_differs_little_from_a_full_one():
-    data = encode(scenery(1600, 1200), "JPEG", quality=90)
-    preprocess = Preprocess(image_size=160)
-    full = preprocess.resize_image(open_image(data)).astype(int)
-    assert np.abs(preprocess(data) - full).mean() < 1
-
-
-# Preprocess
+    turned = encode(Image.new("RGB", (1600, 400)), "JPEG", exif=exif)  # seen as 400 wide, 1600 high
+    assert open_image(turned, min_size=(400, 100)).size == (200, 800)
+    assert open_image(turned, min_size=(100, 400)).size == (400, 1600)
 
 
 @pytest.mark.parametrize("resize", ["squash", "letterbox", "crop"])
@@ -555,24 +415,18 @@ def test_preprocess_gives_the_size_asked_for(resize, size):
         assert red.all() or resize == "letterbox"
 
 
-def test_squash_is_pillows_bilinear():
+def test_squash_is_pillow_s_letterbox_pads_and_crop_takes_the_centre():
     image = scenery(90, 70)
-    expected = np.asarray(image.resize((32, 24), Image.Resampling.BILINEAR))
-    assert np.array_equal(Preprocess((24, 32))(encode(image)), expected)
-
-
-def test_letterbox_pads_evenly_with_gray():
+    squashed = np.asarray(image.resize((32, 24), Image.Resampling.BILINEAR))
+    assert np.array_equal(Preprocess((24, 32))(encode(image)), squashed)
     pixels = Preprocess(32, "letterbox")(encode(Image.new("RGB", (64, 32), RED)))
     assert (pixels[8:24] == RED).all() and (pixels[:8] == 114).all() and (pixels[24:] == 114).all()
-
-
-@pytest.mark.parametrize("size", [(96, 64), (64, 96)])
-def test_crop_is_a_resize_of_the_short_side_and_its_centre(size):
-    image = scenery(*size)
-    resized = image.resize((size[0] // 4, size[1] // 4), Image.Resampling.BILINEAR)
-    left, top = (resized.width - 16) // 2, (resized.height - 16) // 2
-    expected = np.asarray(resized.crop((left, top, left + 16, top + 16)))
-    assert near(Preprocess(16, "crop")(encode(image)), expected, 1)
+    for size in ((96, 64), (64, 96)):
+        image = scenery(*size)
+        resized = image.resize((size[0] // 4, size[1] // 4), Image.Resampling.BILINEAR)
+        left, top = (resized.width - 16) // 2, (resized.height - 16) // 2
+        expected = np.asarray(resized.crop((left, top, left + 16, top + 16)))
+        assert near(Preprocess(16, "crop")(encode(image)), expected, 1)
 
 
 def test_preprocess_is_built_from_a_mapping():
@@ -588,14 +442,10 @@ def test_preprocess_is_built_from_a_mapping():
     [
         ({"resize": "squach"}, "did you mean 'squash'"),
         ({"image_size": 0}, "image_size 0"),
-        ({"image_size": "224"}, "image_size 224"),
         ({"image_size": True}, "image_size True"),
-        ({"image_size": 224.0}, "image_size"),
         ({"image_size": (1, 2, 3)}, "image_size"),
-        ({"image_size": None}, "image_size"),
         ({"mean": (0.5, 0.5)}, "mean"),
         ({"mean": "abc"}, "mean"),
-        ({"mean": 0.5}, "mean"),
         ({"std": (1, 1, float("nan"))}, "std"),
         ({"std": (1, 1, 0)}, "above 0"),
         ({"imagesize": 7}, "did you mean 'image_size'"),

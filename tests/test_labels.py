@@ -1,5 +1,3 @@
-import pickle
-
 import numpy as np
 import pytest
 
@@ -64,7 +62,3 @@ def test_position_of_an_unknown_label_names_the_nearest():
     assert SPACE.position("Leaks") == 3
     with pytest.raises(InputError, match="unknown label 'leeks': did you mean 'Leaks'"):
         SPACE.position("leeks")
-
-
-def test_a_space_survives_pickling():
-    assert SPACE.names and pickle.loads(pickle.dumps(SPACE)) == SPACE

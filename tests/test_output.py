@@ -15,7 +15,6 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
-from src import progress_bar
 from src.decisions.predictions import number_columns
 from src.inference import Predictor, batches, output
 from src.models import MultiLabelClassifier, backbones
@@ -95,7 +94,7 @@ def stopping_after(monkeypatch, photos, what=KeyboardInterrupt):
     return read
 
 
-def test_the_rows_of_a_call(predict, whole, tmp_path, home, monkeypatch):
+def test_the_rows_of_a_call(predict, whole, tmp_path):
     rows = list(csv.DictReader(whole[".csv"].decode().splitlines()))
     assert [row["path"] for row in rows] == sorted(row["path"] for row in rows) and len(rows) == COUNT
     bad = [row for row in rows if row["status"] == "error"]
@@ -103,11 +102,6 @@ def test_the_rows_of_a_call(predict, whole, tmp_path, home, monkeypatch):
     assert not any(row["p:Leaks"] for row in bad) and rows[0]["ID"] == "site, 0/Brücke 00"
     assert predict("threads.csv", "num_workers=2")[0] == 1
     assert (tmp_path / "threads.csv").read_bytes() == whole[".csv"]
-    monkeypatch.setitem(backbones.BACKBONES, "tiny", backbones.Entry(tiny, None, "fc"))
-    predictor = Predictor.load(home / "model.ckpt", batch_size=3)
-    for row in rows[4:8]:
-        said = predictor.predict(home / "photos" / row["path"]).probabilities["defect"]
-        assert float(row["p:Leaks"]) == pytest.approx(said["Leaks"], abs=2e-6)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
@@ -198,19 +192,6 @@ def test_another_process_that_merges_first(predict, whole, tmp_path, monkeypatch
     assert (tmp_path / "p.csv").read_bytes() == whole[".csv"] and not Path("p.csv.job").exists()
 
 
-def test_two_that_merge_at_once(predict, whole, tmp_path, monkeypatch):
-    real = output._write_csv
-
-    def twice(*arguments):
-        monkeypatch.setattr(output, "_write_csv", real)
-        within(lambda: predict("p.csv", "resume=true"))
-        real(*arguments)
-
-    monkeypatch.setattr(output, "_write_csv", twice)
-    assert predict("p.csv", "shard=1/1")[0] in (0, 1)
-    assert (tmp_path / "p.csv").read_bytes() == whole[".csv"] and not Path("p.csv.job").exists()
-
-
 @pytest.mark.parametrize("action", ["deleted", "begun anew"])
 def test_a_folder_that_another_call_takes(predict, tmp_path, monkeypatch, action):
     def act():
@@ -295,14 +276,6 @@ def test_strange_files_in_the_folder_and_next_to_it(predict, whole, tmp_path):
         Path("p.csv").unlink()
 
 
-def test_the_log_has_lines_about_progress(predict, tmp_path, monkeypatch):
-    assert predict("p.csv", "shard=2/2")[0] in (0, 1)
-    monkeypatch.setattr(progress_bar, "EVERY", 0.0)
-    assert predict("p.csv", "resume=true", f"hydra.run.dir={tmp_path / 'run'}")[0] == 1
-    lines = (tmp_path / "run" / "predict.log").read_text().splitlines()
-    assert "Predicting: 22 of 43 photos (51 %)" in lines[0]
-
-
 def test_torchrun_hears_of_unreadable_photos_after_the_merge(predict, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     codes = [predict("p.csv", f"shard={i}/2") for i in (1, 2)]
@@ -326,16 +299,6 @@ def test_an_unfinished_job(predict, tmp_path):
             said = f"error: p.csv.job was begun with other {words}: use those again, or delete it"
             assert predict("p.csv", more, *arguments) == (2, said)
     assert [name[:12] for name in chunks()] == ["chunk-000004", "chunk-000005"]
-
-
-def test_a_job_without_a_chunk_is_begun_anew(predict, whole, tmp_path, monkeypatch):
-    for more in ([], ["resume=true"]):
-        with monkeypatch.context() as interrupted:
-            stopping_after(interrupted, 2)
-            predict("p.csv", "threshold=0.3")
-        assert Path("p.csv.job").exists() and predict("p.csv", *more)[0] == 1
-        assert (tmp_path / "p.csv").read_bytes() == whole[".csv"]
-        Path("p.csv").unlink()
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])

@@ -1,10 +1,10 @@
 """Training may compute in half precision; thresholds and figures are those of what predicts."""
 
-import pytest
+import lightning as L
 import torch
 
 from src.models import REGISTRY, backbones
-from src.models.precision import full_precision
+from src.models.base import set_full_precision
 from tests.made import tiny
 
 LABELS = {"component": ["Bolt", "Plate"], "defect": ["Crack", "Leaks", "Rust"]}
@@ -26,17 +26,32 @@ def test_validation_is_in_full_precision_within_mixed_training(monkeypatch):
                 assert torch.equal(torch.cat(list(model._step(batch, split).values()), 1), wanted)
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-@pytest.mark.parametrize("allowed", [False, True])
-def test_tf32_is_off_in_the_block_only(monkeypatch, device, allowed):
-    before = torch.get_float32_matmul_precision()
-    products = "high" if allowed else "highest"
-    torch.set_float32_matmul_precision(products)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
-    with pytest.raises(KeyError), full_precision(torch.device(device)):
-        assert torch.backends.cudnn.allow_tf32 == (allowed and device == "cpu")
-        assert torch.get_float32_matmul_precision() == (products if device == "cpu" else "highest")
-        raise KeyError
-    assert torch.backends.cudnn.allow_tf32 == allowed
-    assert torch.get_float32_matmul_precision() == products
-    torch.set_float32_matmul_precision(before)
+def test_training_steps_alone_compute_with_tf32(monkeypatch):
+    seen = {}
+    monkeypatch.setitem(backbones.BACKBONES, "tiny", backbones.Entry(tiny, None, "fc"))
+    model = REGISTRY["multilabel"](
+        task="multilabel", labels=LABELS, preprocess={"image_size": 16}, backbone="tiny"
+    )
+    step = model._step
+
+    def noted(batch, split):
+        seen.setdefault(split, torch.backends.cudnn.allow_tf32)
+        return step(batch, split)
+
+    monkeypatch.setattr(model, "_step", noted)
+    photos = [
+        {
+            "image": torch.zeros(3, 16, 16, dtype=torch.uint8),
+            "target": torch.ones(5),
+            "index": torch.tensor(i),
+        }
+        for i in range(4)
+    ]
+    loader = torch.utils.data.DataLoader(photos, batch_size=2)
+    trainer = L.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    set_full_precision()
+    trainer.fit(model, loader, loader)
+    assert seen == {"train": True, "val": False} and not torch.backends.cudnn.allow_tf32

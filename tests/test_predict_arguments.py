@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from src.errors import InputError
+from src.files import held
+from src.inference.inputs import Photo, find_images, refuse_to_overwrite
 from src.inference.output import find_output, find_shard
-from src.inference.photos import Photo, find_images, refuse_to_overwrite
+from src.runs import LOCK, find_checkpoint
 
 
 def test_photos_are_a_sequence(make_tree, tmp_path):
@@ -21,11 +23,6 @@ def test_photos_are_a_sequence(make_tree, tmp_path):
         ("c.d/3.x", "c.d/3.x.JPG"),
     ]
     assert [p.id for p in photos[1:3]] == ["a/2.png", "b/1"] and photos[-1].file.is_file()
-    (tmp_path / "list.csv").write_text("path,ID\nb/1.jpg,one\na/2.png,\n")
-    assert [(p.id, p.path) for p in find_images(str(tmp_path / "list.csv"))[:9]] == [
-        ("a/2", "a/2.png"),
-        ("one", "b/1.jpg"),
-    ]
     rows = "path,ID\n./b//1.jpg,one\nb\\1.jpg,one\nb/1.jpg,two\n./a/2.png,\n"  # a photo may have several IDs
     (tmp_path / "list.csv").write_text(rows)
     assert [(p.id, p.path) for p in find_images(str(tmp_path / "list.csv"))[:9]] == [
@@ -38,6 +35,9 @@ def test_photos_are_a_sequence(make_tree, tmp_path):
         assert [photo.id for photo in find_images(str(tmp_path / "list.csv"))] == ["b/1", "b/1.jpg"]
     (tmp_path / "list.csv").write_text("path\nb/1.jpg\n./b/1.jpg\n")
     assert [(p.id, p.path) for p in find_images(str(tmp_path / "list.csv"))[:9]] == [("b/1", "b/1.jpg")]
+    (tmp_path / "list.csv").write_text("ID\nb/1\na/2\n")
+    with pytest.raises(InputError, match="ID 'a/2' fits several photos, give their paths: a/2.jpg, a/2.png"):
+        find_images(str(tmp_path / "list.csv"))
 
 
 def test_an_output_is_no_photo_under_another_name(make_tree, tmp_path):
@@ -106,3 +106,24 @@ def test_where_the_output_is(tmp_path, monkeypatch):
     ):
         with pytest.raises(InputError, match=words):
             find_output(given, "dated", resume, shard)
+
+
+def test_the_newest_finished_run_is_taken(tmp_path):
+    def run(name, finished=True):
+        folder = tmp_path / "multilabel" / name
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "checkpoints" / "best.ckpt").touch()
+        if finished:
+            (folder / "metrics.json").touch()
+            os.utime(folder / "metrics.json", (int(name), int(name)))
+        return folder
+
+    run("1")
+    second, third = run("2"), run("3")
+    run("4", finished=False)
+    assert find_checkpoint(None, tmp_path) == third / "checkpoints" / "best.ckpt"
+    with held(third / LOCK) as alone:  # a resumed run
+        assert alone and find_checkpoint(None, tmp_path) == second / "checkpoints" / "best.ckpt"
+    assert find_checkpoint(str(tmp_path / "multilabel" / "4")).is_file()
+    with pytest.raises(InputError, match="no finished training run below"):
+        find_checkpoint(None, tmp_path / "elsewhere")

@@ -247,6 +247,8 @@ FLOORS = {
     **dict.fromkeys(
         (
             "errors",
+            "decisions",
+            "runs",
             "deferred",
             "seeds",
             "process",
@@ -265,7 +267,7 @@ FLOORS = {
         ),
         0,
     ),
-    **dict.fromkeys(("datamodules", "models", "decisions"), 1),
+    **dict.fromkeys(("datamodules", "models"), 1),
     **dict.fromkeys(("callbacks", "inference", "analysis"), 2),
     "training": 3,
 }

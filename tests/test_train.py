@@ -18,12 +18,13 @@ import pytest
 import torch
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from src.callbacks.checkpoint import AtomicCheckpointIO, epochs_done
+from src.callbacks.checkpointing import AtomicCheckpointIO, epochs_done
 from src.errors import InputError
 from src.images import content_digest
 from src.inference import batches
 from src.models import load_model
-from src.models.base import SCHEMA, PhotoClassifier
+from src.models.base import SCHEMA
+from src.models.image import PhotoClassifier
 from src.overrides import override
 from src.training import evaluate, setup
 from tests.made import FAST, make_folders, make_table, only_run, run_script
@@ -255,7 +256,7 @@ def test_a_killed_run_resumes_to_the_same_bits(finished, monkeypatch, tmp_path, 
 
     The last time where no time is given to `last.ckpt`: it is then the best epoch.
     """
-    monkeypatch.setattr("src.callbacks.checkpoint.WRITING", writing)
+    monkeypatch.setattr("src.callbacks.checkpointing.WRITING", writing)
 
     run, data = finished["dual_head"]
     monkeypatch.chdir(tmp_path)

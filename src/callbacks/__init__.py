@@ -1,8 +1,8 @@
-from src.callbacks.checkpoint import AtomicCheckpointIO, BestCheckpoint, StopEarly
+from src.callbacks.checkpointing import AtomicCheckpointIO, BestCheckpoint, StopEarly
 from src.callbacks.history import History
 from src.callbacks.progress import Progress
 from src.callbacks.tensorboard import TensorBoardFigures
-from src.callbacks.thresholds import TuneThresholds
+from src.callbacks.tune_thresholds import TuneThresholds
 
 __all__ = [
     "AtomicCheckpointIO",

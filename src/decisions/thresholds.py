@@ -1,4 +1,4 @@
-"""Where a score becomes a yes: one threshold per label, and the one comparison that applies them."""
+"""Decision thresholds of `multilabel`: the search for the best F1, and the only comparison of scores."""
 
 import numpy as np
 
@@ -8,8 +8,6 @@ DEFAULT = 0.5
 METHODS = ("pr_curve", "grid")
 GRID = np.linspace(0, 1, 41, dtype=np.float32)[1:]  # without 0, which says yes to everything
 ROOM = 1e-4  # of a score
-BINS = 1 << 16
-MANY = 30_000  # photos from which on counting in bins first is faster than sorting all of them
 
 
 def tune_thresholds(
@@ -47,7 +45,7 @@ def tune_thresholds(
     """
     if method not in METHODS:
         raise InputError(f"unknown threshold method '{method}': {did_you_mean(str(method), METHODS)}")
-    scores, targets = np.asarray(scores, np.float32), np.asarray(targets)
+    scores, targets = np.asarray(scores, np.float32) + np.float32(0), np.asarray(targets)  # -0.0 becomes 0.0
     if scores.ndim != 2 or scores.shape != targets.shape:
         raise ValueError(f"scores {scores.shape} and targets {targets.shape} must both be [photos, labels]")
     if np.isnan(scores).any():
@@ -105,67 +103,19 @@ def apply_thresholds(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
 
 
 def _best_f1(scores: np.ndarray, positive: np.ndarray, method: str) -> np.float32:
-    """Return the best threshold of one label with positives and negatives; both arrays `[photos]`."""
-    positives, above = np.count_nonzero(positive), None
-    if method == "pr_curve" and len(scores) >= MANY:
-        kept, above = _contenders(scores, positive)
-        scores, positive = scores[kept], positive[kept]
-    ordered, hits = _sorted(scores, positive)
+    """Return the best threshold of one label with positives and negatives; both arrays `[photos]`.
 
+    Precision and recall follow from one sort, as in scikit-learn's `precision_recall_curve`.
+    """
+    order = np.argsort(scores)
+    ordered, hits = scores[order], np.concatenate(([0], np.cumsum(positive[order])))
     if method == "grid":
         thresholds, first = GRID, np.searchsorted(ordered, GRID)
     else:
-        first = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
-        thresholds = ordered[first]
+        thresholds, first = np.unique(ordered, return_index=True)
     predicted, right = len(ordered) - first, hits[-1] - hits[first]
-    if above is not None:
-        bins = _bin(thresholds)
-        predicted, right = predicted + above[0][bins], right + above[1][bins]
-    # Equal fractions of such integers give equal floats, so ties are exact.
-    f1 = 2 * right / (predicted + positives)
+    # equal fractions of such integers give equal floats, so ties are exact
+    f1 = 2 * right / (predicted + hits[-1])
     best = thresholds[f1 == f1.max()].astype(np.float64)
     nearest = np.abs(best - DEFAULT)
     return np.float32(best[nearest == nearest.min()].max())
-
-
-def _contenders(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Return the positions of all scores that can have the best F1, and what lies above them.
-
-    The scores of one bin are consecutive among all scores. The lowest one's F1 follows from the counts; none
-    of the bin's exceeds that of a cut below all its positives and above all its negatives. Division rounds
-    monotonously, so the bound holds for floats as well.
-
-    Returns:
-        positions `[kept]`; and, each of shape `[BINS]`, the number of photos and of positives that are not
-        kept in higher bins.
-    """
-    bins = _bin(scores)
-    negatives, hits = np.bincount(bins * 2 + positive, minlength=2 * BINS).reshape(BINS, 2).T
-    right, wrong = (np.cumsum(of[::-1])[::-1] for of in (hits, negatives))
-    positives = right[0]
-    lowest = 2 * right / (right + wrong + positives)
-    bound = 2 * right / (right + wrong - negatives + positives)
-    contends = bound >= lowest.max()  # an empty bin's lowest is that of the next score above
-    rest = [np.where(contends, 0, of) for of in (negatives + hits, hits)]
-    photos_above, hits_above = (np.cumsum(of[::-1])[::-1] for of in rest)
-    return np.flatnonzero(contends[bins]), (photos_above, hits_above)
-
-
-def _bin(scores: np.ndarray) -> np.ndarray:
-    """Return int64 bins that never fall where scores rise; probabilities spread over all of them."""
-    return (np.clip(scores, 0, 1) * np.float32(BINS - 1)).astype(np.int64)
-
-
-def _sorted(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the scores in order `[photos]`, and how many positives lie below each position `[photos + 1]`.
-
-    Scores become integers that sort alike, with the target as the last bit: one plain sort then moves both,
-    several times faster than `argsort` and two gathers.
-    """
-    bits = (scores + np.float32(0)).view(np.uint32)  # adding 0 turns -0.0 into 0.0
-    negative = bits >> np.uint32(31) == 1
-    rank = np.where(negative, ~bits, bits | np.uint32(1 << 31))
-    keys = np.sort(rank.astype(np.uint64) << np.uint64(1) | positive)
-    rank, hits = (keys >> np.uint64(1)).astype(np.uint32), np.cumsum((keys & np.uint64(1)).astype(np.int64))
-    ordered = np.where(rank >> np.uint32(31) == 1, rank & np.uint32((1 << 31) - 1), ~rank).view(np.float32)
-    return ordered, np.concatenate(([0], hits))

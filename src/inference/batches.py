@@ -1,20 +1,21 @@
-"""Photos in batches of one size, decoded and inferred at the same time, results in order. No torch.
+"""Photos in batches of one size, decoded and scored at the same time, results in order. No torch.
 
 Libraries may give a photo other last bits at another place in a batch (oneDNN does on CPUs with AVX2), in a
 batch of another size, or on another number of threads. So the same bytes come from the same division: photos
 are divided into chunks of `CHUNK`, and each chunk into batches from its first photo on.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from src.images import UnreadableImage, content_digest, read_photo
-from src.inference.photos import Photo
+from src.inference.inputs import Photo
 from src.labels import LabelSpace
 from src.parallel import bounded_map, cores
 from src.preprocess import Preprocess
@@ -25,12 +26,12 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one photo.
+    """The outcome for one photo.
 
     Attributes:
         index: its position in the list of photos.
         values: float32 of shape `[values]`; None where the photo cannot be read.
-        digest: of the file's content; empty where it cannot be read, or where nobody asks for it.
+        digest: of the file's content; empty where it cannot be read, or is not asked for.
         error: why it cannot be read, else empty.
     """
 
@@ -54,7 +55,7 @@ class Batch:
     pixels: np.ndarray
 
 
-class Backend(Protocol):
+class Backend(ABC):
     """A model ready to run, with everything that a prediction needs.
 
     Attributes:
@@ -65,7 +66,7 @@ class Backend(Protocol):
         trained_on: digests of the photos that the weights were trained on.
         trained_sizes: sizes of their files, in bytes, so that only a photo that may be one of them needs a
             digest; None where a checkpoint does not say.
-        arithmetic: what the last digits of scores depend on beside the model, as plain JSON.
+        arithmetic: other conditions for the last digits of scores, as plain JSON.
         on_gpu: whether forward passes run on a GPU, so that decoding has the CPU to itself.
     """
 
@@ -76,19 +77,28 @@ class Backend(Protocol):
     trained_on: frozenset[str]
     trained_sizes: frozenset[int] | None
     arithmetic: dict[str, str]
-    on_gpu: bool
+    on_gpu = False
 
-    def scores(self, pixels: np.ndarray) -> np.ndarray:
-        """Return probabilities float32 `[B, labels]` of resized photos uint8 `[B, H, W, 3]`."""
+    @abstractmethod
+    def scores(self, pixels: np.ndarray, count: int | None = None) -> np.ndarray:
+        """Return probabilities float32 `[count, labels]` of the first `count` rows; None: of all.
+
+        Args:
+            pixels: resized photos uint8 `[B, H, W, 3]`. `B` decides about last digits.
+            count: rows that hold photos.
+        """
 
     def one_thread(self) -> AbstractContextManager[None]:
         """Hold forward passes of the calling thread to one core."""
+        return nullcontext()
 
     def threads_kept(self) -> AbstractContextManager[None]:
-        """Give the process its number of threads back, whatever `one_thread` did in other threads."""
+        """Give the process its number of threads back after `one_thread` in other threads."""
+        return nullcontext()
 
     def loaded(self, read: Callable[[int], Batch], count: int, num_workers: int) -> Iterator[Batch]:
-        """Yield `read(0)` to `read(count - 1)`, read in so many processes; for GPUs only."""
+        """Yield `read(0)` to `read(count - 1)`, read in processes; for GPUs only."""
+        raise NotImplementedError
 
 
 def trained_sizes(provenance: Mapping[str, Any]) -> frozenset[int] | None:
@@ -98,7 +108,7 @@ def trained_sizes(provenance: Mapping[str, Any]) -> frozenset[int] | None:
 
 
 def count_batches(photos: int, size: int) -> int:
-    """Return the number of batches that so many photos are divided into."""
+    """Return the number of batches for a number of photos."""
     chunks, rest = divmod(photos, CHUNK)
     return chunks * -(-CHUNK // size) + -(-rest // size)
 
@@ -115,7 +125,7 @@ def read_batch(
 ) -> Batch:
     """Read, decode and resize the photos of `batch_range`.
 
-    Files of so many bytes get a digest; with no `sizes`, all do. A batch is always full, and a photo's place
+    Files with one of the `sizes` get a digest; with None, all do. A batch is always full, and a photo's place
     in it does not depend on photos that cannot be read.
     """
     found: list[Result] = []
@@ -158,7 +168,7 @@ def run_batches(
     read = partial(read_batch, photos, batch_size, backend.preprocess, sizes)
     if backend.on_gpu:
         for batch in backend.loaded(read, count, workers):
-            yield _joined(batch.photos, backend.scores(batch.pixels))
+            yield _joined(batch.photos, backend.scores(batch.pixels, len(batch.photos)))
         return
 
     def work(number: int) -> list[Result]:
@@ -166,7 +176,7 @@ def run_batches(
         if all(result.error for result in batch.photos):
             return batch.photos
         with backend.one_thread():
-            return _joined(batch.photos, backend.scores(batch.pixels))
+            return _joined(batch.photos, backend.scores(batch.pixels, len(batch.photos)))
 
     if workers < 1:
         yield from map(work, range(count))
@@ -177,4 +187,4 @@ def run_batches(
 
 def _joined(read: list[Result], values: np.ndarray) -> list[Result]:
     """Return the photos with their values; those that cannot be read have none."""
-    return [r if r.error else Result(r.index, row, r.digest) for r, row in zip(read, values, strict=False)]
+    return [r if r.error else Result(r.index, row, r.digest) for r, row in zip(read, values, strict=True)]

@@ -1,4 +1,4 @@
-"""What a frozen backbone sees in each photo."""
+"""Features of photos from a frozen backbone, computed once and kept in the row store."""
 
 import hashlib
 import logging
@@ -31,8 +31,8 @@ VIEWS_AT_ONCE = 4  # of a photo from one decode; a kill loses what is not yet on
 MIRRORED = "mirrored"
 # None: the photo as it is; MIRRORED; or a random view: the augmentation, its seed, and the number
 View = tuple[TrainTransform, int, int] | str | None
-Sight = tuple[Record, View]  # what one row of features is of
-Lacking = tuple[RowStore, list[Record]]  # a store, and the photos that it has no row of, one of each content
+PhotoView = tuple[Record, View]  # the origin of one row of features
+Lacking = tuple[RowStore, list[Record]]  # a store, and the photos without a row in it, one of each content
 _DRAWING = threading.Lock()  # augmentation draws from torch's global generator
 
 
@@ -82,7 +82,7 @@ def store_features(
     device: str = "auto",
     num_workers: int | None = None,
 ) -> dict[View, RowStore]:
-    """Return the parts of the cache that hold these features by view, computed first where they lack them.
+    """Return the stores of these features by view, filled where rows are missing.
 
     A row is found by the photo's content, and its store by the backbone's weights, the preprocessing, the
     decoder, the kind of device and the view, so that none is used for anything else.
@@ -98,10 +98,12 @@ def store_features(
     Raises:
         InputError: as `extract_features`, before any is computed where the disk cannot hold them all.
     """
-    weights = weights_digest(model)
-    lacking = {
-        view: _lacking(model, photos, cache_dir, device, view, weights) for view, photos in records.items()
-    }
+    about, lacking = _conditions(model, device), {}
+    for view, photos in records.items():
+        own = about | {"view": _view_key(view)}
+        store = RowStore(cache_dir, "features", own, (model.num_features,), "float32")
+        absent = set(store.missing(record.digest for record in photos))
+        lacking[view] = store, list({r.digest: r for r in photos if r.digest in absent}.values())
     _prepare(list(lacking.values()))
     views = list(records)
     for begin in range(0, len(views), VIEWS_AT_ONCE):
@@ -111,36 +113,24 @@ def store_features(
     return {view: store for view, (store, _) in lacking.items()}
 
 
-def _lacking(
-    model: PhotoClassifier,
-    records: Sequence[Record],
-    cache_dir: str | Path,
-    device: str,
-    view: View,
-    weights: str,
-) -> Lacking:
-    """Return the store of these features, and what it lacks of them."""
+def _conditions(model: PhotoClassifier, device: str) -> dict[str, object]:
+    """Return everything but the photo and its view that features depend on, as plain values."""
     preprocess = Preprocess.from_dict(model.hparams["preprocess"])
-    on = choose_device(device)
-    about = {
+    return {
         "backbone": model.hparams["backbone"],
-        "weights": weights,
+        "weights": weights_digest(model),
         "preprocess": {**vars(preprocess), "image_size": preprocess.size},
         "decoder": decoder(),
         "torch": torch.__version__,
         "builder": builder_version(model.hparams["backbone"]),
-        "device": _device_name(on),
+        "device": _device_name(choose_device(device)),
         "batch": [BATCH, ROWS],
         "batchnorm": "folded",
-        "view": _view_key(view),
     }
-    store = RowStore(cache_dir, "features", about, (model.num_features,), "float32")
-    absent = set(store.missing(record.digest for record in records))
-    return store, list({record.digest: record for record in records if record.digest in absent}.values())
 
 
 def _view_key(view: View) -> object:
-    """Return everything that a view depends on, as plain values."""
+    """Return the key of a view in the store, as plain values."""
     if not isinstance(view, tuple):
         return view
     transform, seed, number = view
@@ -190,10 +180,10 @@ def split_features(
 def results_from_features(
     backend: TorchBackend, features: Rows, digests: Sequence[str], batch_size: int
 ) -> Iterator[list[Result]]:
-    """Yield the results that `run_batches` gives for these photos, in the same batches; scores agree to 1e-6.
+    """Yield the results of `run_batches` from features, in the same batches; scores agree to 1e-6.
 
     Args:
-        backend: whose backbone gave the features.
+        backend: its backbone gave the features.
         features: float32 `[photos, F]`.
         digests: of the photos' contents.
         batch_size: photos a batch.
@@ -208,7 +198,7 @@ def results_from_features(
 
 
 def _device_name(device: torch.device) -> str:
-    """Return what the last digits of a forward pass depend on: the instructions, or the GPU."""
+    """Return the instructions of the CPU, or the GPU, which decide about last digits."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
@@ -226,29 +216,29 @@ def weights_digest(model: PhotoClassifier) -> str:
 def _fill(
     stores: Mapping[View, Lacking], model: PhotoClassifier, root: Path, device: str, num_workers: int | None
 ) -> None:
-    """Compute and keep what stores lack; a photo is decoded once for all of its views."""
-    sights = _by_photo(stores)
+    """Compute and keep the missing rows; a photo is decoded once for all of its views."""
+    views = _by_photo(stores)
     with ExitStack() as kept:  # each store is flushed, though the disk may refuse another's rows
         for store, _ in stores.values():
             kept.callback(store.flush)
-        rows = kept.enter_context(closing(_rows(model, root, sights, device, num_workers)))
-        for (record, view), row in zip(sights, rows, strict=True):
+        rows = kept.enter_context(closing(_rows(model, root, views, device, num_workers)))
+        for (record, view), row in zip(views, rows, strict=True):
             stores[view][0].add(record.digest, row)
 
 
-def _by_photo(stores: Mapping[View, Lacking]) -> list[Sight]:
-    """Return what the stores lack, the views of a photo one after the other."""
-    sights: dict[str, list[Sight]] = {}
+def _by_photo(stores: Mapping[View, Lacking]) -> list[PhotoView]:
+    """Return the missing rows, the views of a photo one after the other."""
+    views: dict[str, list[PhotoView]] = {}
     for view, (_, left) in stores.items():
         for record in left:
-            sights.setdefault(record.digest, []).append((record, view))
+            views.setdefault(record.digest, []).append((record, view))
     # fours first: they fill a batch, so that none is cut in two, and its photo read twice
-    by_number = sorted(sights.values(), key=len, reverse=True)
+    by_number = sorted(views.values(), key=len, reverse=True)
     return [sight for of_a_photo in by_number for sight in of_a_photo]
 
 
 def _prepare(stores: Sequence[Lacking]) -> None:
-    """Refuse what the disk cannot hold all of, and say what is to be done."""
+    """Refuse rows for which the disk has no room, and log the work ahead."""
     first, rows = stores[0][0], sum(len(left) for _, left in stores)
     first.check_room(rows)  # of all of them
     for store, left in stores[1:]:
@@ -261,12 +251,12 @@ def _prepare(stores: Sequence[Lacking]) -> None:
 
 
 def _rows(
-    model: PhotoClassifier, root: Path, sights: Sequence[Sight], device: str, num_workers: int | None
+    model: PhotoClassifier, root: Path, views: Sequence[PhotoView], device: str, num_workers: int | None
 ) -> Iterator[np.ndarray]:
     """Yield the features of each view in turn; the last batch is filled up with zeros."""
     backend = TorchBackend(model, device)
-    read = partial(_read, root, sights, backend.preprocess)
-    count, workers = -(-len(sights) // BATCH), cores() if num_workers is None else num_workers
+    read = partial(_read, root, views, backend.preprocess)
+    count, workers = -(-len(views) // BATCH), cores() if num_workers is None else num_workers
 
     def see(number: int) -> np.ndarray:
         with backend.one_thread():
@@ -276,18 +266,18 @@ def _rows(
         found = (backend.features(batch.pixels) for batch in backend.loaded(read, count, workers))
     else:
         found = bounded_map(see, range(count), max(1, workers))
-    bar = ProgressBar("Features", len(sights), "views")
+    bar = ProgressBar("Features", len(views), "views")
     with backend.threads_kept(), closing(found), bar:
         for number, rows in enumerate(found):
-            rows = rows[: len(sights) - number * BATCH]
+            rows = rows[: len(views) - number * BATCH]
             bar.update(len(rows))
             yield from rows
 
 
-def _read(root: Path, sights: Sequence[Sight], preprocess: Preprocess, number: int) -> Batch:
+def _read(root: Path, views: Sequence[PhotoView], preprocess: Preprocess, number: int) -> Batch:
     """Return a batch of pixels; the last one is filled up with zeros."""
     pixels, read = np.zeros((BATCH, *preprocess.size, 3), np.uint8), None
-    batch = sights[number * BATCH : (number + 1) * BATCH]
+    batch = views[number * BATCH : (number + 1) * BATCH]
     for place, (record, view) in zip(pixels, batch, strict=False):
         if record.digest != read or not read:
             whole, read = read_unchanged(root, record, preprocess), record.digest

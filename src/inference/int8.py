@@ -1,10 +1,7 @@
 """An ONNX file with its convolutions in int8, calibrated on photos."""
 
-import io
-import logging
 import tempfile
 from collections.abc import Iterator
-from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +25,7 @@ def quantized(source: Path, target: Path, calibration: np.ndarray) -> Iterator[s
         calibration: photos like those to come, uint8 `[N, H, W, 3]`.
     """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     methods = {
         "minmax": (CalibrationMethod.MinMax, {}),
@@ -35,28 +33,22 @@ def quantized(source: Path, target: Path, calibration: np.ndarray) -> Iterator[s
         "entropy": (CalibrationMethod.Entropy, {}),
     }
     for name, (method, options) in methods.items():
-        # the library logs advice on every graph to the root logger, and prints its progress
-        before = logging.getLogger().manager.disable
-        logging.disable(logging.WARNING)
-        try:
-            with tempfile.TemporaryDirectory(dir=target.parent) as folder, redirect_stdout(io.StringIO()):
-                prepared = Path(folder) / "prepared.onnx"
-                _prepare(source, prepared)
-                quantize_static(
-                    prepared,
-                    target,
-                    _reader(calibration),
-                    quant_format=QuantFormat.QDQ,
-                    op_types_to_quantize=list(QUANTIZED),
-                    per_channel=True,
-                    activation_type=QuantType.QUInt8,
-                    weight_type=QuantType.QInt8,
-                    calibrate_method=method,
-                    nodes_to_exclude=_sensitive(prepared),
-                    extra_options={"CalibStridedMinMax": 1, **options},
-                )
-        finally:
-            logging.disable(before)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            prepared = Path(folder) / "prepared.onnx"
+            quant_pre_process(source, prepared, skip_symbolic_shape=True)
+            quantize_static(
+                prepared,
+                target,
+                _reader(calibration),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=list(QUANTIZED),
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=method,
+                nodes_to_exclude=_sensitive(prepared),
+                extra_options={"CalibStridedMinMax": 1, **options},
+            )
         yield name
 
 
@@ -69,15 +61,8 @@ def _sensitive(file: Path) -> list[str]:
     return [node.name for node in found[:ENTRY]] if depthwise else []
 
 
-def _prepare(source: Path, target: Path) -> None:
-    """Write the graph with shapes and with constants and batch norms folded, as quantising wants it."""
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    quant_pre_process(source, target, skip_symbolic_shape=True)
-
-
 def _reader(photos: np.ndarray):
-    """Return what feeds the calibration, batch by batch."""
+    """Return the feed of the calibration."""
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):

@@ -1,8 +1,8 @@
-"""An exported model run by ONNX Runtime. Everything it needs stands in the file's metadata. No torch."""
+"""An exported model run by ONNX Runtime, described by the metadata in its file. No torch."""
 
+import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,19 +10,21 @@ from typing import Any
 import numpy as np
 
 from src.errors import InputError, listed
-from src.inference.batches import Batch, trained_sizes
-from src.inference.seal import is_damaged
+from src.inference.batches import Backend, trained_sizes
 from src.labels import TASKS, LabelSpace
 from src.preprocess import Preprocess
 
 SCHEMA = 1  # of the metadata
 KEYS = ("schema", "task", "labels", "preprocess", "thresholds", "calibration", "provenance", "precision")
-FURTHER = ("checkpoint", "exported_with", "int8", "parity")  # that nothing depends on
+FURTHER = ("checkpoint", "exported_with", "int8", "parity")  # information only
 PRECISIONS = ("fp32", "int8")
-FAST_INT8 = {"AVX2", "X86_V3", "ASIMDDP"}  # as NumPy names the instructions, one of which int8 needs
+FAST_INT8 = {"AVX2", "X86_V3", "ASIMDDP"}  # instructions by NumPy's names, one of which int8 needs
+# the entry `sha256` of the metadata as protobuf writes it: the digest of the file with zeros in its place
+NO_DIGEST = "0" * 64
+DIGEST = re.compile(rb'sha256\x12\x42"(.{64})"', re.DOTALL)
 
 
-class OnnxBackend:
+class OnnxBackend(Backend):
     """An exported model; see `batches.Backend` for the attributes.
 
     Each forward pass runs on the thread that asks for it, so that any number of threads can ask at once, and
@@ -42,7 +44,7 @@ class OnnxBackend:
         try:
             texts = self._session.get_modelmeta().custom_metadata_map
         except UnicodeDecodeError as error:
-            raise InputError(f"{path}: its metadata are damaged ({error}): export the run again") from error
+            raise _damaged(path, error) from error
         self.metadata = read_metadata(texts, path)
         if self.metadata["precision"] == "int8" and device != "cuda":
             check_int8(path)
@@ -54,9 +56,8 @@ class OnnxBackend:
             self.trained_on = frozenset(self.metadata["provenance"].get("train_digests", ()))
             self.trained_sizes = trained_sizes(self.metadata["provenance"])
         except (TypeError, ValueError) as error:
-            raise InputError(f"{path}: its metadata are damaged ({error}): export the run again") from error
+            raise _damaged(path, error) from error
         self.arithmetic = {"onnxruntime": version("onnxruntime")}
-        self.on_gpu = False  # no loader of torch's: threads decode whatever computes
         self._check_graph(path)
 
     def _check_graph(self, path: Path) -> None:
@@ -67,27 +68,25 @@ class OnnxBackend:
         if asked != [("pixels", "tensor(uint8)", [height, width, 3])] or given != [
             ("probabilities", "tensor(float)", [len(self.labels)])
         ]:
-            raise InputError(f"{path}: its graph takes {asked} and gives {given}, which its metadata deny")
+            raise InputError(f"{path}: its graph takes {asked} and gives {given}, unlike its metadata")
         if self.task == "multilabel" and (
             self.thresholds is None or self.thresholds.shape != (len(self.labels),)
         ):
             raise InputError(f"{path}: it has no threshold for each of its {len(self.labels)} labels")
 
-    def scores(self, pixels: np.ndarray) -> np.ndarray:
-        """Return probabilities float32 `[B, labels]` of resized photos uint8 `[B, H, W, 3]`."""
-        return self._session.run(["probabilities"], {"pixels": pixels})[0]
+    def scores(self, pixels: np.ndarray, count: int | None = None) -> np.ndarray:
+        """Return probabilities float32 `[count, labels]`; see `Backend`."""
+        return self._session.run(["probabilities"], {"pixels": pixels})[0][:count]
 
-    def one_thread(self) -> AbstractContextManager[None]:
-        """Do nothing: the session runs on the thread that asks."""
-        return nullcontext()
 
-    def threads_kept(self) -> AbstractContextManager[None]:
-        """Do nothing: the session has no threads of its own."""
-        return nullcontext()
-
-    def loaded(self, read: Callable[[int], Batch], count: int, num_workers: int) -> Iterator[Batch]:
-        """Never called: see `on_gpu`."""
-        raise NotImplementedError
+def with_digest(content: bytes) -> bytes:
+    """Return the content of an exported file with its digest in the metadata; unchanged without an entry."""
+    found = DIGEST.search(content)
+    if found is None:
+        return content
+    before, after = content[: found.start(1)], content[found.end(1) :]
+    digest = hashlib.sha256(before + NO_DIGEST.encode() + after).hexdigest()
+    return before + digest.encode() + after
 
 
 def _open(path: Path, device: str) -> Any:
@@ -99,10 +98,10 @@ def _open(path: Path, device: str) -> Any:
             f'{path}: an ONNX file needs ONNX Runtime: python -m pip install -e ".[onnx]" ({error})'
         ) from error
     try:
-        damaged = is_damaged(path)
+        content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if damaged:
+    if with_digest(content) != content:
         raise InputError(f"{path}: damaged, or changed by another program: export the run again")
     if device == "mps" or (device == "cuda" and "CUDAExecutionProvider" not in ort.get_available_providers()):
         there = listed(ort.get_available_providers())
@@ -124,7 +123,7 @@ def _open(path: Path, device: str) -> Any:
 
 
 def read_metadata(texts: dict[str, str], path: Path) -> dict[str, Any]:
-    """Return what an export wrote beside its graph, checked.
+    """Return the metadata of an exported file, checked.
 
     Args:
         texts: `{key: JSON}`.
@@ -139,27 +138,26 @@ def read_metadata(texts: dict[str, str], path: Path) -> dict[str, Any]:
     try:
         found = {key: json.loads(texts[key]) for key in (*KEYS, *FURTHER) if key in texts}
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: its metadata are damaged ({error}): export the run again") from error
+        raise _damaged(path, error) from error
     if type(found["schema"]) is not int or found["schema"] < 1:
-        raise InputError(f"{path}: its metadata are damaged (schema {found['schema']}): export the run again")
+        raise _damaged(path, f"schema {found['schema']}")
     if found["schema"] > SCHEMA:
-        raise InputError(
-            f"{path}: exported by a newer Corbel (schema {found['schema']}, here {SCHEMA}): upgrade, or "
-            "export the run again"
-        )
-    missing = [key for key in KEYS if key not in found]
-    if missing:
+        newer = f"exported by a newer Corbel (schema {found['schema']}, here {SCHEMA})"
+        raise InputError(f"{path}: {newer}: upgrade, or export the run again")
+    if missing := [key for key in KEYS if key not in found]:
         raise InputError(f"{path}: its metadata lack {listed(missing)}: export the run again")
-    if found["task"] not in TASKS:
-        raise InputError(f"{path}: task '{found['task']}' is not known here")
-    if found["calibration"] is not None:
-        raise InputError(f"{path}: its scores are calibrated in a way that is not known here: upgrade")
-    if found["precision"] not in PRECISIONS:
-        raise InputError(f"{path}: precision '{found['precision']}' is not known here")
+    for key, choices in (("task", TASKS), ("precision", PRECISIONS), ("calibration", (None,))):
+        if found[key] not in choices:
+            raise InputError(f"{path}: {key} '{found[key]}' is not known here: upgrade")
     for key in ("labels", "preprocess", "provenance"):
         if not isinstance(found[key], dict):
-            raise InputError(f"{path}: its metadata are damaged ({key} is no mapping): export the run again")
+            raise _damaged(path, f"{key} is no mapping")
     return found
+
+
+def _damaged(path: Path, why: object) -> InputError:
+    """Return the error for damaged metadata."""
+    return InputError(f"{path}: its metadata are damaged ({why}): export the run again")
 
 
 def check_int8(path: Path) -> None:

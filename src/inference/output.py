@@ -24,7 +24,7 @@ from src.decisions.predictions import number_columns
 from src.errors import InputError, reason
 from src.files import file_digest, user_path, whole_file, write_json
 from src.inference import batches
-from src.inference.photos import Photo
+from src.inference.inputs import Photo
 
 Row = Mapping[str, str]
 GROUP = 128  # chunks in a row group of Parquet: 65,536 rows
@@ -63,12 +63,15 @@ def _launched(environment: Mapping[str, str]) -> tuple[int, int, str]:
 
 
 def find_output(output: str | None, folder: str, resume: bool, shard: str | None) -> Path:
-    """Return the file for `output=`: itself, or `predictions.csv` in a folder, by default the call's own."""
+    """Return the file for `output=`, or `predictions.csv` in a folder, by default the call's own."""
     if not output:
         if resume or shard:
             key = "resume=true" if resume else f"shard={shard}"
             raise InputError(f"{key} needs output=: without it each call has a dated folder of its own")
-        return Path(folder) / "predictions.csv"
+        path = Path(folder) / "predictions.csv"
+        if path.exists():  # of a call in the same second
+            raise InputError(f"{path} is there already: name another file with output=")
+        return path
     path = user_path(output)
     path = path / "predictions.csv" if path.is_dir() or output.endswith(("/", "\\")) else path
     if path.suffix.lower() not in (".csv", ".parquet") or path.is_dir():
@@ -130,7 +133,7 @@ def _csv(lines: Iterable[Sequence[str]]) -> bytes:
 
 
 def _failure(error: OSError) -> str:
-    """Return in a few words why something cannot be written."""
+    """Return the reason of a failed writing in a few words."""
     return f"{'disk full' if error.errno in _FULL else 'cannot write'} ({reason(error)})"
 
 
@@ -239,7 +242,7 @@ class Output:
 
     @property
     def summary(self) -> str:
-        """How many photos were predicted, in words for a line that ends with the output's name."""
+        """The number of photos predicted, in words for a line that ends with the output's name."""
         if self._state == "elsewhere":
             return "another process has merged all chunks"
         total = self.total if self._state == "incomplete" else len(self.photos)
@@ -265,8 +268,7 @@ class Output:
 
     def _present(self, manifest: Mapping[str, Any]) -> set[int]:
         """Return the numbers of a job's chunks in the folder."""
-        name = re.compile(rf"chunk-(\d+)-{_short(manifest)}\.csv")
-        return {int(found[1]) for path in self.folder.glob("chunk-*") if (found := name.fullmatch(path.name))}
+        return {int(path.name[6:12]) for path in self.folder.glob(f"chunk-??????-{_short(manifest)}.csv")}
 
     def _job(self) -> dict[str, Any]:
         """Return the manifest in the folder, empty where there is none."""
@@ -282,12 +284,11 @@ class Output:
         return file_digest(self.output) if self.output.is_file() and self.output.stat().st_size else ""
 
     def _runs(self) -> Iterator[range]:
-        """Yield the missing chunks of this shard, those that follow each other as one range."""
-        present = self._present(self.manifest)
-        for here, run in groupby(self.own, present.__contains__):
-            if not here:
-                numbers = [*run]
-                yield range(numbers[0], numbers[-1] + 1)
+        """Yield the missing chunks of this shard, consecutive ones as one range."""
+        for present, run in groupby(self.own, self._present(self.manifest).__contains__):
+            if not present:
+                first, *rest = run
+                yield range(first, first + 1 + len(rest))
 
     def _gone(self) -> None:
         """Note that another process has merged; refuse a folder that was deleted or is another job's."""

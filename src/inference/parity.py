@@ -1,7 +1,5 @@
-"""Whether an exported model still decides like its checkpoint, on photos of the run."""
+"""Comparison of an exported model's scores and decisions with its checkpoint's, on photos of the run."""
 
-import logging
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -10,18 +8,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from src.datamodules.csv_table import read_csv
 from src.decisions.thresholds import apply_thresholds
 from src.errors import InputError
-from src.files import user_path
 from src.inference.batches import Backend, count_batches, read_batch
-from src.inference.photos import Photo, data_root
+from src.inference.inputs import Photo, photos_root
 from src.labels import LabelSpace
 from src.models import PhotoClassifier
 from src.parallel import bounded_map, cores
 from src.preprocess import Preprocess
+from src.runs import read_table
 
-log = logging.getLogger(__name__)
 TOLERANCE = 1e-4  # of a float32 score
 MIN_AGREEMENT = 0.99  # share of int8's decisions
 MAX_F1_LOSS = 0.005
@@ -36,9 +32,8 @@ class Checked:
 
     Attributes:
         pixels: uint8 `[N, H, W, 3]`.
-        targets: multi-hot float32 `[N, labels]`, or class indices int64 `[N, kinds]`; None where there
-            are none.
-        source: where they come from, in words.
+        targets: multi-hot float32 `[N, labels]`, or class indices int64 `[N, kinds]`; None: unknown.
+        source: their origin, in words.
     """
 
     pixels: np.ndarray
@@ -48,11 +43,11 @@ class Checked:
 
 @dataclass(frozen=True)
 class Parity:
-    """How the scores of an exported model compare with its checkpoint's.
+    """Differences between the scores of an exported model and its checkpoint.
 
     Attributes:
-        photos: how many were compared.
-        source: which, in words.
+        photos: the number compared.
+        source: their origin, in words.
         max_difference: the largest absolute difference of a probability.
         agreement: share of equal decisions, over photos and labels (`multilabel`) or kinds (heads).
         f1: macro-F1 of the exported model; None without targets.
@@ -67,18 +62,12 @@ class Parity:
     reference_f1: float | None
 
 
-def run_of(checkpoint: Path) -> Path | None:
-    """Return the run folder that a checkpoint lies in; None for a file by itself."""
-    run = checkpoint.parent.parent
-    return run if (run / "val_metadata.csv").is_file() else None
-
-
 def validation_photos(run: Path, root: str | None, model: PhotoClassifier) -> Checked | None:
     """Return the validation split of a run, `CHECKED` photos of it at the most; None for an empty one.
 
     Args:
         run: the run folder.
-        root: the folder of its photos; null: as the run noted it down.
+        root: the folder of its photos; null: the recorded one.
         model: with the label space and the preprocessing.
 
     Raises:
@@ -103,7 +92,7 @@ def training_photos(run: Path, root: str | None, model: PhotoClassifier) -> np.n
 
 
 def made_up_photos(preprocess: Preprocess) -> Checked:
-    """Return pixels that look like nothing: enough to see that a graph computes the same."""
+    """Return random pixels, enough to compare a graph's arithmetic."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (MADE_UP, 4, 4, 3), np.uint8)
     height, width = preprocess.size
@@ -123,16 +112,12 @@ def _split(
     run: Path, split: str, root: str | None, labels: LabelSpace, multilabel: bool
 ) -> tuple[list[Photo], list[dict[str, list[str]]]]:
     """Return the photos of a split with their labels by kind."""
-    table = run / f"{split}_metadata.csv"
-    base = user_path(root) if root else data_root(run)
-    if base is None or not base.is_dir():
-        if root:
-            raise InputError(f"root={root}: no such folder; name that of the photos of {run}")
+    base = photos_root(run, root)
+    if base is None:
         raise InputError(f"the photos of {run} are not where they were: name their folder with root=")
-    frame = read_csv(table, delimiter=",", encoding="utf-8", key="ckpt", allow_empty=True)
-    lacking = [name for name in ("ID", "path", *labels.kinds) if name not in frame]
-    if lacking:
-        raise InputError(f"{table}: no column '{lacking[0]}'; it is not as the run wrote it")
+    frame = read_table(run / f"{split}_metadata.csv", needs=("ID", "path", *labels.kinds))
+    if frame is None:
+        raise InputError(f"{run / f'{split}_metadata.csv'} is missing: name a complete run folder")
     photos, found = [], []
     for row in frame.to_dict("records"):
         photos.append(Photo(row["ID"], row["path"], base / row["path"]))
@@ -157,35 +142,24 @@ def _read(photos: list[Photo], preprocess: Preprocess) -> np.ndarray:
     return np.concatenate(parts) if parts else np.zeros((0, *preprocess.size, 3), np.uint8)
 
 
-def scores_of(
-    forward: Callable[[np.ndarray], np.ndarray], pixels: np.ndarray, backend: Backend
-) -> np.ndarray:
-    """Return probabilities float32 `[N, labels]` of pixels uint8 `[N, H, W, 3]`, as `predict.py` does.
-
-    Args:
-        forward: gives the scores of a batch; may be called from several threads.
-        pixels: the photos.
-        backend: holds torch to one thread in each.
-    """
+def scores_of(backend: Backend, pixels: np.ndarray) -> np.ndarray:
+    """Return probabilities float32 `[N, labels]` of pixels uint8 `[N, H, W, 3]`, on all cores."""
 
     def work(start: int) -> np.ndarray:
-        part = pixels[start : start + BATCH]
-        full = np.zeros((BATCH, *pixels.shape[1:]), np.uint8)
-        full[: len(part)] = part
         with backend.one_thread():
-            return forward(full)[: len(part)]
+            return backend.scores(pixels[start : start + BATCH])
 
-    workers = cores()
-    with backend.threads_kept(), closing(bounded_map(work, range(0, len(pixels), BATCH), workers)) as found:
+    starts = range(0, len(pixels), BATCH)
+    with backend.threads_kept(), closing(bounded_map(work, starts, cores())) as found:
         return np.concatenate(list(found))
 
 
 def compared(model: PhotoClassifier, reference: np.ndarray, scores: np.ndarray, checked: Checked) -> Parity:
     """Compare probabilities `[N, labels]` of an exported model with those of its checkpoint.
 
-    A tuned threshold is set by the score of a validation photo, so rounding may take that photo to the other
-    side, where no new photo stands. Decisions at a threshold are taken as the checkpoint's; not so near to 0
-    or 1, where the scores of all photos crowd.
+    A tuned threshold is set by the score of a validation photo, so rounding may move that photo to the other
+    side. Decisions at a threshold are therefore taken as the checkpoint's; not near 0 or 1, where the scores
+    of all photos crowd.
     """
     difference = np.abs(scores - reference).max()
     if model.task == "multilabel":
@@ -211,7 +185,7 @@ def _decisions(model: PhotoClassifier, scores: np.ndarray) -> np.ndarray:
 
 
 def check_int8_parity(parity: Parity) -> str | None:
-    """Return None where int8 decides like the checkpoint, else the figures that say that it does not."""
+    """Return None where int8 decides like the checkpoint, else the figures against it."""
     lost = (parity.reference_f1 or 0) - (parity.f1 or 0)
     if parity.agreement >= MIN_AGREEMENT and lost <= MAX_F1_LOSS:
         return None

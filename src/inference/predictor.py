@@ -1,4 +1,4 @@
-"""From a model to predictions, for one photo or an archive. No torch but what the backend brings."""
+"""From a model file to predictions of one photo or an archive. Only `TorchBackend` brings torch."""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,18 +10,24 @@ import numpy as np
 from PIL import Image
 
 from src.decisions.predictions import columns, decide, row
-from src.errors import InputError
+from src.errors import InputError, did_you_mean
+from src.files import user_path
 from src.images import as_upright_rgb
-from src.inference.backends import Backend, load_backend
-from src.inference.batches import CHUNK, Result, run_batches
-from src.inference.photos import Photo
+from src.inference.batches import CHUNK, DEVICES, Backend, Result, batch_range, count_batches, run_batches
+from src.inference.inputs import Photo
+from src.overrides import shown, typed
+from src.runs import find_checkpoint
 
 log = logging.getLogger(__name__)
+Source = str | Path | bytes | Image.Image
+BACKENDS = ("auto", "torch", "onnx")
+PRECISIONS = ("32", "bf16", "16")
+EXPORTED = "model.onnx"
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one photo.
+    """The decisions for one photo.
 
     Attributes:
         labels: the decided labels of each kind.
@@ -39,6 +45,8 @@ class Prediction:
 
 class Predictor:
     """A model with its preprocessing and thresholds.
+
+    On a GPU it computes with the process's TF32 settings, which `models.base.set_full_precision` sets.
 
     Args:
         backend: runs the model: a `TorchBackend` or an `OnnxBackend`.
@@ -77,7 +85,7 @@ class Predictor:
     ) -> "Predictor":
         """Load a run folder's best, a `.ckpt` or `.onnx` file, or an export's folder.
 
-        `backends.load_backend` explains the arguments, the class the further `options`.
+        `load_backend` explains the arguments, the class the further `options`.
         """
         name = None if ckpt is None else str(ckpt)
         return cls(load_backend(name, backend, device, precision, compile), **options)
@@ -89,34 +97,47 @@ class Predictor:
                 raise InputError(f"threshold= is for multilabel; {self.task} takes the most probable label")
             return None
         thresholds = self.backend.thresholds.copy()
-        values = (
-            given
-            if isinstance(given, Mapping)
-            else {}
-            if given is None
-            else dict.fromkeys(self.labels.names, given)
-        )
+        values = {} if given is None else given
+        if not isinstance(values, Mapping):
+            values = dict.fromkeys(self.labels.names, values)
         for label, value in values.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
                 raise InputError(f"threshold of '{label}' is {value!r}: needs a number from 0 to 1")
             thresholds[self.labels.position(str(label))] = value
         return thresholds
 
-    def predict(self, source: str | Path | bytes | Image.Image) -> Prediction:
-        """Predict one photo: a path, a file's content, or an opened image.
+    def predict(self, source: Source | Sequence[Source]) -> Prediction | list[Prediction]:
+        """Predict one photo, or a list of photos: paths, contents of files, or opened images.
 
-        It goes through a batch of `batch_size` rows as in `rows`, the others zeros: the scores agree to 1e-6.
+        A list goes through the same batches as the rows of a CSV of these photos in this order, and one photo
+        as a list of one: the scores are equal.
 
         Raises:
-            UnreadableImage: if it cannot be read.
+            UnreadableImage: for a photo that cannot be read.
         """
+        if isinstance(source, list | tuple):
+            return [self._prediction(scores) for scores in self._scores(source)]
+        return self._prediction(next(self._scores([source])))
+
+    def _scores(self, sources: Sequence[Source]) -> Iterator[np.ndarray]:
+        """Yield the scores `[labels]` of each photo."""
+        for number in range(count_batches(len(sources), self.batch_size)):
+            pixels = np.zeros((self.batch_size, *self.preprocess.size, 3), np.uint8)
+            index = batch_range(len(sources), self.batch_size, number)
+            for place, i in zip(pixels, index, strict=False):
+                place[:] = self._pixels(sources[i])
+            with self.backend.one_thread():  # as in `run_batches`, for equal last digits
+                found = self.backend.scores(pixels, len(index))
+            yield from found
+
+    def _pixels(self, source: Source) -> np.ndarray:
+        """Return a photo as the model takes it, uint8 `[H, W, 3]`."""
         if isinstance(source, Image.Image):
-            photo = self.preprocess.resize_image(as_upright_rgb(source))
-        else:
-            photo = self.preprocess(source)
-        pixels = np.zeros((self.batch_size, *photo.shape), np.uint8)
-        pixels[0] = photo
-        scores = self.backend.scores(pixels)[0]
+            return self.preprocess.resize_image(as_upright_rgb(source))
+        return self.preprocess(source)
+
+    def _prediction(self, scores: np.ndarray) -> Prediction:
+        """Return labels and probabilities from the scores `[labels]` of a photo."""
         labels = decide(self.task, self.labels, scores, self.thresholds)
         probabilities = {
             kind: dict(zip(names, scores[self.labels.slices[kind]].tolist(), strict=True))
@@ -168,7 +189,65 @@ class Predictor:
             ]
         if seen:
             log.warning(
-                "%d of %d photos were in this model's training split: no measure of how it does on new ones",
+                "%d of %d photos were in this model's training split: the predictions do not measure "
+                "generalisation",
                 seen,
                 len(photos),
             )
+
+
+def load_backend(
+    ckpt: str | None,
+    backend: str = "auto",
+    device: str = "auto",
+    precision: str = "32",
+    compile: bool = False,
+) -> Backend:
+    """Return the backend of a checkpoint or an exported model.
+
+    Args:
+        ckpt: a run folder, a `.ckpt` or `.onnx` file, or the folder of an export; null: the newest finished
+            run.
+        backend: `auto` (by the file), `torch` or `onnx`.
+        device: `auto`, `cpu`, `cuda` or `mps`; `auto` takes a GPU with torch, and the CPU with ONNX Runtime.
+        precision: of torch: `32`, or `bf16` or `16` where the device computes that fast.
+        compile: compile the model with torch first.
+
+    Raises:
+        InputError: for a file that is none of these, or options that do not go together.
+    """
+    precision = str(precision)
+    given = (
+        ("backend", backend, BACKENDS),
+        ("device", device, DEVICES),
+        ("precision", precision, PRECISIONS),
+    )
+    for name, value, choices in given:
+        if value not in choices:
+            raise InputError(f"{name}={value}: {did_you_mean(value, choices)}")
+    path = find_model(ckpt)
+    if path.suffix.lower() != ".onnx":
+        if backend == "onnx":
+            raise InputError(
+                f"backend=onnx: {path} is a checkpoint; export it first: "
+                f"python scripts/export.py {typed('ckpt', shown(path))}"
+            )
+        from src.inference.torch_backend import TorchBackend
+
+        return TorchBackend.load(path, device, precision, compile)
+    if backend == "torch":
+        raise InputError(f"backend=torch: {path} is an ONNX file; name the run folder or its .ckpt file")
+    for name, value, plain in (("precision", precision, "32"), ("compile", compile, False)):
+        if value != plain:
+            raise InputError(f"{name}={value}: only for checkpoints; an ONNX file is as it was exported")
+    from src.inference.onnx_backend import OnnxBackend
+
+    return OnnxBackend(path, device)
+
+
+def find_model(ckpt: str | None) -> Path:
+    """Return the file for `ckpt=`: a checkpoint, an exported model, or `model.onnx` in an export's folder."""
+    exported = user_path(ckpt) / EXPORTED if ckpt else None
+    if exported and exported.is_file() and not (exported.parent / "checkpoints").is_dir():
+        return exported
+    return find_checkpoint(ckpt)

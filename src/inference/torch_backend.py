@@ -1,34 +1,35 @@
-"""A checkpoint run by torch, on a CPU or a GPU."""
+"""A checkpoint run by torch, on a CPU or a GPU, its BatchNorm folded into the convolutions."""
 
 import copy
 import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.data import DataLoader, Dataset
 
 from src.errors import InputError, did_you_mean
-from src.inference.batches import DEVICES, Batch, Result, trained_sizes
+from src.inference.batches import DEVICES, Backend, Batch, Result, trained_sizes
 from src.models import PhotoClassifier, load_model
 from src.models.backbones import builder_version
-from src.models.folding import folded
-from src.models.precision import full_precision
 from src.preprocess import Preprocess
 
 log = logging.getLogger(__name__)
-ROWS = (
-    4  # of a pass through the backbone on a CPU: memory of larger ones comes fresh from the system each time
-)
+ROWS = 4  # photos in a pass on a CPU: memory for more comes fresh from the system each time
+FOLDING_TOLERANCE = 1e-4  # of the largest feature
 TYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 
 
-class TorchBackend:
-    """A classifier with its device and precision; see `backends.Backend` for the attributes.
+class TorchBackend(Backend):
+    """A classifier with its device and precision; see `batches.Backend` for the attributes.
+
+    On a GPU `precision=32` computes with the process's TF32 settings: `models.base.set_full_precision`.
 
     Args:
         model: from `load_model`; copied, its BatchNorm folded into the convolutions before it.
@@ -71,33 +72,38 @@ class TorchBackend:
         """Load a checkpoint file; see the class for the options."""
         return cls(load_model(path), device, precision, compile)
 
-    @torch.inference_mode()
-    def scores(self, pixels: np.ndarray) -> np.ndarray:
-        """Return probabilities float32 `[B, labels]` of resized photos uint8 `[B, H, W, 3]`."""
-        return self._heads(self._features(pixels)).cpu().numpy()
+    def scores(self, pixels: np.ndarray, count: int | None = None) -> np.ndarray:
+        """Return probabilities float32 `[count, labels]`; see `Backend`."""
+        return self._in_passes(lambda part: self._heads(self._features(part)), pixels, count)
 
-    @torch.inference_mode()
     def features(self, pixels: np.ndarray) -> np.ndarray:
-        """Return what the heads see, float32 `[B, features]`, of resized photos uint8 `[B, H, W, 3]`."""
-        return self._features(pixels).cpu().numpy()
+        """Return the heads' input, float32 `[B, features]`, for resized photos uint8 `[B, H, W, 3]`."""
+        return self._in_passes(self._features, pixels)
 
-    @torch.inference_mode()
     def heads(self, features: np.ndarray) -> np.ndarray:
         """Return probabilities float32 `[B, labels]` of features float32 `[B, features]`."""
-        return self._heads(torch.from_numpy(features).to(self.device)).cpu().numpy()
+        return self._in_passes(self._heads, features)
 
-    def _features(self, pixels: np.ndarray | torch.Tensor) -> torch.Tensor:
-        """Return features float32 `[B, features]` on the device."""
-        image = torch.as_tensor(pixels).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-        cast = torch.autocast(self.device.type, self._type) if self._type else full_precision(self.device)
-        parts = [image] if self.on_gpu or self._compiled else image.split(ROWS)
+    @torch.inference_mode()
+    def _in_passes(
+        self, forward: Callable[[torch.Tensor], torch.Tensor], values: np.ndarray, count: int | None = None
+    ) -> np.ndarray:
+        """Return the results for the first `count` values, from passes of `ROWS` on a CPU, else from one."""
+        count = len(values) if count is None else count
+        rows = len(values) if self.on_gpu or self._compiled else ROWS
+        parts = torch.as_tensor(values).split(rows)[: -(-count // rows)]
+        found = [forward(part.to(self.device, non_blocking=True)) for part in parts]
+        return torch.cat(found)[:count].cpu().numpy()
+
+    def _features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return features float32 `[B, features]` of photos uint8 `[B, H, W, 3]`, on the device."""
+        cast = torch.autocast(self.device.type, self._type) if self._type else nullcontext()
         with cast, _compiler_failures():
-            return torch.cat([self.model.features(part).float() for part in parts])
+            return self.model.features(pixels.permute(0, 3, 1, 2)).float()
 
     def _heads(self, features: torch.Tensor) -> torch.Tensor:
         """Return probabilities float32 `[B, labels]` on the device; the heads never run in half precision."""
-        with full_precision(self.device):
-            return self.model.probabilities(self.model.classify(features)).float()
+        return self.model.probabilities(self.model.classify(features)).float()
 
     def one_thread(self) -> AbstractContextManager[None]:
         """Hold forward passes of the calling thread to one core."""
@@ -135,9 +141,9 @@ class _Batches(Dataset):
 
 @contextmanager
 def threads(count: int | None) -> Iterator[None]:
-    """Let torch work on so many threads in the block (None: as many as now), then on as many as before.
+    """Let torch work on `count` threads in the block (None: as many as now), then on as many as before.
 
-    What is small is slower on several: they wait for each other at every step.
+    Small products are slower on several threads, which wait for each other at every step.
     """
     before = torch.get_num_threads()
     try:
@@ -198,3 +204,60 @@ def _compiler_failures() -> Iterator[None]:
         raise InputError(
             f"compile=true: torch cannot compile this model ({lines[0]}); use compile=false"
         ) from error
+
+
+class _Tracer(fx.Tracer):
+    """Traces convolutions and BatchNorms as single calls, also those of timm that pad or activate."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Return whether a module is one call."""
+        return isinstance(m, nn.Conv2d | nn.BatchNorm2d) or super().is_leaf_module(m, module_qualified_name)
+
+
+def folded(backbone: nn.Module, size: tuple[int, int]) -> nn.Module:
+    """Return a copy of a feature extractor with each BatchNorm folded into the convolution before it.
+
+    The features differ in the last digits (Jacob et al., 2018, Quantization and training of neural networks
+    for efficient integer-arithmetic-only inference, section 3.2). A backbone that cannot be traced, or whose
+    features would be others, is copied as it is.
+
+    Args:
+        backbone: in eval mode; `[B, 3, H, W] -> [B, features]`.
+        size: height and width of its images in pixels.
+    """
+    plain = copy.deepcopy(backbone).to(memory_format=torch.channels_last)
+    found = copy.deepcopy(plain)
+    try:
+        graph = _Tracer().trace(found)
+    except Exception as error:  # a forward pass that depends on values raises nearly any type
+        log.debug("BatchNorm is not folded: %s", error)
+        return plain
+    if not _fold(found, graph):
+        return plain
+    image = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        wanted, features = plain(image), found(image)
+    if not (features - wanted).abs().max() <= FOLDING_TOLERANCE * wanted.abs().max():
+        log.warning("BatchNorm is not folded: the features of this backbone would be others")
+        return plain
+    return found
+
+
+def _fold(module: nn.Module, graph: fx.Graph) -> int:
+    """Fold in place each convolution with a BatchNorm behind it; return the number of pairs."""
+    calls = [node.target for node in graph.nodes if node.op == "call_module"]
+    pairs = 0
+    for node in graph.nodes:
+        before = node.args[0] if node.op == "call_module" and node.args else None
+        if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
+            continue
+        norm, conv = module.get_submodule(node.target), module.get_submodule(before.target)
+        shared = max(calls.count(node.target), calls.count(before.target)) > 1
+        if shared or not isinstance(norm, nn.BatchNorm2d) or not isinstance(conv, nn.Conv2d):
+            continue
+        module.set_submodule(before.target, fuse_conv_bn_eval(conv, norm))
+        # timm's BatchNorm has the activation inside
+        rest = [part for name, part in norm.named_children() if not isinstance(part, nn.Identity)]
+        module.set_submodule(node.target, nn.Sequential(*rest) if rest else nn.Identity())
+        pairs += 1
+    return pairs

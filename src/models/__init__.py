@@ -1,12 +1,10 @@
 from src.deferred import deferred
-from src.models.files import find_checkpoint
 
 __all__ = [
     "REGISTRY",
     "DualHeadClassifier",
     "MultiLabelClassifier",
     "PhotoClassifier",
-    "find_checkpoint",
     "init_from",
     "load_model",
 ]
@@ -17,7 +15,7 @@ __getattr__ = deferred(
         "REGISTRY": "src.models.checkpoint",
         "DualHeadClassifier": "src.models.classifiers",
         "MultiLabelClassifier": "src.models.classifiers",
-        "PhotoClassifier": "src.models.base",
+        "PhotoClassifier": "src.models.image",
         "init_from": "src.models.checkpoint",
         "load_model": "src.models.checkpoint",
     },

@@ -16,7 +16,7 @@ from torchvision import models
 
 from src.errors import InputError, did_you_mean, listed
 from src.files import user_path
-from src.models.pickled import read_pickled
+from src.models.safe_load import read_pickled
 
 log = logging.getLogger(__name__)
 Color = tuple[float, float, float]

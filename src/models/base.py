@@ -1,6 +1,5 @@
-"""What both classifiers share: backbone, one linear head per kind, one step for three loops."""
+"""The parts of a classifier that do not depend on its input: heads, one step for three loops, optimiser."""
 
-import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -11,17 +10,36 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from src.errors import InputError, did_you_mean, first_line, listed
+from src.errors import InputError, did_you_mean, listed
 from src.labels import LabelSpace
-from src.models.backbones import backbone_defaults, build_backbone
 from src.models.metrics import Collected
-from src.models.precision import full_precision
-from src.models.shares import loss_shares
-from src.preprocess import Preprocess
 from src.seeds import mixed_seed
 
-log = logging.getLogger(__name__)
 SCHEMA = 2
+
+
+def set_full_precision(full: bool = True) -> None:
+    """Let this process compute in float32, or with torch's default, TF32 in convolutions on NVIDIA's GPUs.
+
+    A script calls it once at its start, so that scores are those of a CPU but for the last digits: TF32 has a
+    mantissa of ten bits. A fit takes torch's default in its training steps only.
+    """
+    torch.backends.cudnn.allow_tf32 = not full
+    torch.set_float32_matmul_precision("highest")
+
+
+def loss_shares(local: Sequence[int], total: Sequence[int], world: int) -> list[float]:
+    """Return this process's share of each mean of the loss, times the number of processes; 0 without photos.
+
+    DDP averages gradients over processes as if each had the same number of photos. A mean over this process's
+    photos, times its share, averages to the mean over all photos.
+
+    Args:
+        local: photos in each mean here.
+        total: photos in each mean over all processes.
+        world: the number of processes.
+    """
+    return [world * here / max(1, all_) for here, all_ in zip(local, total, strict=True)]
 
 
 class WarmCosine:
@@ -42,130 +60,63 @@ class WarmCosine:
         return 0.5 * (1 + math.cos(math.pi * done))
 
 
-class PhotoClassifier(L.LightningModule, ABC):
-    """A classifier of photos, built from primitives alone.
+class Classifier(L.LightningModule, ABC):
+    """Linear heads, one per kind, on the features of `self.backbone`, which a subclass builds.
 
     Args:
-        task: `dual_head`, `multiclass` or `multilabel`.
-        labels: `{kind: [labels]}`.
-        preprocess: arguments of `preprocess.Preprocess`; mean and standard deviation (of values in 0..1) are
-            applied here, resizing before.
-        class_weights: `{kind: [weights]}` of the loss, or null.
-        backbone: a key of `backbones.BACKBONES`, or `timm/NAME`.
-        weights: see `build_backbone`; no hyperparameter, so that loading a checkpoint never downloads.
-        init_from: a checkpoint to start from, kept for `checkpoint.init_from`; no hyperparameter either.
-        freeze_backbone: train the heads only; the backbone stays in eval mode, its BatchNorm statistics
-            untouched.
-        label_smoothing: share of each target that is spread over all answers (Szegedy et al., 2016,
-            Rethinking the Inception architecture).
-        lr: learning rate of Adam.
-        backbone_lr_factor: factor of `lr` for a backbone that learns.
-        weight_decay: decoupled from the gradient (Loshchilov and Hutter, 2019); Adam where it is 0.
-        schedule: `constant`, or `cosine` (down to zero over the run, after a linear warm-up over its first
-            twentieth).
-        seed: of the dropout masks.
+        hyperparameters: primitives that rebuild the module: `task`, `labels`, `class_weights`,
+            `freeze_backbone`, `lr`, `backbone_lr_factor`, `weight_decay`, `schedule`, `seed`,
+            `label_smoothing`, and those of the subclass.
+        init_from: a checkpoint to start from, kept for `checkpoint.init_from`.
     """
 
     tasks: tuple[str, ...]
+    backbone: nn.Module
 
-    def __init__(
-        self,
-        task: str,
-        labels: Mapping[str, list[str]],
-        preprocess: Mapping[str, Any],
-        class_weights: Mapping[str, list[float]] | None = None,
-        backbone: str = "efficientnet_lite0",
-        weights: str | None = None,
-        init_from: str | None = None,
-        freeze_backbone: bool = False,
-        label_smoothing: float = 0.0,
-        lr: float = 5e-4,
-        backbone_lr_factor: float = 1.0,
-        weight_decay: float = 0.0,
-        schedule: str = "constant",
-        seed: int = 42,
-    ):
+    def __init__(self, hyperparameters: Mapping[str, Any], init_from: str | None = None):
         super().__init__()
-        self._check(task, schedule, label_smoothing, lr, weight_decay)
-        if not 0 < backbone_lr_factor < math.inf:
-            raise InputError(f"model.backbone_lr_factor={backbone_lr_factor}: needs a number above 0")
-        self.save_hyperparameters(
-            {
-                "task": task,
-                "labels": {kind: list(names) for kind, names in labels.items()},
-                "preprocess": dict(preprocess),
-                "class_weights": class_weights,
-                "backbone": backbone,
-                "freeze_backbone": freeze_backbone,
-                "label_smoothing": label_smoothing,
-                "lr": lr,
-                "backbone_lr_factor": backbone_lr_factor,
-                "weight_decay": weight_decay,
-                "schedule": schedule,
-                "seed": seed,
-            },
-            logger=False,
-        )
-        self.labels = LabelSpace(labels)
+        self.save_hyperparameters(dict(hyperparameters), logger=False)
+        self._check()
+        self.labels = LabelSpace(self.hparams["labels"])
         self.init_from = init_from
         self.provenance: dict[str, Any] = {}
-        pixels = Preprocess.from_dict(preprocess)
-        self.backbone = build_backbone(backbone, weights).to(memory_format=torch.channels_last)
-        self.backbone.requires_grad_(not freeze_backbone)
-        self.num_features = self._count_features(pixels.size)
-        for kind, names in self.labels.kinds.items():
-            self.add_module(f"head_{kind}", nn.Linear(self.num_features, len(names)))
-        for name in ("mean", "std"):
-            values = torch.tensor(getattr(pixels, name), dtype=torch.float32).view(1, 3, 1, 1)
-            self.register_buffer(name, values, persistent=False)
-        for kind, values in (class_weights or {}).items():
-            self.register_buffer(
-                f"weight_{kind}", torch.tensor(values, dtype=torch.float32), persistent=False
-            )
+        for kind, values in (self.hparams["class_weights"] or {}).items():
+            weights = torch.tensor(values, dtype=torch.float32)
+            self.register_buffer(f"weight_{kind}", weights, persistent=False)
         self.collected = {split: Collected() for split in ("train", "val", "test")}
         self.figures: dict[str, dict[str, Any]] = {}
         self.scored: dict[str, tuple[Tensor, Tensor]] = {}
         self._taught: set[str] = set()  # kinds with a label in the batches since the optimizer's last step
 
-    def _check(
-        self, task: str, schedule: str, label_smoothing: float, lr: float, weight_decay: float
-    ) -> None:
-        """Refuse arguments that are of the right type and make no sense."""
-        schedules = ("constant", "cosine")
-        if schedule not in schedules:
-            raise InputError(f"model.schedule={schedule}: {did_you_mean(schedule, schedules)}")
-        if not 0 <= label_smoothing < 1:
-            raise InputError(f"model.label_smoothing={label_smoothing}: needs a number from 0 to below 1")
-        if not 0 < lr < math.inf:
-            raise InputError(f"model.lr={lr}: needs a number above 0")
-        if not 0 <= weight_decay < math.inf:
-            raise InputError(f"model.weight_decay={weight_decay}: needs a number from 0 on")
-        if task not in self.tasks:
+    def _check(self) -> None:
+        """Refuse arguments of the right type without sense."""
+        given, schedules = self.hparams, ("constant", "cosine")
+        if given["schedule"] not in schedules:
             raise InputError(
-                f"task={task}: {type(self).__name__} is for {listed(self.tasks)}; choose with model="
+                f"model.schedule={given['schedule']}: {did_you_mean(given['schedule'], schedules)}"
+            )
+        for name, fits, needs in (
+            ("label_smoothing", 0 <= given["label_smoothing"] < 1, "from 0 to below 1"),
+            ("lr", 0 < given["lr"] < math.inf, "above 0"),
+            ("weight_decay", 0 <= given["weight_decay"] < math.inf, "from 0 on"),
+            ("backbone_lr_factor", 0 < given["backbone_lr_factor"] < math.inf, "above 0"),
+        ):
+            if not fits:
+                raise InputError(f"model.{name}={given[name]}: needs a number {needs}")
+        if given["task"] not in self.tasks:
+            raise InputError(
+                f"task={given['task']}: {type(self).__name__} is for {listed(self.tasks)}; choose with model="
             )
 
-    def _count_features(self, size: tuple[int, int]) -> int:
-        """Return the number of features; refuse an image size that the backbone cannot take."""
-        self.backbone.eval()
-        try:
-            with torch.inference_mode():
-                found = self.backbone(torch.zeros(1, 3, *size))
-        except (RuntimeError, AssertionError, ValueError) as error:
-            name = self.hparams["backbone"]
-            own = backbone_defaults(name)["image_size"]
-            raise InputError(
-                f"preprocess.image_size={list(size)} does not fit {name} ({first_line(error)}): "
-                f"its own size is {own}"
-            ) from error
-        self.train()
-        if not isinstance(found, Tensor) or found.ndim != 2:
-            raise InputError(f"model.backbone={self.hparams['backbone']}: gives no features [photos, number]")
-        return found.shape[1]
+    def add_heads(self, num_features: int) -> None:
+        """Add a head for each kind, on `num_features` features."""
+        self.num_features = num_features
+        for kind, names in self.labels.kinds.items():
+            self.add_module(f"head_{kind}", nn.Linear(num_features, len(names)))
 
     @property
     def logged(self) -> list[str]:
-        """The names of what each split logs, without the split."""
+        """The names of the figures that each split logs, without the split."""
         return ["loss", "f1", *self.extra_figures]
 
     @property
@@ -177,20 +128,9 @@ class PhotoClassifier(L.LightningModule, ABC):
         """Return the loss weights of a kind, or None."""
         return getattr(self, f"weight_{kind}", None)
 
-    def normalised(self, image: Tensor) -> Tensor:
-        """Return what the backbone takes, float32 `[B, 3, H, W]`, of a uint8 batch of that shape."""
-        return (image.to(self.mean.dtype) / 255 - self.mean) / self.std
-
-    def features(self, image: Tensor) -> Tensor:
-        """Return features `[B, F]` of a uint8 batch `[B, 3, H, W]`, normalised here."""
-        image = self.normalised(image.contiguous(memory_format=torch.channels_last))
-        frozen = self.hparams["freeze_backbone"]
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            return self.backbone(image)
-
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Return logits `{kind: [B, labels of the kind]}` of a uint8 batch `[B, 3, H, W]`."""
-        return self.classify(self.features(image))
+    @abstractmethod
+    def features_of(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return the features `[B, F]` of a batch of the datamodule."""
 
     def classify(self, features: Tensor) -> dict[str, Tensor]:
         """Return logits `{kind: [B, labels of the kind]}` of features `[B, F]`."""
@@ -229,7 +169,7 @@ class PhotoClassifier(L.LightningModule, ABC):
     def accuracy_of(self, figures: Mapping[str, Any]) -> dict[str, float | None]:
         """Return the figures that are logged beside loss and F1: `{name: value}`."""
 
-    def train(self, mode: bool = True) -> "PhotoClassifier":
+    def train(self, mode: bool = True) -> "Classifier":
         """Set training mode; a frozen backbone stays in eval mode."""
         super().train(mode)
         if self.hparams["freeze_backbone"]:
@@ -237,16 +177,17 @@ class PhotoClassifier(L.LightningModule, ABC):
         return self
 
     def _step(self, batch: Mapping[str, Tensor], split: str) -> dict[str, Tensor]:
-        """Collect and return a batch's logits; but for training in full precision, as predictions are."""
-        with nullcontext() if split == "train" else full_precision(self.device):
-            logits = self.classify(batch["features"]) if "features" in batch else self(batch["image"])
+        """Collect and return a batch's logits, in full precision but for training."""
+        full = torch.autocast(self.device.type, enabled=False)
+        with nullcontext() if split == "train" else full:
+            logits = self.classify(self.features_of(batch))
         self.collected[split].update(
             torch.cat([logits[kind] for kind in self.labels.kinds], 1), batch["target"], batch["index"]
         )
         return logits
 
     def scores_of(self, split: str) -> tuple[Tensor, Tensor]:
-        """Return scores `[N, labels]` and targets of what has been collected of a split."""
+        """Return the scores `[N, labels]` and targets collected of a split."""
         logits, targets = self.collected[split].compute()
         return self.probabilities(self._by_kind(logits)), targets
 
@@ -289,6 +230,14 @@ class PhotoClassifier(L.LightningModule, ABC):
     def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Collect the scores of a batch."""
         self._step(batch, "test")
+
+    def on_train_epoch_start(self) -> None:
+        """Compute training steps with torch's default precision."""
+        set_full_precision(False)
+
+    def on_validation_start(self) -> None:
+        """Compute in full precision from here to the next epoch of training."""
+        set_full_precision()
 
     def on_train_start(self) -> None:
         """Set the learning rate to the schedule's: a checkpoint holds that of its own length."""

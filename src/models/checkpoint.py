@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import InputError, did_you_mean, listed
-from src.models.base import SCHEMA, PhotoClassifier
+from src.models.base import SCHEMA
 from src.models.classifiers import DualHeadClassifier, MultiLabelClassifier
-from src.models.files import find_checkpoint
-from src.models.pickled import read_pickled
+from src.models.image import PhotoClassifier
+from src.models.safe_load import read_pickled
+from src.runs import find_checkpoint
 
 log = logging.getLogger(__name__)
 REGISTRY: dict[str, type[PhotoClassifier]] = {

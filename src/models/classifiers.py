@@ -1,4 +1,4 @@
-"""The two classifiers: softmax heads, and independent sigmoids."""
+"""The tasks: one softmax per kind, or one sigmoid per label, with the classifiers of photos for each."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,16 +9,17 @@ from torch.nn import functional as nnf
 
 from src.errors import InputError, did_you_mean, listed
 from src.labels import MISSING
-from src.models.base import PhotoClassifier
+from src.models.base import Classifier
+from src.models.image import PhotoClassifier
 from src.models.metrics import heads_figures, multilabel_figures
 
 
-class DualHeadClassifier(PhotoClassifier):
-    """One softmax head per kind: one label of each kind on a photo. With one kind it is `multiclass`.
+class SoftmaxHeads(Classifier):
+    """One softmax head per kind: one label of each kind. With one kind it is `multiclass`.
 
     Args:
         head_weights: `{kind: factor}` of each head's loss in the sum; a kind that is not named counts 1.
-        **common: see `PhotoClassifier`.
+        **common: of the classifier that gives the features.
     """
 
     tasks = ("dual_head", "multiclass")
@@ -83,14 +84,14 @@ class DualHeadClassifier(PhotoClassifier):
         return {"accuracy": figures["exact_match"], **kinds}
 
 
-class MultiLabelClassifier(PhotoClassifier):
-    """One sigmoid per label: any combination of labels on a photo.
+class SigmoidHeads(Classifier):
+    """One sigmoid per label: any combination of labels.
 
     The decision thresholds are a buffer, `thresholds` `[labels]`, 0.5 until a callback tunes them; they
     travel with the weights.
 
     Args:
-        **common: see `PhotoClassifier`.
+        **common: of the classifier that gives the features.
     """
 
     tasks = ("multilabel",)
@@ -135,3 +136,11 @@ class MultiLabelClassifier(PhotoClassifier):
             "hamming_loss": figures["hamming_loss"],
             "map": figures["map"],
         }
+
+
+class DualHeadClassifier(SoftmaxHeads, PhotoClassifier):
+    """A classifier of photos for `dual_head` and `multiclass`."""
+
+
+class MultiLabelClassifier(SigmoidHeads, PhotoClassifier):
+    """A classifier of photos for `multilabel`."""

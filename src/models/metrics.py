@@ -1,13 +1,16 @@
 """The figures of a split, always over the whole split, in the shape of `metrics.json`."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional import classification as F
 from torchmetrics.utilities import dim_zero_cat
 
+from src.decisions.thresholds import DEFAULT, apply_thresholds
 from src.labels import MISSING, LabelSpace
 
 
@@ -43,6 +46,14 @@ def number(value: Tensor | float) -> float | None:
     return None if value != value else value
 
 
+def per_class(names: Sequence[str], support: Tensor, **figures: Tensor) -> dict[str, dict[str, Any]]:
+    """Return `{label: {figure: value}}` from tensors `[labels]`, with the number of positives."""
+    return {
+        name: {**{key: number(values[i]) for key, values in figures.items()}, "support": int(support[i])}
+        for i, name in enumerate(names)
+    }
+
+
 def multilabel_figures(
     scores: Tensor, targets: Tensor, thresholds: Tensor, labels: LabelSpace
 ) -> dict[str, Any]:
@@ -51,47 +62,37 @@ def multilabel_figures(
     A label without positives counts as F1 0 where nothing is undefined otherwise (`zero_division=0`) in the
     F1 means, and is left out of `map`, as average precision is not defined for it.
     """
-    targets = targets.int()
-    decided = (scores >= thresholds.to(scores.dtype)).int()
-    half = (scores >= 0.5).int()
-    count = len(labels)
-    each = {"num_labels": count, "average": None, "zero_division": 0}
-    f1 = F.multilabel_f1_score(decided, targets, **each)
-    precision = F.multilabel_precision(decided, targets, **each)
-    recall = F.multilabel_recall(decided, targets, **each)
-    support = targets.sum(0)
-    ap = torch.full((count,), torch.nan)
-    held = support > 0
-    if held.any():
-        kept = int(held.sum())
-        ap[held] = F.multilabel_average_precision(
-            scores[:, held], targets[:, held], num_labels=kept, average=None
-        ).reshape(-1)
-    f1s = {
-        f"f1_{how}": number(
-            F.multilabel_f1_score(decided, targets, num_labels=count, average=how, zero_division=0)
-        )
-        for how in ("micro", "macro", "weighted")
+    count, targets = len(labels), targets.int()
+    decided, half = (
+        torch.from_numpy(apply_thresholds(scores.numpy(), values)).int()
+        for values in (thresholds.numpy(), np.full(count, DEFAULT))
+    )
+    options = {"num_labels": count, "zero_division": 0}
+    f1 = {
+        how: F.multilabel_f1_score(decided, targets, average=how, **options)
+        for how in ("micro", "macro", "weighted", None)
     }
+    support = targets.sum(0)
+    ap, held = torch.full((count,), torch.nan), support > 0
+    if held.any():
+        ap[held] = F.multilabel_average_precision(
+            scores[:, held], targets[:, held], num_labels=int(held.sum()), average=None
+        ).reshape(-1)
     return {
         "hamming_loss": number((decided != targets).float().mean()),
         "exact_match": number((decided == targets).all(1).float().mean()),
-        **f1s,
-        "f1_macro_at_0.5": number(
-            F.multilabel_f1_score(half, targets, num_labels=count, average="macro", zero_division=0)
-        ),
+        **{f"f1_{how}": number(value) for how, value in f1.items() if how},
+        "f1_macro_at_0.5": number(F.multilabel_f1_score(half, targets, average="macro", **options)),
         "map": number(ap[held].mean() if held.any() else torch.nan),
-        "per_class": {
-            name: {
-                "f1": number(f1[i]),
-                "precision": number(precision[i]),
-                "recall": number(recall[i]),
-                "ap": number(ap[i]),
-                "support": int(support[i]),
-                "threshold": number(thresholds[i]),
-            }
-            for i, name in enumerate(labels.names)
-        },
+        "per_class": per_class(
+            labels.names,
+            support,
+            f1=f1[None],
+            precision=F.multilabel_precision(decided, targets, average=None, **options),
+            recall=F.multilabel_recall(decided, targets, average=None, **options),
+            ap=ap,
+            threshold=thresholds,
+        ),
     }
 
 
@@ -123,23 +124,20 @@ def _head_figures(predicted: Tensor, truth: Tensor, names: tuple[str, ...]) -> d
     """Return the figures of one kind from class indices `[N]`."""
     if not len(truth):
         return {"accuracy": None, "f1_macro": None, "f1_weighted": None, "per_class": {}}
-    count = len(names)
-    arguments = {"num_classes": count, "zero_division": 0}
-    f1 = F.multiclass_f1_score(predicted, truth, average=None, **arguments)
-    precision = F.multiclass_precision(predicted, truth, average=None, **arguments)
-    recall = F.multiclass_recall(predicted, truth, average=None, **arguments)
-    support = torch.bincount(truth, minlength=count)
+    options = {"num_classes": len(names), "zero_division": 0}
+    f1 = {
+        how: F.multiclass_f1_score(predicted, truth, average=how, **options)
+        for how in ("macro", "weighted", None)
+    }
     return {
         "accuracy": number((predicted == truth).float().mean()),
-        "f1_macro": number(F.multiclass_f1_score(predicted, truth, average="macro", **arguments)),
-        "f1_weighted": number(F.multiclass_f1_score(predicted, truth, average="weighted", **arguments)),
-        "per_class": {
-            name: {
-                "f1": number(f1[i]),
-                "precision": number(precision[i]),
-                "recall": number(recall[i]),
-                "support": int(support[i]),
-            }
-            for i, name in enumerate(names)
-        },
+        "f1_macro": number(f1["macro"]),
+        "f1_weighted": number(f1["weighted"]),
+        "per_class": per_class(
+            names,
+            torch.bincount(truth, minlength=len(names)),
+            f1=f1[None],
+            precision=F.multiclass_precision(predicted, truth, average=None, **options),
+            recall=F.multiclass_recall(predicted, truth, average=None, **options),
+        ),
     }

@@ -16,8 +16,7 @@ from omegaconf import DictConfig
 from src.analysis.drawing import save
 from src.analysis.figures import class_distribution_figure, loss_curve_figure
 from src.analysis.report.run_report import write_report
-from src.analysis.run_folder import read_run
-from src.callbacks.checkpoint import epochs_done
+from src.callbacks.checkpointing import epochs_done
 from src.callbacks.tensorboard import confusion_of
 from src.datamodules import PhotoDataModule
 from src.datamodules.statistics import label_table
@@ -31,6 +30,7 @@ from src.models import PhotoClassifier
 from src.models.checkpoint import read_checkpoint
 from src.overrides import shown, typed
 from src.process import exit_code, interruption, sigterm_raises
+from src.runs import read_run
 from src.training.distributed import ending_together, inference_device
 from src.training.provenance import git_commit, versions
 

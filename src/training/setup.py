@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from src.callbacks.checkpoint import AtomicCheckpointIO, BestCheckpoint, epochs_done
+from src.callbacks.checkpointing import AtomicCheckpointIO, BestCheckpoint, epochs_done
 from src.callbacks.history import History
 from src.config import build, check_seed
 from src.datamodules import PhotoDataModule

@@ -14,17 +14,17 @@ from src.analysis.agreement import agreement, agreement_csv
 from src.analysis.audit.evidence import unjudgeable
 from src.analysis.audit.page import TITLES, Audit, audit_page
 from src.analysis.audit.suspects import find_suspects, nearest_labelled, suggestion
-from src.analysis.run_folder import make_folder
 from src.config import build
 from src.datamodules.base import PhotoDataModule
 from src.datamodules.records import Record, label_space
 from src.datamodules.splits import split_folds
 from src.errors import InputError, listed
-from src.files import user_path, write_whole
+from src.files import make_folder, user_path, write_whole
 from src.inference.features import extract_features
-from src.inference.heads import out_of_fold
 from src.labels import LabelSpace
-from src.models import PhotoClassifier, find_checkpoint, load_model
+from src.models import PhotoClassifier, load_model
+from src.models.linear import out_of_fold
+from src.runs import find_checkpoint
 
 log = logging.getLogger(__name__)
 FILES = PAGE, LIST, ROWS = "audit.html", "audit.csv", "agreement.csv"

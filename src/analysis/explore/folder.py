@@ -16,9 +16,8 @@ from src.analysis.explore.exploration import MEASURED, Exploration
 from src.analysis.explore.problems import LISTS, Problem, find_problems, identical_sets
 from src.analysis.explore.summary import EVALUABLE, MADE_BY, RARE, SHOWN, summarise
 from src.analysis.pages import TASKS, Thumbnail, render, thumbnail
-from src.analysis.run_folder import make_folder
 from src.errors import InputError, listed
-from src.files import write_whole
+from src.files import make_folder, write_whole
 from src.images import open_image
 
 PAGE, FIGURES, ARCHIVE = "explore.html", "explore.json", "dataset_exploration.zip"

@@ -5,10 +5,10 @@ from pathlib import Path, PurePath
 
 from src.analysis.pages import TASKS, folder_name, is_number, render, thumbnail
 from src.analysis.report.worst_errors import compared
-from src.analysis.run_folder import RunFolder, crossing_groups, label_counts, read_run, run_date
 from src.errors import listed
 from src.files import write_whole
 from src.overrides import typed
+from src.runs import RunFolder, crossing_groups, label_counts, read_run, run_date
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 WORST = 24

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
 
-from src.analysis.run_folder import RunFolder
+from src.runs import RunFolder
 
 Sure = dict[str, float | None]  # {label: confidence}, None where it is not known
 

@@ -1,4 +1,4 @@
-"""Which photos `images=` means: a file, a folder, or a CSV of paths."""
+"""The photos of `images=`: a file, a folder, or a CSV of paths."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -6,9 +6,10 @@ from pathlib import Path, PurePosixPath
 from typing import overload
 
 from src.datamodules.records import PhotoIndex, find_photos, id_from_path, shared_ids
-from src.errors import InputError
+from src.errors import InputError, listed
 from src.files import user_path
 from src.images import EXTENSIONS
+from src.runs import recorded_root
 
 PATH_COLUMNS = ("path", "file", "filename", "image", "photo", "ID")
 
@@ -29,7 +30,7 @@ class Photos(Sequence[Photo]):
         paths: POSIX paths relative to `root`, in order.
         root: the folder.
         ids: an ID per path; None: the path without its extension.
-        shared: what several paths have in common but for their extension: their ID is the whole path.
+        shared: paths without extension that several photos share: the ID of these is the whole path.
     """
 
     def __init__(
@@ -100,9 +101,7 @@ def _from_csv(source: Path, root: str | None) -> Photos:
     cells = frame[column].tolist()
     if not any(cells):
         raise InputError(f"images={source}: its column '{column}' is empty")
-    base = user_path(root) if root else data_root(source.parent) or source.parent
-    if not base.is_dir():
-        raise InputError(f"root={root}: no such folder")
+    base = photos_root(source.parent, root) or source.parent
     if column == "ID":
         beside = not root and (base / "images").is_dir()
         return _by_id(cells, base / "images" if beside else base)
@@ -133,42 +132,36 @@ def _by_id(ids: list[str], folder: Path) -> Photos:
     found = {}
     for id_ in dict.fromkeys(filter(None, ids)):
         named = index.find(id_)
+        if len(named) > 1:
+            raise InputError(f"ID '{id_}' fits several photos, give their paths: {listed(named, 4)}")
         found[id_] = named[0] if len(named) == 1 else id_.replace("\\", "/")
     ids = sorted(found, key=lambda id_: (found[id_], id_))
     return Photos([found[id_] for id_ in ids], folder, ids)
 
 
+def photos_root(run: Path, root: str | None) -> Path | None:
+    """Return the folder that paths in a run folder's tables start from: `root=`, else the recorded one.
+
+    Returns:
+        None for a folder that is no run, without `root=`.
+
+    Raises:
+        InputError: if there is no such folder.
+    """
+    if root and not user_path(root).is_dir():
+        raise InputError(f"root={root}: no such folder; name that of the photos of {run}")
+    recorded = None if root else recorded_root(run)
+    if recorded and not recorded.is_dir():
+        raise InputError(
+            f"the photos of {run} lay in {recorded}, which is gone: name their folder with root="
+        )
+    return user_path(root) if root else recorded
+
+
 def refuse_to_overwrite(output: Path, photos: Sequence[Photo], *inputs: str | Path | None) -> None:
-    """Refuse an output that is one of the photos, or a file that is being read."""
-    taken = {user_path(p).resolve() for p in inputs if p}
-    suffixes = {output.suffix.lower(), output.resolve().suffix.lower()}  # it may be a link to a photo
-    if (
-        output.resolve() in taken
-        or suffixes & (EXTENSIONS | {".ckpt", ".onnx"})
-        or (output.exists() and any(_same_file(photo.file, output) for photo in photos))
-    ):
+    """Refuse an output that is one of the photos, or a file that is being read; it may be a link to one."""
+    taken, real = {user_path(path).resolve() for path in inputs if path}, output.resolve()
+    if output.exists():  # photos without a photo's extension: a look at a name costs no disk
+        taken |= {p.file.resolve() for p in photos if p.file.suffix.lower() not in EXTENSIONS}
+    if real in taken or real.suffix.lower() in EXTENSIONS | {".ckpt", ".onnx"}:
         raise InputError(f"output={output}: that would overwrite an input; name a CSV")
-
-
-def _same_file(file: Path, output: Path) -> bool:
-    """Whether a photo without a photo's extension is the output: a look at its name costs no disk."""
-    return file.suffix.lower() not in EXTENSIONS and file.exists() and file.samefile(output)
-
-
-def claim(output: Path) -> None:
-    """Make the file of rows, where nobody named one; refuse that of a call in the same second."""
-    try:
-        output.touch(exist_ok=False)
-    except FileExistsError:
-        raise InputError(f"{output} is there already: name another file with output=") from None
-
-
-def data_root(run: Path) -> Path | None:
-    """Return the folder that the paths in a run folder's tables start from; None for other folders."""
-    recorded = run / ".hydra" / "data_root.txt"
-    if not recorded.is_file():
-        return None
-    root = Path(recorded.read_text(encoding="utf-8").removesuffix("\n"))
-    if not root.is_dir():
-        raise InputError(f"the photos of {run} lay in {root}, which is gone: name their folder with root=")
-    return root

@@ -1,25 +1,81 @@
-"""A run's folder read back as plain data; what is missing is empty, what is broken is an `InputError`."""
+"""Run folders: the newest finished one, and their files read back as plain data. No torch.
+
+A file that is missing reads as empty, a broken one is an `InputError`.
+"""
 
 import json
-import os
+import logging
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src.errors import InputError, reason
+from src.errors import InputError
+from src.files import is_held, user_path
+from src.labels import TASKS
 
+if TYPE_CHECKING:  # a prediction without tables does without pandas
+    import pandas as pd
+
+log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
+LOCK = ".lock"  # held by a training until its last file is written
+
+
+def find_checkpoint(ckpt: str | None, outputs: Path = Path("outputs")) -> Path:
+    """Return the checkpoint for `ckpt=`: a file, a run folder's best, or that of the newest finished run.
+
+    Raises:
+        InputError: for neither a file nor a run folder, or no finished run below `outputs`.
+    """
+    if ckpt:
+        path = user_path(ckpt)
+        for candidate in (path, path / "checkpoints" / "best.ckpt", path / "best.ckpt"):
+            if candidate.is_file():
+                return candidate
+        if path.is_dir():
+            raise InputError(
+                f"ckpt={ckpt}: a folder without checkpoints/best.ckpt, so not a finished training run"
+            )
+        raise InputError(f"ckpt={ckpt}: no such file or run folder")
+    run = _newest_finished(outputs)
+    if run is None:
+        raise InputError(
+            f"no finished training run below {outputs}/: train one, or name one with ckpt=RUN_OR_FILE"
+        )
+    log.info("ckpt= not given: the newest finished training run, %s", run)
+    return run / "checkpoints" / "best.ckpt"
+
+
+def _newest_finished(outputs: Path) -> Path | None:
+    """Return the run that ended last: `metrics.json` is there, and no training holds the folder."""
+    ended = [file for task in TASKS for file in (outputs / task).glob("**/metrics.json")]
+    for file in sorted(ended, key=lambda file: (file.stat().st_mtime, file.as_posix()), reverse=True):
+        run = file.parent
+        if (run / "checkpoints" / "best.ckpt").is_file() and not is_held(run / LOCK):
+            return run
+    return None
+
+
+def run_of(checkpoint: Path) -> Path | None:
+    """Return the run folder that holds a checkpoint; None for a file by itself."""
+    run = checkpoint.parent.parent
+    return run if (run / "val_metadata.csv").is_file() else None
+
+
+def recorded_root(run: Path) -> Path | None:
+    """Return the folder that the paths in a run's tables start from; None for a folder that is no run."""
+    file = run / ".hydra" / "data_root.txt"
+    return Path(file.read_text(encoding="utf-8").removesuffix("\n")) if file.is_file() else None
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """What one training left behind.
+    """The files of one training.
 
     Attributes:
         path: the folder.
@@ -35,13 +91,13 @@ class RunFolder:
 
     path: Path
     metrics: dict
-    predictions: pd.DataFrame
-    classes: dict[str, list[str]] = field(default_factory=dict)
-    thresholds: dict[str, float] = field(default_factory=dict)
-    splits: dict[str, pd.DataFrame] = field(default_factory=dict)
-    history: pd.DataFrame = field(default_factory=pd.DataFrame)
-    certificate: dict = field(default_factory=dict)
-    config: object = None
+    predictions: "pd.DataFrame"
+    classes: dict[str, list[str]]
+    thresholds: dict[str, float]
+    splits: "dict[str, pd.DataFrame]"
+    history: "pd.DataFrame"
+    certificate: dict
+    config: object
 
     @cached_property
     def facts(self) -> dict:
@@ -76,7 +132,7 @@ class RunFolder:
         """Return the first of the dotted `names` that the configuration has, or None."""
         for name in names:
             try:
-                value = OmegaConf.select(self.config, name) if self.config is not None else None
+                value = OmegaConf.select(self.config, name)
             except OmegaConfBaseException:  # an interpolation that only resolves inside the run
                 continue
             if value is not None:
@@ -85,11 +141,9 @@ class RunFolder:
 
     @cached_property
     def data_root(self) -> Path | None:
-        """Where the photos were: as the run noted down, else as its configuration says."""
-        noted = self.path / ".hydra" / "data_root.txt"
-        said = noted.read_text(encoding="utf-8").removesuffix("\n") if noted.is_file() else ""
-        said = said or self.setting("data.images", "data.root")
-        return Path(str(said)) if said else None
+        """The folder of the photos: as the run recorded it, else as configured."""
+        configured = self.setting("data.images", "data.root")
+        return recorded_root(self.path) or (Path(str(configured)) if configured else None)
 
     def has_setting(self, name: str) -> bool:
         """Tell whether the configuration has `name`, be it null."""
@@ -119,12 +173,14 @@ def read_run(path: Path) -> RunFolder:
     for name in ("metrics.json", "predictions.csv"):
         if not (path / name).is_file():
             raise InputError(f"{path / name} is missing: a report needs it; a training that ended writes it")
-    tables = {split: _table(path / f"{split}_metadata.csv") for split in SPLITS}
-    history = _table(path / "history.csv")
+    import pandas as pd
+
+    tables = {split: read_table(path / f"{split}_metadata.csv") for split in SPLITS}
+    history = read_table(path / "history.csv")
     return RunFolder(
         path=path,
         metrics=_json(path / "metrics.json"),
-        predictions=_table(path / "predictions.csv", needs=("ID",)),
+        predictions=read_table(path / "predictions.csv", needs=("ID",)),
         classes=_json(path / "classes.json"),
         thresholds=_json(path / "thresholds.json"),
         splits={split: table for split, table in tables.items() if table is not None},
@@ -142,11 +198,13 @@ def run_date(run: RunFolder) -> str:
     return "" if found is None else found[1] + (f" {found[2]}:{found[3]}" if found[2] else "")
 
 
-def label_counts(run: RunFolder) -> pd.DataFrame:
+def label_counts(run: RunFolder) -> "pd.DataFrame":
     """Count the photos of each label: indexed by label, a column per split that exists, and `kind`.
 
     The table that `figures.class_distribution_figure` draws.
     """
+    import pandas as pd
+
     found = {split: _counted(run, rows) for split, rows in run.splits.items()}
     names = {}
     for kind in run.kinds:
@@ -161,7 +219,7 @@ def label_counts(run: RunFolder) -> pd.DataFrame:
     )
 
 
-def _counted(run: RunFolder, rows: pd.DataFrame) -> dict[tuple[str, str], int]:
+def _counted(run: RunFolder, rows: "pd.DataFrame") -> dict[tuple[str, str], int]:
     """Count one split's photos of each `(kind, label)`."""
     counts: dict[tuple[str, str], int] = {}
     for row in rows.to_dict("records"):
@@ -181,25 +239,6 @@ def crossing_groups(run: RunFolder) -> list[str]:
     return sorted(crossing)
 
 
-def make_folder(folder: Path) -> None:
-    """Make an output folder, and try whether files can be written there, before anything is computed.
-
-    Raises:
-        InputError: if not.
-    """
-    whole, probe = folder.absolute(), folder / f".{os.getpid()}.tmp"
-    try:
-        if any(path.exists() and not path.is_dir() for path in (whole, *whole.parents)):
-            raise InputError(f"output={folder}: there is a file of this name; name a folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(
-            f"output={folder}: cannot be written ({reason(error)}); name another folder"
-        ) from error
-
-
 def _json(path: Path) -> dict:
     """Read an object; a file that is not there is an empty one."""
     if not path.is_file():
@@ -213,8 +252,10 @@ def _json(path: Path) -> dict:
     return content
 
 
-def _table(path: Path, needs: tuple[str, ...] = ()) -> pd.DataFrame | None:
+def read_table(path: Path, needs: tuple[str, ...] = ()) -> "pd.DataFrame | None":
     """Read a table as text (label `None`, ID `007` stay what they are); None where there is no file."""
+    import pandas as pd
+
     if not path.is_file():
         return None
     try:
@@ -231,6 +272,8 @@ def _table(path: Path, needs: tuple[str, ...] = ()) -> pd.DataFrame | None:
 
 def _config(path: Path) -> object:
     """Read the configuration as it was composed."""
+    import yaml
+
     if not path.is_file():
         return OmegaConf.create({})
     try:
