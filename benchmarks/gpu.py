@@ -1,8 +1,6 @@
 """On a CUDA GPU: photos to a CSV, beside a plain script with workers and beside decoding alone."""
 
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +29,7 @@ def check() -> None:
 def given() -> predict.Given:
     """Return an archive, and an untrained ResNet18 with twenty labels on the GPU, warm."""
     torch.manual_seed(0)
+    set_full_precision()
     weights = str(train.resnet18())
     settings = {"task": "multilabel", "labels": LABELS, "preprocess": {"image_size": plain.SIZE}}
     model = MultiLabelClassifier(**settings, backbone="resnet18", weights=weights).eval()
@@ -42,8 +41,7 @@ def given() -> predict.Given:
 
 def exact(given: predict.Given) -> np.ndarray:
     """Predict as a plain script does, with Corbel's decoder and in full precision."""
-    with full_precision():
-        return predict.naive(given, plain.our_decoder)
+    return predict.naive(given, plain.our_decoder)
 
 
 def decoded(given: predict.Given) -> dict:
@@ -56,16 +54,6 @@ def decoded(given: predict.Given) -> dict:
 def _decode(path: Path) -> int:
     """Decode a photo; return its number of values."""
     return plain.our_decoder(path).size
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Compute without TF32 in the block."""
-    set_full_precision()
-    try:
-        yield
-    finally:
-        set_full_precision(False)
 
 
 WORKS = [

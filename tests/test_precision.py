@@ -1,10 +1,8 @@
 """Training may compute in half precision; thresholds and figures are those of what predicts."""
 
-import lightning as L
 import torch
 
 from src.models import REGISTRY, backbones
-from src.models.base import set_full_precision
 from tests.made import tiny
 
 LABELS = {"component": ["Bolt", "Plate"], "defect": ["Crack", "Leaks", "Rust"]}
@@ -24,34 +22,3 @@ def test_validation_is_in_full_precision_within_mixed_training(monkeypatch):
             assert {logits.dtype for logits in model._step(batch, "train").values()} == {torch.bfloat16}
             for split in ("val", "test"):
                 assert torch.equal(torch.cat(list(model._step(batch, split).values()), 1), wanted)
-
-
-def test_training_steps_alone_compute_with_tf32(monkeypatch):
-    seen = {}
-    monkeypatch.setitem(backbones.BACKBONES, "tiny", backbones.Entry(tiny, None, "fc"))
-    model = REGISTRY["multilabel"](
-        task="multilabel", labels=LABELS, preprocess={"image_size": 16}, backbone="tiny"
-    )
-    step = model._step
-
-    def noted(batch, split):
-        seen.setdefault(split, torch.backends.cudnn.allow_tf32)
-        return step(batch, split)
-
-    monkeypatch.setattr(model, "_step", noted)
-    photos = [
-        {
-            "image": torch.zeros(3, 16, 16, dtype=torch.uint8),
-            "target": torch.ones(5),
-            "index": torch.tensor(i),
-        }
-        for i in range(4)
-    ]
-    loader = torch.utils.data.DataLoader(photos, batch_size=2)
-    trainer = L.Trainer(
-        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-    )  # fmt: skip
-    set_full_precision()
-    trainer.fit(model, loader, loader)
-    assert seen == {"train": True, "val": False} and not torch.backends.cudnn.allow_tf32

@@ -18,13 +18,13 @@ from src.seeds import mixed_seed
 SCHEMA = 2
 
 
-def set_full_precision(full: bool = True) -> None:
-    """Let this process compute in float32, or with torch's default, TF32 in convolutions on NVIDIA's GPUs.
+def set_full_precision() -> None:
+    """Compute in float32 in this process: no TF32 in convolutions on NVIDIA's GPUs.
 
-    A script calls it once at its start, so that scores are those of a CPU but for the last digits: TF32 has a
-    mantissa of ten bits. A fit takes torch's default in its training steps only.
+    A script calls it once at its start, so that scores agree with those of a CPU except for the last digits:
+    TF32 has a mantissa of ten bits.
     """
-    torch.backends.cudnn.allow_tf32 = not full
+    torch.backends.cudnn.allow_tf32 = False
     torch.set_float32_matmul_precision("highest")
 
 
@@ -230,14 +230,6 @@ class Classifier(L.LightningModule, ABC):
     def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Collect the scores of a batch."""
         self._step(batch, "test")
-
-    def on_train_epoch_start(self) -> None:
-        """Compute training steps with torch's default precision."""
-        set_full_precision(False)
-
-    def on_validation_start(self) -> None:
-        """Compute in full precision from here to the next epoch of training."""
-        set_full_precision()
 
     def on_train_start(self) -> None:
         """Set the learning rate to the schedule's: a checkpoint holds that of its own length."""

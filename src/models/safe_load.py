@@ -1,7 +1,6 @@
-"""Files of tensors, read without running any code in them."""
+"""Tensor files, read without running code in them."""
 
 import pickle
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +9,21 @@ import torch
 from src.errors import InputError
 
 
-def read_pickled(path: Path, said: str, wanted: str) -> Any:
+def read_pickled(path: Path, name: str, wanted: str) -> Any:
     """Return what `torch.save` wrote, on the CPU.
 
     Args:
         path: the file.
-        said: how the file was named, for the message.
-        wanted: what it should be, for the message.
+        name: of the file in messages.
+        wanted: the expected content, for messages.
 
     Raises:
         InputError: for a file that is none of torch's, a damaged one, or one that could run code.
     """
     try:
-        with warnings.catch_warnings(action="ignore"):  # on what else an odd pickle could be
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError as error:
-        raise InputError(f"{said}: {error.strerror}") from error
+        raise InputError(f"{name}: {error.strerror}") from error
     except Exception as error:  # on damaged bytes torch's readers raise nearly every type there is
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
             reason = f"not {wanted}: pickled objects in it could run code, which is refused"
@@ -33,4 +31,4 @@ def read_pickled(path: Path, said: str, wanted: str) -> Any:
             reason = f"not {wanted}: damaged, or a pickle that torch did not write and that could run code"
         else:
             reason = f"not {wanted}, or a damaged one"
-        raise InputError(f"{said}: {reason}") from error
+        raise InputError(f"{name}: {reason}") from error
