@@ -8,7 +8,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from omegaconf import DictConfig
 
-from src import config, overrides, targets
+from src import config, overrides
+from src.config_check import check_targets
 from src.errors import InputError
 from src.files import user_path
 
@@ -20,7 +21,7 @@ def main(cfg: DictConfig) -> None:
     from src.models import base, defaults
 
     base.set_full_precision()
-    targets.check_targets(defaults.fill_defaults(cfg))
+    check_targets(defaults.fill_defaults(cfg))
     config.check_seed(cfg.seed)
     if cfg.top < 0:
         raise InputError(f"top={cfg.top}: needs a number from 0 on")

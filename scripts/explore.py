@@ -7,7 +7,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from omegaconf import DictConfig
 
-from src import config, targets
+from src import config
+from src.config_check import check_targets
 
 
 @config.command("explore")
@@ -21,7 +22,7 @@ def main(cfg: DictConfig) -> None:
     from src.models.defaults import fill_defaults
     from src.overrides import shown
 
-    targets.check_targets(fill_defaults(cfg).data, "data")
+    check_targets(fill_defaults(cfg).data, "data")
     config.demo_root(cfg)
     datamodule = config.build(cfg.data)
     folder = user_path(cfg.output or cfg.output_dir)

@@ -8,7 +8,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from omegaconf import DictConfig
 
-from src import config, overrides, targets
+from src import config, overrides
+from src.config_check import check_targets
 
 
 @config.command("train")
@@ -28,7 +29,7 @@ def main(cfg: DictConfig) -> float:
     set_full_precision()
     resuming = bool(cfg.resume)
     cfg = overrides.resumed(cfg) if resuming else cfg
-    targets.check_targets(fill_defaults(cfg))
+    check_targets(fill_defaults(cfg))
     check_plan(cfg)
     run = Path(cfg.output_dir)
     with alone_in(run, resuming):

@@ -16,12 +16,12 @@ from hydra import compose, initialize_config_dir
 
 from src import process
 from src.config import CONF
+from src.config_check import check_targets
 from src.datamodules.dataset import EpochSampler
 from src.errors import InputError
 from src.models import DualHeadClassifier, MultiLabelClassifier, backbones
 from src.models.base import loss_shares
 from src.models.defaults import fill_defaults
-from src.targets import check_targets
 from src.training.distributed import check_devices, ending_together
 from tests.made import FAST, REPOSITORY, make_folders, make_table, only_run, run_script, tiny
 

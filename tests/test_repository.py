@@ -13,8 +13,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from src.config import CONF, REPOSITORY
+from src.config_check import check_targets
 from src.models.defaults import fill_defaults
-from src.targets import check_targets
 
 TEXT = {".py", ".md", ".yaml", ".yml", ".toml", ".txt", ".ipynb", ".cfg", ".html", ".sh", ".js", ".css", ""}
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
@@ -258,7 +258,7 @@ FLOORS = {
             "progress_bar",
             "schemas",
             "config",
-            "targets",
+            "config_check",
             "overrides",
             "leaderboard",
             "files",

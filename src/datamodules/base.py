@@ -10,6 +10,7 @@ from pathlib import Path
 import lightning as L
 from torch.utils.data import DataLoader
 
+from src.config_check import check_arguments
 from src.datamodules import records as rec
 from src.datamodules import splits as sp
 from src.datamodules import statistics
@@ -26,7 +27,6 @@ from src.parallel import MOST, allowed_cores, cores, quota
 from src.preprocess import Preprocess
 from src.process import launched
 from src.row_store import Rows, RowStore, checked_folder
-from src.targets import check_arguments
 
 log = logging.getLogger(__name__)
 CACHES = (None, "images", "features")

@@ -28,6 +28,14 @@ from src.training.provenance import git_commit, versions
 
 log = logging.getLogger(__name__)
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")  # with weights in float32, as what predicts
+WHOLE = "validation runs once after each epoch; leave it alone"
+FIXED = {
+    "limit_test_batches": (1.0, "a run is tested on all photos of its test split; leave it alone"),
+    "overfit_batches": (0.0, "it would not shuffle; use +trainer.limit_train_batches"),
+    "max_steps": (-1, "a run is counted in whole epochs; use trainer.max_epochs"),
+    "check_val_every_n_epoch": (1, WHOLE),
+    "val_check_interval": (1.0, WHOLE),
+}
 PATIENCE = 15.0  # seconds that the loader workers of a killed process need to end
 
 
@@ -119,17 +127,10 @@ def check_trainer(trainer: L.Trainer, model: PhotoClassifier) -> None:
     for name in ("limit_train_batches", "limit_val_batches", "accumulate_grad_batches"):
         if not getattr(trainer, name):
             raise InputError(f"trainer.{name}=0: needs at least one batch")
-    limit = trainer.limit_test_batches
-    if (limit != 1 or isinstance(limit, int)) and not trainer.fast_dev_run:  # 1.0 are all, 1 is one
-        raise InputError(
-            "trainer.limit_test_batches: a run is tested on all photos of its test split; leave it alone"
-        )
-    if trainer.overfit_batches:
-        raise InputError("trainer.overfit_batches would not shuffle; use +trainer.limit_train_batches")
-    if trainer.max_steps != -1 and not trainer.fast_dev_run:
-        raise InputError("trainer.max_steps: a run is counted in whole epochs; use trainer.max_epochs")
-    if trainer.check_val_every_n_epoch != 1 or trainer.val_check_interval not in (1, 1.0):
-        raise InputError("trainer: validation runs once after each epoch; leave its interval alone")
+    for name, (value, reason) in {} if trainer.fast_dev_run else FIXED.items():
+        given = getattr(trainer, name)
+        if given != value or type(given) is not type(value):  # 1.0 are all batches, 1 is one
+            raise InputError(f"trainer.{name}={given}: {reason}")
 
 
 def check_places(trainer: L.Trainer, run: Path) -> None:

@@ -1,4 +1,4 @@
-"""Whether what a configuration gives a class or a function is what that takes: names and plain types."""
+"""Check of a configuration against the signatures of its targets: names and plain types of arguments."""
 
 import inspect
 import types
