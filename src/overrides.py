@@ -20,6 +20,7 @@ PATHS = {"data.root", "data.csv", "data.images", "data.split_file", "data.cache_
          "hydra.run.dir"}  # fmt: skip
 RESUMABLE = ("trainer.max_epochs", "data.root", "data.csv", "data.images")
 QUOTES = "'\""
+HYDRA_FLAGS = "help|hydra|version|cfg|resolve|package|run|multirun|shell|config|experimental|info"
 
 
 def override(key: str, value: object) -> str:
@@ -83,7 +84,7 @@ def readable(argv: list[str]) -> list[str]:
     With `resume=`, keys that may change are added where this call's own data and model do not have them.
     """
     for arg in argv[1:]:
-        if re.match(r"--(?!config|cfg|info|package)[\w.]+=", arg):
+        if re.match(rf"--(?!{HYDRA_FLAGS})", arg):
             leave(2, f"'{arg}' is no option: values are given as KEY=VALUE, without dashes; see --help")
     flags = [arg for arg in argv[1:] if arg in ("-m", "--multirun")]
     rest = [_readable(arg) for arg in argv[1:] if arg not in flags]
