@@ -226,7 +226,7 @@ def test_multilabel_ranks_by_wrong_labels_then_confidence(multilabel):
     assert [m.wrong for m in mistakes] == [3, 2, 2, 1]
     text = read(write_report(*multilabel)).text.replace("\u00a0", " ")
     assert "component: true Bolt (missed) , Beam: upper (missed) defect: said Rust 0.70 ✗" in text
-    assert mistakes[2].said["component"] == {"Bolt": 0.9, "Beam: upper": 0.61}  # a colon within a label
+    assert mistakes[2].predicted["component"] == {"Bolt": 0.9, "Beam: upper": 0.61}  # a colon within a label
 
 
 def test_a_missed_label_counts_with_its_probability(multilabel):

@@ -1,14 +1,20 @@
-"""HTML pages from Jinja2 templates: self-contained, all text escaped, photos embedded as thumbnails."""
+"""Output of an analysis: its folder, and HTML pages from Jinja2 templates.
+
+Pages are self-contained; all text is escaped, photos are embedded as thumbnails.
+"""
 
 import base64
 import io
 import math
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path, PurePath, PurePosixPath
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from src.errors import InputError, listed
+from src.files import make_folder
 from src.images import UnreadableImage, open_image
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -20,6 +26,30 @@ TASKS = {
     "multiclass": "one label per photo",
 }
 Thumbnail = tuple[bytes | None, str]  # a JPEG, or None and the reason
+
+
+def make_output(folder: Path, photos: Iterable[Path], names: Iterable[str]) -> None:
+    """Make an output folder.
+
+    Args:
+        folder: it need not exist.
+        photos: folders that photos are read from: pictures written there would be photos the next time.
+        names: of the files to write.
+
+    Raises:
+        InputError: for a folder that cannot be written, lies among photos, or holds such a file.
+    """
+    for root in photos:
+        if folder.resolve().is_relative_to(root.resolve()):
+            raise InputError(f"output={folder}: lies in the photos' folder {root}; name a folder outside")
+    make_folder(folder)
+    if there := [name for name in names if (folder / name).exists()]:
+        raise InputError(f"output={folder}: it holds {listed(there, 3)} already; name another folder")
+
+
+def label_names(labels: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the labels of all kinds in one list."""
+    return [name for names in labels.values() for name in names]
 
 
 def render(template: str, **content: object) -> bytes:

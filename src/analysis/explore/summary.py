@@ -1,13 +1,13 @@
 """The figures of an exploration as plain data: the content of `explore.json` and of the page."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations, product
 
 import numpy as np
 
 from src.analysis.explore.exploration import Exploration
-from src.analysis.explore.problems import Problem, near_pairs_of
+from src.analysis.explore.problems import LISTS, Row, near_pairs_of, rule_of
 from src.analysis.pages import folder_name
 
 MADE_BY = "scripts/explore.py"
@@ -18,7 +18,7 @@ SIZES = 12  # of the commonest sizes, formats, cameras
 GROUP_SIZES = ((1, 1), (2, 2), (3, 5), (6, 10), (11, 20), (21, 50), (51, 200), (201, None))
 
 
-def summarise(data: Exploration, problems: Sequence[Problem]) -> dict:
+def summarise(data: Exploration, problems: Mapping[str, Sequence[Row]]) -> dict:
     """Return all figures, ready for JSON; the page needs nothing else but pictures."""
     labels, groups, photos = _labels(data), _groups(data), data.readable
     return {
@@ -29,7 +29,7 @@ def summarise(data: Exploration, problems: Sequence[Problem]) -> dict:
             "labelled photos": len(data.records),
             "labels": sum(map(len, labels.values())),
             "groups": groups["joined"],
-            "kinds of problems": sum(bool(problem.rows) for problem in problems),
+            "kinds of problems": sum(map(bool, problems.values())),
         },
         "photos": {
             "labelled": len(data.records),
@@ -39,14 +39,14 @@ def summarise(data: Exploration, problems: Sequence[Problem]) -> dict:
         "notices": _notices(data, labels, groups),
         "problems": [
             {
-                "name": problem.name,
-                "title": problem.title,
-                "rule": problem.rule,
-                "count": len(problem.rows),
-                "columns": list(problem.columns),
-                "shown": [dict(row) for row in problem.rows[:SHOWN]],
+                "name": name,
+                "title": LISTS[name][0],
+                "rule": rule_of(name, data.near_duplicates),
+                "count": len(rows),
+                "columns": list(LISTS[name][1]),
+                "shown": rows[:SHOWN],
             }
-            for problem in problems
+            for name, rows in problems.items()
         ],
         "labels": labels,
         "labels_per_photo": {
@@ -148,14 +148,16 @@ def _most(values: Iterable[str]) -> dict[str, int]:
 
 def _brightness(data: Exploration) -> dict[str, list[dict]]:
     """Return the spread of the mean gray level per label, in the order of the labels."""
-    names = ("least", "quartile", "median", "quartile_3", "most")
-    found: dict[str, list[dict]] = {}
-    for kind, labels in data.brightness.items():
-        found[kind] = []
-        for label, values in labels.items():
-            spread = np.percentile(values, (0, 25, 50, 75, 100)).round(1).tolist()
-            found[kind].append({"label": label, **dict(zip(names, spread, strict=True))})
-    return found
+    names = ("label", "least", "quartile", "median", "quartile_3", "most")
+
+    def spread(label: str, values: Sequence[float]) -> dict:
+        quartiles = np.percentile(values, (0, 25, 50, 75, 100)).round(1).tolist()
+        return dict(zip(names, (label, *quartiles), strict=True))
+
+    return {
+        kind: [spread(label, values) for label, values in labels.items()]
+        for kind, labels in data.brightness.items()
+    }
 
 
 def _exif(data: Exploration) -> dict:

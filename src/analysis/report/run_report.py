@@ -25,18 +25,7 @@ SCORES = {
     "f1_weighted": "weighted F1",
     "map": "mean average precision",
 }
-FIGURES = {
-    "loss_curve.png": (
-        "Loss, F1 and accuracy per epoch",
-        "The best epoch is the one whose weights were kept.",
-    ),
-    "confusion_matrix.png": (
-        "What was taken for what",
-        "Counts of test photos; the shade is the share within a row.",
-    ),
-    "class_distribution.png": ("Labels per split", "How many photos carry each label."),
-}
-OUTCOMES = ("What became of each label", "Counts of test photos: hit, missed, falsely said.")
+FIGURES = ("loss_curve.png", "confusion_matrix.png", "class_distribution.png")
 
 
 def write_report(run: Path, images_root: Path | None = None) -> Path:
@@ -47,9 +36,6 @@ def write_report(run: Path, images_root: Path | None = None) -> Path:
         images_root: data root for the thumbnails; by default the one of the run's configuration, if that
             folder exists. Without photos the worst errors are described in words.
 
-    Returns:
-        the path of the page. The same folder gives the same bytes.
-
     Raises:
         InputError: if `metrics.json` or `predictions.csv` is missing, or a file of the folder cannot be read.
     """
@@ -59,6 +45,8 @@ def write_report(run: Path, images_root: Path | None = None) -> Path:
     config = folder.path / ".hydra" / "config.yaml"
     name, date = _data_name(folder), run_date(folder)
     closest = folder.certificate.get("closest") or {}
+    mistakes, count = compared(folder)
+    figures = {name: folder.path / name for name in FIGURES if (folder.path / name).is_file()}
     labels = ", ".join(f"{len(names)} of kind {kind}" for kind, names in folder.classes.items())
     about = TASKS.get(folder.task, folder.task)
     page = render(
@@ -80,8 +68,10 @@ def write_report(run: Path, images_root: Path | None = None) -> Path:
         closest=[(photo, thumbnail(root, photo["path"])) for photo in closest.get("photos", ())],
         **_scores(folder),
         **_labels(folder),
-        figures=_figures(folder),
-        **_worst(folder, root),
+        figures={name: file.read_bytes() for name, file in figures.items()},
+        compared=count,
+        wrong=len(mistakes),
+        mistakes=[(mistake, thumbnail(root, mistake.path)) for mistake in mistakes[:WORST]],
         unreadable=_unreadable(folder),
         command=_command(folder),
         config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
@@ -213,17 +203,17 @@ def kind_scores(scores: Mapping) -> dict[str, Mapping]:
 
 def _scores(run: RunFolder) -> dict:
     """Return the scores of the splits, `{kind: {score: one value per split}}`; kind "" is overall."""
-    splits = {split: run.metrics[split] for split in ("val", "test") if run.metrics.get(split)}
+    splits = {SPLIT_NAMES[split]: run.metrics[split] for split in ("val", "test") if run.metrics.get(split)}
     kinds = dict.fromkeys(kind for scores in splits.values() for kind in kind_scores(scores))
-    parts = {"": list(splits.values())}
-    parts |= {kind: [kind_scores(scores).get(kind, {}) for scores in splits.values()] for kind in kinds}
-    table = {kind: _score_rows(part) for kind, part in parts.items()}
-    return {"score_splits": [SPLIT_NAMES[split] for split in splits], "score_table": table if splits else {}}
+    table = {"": _score_rows(list(splits.values()))} if splits else {}
+    for kind in kinds:
+        table[kind] = _score_rows([kind_scores(scores).get(kind, {}) for scores in splits.values()])
+    return {"score_splits": list(splits), "score_table": table}
 
 
 def _score_rows(splits: list[Mapping]) -> dict[str, list[object]]:
     """Return each score that a split has, in the usual order."""
-    present = [name for scores in splits for name, value in scores.items() if is_number(value)]
+    present = dict.fromkeys(name for scores in splits for name, value in scores.items() if is_number(value))
     ordered = [name for name in SCORES if name in present] + [name for name in present if name not in SCORES]
     return {SCORES.get(name, name): [scores.get(name) for scores in splits] for name in ordered}
 
@@ -237,22 +227,16 @@ def _labels(run: RunFolder) -> dict:
         few = f" Labels with fewer than {least} validation photos keep the threshold 0.5."
     validation = _per_class(run, "val") if split == "test" else {}
     empty = dict.fromkeys(("support", "precision", "recall", "f1", "ap"))
-    return {
-        "labels": {
-            kind: {
-                label: {**empty, "threshold": run.thresholds.get(label), **scores}
-                for label, scores in labels.items()
-            }
-            for kind, labels in _per_class(run, split).items()
-        },
-        "labels_split": SPLIT_NAMES[split],
-        "few_positives": few,
-        "before": {
-            label: scores.get("f1") if scores.get("support") != 0 else None
-            for labels in validation.values()
-            for label, scores in labels.items()
-        },
+    table = {
+        kind: {label: {**empty, "threshold": run.thresholds.get(label), **s} for label, s in labels.items()}
+        for kind, labels in _per_class(run, split).items()
     }
+    before = {
+        label: scores.get("f1") if scores.get("support") != 0 else None
+        for labels in validation.values()
+        for label, scores in labels.items()
+    }
+    return {"labels": table, "labels_split": SPLIT_NAMES[split], "few_positives": few, "before": before}
 
 
 def _per_class(run: RunFolder, split: str) -> dict[str, dict[str, Mapping]]:
@@ -263,20 +247,6 @@ def _per_class(run: RunFolder, split: str) -> dict[str, dict[str, Mapping]]:
     for kind, labels in run.classes.items():
         kinds.setdefault(kind, {}).update({label: rest.pop(label) for label in labels if label in rest})
     return {kind: labels for kind, labels in {**kinds, "labels": rest}.items() if labels}
-
-
-def _figures(run: RunFolder) -> list[tuple[str, str, bytes]]:
-    """Return the run's figures: title, caption, PNG."""
-    texts = FIGURES | ({"confusion_matrix.png": OUTCOMES} if run.task == "multilabel" else {})
-    there = [name for name in texts if (run.path / name).is_file()]
-    return [(*texts[name], (run.path / name).read_bytes()) for name in there]
-
-
-def _worst(run: RunFolder, root: Path | None) -> dict:
-    """Return the photos with the worst errors, and the numbers of wrong and of compared photos."""
-    mistakes, count = compared(run)
-    shown = [(mistake, thumbnail(root, mistake.path)) for mistake in mistakes[:WORST]]
-    return {"compared": count, "wrong": len(mistakes), "mistakes": shown}
 
 
 def _unreadable(run: RunFolder) -> list[dict]:
