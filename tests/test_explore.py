@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 from src.analysis.explore.exploration import Exploration
 from src.analysis.explore.folder import FILES, PAGE, PNGS, check_folder, write_exploration
 from src.analysis.explore.problems import find_problems
-from src.analysis.explore.summary import SHOWN, summarise
+from src.analysis.explore.summary import summarise
 from src.datamodules.folders import read_folders
 from src.datamodules.groups import assign_groups
 from src.datamodules.inspection import ImageStats, gray_levels, inspect_photos, sharpness
@@ -162,8 +162,7 @@ def test_json_holds_what_the_lists_hold(planted, written):
         k: len(v) for k, v in expected.items()
     }
     for name, count in counts.items():
-        with open(written / f"{name}.csv", newline="", encoding="utf-8") as file:
-            assert len(list(csv.DictReader(file))) == count, name
+        assert len(list(csv.DictReader((written / f"{name}.csv").read_text().splitlines()))) == count, name
     assert summary["totals"]["labelled photos"] == 48 + 11 and summary["photos"]["readable"] == 57
     labels = {row["label"]: row for rows in summary["labels"].values() for row in rows}
     assert labels["Crack"]["photos"] == 35 and labels["Rail"]["verdict"] == "rare"
@@ -195,13 +194,6 @@ def test_the_page_shows_the_figures_of_the_json(written):
     for row in (row for labels in summary["labels"].values() for row in labels):
         counts = [str(row["photos"]), f"{row['share']:.1%}", str(row["groups"])]
         assert [row["label"] + row["verdict"], *counts] in rows
-    for pair in summary["pairs"]:
-        for name, counts in zip(pair["rows"], pair["photos"], strict=True):
-            assert [name, *(str(count or "·") for count in counts)] in rows
-    for row in (row for labels in summary["brightness"].values() for row in labels):
-        assert list(map(str, row.values())) in rows
-    for part in ("sizes", "aspect_ratios", "formats"):
-        assert all([name, str(count)] in rows for name, count in summary[part].items())
     assert all(f"<b>{value}</b><span>{name}" in page for name, value in summary["totals"].items())
     assert all(notice in page for notice in summary["notices"]) and summary["notices"]
     links = set(re.findall(r'href="([^"]+)"', page))
@@ -254,14 +246,15 @@ def test_a_table_tells_missing_ambiguous_unlabelled_and_several_labels(tmp_path)
 
 
 def test_photos_that_vanish_are_listed_and_do_not_stop_the_page(tmp_path):
-    source = folders(make_clean(tmp_path / "photos", each=2))
+    root = make_clean(tmp_path / "photos", each=2)
+    shutil.copy(root / "Bolt_Crack" / "A000_1.jpg", root / "Rail_Crack" / "copy.jpg")
+    source = folders(root)
     whole = look(source)
-    (tmp_path / "photos" / "Bolt_Crack" / "A000_0.jpg").unlink()
-    assert listed_photos(look(source)) == {"missing": [("Bolt_Crack/A000_0",)]}
-    shutil.rmtree(tmp_path / "photos")
+    (root / "Bolt_Crack" / "A000_0.jpg").unlink()
+    assert listed_photos(look(source))["missing"] == [("Bolt_Crack/A000_0",)]
+    shutil.rmtree(root)
     summary = write_exploration(look(source), tmp_path / "out")
     assert "No photo can be read." in summary["notices"] and summary["photos"]["readable"] == 0
-    assert len((tmp_path / "out" / "missing_images.txt").read_text().splitlines()) == 8
     write_exploration(whole, tmp_path / "out")  # read before, gone when the page is written
     assert "cannot be read now: no such file" in (tmp_path / "out" / PAGE).read_text(encoding="utf-8")
 
@@ -302,17 +295,6 @@ def test_two_photos_with_one_id_are_listed():
     looks = [ImageStats(digest=digest, width=8, height=6) for digest in "de"]
     data = Exploration(source, made, looks, "multiclass", None, None)
     assert listed_photos(data)["repeated_ids"] == [("p000.jpg", "other.jpg", "p000")]
-
-
-def test_long_lists_are_cut_on_the_page_only(tmp_path):
-    root = make_clean(tmp_path / "photos", each=1)
-    for i in range(SHOWN + 3):
-        (root / "Bolt_Crack" / f"broken_{i:03d}.jpg").write_text("no photo <b>&amp;")
-    summary = write_exploration(look(folders(root)), tmp_path / "out")
-    corrupt = summary["problems"][0]
-    assert corrupt["count"] == SHOWN + 3 and len(corrupt["shown"]) == SHOWN
-    assert "and 3 more in " in (tmp_path / "out" / PAGE).read_text(encoding="utf-8")
-    assert len((tmp_path / "out" / "corrupt.csv").read_text().splitlines()) == 1 + SHOWN + 3
 
 
 def test_places_stay_in_the_photo(tmp_path):

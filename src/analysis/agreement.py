@@ -27,7 +27,7 @@ def agreement(
     Args:
         records: the photos.
         annotations: `{path: labels by kind of each row}`.
-        labels: all labels, in whose order the result comes.
+        labels: all labels.
         healthy: names that mean "nothing wrong" and are no labels: a row with one says something of the kind.
         one_per_kind: whether a photo has one label of each kind.
 

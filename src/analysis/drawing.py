@@ -61,10 +61,7 @@ def titled_panel(title: str, width: float, height: float, grid: str | None = Non
 def kind_panels(kinds: Mapping[str, Iterable[str]], width: float, height: float) -> tuple[Figure, list[Axes]]:
     """Return a figure with a panel per kind, one below the other, and in each a row per label.
 
-    Args:
-        kinds: `{kind: labels}`.
-        width: inches beside the names.
-        height: inches of a row.
+    Width is inches beside the names, height inches of a row.
     """
     kinds = {kind: list(names) for kind, names in kinds.items()}
     longest = text_width(name for names in kinds.values() for name in names)
@@ -108,13 +105,7 @@ def text_width(names: Iterable[str]) -> float:
 
 
 def draw_cells(axes: Axes, counts: np.ndarray, colours: np.ndarray) -> None:
-    """Draw a grid of coloured cells with counts: white on dark, dark on light, a dot for zero.
-
-    Args:
-        axes: where to draw.
-        counts: int `[rows, columns]`.
-        colours: float `[rows, columns, 4]`.
-    """
+    """Draw counts `[rows, columns]` in cells of RGBA colours, as a dot where they are zero."""
     axes.imshow(colours, aspect="auto", interpolation="nearest")
     bright = colours[..., :3] @ np.array([0.299, 0.587, 0.114])
     digits = len(str(counts.max())) if counts.size else 1

@@ -28,12 +28,10 @@ def confusion_matrix_figure(
 ) -> Figure:
     """Draw one confusion matrix per kind: counts in the cells, colours normalised by row.
 
-    Args:
-        matrices: `{kind: counts}`, each of shape `[labels, labels]`; rows are truth, columns predictions.
-        labels: `{kind: names}` in the order of the matrix.
+    Each matrix is `[labels, labels]` in the order of `labels`; rows are truth, columns predictions.
     """
     widths, heights = zip(*(_matrix_size(labels[kind]) for kind in matrices), strict=True)
-    if sum(widths) <= 13:
+    if sum(widths) <= 13:  # inches: the panels fit side by side
         figure = draw.new_figure(sum(widths), max(heights))
         grid = figure.add_gridspec(1, len(widths), width_ratios=widths)
     else:
@@ -73,9 +71,7 @@ def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 def label_outcomes_figure(counts: Mapping[str, tuple[int, int, int, int]]) -> Figure:
     """Draw the outcomes of each label, the counterpart of a confusion matrix where a photo has many labels.
 
-    Args:
-        counts: `{label: (hit, missed, false alarm, correct rejection)}`, that is true positives, false
-            negatives, false positives and true negatives.
+    The counts are true positives, false negatives, false positives and true negatives.
     """
     names = list(counts)
     table = np.array([counts[name] for name in names], dtype=np.int64).reshape(-1, 4)
@@ -98,11 +94,9 @@ def label_outcomes_figure(counts: Mapping[str, tuple[int, int, int, int]]) -> Fi
 def loss_curve_figure(history: pd.DataFrame, best_epoch: int | None = None) -> Figure:
     """Draw the loss (left) and F1 and accuracy (right) of each epoch, train and val.
 
-    Args:
-        history: the columns of `history.csv`; one that is missing or empty is left out.
-        best_epoch: the epoch to mark; by default the one with the lowest `val_loss`.
-
-    The loss has a logarithmic axis where its highest value is more than ten times the median.
+    Columns of `history.csv` that are missing or empty are left out. The best epoch is marked, by default the
+    one with the lowest `val_loss`. The loss has a logarithmic axis where its highest value is more than ten
+    times the median.
     """
     figure = draw.new_figure(10, 3.8)
     left, right = figure.subplots(1, 2)
@@ -150,8 +144,7 @@ def _logarithmic(axes: Axes) -> None:
 def class_distribution_figure(counts: pd.DataFrame) -> Figure:
     """Draw the number of photos of each label in each split, the commonest label of each kind first.
 
-    Args:
-        counts: indexed by label; a column per split (`train`, `val`, `test`, those that exist) and `kind`.
+    `counts` is indexed by label, with `kind` and a column per split that exists.
     """
     splits = [column for column in counts.columns if column != "kind"]
     total = counts[splits].sum(axis=1)
@@ -179,8 +172,7 @@ def class_distribution_figure(counts: pd.DataFrame) -> Figure:
 def label_f1_figure(per_class: Mapping[str, Mapping[str, float | None]]) -> Figure:
     """Draw F1 per label, best first, with the number of photos behind it; pale where these are fewer than 5.
 
-    Args:
-        per_class: `{label: {"f1": ..., "support": ...}}`; without photos it reads "not evaluated".
+    `per_class` is `{label: {"f1": ..., "support": ...}}`; without photos a label reads "not evaluated".
     """
     rows = [(name, row["f1"] if row["support"] else None, row["support"]) for name, row in per_class.items()]
     rows.sort(key=lambda row: (row[1] is None, -(row[1] or 0)))
@@ -201,14 +193,7 @@ def label_f1_figure(per_class: Mapping[str, Mapping[str, float | None]]) -> Figu
 def sample_grid_figure(
     images: np.ndarray, truth: Sequence[str], predicted: Sequence[str], right: Sequence[bool]
 ) -> Figure:
-    """Draw photos with their predicted and true labels, framed green (right) or red (wrong).
-
-    Args:
-        images: uint8 of shape `[N, H, W, 3]`.
-        truth: the true labels.
-        predicted: the predicted labels.
-        right: whether the two agree.
-    """
+    """Draw photos, uint8 `[N, H, W, 3]`, with predicted and true labels, framed green (right) or red."""
     figure, panels = draw.photo_panels(len(images), min(4, max(len(images), 1)), 2.9, 3.5)
     words = {"fontsize": 9, "loc": "left", "parse_math": False}
     for axes, image, true, said, good in zip(panels, images, truth, predicted, right, strict=False):

@@ -29,12 +29,9 @@ Thumbnail = tuple[bytes | None, str]  # a JPEG, or None and the reason
 
 
 def make_output(folder: Path, photos: Iterable[Path], names: Iterable[str]) -> None:
-    """Make an output folder.
+    """Make an output folder for files of these names.
 
-    Args:
-        folder: it need not exist.
-        photos: folders that photos are read from: pictures written there would be photos the next time.
-        names: of the files to write.
+    `photos` are folders that photos are read from: pictures written there would be photos the next time.
 
     Raises:
         InputError: for a folder that cannot be written, lies among photos, or holds such a file.
@@ -85,12 +82,9 @@ def folder_name(path: PurePath, generic: tuple[str, ...]) -> str:
 
 
 def thumbnail(root: Path | None, path: str, size: int = THUMBNAIL) -> Thumbnail:
-    """Return a small JPEG of a photo, or None and the reason.
+    """Return a small JPEG of a photo, `size` pixels the longer side, or None and the reason.
 
-    Args:
-        root: the data root; None where it is not known.
-        path: of the photo, relative to the root; a path that leads out of the root is refused.
-        size: pixels of the longer side.
+    The path is relative to the data root; one that leads out of it is refused.
     """
     if root is None:
         return None, "the photos are not at hand"

@@ -30,8 +30,8 @@ After = Mapping[str, Labels | None]  # the new labels of changed photos, by path
 def apply_audit(datamodule: PhotoDataModule, linked: Linked, audit: Path, folder: Path) -> dict[str, Any]:
     """Write a new version of the labels into `folder`; the old one and the photos stay as they are.
 
-    The folder gets `image_data.csv`, `changes.csv`, `summary.json`, whose content is returned, and `split.csv`
-    for photos below train/, val/ and test/. `linked` is the result of `datamodule.collect()`.
+    The folder gets `image_data.csv`, `changes.csv`, `summary.json` (its content is returned) and, for photos
+    below train/, val/ and test/, `split.csv`. `linked` comes from `datamodule.collect()`.
 
     Raises:
         InputError: see `read_decisions` and `settle`; or where a table cannot hold the labels.
@@ -67,7 +67,6 @@ def apply_audit(datamodule: PhotoDataModule, linked: Linked, audit: Path, folder
         "confirmed": len(settled) - len(after),
         "rows_decided": len(decided),
         "rows_undecided": undecided,
-        "decisions": decided["decision"].str.split().str[0].str.lower().value_counts().sort_index().to_dict(),
         "labels": _tally(before, {**before, **after}),
     }
     write_whole(folder / CHANGES, _changes(decided, linked.records, before, {**before, **after}))
@@ -83,14 +82,11 @@ def apply_audit(datamodule: PhotoDataModule, linked: Linked, audit: Path, folder
 
 def summary_text(summary: Mapping[str, Any]) -> str:
     """Return the changes in a few lines for the console."""
-    lines = [
+    changes = [f"\n  {k}: {n['before']} -> {n['after']} photos" for k, n in summary["labels"].items()]
+    return (
         f"{summary['changed']} photos changed, {summary['left_out']} left out, "
         f"{summary['confirmed']} confirmed; {summary['rows_undecided']} rows without a decision"
-    ]
-    lines += [
-        f"  {k}: {count['before']} -> {count['after']} photos" for k, count in summary["labels"].items()
-    ]
-    return "\n".join(lines)
+    ) + "".join(changes)
 
 
 def train_command(datamodule: PhotoDataModule, folder: Path) -> str:
@@ -220,6 +216,6 @@ def _changes(
         for found in (before, after)
     )
     columns = {"ID": paths.map(ids), "path": paths, "before": old, "after": new}
-    columns |= {"row": decided.index.astype(str)}
+    columns["row"] = decided.index.astype(str)
     columns |= {name: decided.get(name, "") for name in ("list", "decision", "comment")}
     return _csv(pd.DataFrame(columns))

@@ -21,17 +21,17 @@ LEFT_OUT = ""  # among claims on labels: the photo is left out
 def read_decisions(
     path: Path, records: Sequence[Record], kind_of: Mapping[str, str], gone: Mapping[str, str]
 ) -> tuple[pd.DataFrame, int]:
-    """Read the rows with a decision.
+    """Read the rows with a decision of an `audit.csv`, also as a spreadsheet saved it: sorted, cut, widened.
 
     Args:
-        path: an `audit.csv`, also one that a spreadsheet saved: sorted, cut, with further columns.
+        path: the file.
         records: the photos, with their present labels.
         kind_of: `{label: kind}` of all labels that a photo may get.
         gone: `{path: reason}` of photos in the data set that are no record.
 
     Returns:
-        the file's rows with a decision, with `claims` (`{label: whether the photo carries it}`), indexed by
-        the row number in a spreadsheet; and the number of rows without one.
+        the rows, with `claims` (`{label: whether the photo carries it}`), indexed by the row number in a
+        spreadsheet; and the number of rows without a decision.
 
     Raises:
         InputError: for photos or labels that have changed since, an unknown decision or label, or a file

@@ -48,11 +48,7 @@ def find_label_errors(cfg: DictConfig, datamodule: PhotoDataModule) -> Audit:
 
 
 def judged_labels(records: Sequence[Record], multilabel: bool) -> LabelSpace:
-    """Return the label space of all photos.
-
-    Raises:
-        InputError: where there is nothing to confuse: one label only, or the same on every photo.
-    """
+    """Return the label space of all photos; refuse one label only, or the same labels on every photo."""
     labels = label_space(records)
     for kind, names in labels.kinds.items():
         if len(names) < 2 and not multilabel:

@@ -66,8 +66,8 @@ def find_suspects(
       kind does.
     - `near_duplicates`: photos that look alike and have different labels, once for each photo to change.
 
-    Labels that `unjudgeable` names are neither added nor removed by the first three. `multilabel` photos carry
-    any combination of labels, others one of each kind at most; `probabilities` are out of fold, float
+    Labels that `unjudgeable` names are neither added nor removed by the first three. `multilabel` photos
+    carry any combination of labels, others one of each kind at most. `probabilities` are out of fold, float
     `[records, labels]`.
     """
     evidence = Evidence(linked, labels, multilabel, probabilities)
@@ -85,11 +85,8 @@ def nearest_labelled(
 ) -> np.ndarray:
     """Return the most similar photos of other groups, int64 `[N, count]`, -1 where there are too few.
 
-    Args:
-        features: float `[N, F]`, compared by the cosine; equal ones by position.
-        groups: int `[N]`.
-        count: neighbours of each photo.
-        block: photos that are compared with all others at once.
+    The cosine of `features`, float `[N, F]`, orders them, then the position. `block` photos are compared with
+    all others at once.
     """
     features = np.asarray(features, np.float32)
     norms = np.linalg.norm(features, axis=1, keepdims=True)
@@ -222,20 +219,24 @@ def _explained(
 def _disagreeing(evidence: Evidence) -> Iterator[Suspect]:
     """Yield near duplicates with different labels, each photo of a pair that the suggestion changes.
 
-    What either photo's own pixels say decides; a label that cannot be judged, and stands on one photo only,
-    was forgotten on the other one.
+    The pixels of both photos decide; a label that cannot be judged, and stands on one photo only, was
+    forgotten on the other one. Heads get the best supported label of each kind that either photo has one of.
     """
     for a, b in _alike(evidence.linked):
-        if (evidence.given[a] == evidence.given[b]).all():
-            continue
-        speaks = np.where(evidence.judged, evidence.seen[[a, b]].mean(0) - evidence.share, 0.0)
-        wanted = _agreed(evidence, a, b, speaks)
+        either = evidence.given[a] | evidence.given[b]
+        support = np.where(evidence.judged, evidence.seen[[a, b]].mean(0) - evidence.share, 0.0)
+        if evidence.multilabel:
+            wanted = evidence.given[a] & evidence.given[b] | either & (support >= 0)
+        else:
+            wanted = np.zeros_like(either)
+            for part in evidence.labels.slices.values():
+                best = np.where(either[part], support[part], -np.inf).argmax()
+                wanted[part.start + best] = either[part].any()
         for position, other in ((a, b), (b, a)):
             add = np.flatnonzero(wanted & ~evidence.given[position]).tolist()
             remove = np.flatnonzero(~wanted & evidence.given[position]).tolist()
             if add or remove:
-                score = np.abs(speaks[add + remove]).max()
-                yield _suspect(evidence, position, add, remove, score, other)
+                yield _suspect(evidence, position, add, remove, np.abs(support[add + remove]).max(), other)
 
 
 def _alike(linked: Linked) -> list[tuple[int, int]]:
@@ -246,15 +247,3 @@ def _alike(linked: Linked) -> list[tuple[int, int]]:
         if record.digest and first.setdefault(record.digest, position) != position:
             pairs.add((first[record.digest], position))
     return sorted(pairs)
-
-
-def _agreed(evidence: Evidence, a: int, b: int, speaks: np.ndarray) -> np.ndarray:
-    """Return the labels that both photos of a pair should have, bool `[labels]`."""
-    either = evidence.given[a] | evidence.given[b]
-    if evidence.multilabel:
-        return either & (evidence.given[a] & evidence.given[b] | (speaks >= 0))
-    wanted = np.zeros_like(either)
-    for part in evidence.labels.slices.values():
-        if either[part].any():
-            wanted[part.start + np.where(either[part], speaks[part], -np.inf).argmax()] = True
-    return wanted

@@ -25,7 +25,6 @@ class Exploration:
         source: the reader's result.
         given: its records, with their groups.
         looks: measurements, one per given record.
-        task: `dual_head`, `multiclass` or `multilabel`.
         group: column or expression that names the groups, None where every photo is one.
         near_duplicates: the largest distance of near duplicates; None: not looked for.
     """
@@ -67,7 +66,7 @@ class Exploration:
         """The rows of `photos` that can be decoded; numbers as numbers, a missing sharpness as NaN."""
         found = self.photos[self.photos["reason"] == ""]
         numbers = dict.fromkeys(("brightness", "contrast", "sharpness", "white", "glare"), float)
-        return found.astype({**numbers, **dict.fromkeys(("width", "height", "bright_end"), int)})
+        return found.astype(numbers | dict.fromkeys(("width", "height", "bright_end"), int))
 
     @cached_property
     def carried(self) -> pd.DataFrame:

@@ -152,7 +152,6 @@ def _write_pictures(
 
 def _page(summary: dict, thumbnails: Thumbnails, folder: Path) -> bytes:
     """Return the page; every figure on it stands in the summary."""
-    counts = [row["photos"] for rows in summary["labels"].values() for row in rows]
     numbers = {n for per_photo in summary["labels_per_photo"].values() for n in per_photo}
     return render(
         "explore.html",
@@ -160,14 +159,12 @@ def _page(summary: dict, thumbnails: Thumbnails, folder: Path) -> bytes:
         eyebrow=["Corbel", "a look at the data"],
         name=summary["data"],
         about=f"{summary['task']}: {TASKS[summary['task']]}",
-        details="",
         scores=list(summary["totals"].items()),
         digits=0,
         notes=summary["notices"],
         summary=summary,
         thumbnails=thumbnails,
         pictures={name: (folder / name).read_bytes() for name in PNGS},
-        most=max(counts, default=1),
         label_numbers=sorted(numbers, key=int),
         rare=RARE,
         evaluable=EVALUABLE,

@@ -20,12 +20,7 @@ BOX = {
 
 
 def counts_figure(kinds: Mapping[str, Mapping[str, int]], few: int) -> Figure:
-    """Draw the number of photos of each label, the commonest first.
-
-    Args:
-        kinds: `{kind: {label: photos}}`.
-        few: labels of fewer photos are drawn in another colour.
-    """
+    """Draw the number of photos of each label; labels of `few` photos in another colour."""
     figure, panels = draw.kind_panels(kinds, 6, 0.27)
     most = max((count for counts in kinds.values() for count in counts.values()), default=1)
     for axes, counts in zip(panels, kinds.values(), strict=True):
@@ -39,11 +34,7 @@ def counts_figure(kinds: Mapping[str, Mapping[str, int]], few: int) -> Figure:
 
 
 def dimensions_figure(sizes: np.ndarray) -> Figure:
-    """Draw the photos' widths and heights; a larger dot means more photos of that size.
-
-    Args:
-        sizes: pixels, int `[photos, 2]`, width and height.
-    """
+    """Draw widths and heights, pixels `[photos, 2]`; a larger dot means more photos of that size."""
     if not len(sizes):
         return draw.empty_figure("no photo")
     figure, axes = draw.titled_panel("Width and height", 5.4, 4.0, "both")
@@ -58,11 +49,7 @@ def dimensions_figure(sizes: np.ndarray) -> Figure:
 
 
 def aspect_ratios_figure(sizes: np.ndarray) -> Figure:
-    """Draw the distribution of the ratio of width to height.
-
-    Args:
-        sizes: pixels, int `[photos, 2]`, width and height.
-    """
+    """Draw the distribution of width to height, pixels `[photos, 2]`."""
     if not len(sizes):
         return draw.empty_figure("no photo")
     figure, axes = draw.titled_panel("Aspect ratio", 5.4, 4.0, "y")
@@ -78,11 +65,7 @@ def aspect_ratios_figure(sizes: np.ndarray) -> Figure:
 
 
 def brightness_figure(brightness: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
-    """Draw a box of the mean gray levels per label: median, quartiles, whiskers of 1.5 box lengths, outliers.
-
-    Args:
-        brightness: `{kind: {label: mean gray level of each photo}}`, without empty labels.
-    """
+    """Draw a box of the photos' mean gray levels per label, with whiskers of 1.5 box lengths."""
     kinds = {kind: labels for kind, labels in brightness.items() if labels}
     if not kinds:
         return draw.empty_figure("no photo")
@@ -96,13 +79,7 @@ def brightness_figure(brightness: Mapping[str, Mapping[str, Sequence[float]]]) -
 
 
 def photo_grid_figure(photos: Sequence[tuple[np.ndarray, str]], columns: int, empty: str) -> Figure:
-    """Draw photos in a grid, each with a few words below.
-
-    Args:
-        photos: pixels, uint8 `[height, width, 3]`, and the words.
-        columns: of the grid.
-        empty: words for a figure without photos.
-    """
+    """Draw photos, uint8 `[height, width, 3]`, in a grid with words below; `empty` where there is none."""
     if not photos:
         return draw.empty_figure(empty)
     figure, panels = draw.photo_panels(len(photos), columns, 2.3, 2.4)

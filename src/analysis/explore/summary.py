@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations, product
 
 import numpy as np
+import pandas as pd
 
 from src.analysis.explore.exploration import Exploration
 from src.analysis.explore.problems import LISTS, Row, near_pairs_of, rule_of
@@ -15,7 +16,8 @@ RARE = 25  # photos; below, a threshold or a score of the label says little
 EVALUABLE = 3  # groups; below, a label cannot stand in train, val and test
 SHOWN = 60  # rows of a list that the page shows; its CSV has all
 SIZES = 12  # of the commonest sizes, formats, cameras
-GROUP_SIZES = ((1, 1), (2, 2), (3, 5), (6, 10), (11, 20), (21, 50), (51, 200), (201, None))
+GROUP_SIZES = {"1": 1, "2": 2, "3 to 5": 5, "6 to 10": 10, "11 to 20": 20, "21 to 50": 50, "51 to 200": 200,
+               "201 or more": np.inf}  # fmt: skip
 
 
 def summarise(data: Exploration, problems: Mapping[str, Sequence[Row]]) -> dict:
@@ -97,15 +99,12 @@ def _groups(data: Exploration) -> dict:
     sizes = np.bincount(joined)
     largest = int(sizes.argmax())
     names = list(data.photos["group"][joined == largest].unique())
-    within: dict[str, int] = {}
-    for low, high in GROUP_SIZES:
-        name = str(low) if low == high else f"{low} to {high}" if high else f"{low} or more"
-        within[name] = int(((sizes >= low) & (sizes <= (high or sizes.max()))).sum())
+    counts = pd.cut(sizes, [0, *GROUP_SIZES.values()], labels=list(GROUP_SIZES)).value_counts()
     return {
         "by": data.group,
         "named": data.photos["group"].nunique(),
         "joined": len(sizes),
-        "photos_per_group": {name: count for name, count in within.items() if count},
+        "photos_per_group": {name: int(count) for name, count in counts.items() if count},
         "largest": {
             "name": " + ".join(names[:3]) + (f" + {len(names) - 3} more" if len(names) > 3 else ""),
             "photos": int(sizes[largest]),

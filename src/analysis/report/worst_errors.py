@@ -61,18 +61,13 @@ def _judge(run: RunFolder, row: dict, known: dict) -> Mistake:
         values = [given.get(label, 1 - _number(row.get(f"p:{label}"), 1.0)) for label in wrong]
     else:
         true = {kind: labels for kind, labels in true.items() if labels}
-        predicted = {kind: _one_label(row, kind) for kind in run.kinds}
+        confidences = {kind: row.get(f"{kind}_confidence", row.get("confidence")) for kind in run.kinds}
+        predicted = {k: {row[k]: _number(text)} if row.get(k) else {} for k, text in confidences.items()}
         wrong = [kind for kind in true if not set(predicted[kind]) & set(true[kind])]
         values = [value for kind in wrong for value in predicted[kind].values()]
     path = row.get("path") or known.get("path", "")
     highest = max((value or 0.0 for value in values), default=0.0)
     return Mistake(row["ID"], path, predicted, true, len(wrong), highest)
-
-
-def _one_label(row: dict, kind: str) -> Confidences:
-    """Return the label of one head."""
-    confidence = row.get(f"{kind}_confidence", row.get("confidence"))
-    return {row[kind]: _number(confidence)} if row.get(kind) else {}
 
 
 def _several_labels(row: dict, kind: str) -> Confidences:
