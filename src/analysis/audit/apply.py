@@ -46,15 +46,14 @@ def apply_audit(datamodule: PhotoDataModule, linked: Linked, audit: Path, folder
     decided, undecided = read_decisions(audit, linked.records, kind_of, gone)
     settled = settle(decided, linked.records, kind_of, healthy, not datamodule.multilabel)
     before = {record.path: record.labels for record in source.records}
-    judged = {record.path: record.labels for record in linked.records}
+    judged = {record.path: _pairs(record.labels) for record in linked.records}
     after: dict[str, Labels | None] = {}
     for path, new in settled.items():
-        if new is not None and _pairs(new) != _pairs(judged[path]):
-            new = _with_healthy(before[path], new, healthy, usual)
-        elif new is not None:
-            new = before[path]
-        if new is None or _pairs(new) != _pairs(before[path]):
-            after[path] = new
+        if new is None:
+            after[path] = None
+        elif _pairs(new) != judged[path]:
+            written = _with_healthy(before[path], new, healthy, usual)
+            after |= {path: written} if _pairs(written) != _pairs(before[path]) else {}
     left_out = sum(labels is None for labels in after.values())
     if left_out == len(before):
         raise InputError("every photo is left out: nothing would be left to train on")

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path, PurePath
 
-import pandas as pd
-
 from src.analysis.pages import TASKS, folder_name, is_number, render, thumbnail
 from src.analysis.report.worst_errors import compared
 from src.errors import listed
@@ -175,11 +173,12 @@ def _plain(value: object) -> str:
 def _splits(run: RunFolder) -> dict:
     """Return the size of each split, and the number of groups that cross."""
     total = max(1, sum(map(len, run.splits.values())))
+    known = all("group" in photos for photos in run.splits.values())
     rows = [
-        (SPLIT_NAMES[split], len(photos), len(photos) / total, photos.get("group", pd.Series()).nunique())
+        (SPLIT_NAMES[split], len(photos), len(photos) / total, photos["group"].nunique() if known else None)
         for split, photos in run.splits.items()
     ]
-    return {"splits": rows, "crossing": len(crossing_groups(run))}
+    return {"splits": rows, "crossing": len(crossing_groups(run)) if known else None}
 
 
 def kind_scores(scores: Mapping) -> dict[str, Mapping]:

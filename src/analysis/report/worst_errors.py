@@ -32,10 +32,9 @@ class Mistake:
 def compared(run: RunFolder) -> tuple[list[Mistake], int]:
     """Compare the predictions with the test split.
 
-    Returns:
-        the photos with a wrong decision, worst first, and the number of compared photos. Heads are ordered
-        by the confidence of the wrong label, multilabel by the number of wrong labels and then by the
-        highest confidence of a wrong one. Ties are in the order of paths.
+    Returns photos with a wrong decision, worst first, and the number of compared photos. Heads are ordered by
+    the confidence of the wrong label, multilabel by the number of wrong labels and then by the highest
+    confidence of a wrong one. Ties are in the order of paths.
     """
     truth = run.splits.get("test")
     if truth is None or "ID" not in truth:
