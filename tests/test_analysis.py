@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from matplotlib import colors
 from PIL import Image
 
 from src.analysis import drawing, figures
@@ -384,19 +383,6 @@ def test_loss_curve_marks_the_best_epoch_and_leaves_out_columns_that_were_not_lo
     for lowest, scale in ((0.9, "log"), (0, "linear")):
         far = pd.DataFrame({"epoch": [1, 2, 3], "train_loss": [3, 1, lowest], "val_loss": [67, 1.2, 1.1]})
         assert figures.loss_curve_figure(far).axes[0].get_yscale() == scale
-
-
-def test_sample_grid_frames_right_and_wrong():
-    images = np.zeros((5, 8, 8, 3), np.uint8)
-    truth, said = ["A", "C;D", "C", "E", "F"], ["A", "B", "C", "", "x" * 80]
-    figure = figures.sample_grid_figure(images, truth, said, [True, False, True, False, False])
-    panels = [axes for axes in figure.axes if axes.images]
-    frames = [colors.to_hex(axes.spines["top"].get_edgecolor()) for axes in panels[:2]]
-    assert len(panels) == 5 and frames == [drawing.GREEN, drawing.RED]
-    assert panels[0].get_title(loc="left") == "✓ A" and panels[0].get_xlabel() == ""
-    assert panels[1].get_title(loc="left") == "✗ B" and panels[1].get_xlabel() == "true: C; D"
-    assert panels[3].get_title(loc="left") == "✗ nothing"
-    assert figures.sample_grid_figure(images[:0], [], [], []).axes  # nothing to show is no error
 
 
 def test_saved_pictures_are_the_same_bytes_without_metadata(tmp_path):

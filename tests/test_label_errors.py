@@ -198,7 +198,6 @@ def test_too_few_photos_of_other_groups_are_minus_one():
     features = np.array([[1, 0], [1, 0.1], [0, 0], [1, 0.2]], np.float32)
     found = nearest_labelled(features, np.array([0, 0, 0, 1]))
     assert found.tolist() == [[3, -1, -1], [3, -1, -1], [3, -1, -1], [1, 0, 2]]
-    assert nearest_labelled(features, np.zeros(4, int), 2).tolist() == [[-1, -1]] * 4
     assert nearest_labelled(np.empty((0, 2)), np.empty(0, int)).shape == (0, 3)
 
 
