@@ -17,6 +17,7 @@ from src.files import user_path
 @config.command("audit")
 def main(cfg: DictConfig) -> None:
     """Write the lists of suspects or, with `apply=`, a new table with the decisions on them."""
+    from src.analysis import pages
     from src.analysis.audit import apply, lists
     from src.models import base, defaults
 
@@ -28,7 +29,8 @@ def main(cfg: DictConfig) -> None:
     config.demo_root(cfg)
     datamodule = config.build(cfg.data)
     folder = user_path(cfg.output or cfg.output_dir)
-    lists.claim(folder, datamodule, apply.FILES if cfg.apply else lists.FILES)
+    photos = user_path(getattr(datamodule, "images", None) or datamodule.root)
+    pages.make_output(folder, [photos], apply.FILES if cfg.apply else lists.FILES)
     take_back(cfg, datamodule, folder) if cfg.apply else audit(cfg, datamodule, folder)
 
 

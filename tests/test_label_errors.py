@@ -45,23 +45,17 @@ def brief(suspects) -> list[tuple]:
     return [(s.position, s.add, s.remove) for s in suspects]
 
 
-def test_labels_that_the_model_sees_as_they_are_make_no_suspects():
-    for multilabel in (True, False):
-        found = find_suspects(linked_of(ordinary()), LABELS, multilabel, likely(ordinary()))
-        assert found == {name: [] for name in LISTS}
-
-
 def test_missing_labels_are_ranked_by_probability_down_to_the_floor():
     carried = ordinary()
     seen = likely(carried)
     carried[4], carried[7], carried[9] = ("Bolt",), ("Hole",), ("Hole",)
     seen[4, 3], seen[7, 2], seen[9, 2] = 0.7, 0.9, 0.3
     found = find_suspects(linked_of(carried), LABELS, True, seen)
+    assert [name for name, suspects in found.items() if suspects] == ["missing_label"]
     assert brief(found["missing_label"]) == [(7, ("Leaks",), ()), (4, ("Loose",), ())]
     first = found["missing_label"][0]
-    assert first.probability == pytest.approx(0.9) and first.list == "missing_label" and first.other is None
+    assert first.probability == pytest.approx(0.9) and first.other is None
     assert first.score == pytest.approx(np.log(9), abs=0.01)
-    assert found["wrong_label"] == []
 
 
 def test_a_wrong_label_is_replaced_where_another_one_is_seen_and_removed_where_none_is():
@@ -77,30 +71,15 @@ def test_a_wrong_label_is_replaced_where_another_one_is_seen_and_removed_where_n
     assert (3, ("Leaks",), ()) in brief(found["missing_label"])
 
 
-def test_heads_replace_a_wrong_label_and_never_only_remove_it():
+def test_heads_replace_a_wrong_label_and_miss_one_only_of_a_kind_without_any():
     carried = ordinary()
     seen = likely(carried)
-    carried[3] = ("Hole", "Loose")
+    carried[3], carried[11] = ("Hole", "Loose"), ("Hole",)
     seen[10, :2] = 0.45, 0.55  # nearly undecided: below the floor
+    seen[5, :2] = 0.03, 0.04  # improbable, but nothing else is more probable
     found = find_suspects(linked_of(carried), LABELS, False, seen)
     assert brief(found["wrong_label"]) == [(3, ("Leaks",), ("Loose",))]
-    assert found["missing_label"] == []
-    improbable = seen.copy()
-    improbable[5, 1] = 0.04  # but nothing else is more probable
-    improbable[5, 0] = 0.03
-    assert 5 not in [
-        s.position for s in find_suspects(linked_of(carried), LABELS, False, improbable)["wrong_label"]
-    ]
-
-
-def test_heads_miss_a_label_only_of_a_kind_without_one():
-    carried = ordinary()
-    seen = likely(carried)
-    seen[6, 2:] = 0.9, 0.1
-    carried[11] = ("Hole",)
-    found = find_suspects(linked_of(carried), LABELS, False, seen)
     assert brief(found["missing_label"]) == [(11, ("Leaks",), ())]
-    assert brief(found["wrong_label"]) == [(6, ("Leaks",), ("Loose",))]
 
 
 def test_what_the_group_carries_counts_as_much_as_it_agrees():
@@ -162,13 +141,9 @@ def test_near_duplicates_that_disagree_are_listed_once_for_each_photo_to_change(
     assert {s.position: s.other for s in found} == {20: 0, 21: 1}
     found = find_suspects(linked, LABELS, False, seen)["near_duplicates"]
     assert sorted(brief(found)) == [(20, ("Loose",), ()), (21, ("Leaks",), ("Loose",))]
-
-
-def test_byte_identical_photos_are_near_duplicates_without_a_perceptual_hash():
-    carried = ordinary()
+    carried = ordinary()  # byte-identical photos are near duplicates, without a perceptual hash too
     carried[4] = ("Bolt", "Leaks")
-    digests = [f"{i:x}" for i in range(40)]
-    digests[4] = digests[0]
+    digests = ["same" if i in (0, 4) else f"{i:x}" for i in range(40)]
     found = find_suspects(linked_of(carried, digests=digests), LABELS, False, likely(ordinary()))
     assert brief(found["near_duplicates"]) == [(4, ("Loose",), ("Leaks",))]
 
@@ -193,7 +168,6 @@ def test_labels_of_too_few_photos_or_groups_are_named_and_left_alone():
     found = find_suspects(linked, space, True, seen)
     touched = {name for s in found["wrong_label"] + found["missing_label"] for name in s.add + s.remove}
     assert touched == {"Loose"}  # which the five photos lack
-    assert "Rare" not in unjudgeable(linked, space, min_positives=2)
 
 
 def test_one_kind_has_no_pairs_and_no_records_have_no_suspects():
@@ -206,18 +180,6 @@ def test_one_kind_has_no_pairs_and_no_records_have_no_suspects():
     assert brief(found["wrong_label"]) == [(4, ("b",), ("a",))] and found["unseen_pair"] == []
     empty = Linked([], np.empty(0, np.int64), np.empty((0, 2), np.int64), np.empty(0, np.int64))
     assert find_suspects(empty, space, False, np.empty((0, 2))) == {name: [] for name in LISTS}
-
-
-def test_the_same_input_gives_the_same_lists():
-    rng = np.random.default_rng(3)
-    carried = [PAIRS[i] if rng.random() < 0.7 else ("Bolt",) for i in rng.integers(0, 2, 120)]
-    linked = linked_of(carried, rng.integers(0, 50, 120), pairs=[(0, 5), (7, 9)])
-    seen = rng.random((120, 4))
-    first = find_suspects(linked, LABELS, True, seen)
-    assert repr(first) == repr(find_suspects(linked, LABELS, True, seen))
-    for suspects in first.values():
-        scores = [s.score for s in suspects]
-        assert scores == sorted(scores, reverse=True) and np.isfinite(scores).all()
 
 
 def test_nearest_photos_are_those_of_brute_force():
@@ -236,7 +198,6 @@ def test_too_few_photos_of_other_groups_are_minus_one():
     features = np.array([[1, 0], [1, 0.1], [0, 0], [1, 0.2]], np.float32)
     found = nearest_labelled(features, np.array([0, 0, 0, 1]))
     assert found.tolist() == [[3, -1, -1], [3, -1, -1], [3, -1, -1], [1, 0, 2]]
-    assert nearest_labelled(features, np.zeros(4, int), 2).tolist() == [[-1, -1]] * 4
     assert nearest_labelled(np.empty((0, 2)), np.empty(0, int)).shape == (0, 3)
 
 

@@ -1,6 +1,7 @@
 """The look of all figures: palette, text, axes, layouts, and one way to write a PNG."""
 
 import io
+import textwrap
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -39,13 +40,28 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def empty_figure(words: str) -> Figure:
+    """Return a figure that says in words why there is nothing to draw."""
+    figure = new_figure(6, 1.5)
+    axes = figure.add_subplot()
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", fontsize=11, color=MUTED)
+    return figure
+
+
+def titled_panel(title: str, width: float, height: float, grid: str | None = None) -> tuple[Figure, Axes]:
+    """Return a figure with one panel; width and height in inches, `grid` as for `plain_axes`."""
+    figure = new_figure(width, height)
+    axes = figure.add_subplot()
+    plain_axes(axes, grid)
+    set_title(axes, title)
+    return figure, axes
+
+
 def kind_panels(kinds: Mapping[str, Iterable[str]], width: float, height: float) -> tuple[Figure, list[Axes]]:
     """Return a figure with a panel per kind, one below the other, and in each a row per label.
 
-    Args:
-        kinds: `{kind: labels}`.
-        width: inches beside the names.
-        height: inches of a row.
+    Width is inches beside the names, height inches of a row.
     """
     kinds = {kind: list(names) for kind, names in kinds.items()}
     longest = text_width(name for names in kinds.values() for name in names)
@@ -79,13 +95,8 @@ def short(name: object, limit: int = 32) -> str:
 
 def wrapped(text: str, width: int = 32, lines: int = 3) -> str:
     """Break at spaces into at most `lines` lines of `width` characters."""
-    broken = [""]
-    for word in text.replace(";", "; ").split():
-        if broken[-1] and len(broken[-1]) + 1 + len(word) > width:
-            broken.append("")
-        broken[-1] = f"{broken[-1]} {short(word, width)}".strip()
-    more = "…" if len(broken) > lines else ""
-    return "\n".join(broken[:lines]) + more
+    text = text.replace(";", "; ")
+    return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder="…", break_on_hyphens=False))
 
 
 def text_width(names: Iterable[str]) -> float:
@@ -94,13 +105,7 @@ def text_width(names: Iterable[str]) -> float:
 
 
 def draw_cells(axes: Axes, counts: np.ndarray, colours: np.ndarray) -> None:
-    """Draw a grid of coloured cells with counts: white on dark, dark on light, a dot for zero.
-
-    Args:
-        axes: where to draw.
-        counts: int `[rows, columns]`.
-        colours: float `[rows, columns, 4]`.
-    """
+    """Draw counts `[rows, columns]` in cells of RGBA colours, as a dot where they are zero."""
     axes.imshow(colours, aspect="auto", interpolation="nearest")
     bright = colours[..., :3] @ np.array([0.299, 0.587, 0.114])
     digits = len(str(counts.max())) if counts.size else 1
@@ -120,13 +125,10 @@ def draw_cells(axes: Axes, counts: np.ndarray, colours: np.ndarray) -> None:
 
 def name_axis(axes: Axes, side: str, names: Sequence[str], shown: Sequence[str] | None = None) -> None:
     """Put label names on one axis."""
-    shown = [short(name) for name in names] if shown is None else shown
-    text = {"fontsize": 9, "color": INK, "parse_math": False}
-    if side == "y":
-        axes.set_yticks(range(len(names)), shown, **text)
-    else:
-        turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-        axes.set_xticks(range(len(names)), shown, **text, **turned)
+    set_ticks = axes.set_yticks if side == "y" else axes.set_xticks
+    turned = {} if side == "y" else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    shown = shown or [short(name) for name in names]
+    set_ticks(range(len(names)), shown, fontsize=9, color=INK, parse_math=False, **turned)
 
 
 def plain_axes(axes: Axes, grid: str | None = None) -> None:
@@ -143,9 +145,3 @@ def plain_axes(axes: Axes, grid: str | None = None) -> None:
 def set_title(axes: Axes, text: str) -> None:
     """Set a panel's title."""
     axes.set_title(text, fontsize=11, color=INK, loc="left", fontweight="bold", parse_math=False)
-
-
-def write_nothing(axes: Axes, words: str) -> None:
-    """Write that there is nothing to draw."""
-    axes.set_axis_off()
-    axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", fontsize=11, color=MUTED)

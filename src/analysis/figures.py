@@ -13,28 +13,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from src.analysis.drawing import (
-    BESIDE,
-    BLUE,
-    GREEN,
-    GREY,
-    INK,
-    MUTED,
-    NOTE,
-    ORANGE,
-    RED,
-    SMALL,
-    draw_cells,
-    kind_panels,
-    name_axis,
-    new_figure,
-    photo_panels,
-    plain_axes,
-    set_title,
-    short,
-    text_width,
-    wrapped,
-)
+from src.analysis import drawing as draw
+from src.analysis.drawing import BESIDE, BLUE, GREEN, GREY, INK, MUTED, NOTE, ORANGE, RED, SMALL
 
 SPLIT_COLOURS = {"train": BLUE, "val": ORANGE, "test": GREEN}
 BLUES = LinearSegmentedColormap.from_list("blues", ["#f7f9fb", "#a9cbe6", "#3b8bc4", "#0b4f86", "#062f52"])
@@ -48,16 +28,14 @@ def confusion_matrix_figure(
 ) -> Figure:
     """Draw one confusion matrix per kind: counts in the cells, colours normalised by row.
 
-    Args:
-        matrices: `{kind: counts}`, each of shape `[labels, labels]`; rows are truth, columns predictions.
-        labels: `{kind: names}` in the order of the matrix.
+    Each matrix is `[labels, labels]` in the order of `labels`; rows are truth, columns predictions.
     """
     widths, heights = zip(*(_matrix_size(labels[kind]) for kind in matrices), strict=True)
-    if sum(widths) <= 13:
-        figure = new_figure(sum(widths), max(heights))
+    if sum(widths) <= 13:  # inches: the panels fit side by side
+        figure = draw.new_figure(sum(widths), max(heights))
         grid = figure.add_gridspec(1, len(widths), width_ratios=widths)
     else:
-        figure = new_figure(max(widths), sum(heights))
+        figure = draw.new_figure(max(widths), sum(heights))
         grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
     for cell, (kind, matrix) in zip(grid, matrices.items(), strict=True):
         _confusion_panel(figure.add_subplot(cell), kind, np.asarray(matrix), list(labels[kind]))
@@ -67,20 +45,22 @@ def confusion_matrix_figure(
 def _matrix_size(names: Sequence[str]) -> tuple[float, float]:
     """Return width and height in inches of a confusion panel with square cells."""
     cells = max(len(names) * (0.62 if len(names) <= 8 else 0.42), 1.8)
-    return cells + text_width(names) + 1.6, cells + text_width(names) * 0.8 + 0.9
+    return cells + draw.text_width(names) + 1.6, cells + draw.text_width(names) * 0.8 + 0.9
 
 
 def _confusion_panel(axes: Axes, kind: str, matrix: np.ndarray, names: list[str]) -> None:
     """Draw one kind's confusion matrix."""
     total = matrix.sum(axis=1)
-    draw_cells(axes, matrix, BLUES(_share(matrix, total[:, None])))
+    draw.draw_cells(axes, matrix, BLUES(_share(matrix, total[:, None])))
     axes.set_aspect("equal")
-    name_axis(axes, "y", names, [f"{short(name)}  ({n:,})" for name, n in zip(names, total, strict=True)])
-    name_axis(axes, "x", names)
+    draw.name_axis(
+        axes, "y", names, [f"{draw.short(name)}  ({n:,})" for name, n in zip(names, total, strict=True)]
+    )
+    draw.name_axis(axes, "x", names)
     axes.set_ylabel("truth (photos)", **SMALL)
     axes.set_xlabel("prediction", **SMALL)
     share = f": {np.trace(matrix) / total.sum():.1%} right" if total.sum() else ": no photos"
-    set_title(axes, f"{kind}{share}")
+    draw.set_title(axes, f"{kind}{share}")
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -91,48 +71,39 @@ def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 def label_outcomes_figure(counts: Mapping[str, tuple[int, int, int, int]]) -> Figure:
     """Draw the outcomes of each label, the counterpart of a confusion matrix where a photo has many labels.
 
-    Args:
-        counts: `{label: (hit, missed, false alarm, correct rejection)}`, that is true positives, false
-            negatives, false positives and true negatives.
+    The counts are true positives, false negatives, false positives and true negatives.
     """
     names = list(counts)
     table = np.array([counts[name] for name in names], dtype=np.int64).reshape(-1, 4)
     tp, fn, fp, tn = table.T
-    shares = (_share(tp, tp + fn), _share(fn, tp + fn), _share(fp, tp + fp), _share(tn, fp + tn))
-    palettes = (BLUES, ORANGES, ORANGES, GREYS)
-    colours = [palette(share) for palette, share in zip(palettes, shares, strict=True)]
-    figure = new_figure(text_width(names) + 5.4, 1.3 + 0.32 * max(len(names), 1))
-    axes = figure.add_subplot()
-    draw_cells(axes, table, np.stack(colours, axis=1))
-    name_axis(axes, "y", names, [f"{short(name)}  ({n})" for name, n in zip(names, tp + fn, strict=True)])
+    parts = ((BLUES, tp, tp + fn), (ORANGES, fn, tp + fn), (ORANGES, fp, tp + fp), (GREYS, tn, fp + tn))
+    colours = np.stack([palette(_share(part, whole)) for palette, part, whole in parts], axis=1)
+    title, height = "Outcomes per label (photos with it)", 1.3 + 0.32 * max(len(names), 1)
+    figure, axes = draw.titled_panel(title, draw.text_width(names) + 5.4, height)
+    draw.draw_cells(axes, table, colours)
+    shown = [f"{draw.short(name)}  ({n})" for name, n in zip(names, tp + fn, strict=True)]
+    draw.name_axis(axes, "y", names, shown)
     axes.set_xticks(range(4), ["hit", "missed", "false alarm", "correct\nrejection"], fontsize=9, color=INK)
     axes.xaxis.tick_top()
     axes.set_xlabel(
         "shade: hit, missed = share of the photos with the label; false alarm = share of the alarms", **NOTE
     )
-    set_title(axes, "Outcomes per label (photos with it)")
     return figure
 
 
 def loss_curve_figure(history: pd.DataFrame, best_epoch: int | None = None) -> Figure:
     """Draw the loss (left) and F1 and accuracy (right) of each epoch, train and val.
 
-    Args:
-        history: the columns of `history.csv`; one that is missing or empty is left out.
-        best_epoch: the epoch to mark; by default the one with the lowest `val_loss`.
-
-    The loss has a logarithmic axis where its highest value is more than ten times the median.
+    Columns of `history.csv` that are missing or empty are left out. The best epoch is marked, by default the
+    one with the lowest `val_loss`. The loss has a logarithmic axis where its highest value is more than ten
+    times the median.
     """
-    figure = new_figure(10, 3.8)
+    figure = draw.new_figure(10, 3.8)
     left, right = figure.subplots(1, 2)
     columns = set(history.columns[history.notna().any()])
     if best_epoch is None and "val_loss" in columns:
         best_epoch = int(history.loc[history["val_loss"].idxmin(), "epoch"])
-    lines = (
-        (left, "loss", "", "-"),
-        (right, "f1", " F1", "-"),
-        (right, "accuracy", " accuracy", ":"),
-    )
+    lines = (left, "loss", "", "-"), (right, "f1", " F1", "-"), (right, "accuracy", " accuracy", ":")
     for axes, score, name, style in lines:
         for split, colour in (("train", BLUE), ("val", RED)):
             if (column := f"{split}_{score}") in columns:
@@ -140,8 +111,8 @@ def loss_curve_figure(history: pd.DataFrame, best_epoch: int | None = None) -> F
                 shape = {"marker": "o" if len(rows) <= 30 else None, "markersize": 3.5, "linewidth": 1.8}
                 axes.plot(rows["epoch"], rows[column], style, color=colour, label=f"{split}{name}", **shape)
     for axes, title in ((left, "Loss"), (right, "F1 and accuracy")):
-        plain_axes(axes, "y")
-        set_title(axes, title)
+        draw.plain_axes(axes, "y")
+        draw.set_title(axes, title)
         axes.set_xlabel("epoch", **NOTE)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if not axes.lines:
@@ -151,43 +122,37 @@ def loss_curve_figure(history: pd.DataFrame, best_epoch: int | None = None) -> F
             label = f"best epoch ({best_epoch})"
             axes.axvline(best_epoch, color=GREY, linewidth=1.2, linestyle="--", label=label)
         axes.legend(fontsize=8, frameon=True, framealpha=0.85, edgecolor="none", labelcolor=INK)
-    if _wide(history):
+    losses = history.filter(regex="^(train|val)_loss$").to_numpy(float)
+    losses = losses[np.isfinite(losses)]
+    if len(losses) and losses.min() > 0 and losses.max() > 10 * np.median(losses):
         _logarithmic(left)
     if right.lines:
         right.set_ylim(-0.02, 1.02)
     return figure
 
 
-def _wide(history: pd.DataFrame) -> bool:
-    """Whether a few losses are so high that the others could not be told apart."""
-    losses = history.filter(regex="^(train|val)_loss$").to_numpy(float).ravel()
-    losses = losses[np.isfinite(losses)]
-    return bool(len(losses)) and losses.min() > 0 and losses.max() > 10 * np.median(losses)
-
-
 def _logarithmic(axes: Axes) -> None:
-    """Give the losses a logarithmic axis."""
+    """Give the losses a logarithmic axis: a few are so high that the others could not be told apart."""
     axes.set_yscale("log")
     low, high = np.log10(axes.get_ylim())
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high - low < 4 else (1,), numticks=8))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_locator(NullLocator())
-    set_title(axes, "Loss (logarithmic)")
+    draw.set_title(axes, "Loss (logarithmic)")
 
 
 def class_distribution_figure(counts: pd.DataFrame) -> Figure:
     """Draw the number of photos of each label in each split, the commonest label of each kind first.
 
-    Args:
-        counts: indexed by label; a column per split (`train`, `val`, `test`, those that exist) and `kind`.
+    `counts` is indexed by label, with `kind` and a column per split that exists.
     """
     splits = [column for column in counts.columns if column != "kind"]
     total = counts[splits].sum(axis=1)
     order = total.sort_values(ascending=False, kind="stable").index
     kinds = {kind: counts.loc[order][counts.loc[order, "kind"] == kind] for kind in counts["kind"].unique()}
     if not kinds:
-        return new_figure(6.5, 1.5)
-    figure, panels = kind_panels({kind: rows.index for kind, rows in kinds.items()}, 6.5, 0.27)
+        return draw.new_figure(6.5, 1.5)
+    figure, panels = draw.kind_panels({kind: rows.index for kind, rows in kinds.items()}, 6.5, 0.27)
     most = max(1, total.max())
     for axes, rows in zip(panels, kinds.values(), strict=True):
         start = np.zeros(len(rows))
@@ -207,41 +172,29 @@ def class_distribution_figure(counts: pd.DataFrame) -> Figure:
 def label_f1_figure(per_class: Mapping[str, Mapping[str, float | None]]) -> Figure:
     """Draw F1 per label, best first, with the number of photos behind it; pale where these are fewer than 5.
 
-    Args:
-        per_class: `{label: {"f1": ..., "support": ...}}`; without photos it reads "not evaluated".
+    `per_class` is `{label: {"f1": ..., "support": ...}}`; without photos a label reads "not evaluated".
     """
     rows = [(name, row["f1"] if row["support"] else None, row["support"]) for name, row in per_class.items()]
     rows.sort(key=lambda row: (row[1] is None, -(row[1] or 0)))
-    figure = new_figure(text_width(per_class) + 5.6, 1.1 + 0.28 * max(len(rows), 1))
-    axes = figure.add_subplot()
+    size = draw.text_width(per_class) + 5.6, 1.1 + 0.28 * max(len(rows), 1)
+    figure, axes = draw.titled_panel("F1 per label", *size, "x")
     for i, (_, f1, support) in enumerate(rows):
         if f1 is None:
             axes.text(0.01, i, "not evaluated: no photo", style="italic", **BESIDE)
             continue
         axes.barh(i, f1, height=0.72, color="#b9d3e6" if support < FEW else BLUE)
         axes.text(f1 + 0.01, i, f"{f1:.2f}   n = {support:,}", **BESIDE)
-    plain_axes(axes, "x")
-    axes.set_xlim(0, 1.22)
-    axes.set_xticks(np.arange(0, 1.01, 0.2))
-    axes.set_ylim(max(len(rows), 1) - 0.4, -0.6)
-    name_axis(axes, "y", [row[0] for row in rows])
+    axes.set(xlim=(0, 1.22), ylim=(max(len(rows), 1) - 0.4, -0.6), xticks=np.arange(0, 1.01, 0.2))
+    draw.name_axis(axes, "y", [row[0] for row in rows])
     axes.set_xlabel(f"F1; pale: fewer than {FEW} photos", **NOTE)
-    set_title(axes, "F1 per label")
     return figure
 
 
 def sample_grid_figure(
     images: np.ndarray, truth: Sequence[str], predicted: Sequence[str], right: Sequence[bool]
 ) -> Figure:
-    """Draw photos with their predicted and true labels, framed green (right) or red (wrong).
-
-    Args:
-        images: uint8 of shape `[N, H, W, 3]`.
-        truth: the true labels.
-        predicted: the predicted labels.
-        right: whether the two agree.
-    """
-    figure, panels = photo_panels(len(images), min(4, max(len(images), 1)), 2.9, 3.5)
+    """Draw photos, uint8 `[N, H, W, 3]`, with predicted and true labels, framed green (right) or red."""
+    figure, panels = draw.photo_panels(len(images), min(4, max(len(images), 1)), 2.9, 3.5)
     words = {"fontsize": 9, "loc": "left", "parse_math": False}
     for axes, image, true, said, good in zip(panels, images, truth, predicted, right, strict=False):
         axes.set_axis_on()
@@ -250,7 +203,7 @@ def sample_grid_figure(
         colour, mark = (GREEN, "✓") if good else (RED, "✗")
         for spine in axes.spines.values():
             spine.set(color=colour, linewidth=3.5)
-        axes.set_title(wrapped(f"{mark} {said or 'nothing'}"), color=colour, **words)
+        axes.set_title(draw.wrapped(f"{mark} {said or 'nothing'}"), color=colour, **words)
         if not good:
-            axes.set_xlabel(wrapped(f"true: {true or 'nothing'}"), color=INK, **words)
+            axes.set_xlabel(draw.wrapped(f"true: {true or 'nothing'}"), color=INK, **words)
     return figure

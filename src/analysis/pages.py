@@ -1,14 +1,20 @@
-"""HTML pages from Jinja2 templates: self-contained, all text escaped, photos embedded as thumbnails."""
+"""Output of an analysis: its folder, and HTML pages from Jinja2 templates.
+
+Pages are self-contained; all text is escaped, photos are embedded as thumbnails.
+"""
 
 import base64
 import io
 import math
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path, PurePath, PurePosixPath
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from src.errors import InputError, listed
+from src.files import make_folder
 from src.images import UnreadableImage, open_image
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -22,6 +28,27 @@ TASKS = {
 Thumbnail = tuple[bytes | None, str]  # a JPEG, or None and the reason
 
 
+def make_output(folder: Path, photos: Iterable[Path], names: Iterable[str]) -> None:
+    """Make an output folder for files of these names.
+
+    `photos` are folders that photos are read from: pictures written there would be photos the next time.
+
+    Raises:
+        InputError: for a folder that cannot be written, lies among photos, or holds such a file.
+    """
+    for root in photos:
+        if folder.resolve().is_relative_to(root.resolve()):
+            raise InputError(f"output={folder}: lies in the photos' folder {root}; name a folder outside")
+    make_folder(folder)
+    if there := [name for name in names if (folder / name).exists()]:
+        raise InputError(f"output={folder}: it holds {listed(there, 3)} already; name another folder")
+
+
+def label_names(labels: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the labels of all kinds in one list."""
+    return [name for names in labels.values() for name in names]
+
+
 def render(template: str, **content: object) -> bytes:
     """Return a page as UTF-8; control characters, which HTML forbids, become U+FFFD."""
     text = _environment().get_template(template).render(**content)
@@ -30,14 +57,9 @@ def render(template: str, **content: object) -> bytes:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    layout = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    loader = FileSystemLoader(TEMPLATES)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **layout)
     environment.tests["finite"] = is_number
     environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
     return environment
@@ -55,12 +77,9 @@ def folder_name(path: PurePath, generic: tuple[str, ...]) -> str:
 
 
 def thumbnail(root: Path | None, path: str, size: int = THUMBNAIL) -> Thumbnail:
-    """Return a small JPEG of a photo, or None and the reason.
+    """Return a small JPEG of a photo, `size` pixels the longer side, or None and the reason.
 
-    Args:
-        root: the data root; None where it is not known.
-        path: of the photo, relative to the root; a path that leads out of the root is refused.
-        size: pixels of the longer side.
+    The path is relative to the data root; one that leads out of it is refused.
     """
     if root is None:
         return None, "the photos are not at hand"

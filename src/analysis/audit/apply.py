@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from src.analysis.audit.decisions import Labels, read_decisions, settle
+from src.analysis.pages import label_names
 from src.datamodules.base import PhotoDataModule
 from src.datamodules.csv_table import read_with_delimiter
 from src.datamodules.folders import FolderDataModule
@@ -29,15 +30,8 @@ After = Mapping[str, Labels | None]  # the new labels of changed photos, by path
 def apply_audit(datamodule: PhotoDataModule, linked: Linked, audit: Path, folder: Path) -> dict[str, Any]:
     """Write a new version of the labels into `folder`; the old one and the photos stay as they are.
 
-    Args:
-        datamodule: after `collect()`.
-        linked: the result of `collect()`.
-        audit: an `audit.csv` with decisions.
-        folder: gets `image_data.csv`, `changes.csv`, `summary.json`, and `split.csv` for photos below train/,
-            val/ and test/.
-
-    Returns:
-        the content of `summary.json`.
+    The folder gets `image_data.csv`, `changes.csv`, `summary.json` (its content is returned) and, for photos
+    below train/, val/ and test/, `split.csv`. `linked` comes from `datamodule.collect()`.
 
     Raises:
         InputError: see `read_decisions` and `settle`; or where a table cannot hold the labels.
@@ -50,32 +44,31 @@ def apply_audit(datamodule: PhotoDataModule, linked: Linked, audit: Path, folder
     gone = dict.fromkeys(source.unlabelled, "it has no label now")
     gone |= dict.fromkeys(datamodule.unreadable, "it cannot be read now")
     decided, undecided = read_decisions(audit, linked.records, kind_of, gone)
-    wanted = settle(decided, linked.records, kind_of, healthy, not datamodule.multilabel, f"apply={audit}")
+    settled = settle(decided, linked.records, kind_of, healthy, not datamodule.multilabel)
     before = {record.path: record.labels for record in source.records}
+    judged = {record.path: _pairs(record.labels) for record in linked.records}
     after: dict[str, Labels | None] = {}
-    for record in linked.records:
-        new, old = wanted.get(record.path, record.labels), before[record.path]
-        if new is not None and _pairs(new) != _pairs(record.labels):
-            new = _with_healthy(old, new, healthy, usual)
-            after |= {record.path: new} if _pairs(new) != _pairs(old) else {}
-        elif new is None:
-            after[record.path] = None
-    left_out = [path for path, labels in after.items() if labels is None]
-    if len(left_out) == len(before):
+    for path, new in settled.items():
+        if new is None:
+            after[path] = None
+        elif _pairs(new) != judged[path]:
+            written = _with_healthy(before[path], new, healthy, usual)
+            after |= {path: written} if _pairs(written) != _pairs(before[path]) else {}
+    left_out = sum(labels is None for labels in after.values())
+    if left_out == len(before):
         raise InputError("every photo is left out: nothing would be left to train on")
     table, paths, delimiter = _new_table(datamodule, before, after)
     summary = {
         "audit": audit.as_posix(),
         "photos": len(before),
-        "changed": len(after) - len(left_out),
-        "left_out": len(left_out),
-        "confirmed": len(wanted) - len(after),
+        "changed": len(after) - left_out,
+        "left_out": left_out,
+        "confirmed": len(settled) - len(after),
         "rows_decided": len(decided),
         "rows_undecided": undecided,
-        "decisions": decided["verb"].value_counts().sort_index().to_dict(),
         "labels": _tally(before, {**before, **after}),
     }
-    write_whole(folder / CHANGES, _changes(decided, linked.records, before, after))
+    write_whole(folder / CHANGES, _changes(decided, linked.records, before, {**before, **after}))
     write_json(folder / SUMMARY, summary)
     if source.given:
         splits = split_records(linked, datamodule.shares, datamodule.seed, source.given)
@@ -88,14 +81,11 @@ def apply_audit(datamodule: PhotoDataModule, linked: Linked, audit: Path, folder
 
 def summary_text(summary: Mapping[str, Any]) -> str:
     """Return the changes in a few lines for the console."""
-    lines = [
+    changes = [f"\n  {k}: {n['before']} -> {n['after']} photos" for k, n in summary["labels"].items()]
+    return (
         f"{summary['changed']} photos changed, {summary['left_out']} left out, "
         f"{summary['confirmed']} confirmed; {summary['rows_undecided']} rows without a decision"
-    ]
-    lines += [
-        f"  {k}: {count['before']} -> {count['after']} photos" for k, count in summary["labels"].items()
-    ]
-    return "\n".join(lines)
+    ) + "".join(changes)
 
 
 def train_command(datamodule: PhotoDataModule, folder: Path) -> str:
@@ -146,15 +136,16 @@ def _new_table(
         source, separator = datamodule.source, datamodule.separator
         frame, delimiter = read_with_delimiter(datamodule.csv, datamodule.delimiter, datamodule.encoding)
         path_of = {record.id: record.path for record in source.records}
-        if len(frame) != len(source.rows):
-            raise InputError(f"{datamodule.csv} has changed while it was read: try again")
         columns, paths = dict(source.label_columns), [path_of.get(id_) for id_ in source.rows]
+        if len(frame) != len(paths):
+            raise InputError(f"{datamodule.csv} has changed while it was read: try again")
     else:
         frame, separator, delimiter, paths = _table_of_folders(datamodule), ";", ",", list(before)
         columns = {kind: kind for kind in frame.columns[1:]}
     frame, paths = frame.reset_index(drop=True), pd.Series(paths, dtype=object)
     frame.loc[paths.isin(list(after)), list(dict.fromkeys(columns.values()))] = ""
-    first = {path: row for row, path in reversed(list(paths.items()))}
+    rows = paths.drop_duplicates()
+    first = dict(zip(rows, rows.index, strict=True))
     for path, labels in after.items():
         cells = defaultdict(list)
         for kind, names in (labels or {}).items():
@@ -170,30 +161,26 @@ def _new_table(
 
 def _table_of_folders(datamodule: FolderDataModule) -> pd.DataFrame:
     """Return a table of the photos in folders, with an ID that names each photo alone."""
-    index, rows = PhotoIndex(datamodule.root), []
-    records = datamodule.source.records
-    kinds = list(dict.fromkeys(kind for record in records for kind in record.labels))
+    index, records = PhotoIndex(datamodule.root), datamodule.source.records
+    kinds = dict.fromkeys(kind for record in records for kind in record.labels)
     for record in records:
         if index.find(record.id) != [record.path]:
             raise InputError(f"ID {record.id} in a table would not name {record.path} alone: rename the file")
-        rows.append([record.id, *(";".join(record.labels.get(kind, ())) for kind in kinds)])
+    rows = [[r.id, *(";".join(r.labels.get(kind, ())) for kind in kinds)] for r in records]
     return pd.DataFrame(rows, columns=["ID", *kinds], dtype=object)
 
 
 def _check_labels(reader: TableReader, frame: pd.DataFrame, paths: list[str | None], meant: After) -> None:
     """Read the labels of a table as training will, and refuse a table that says anything else."""
     found: dict[str | None, set[tuple[str, str]]] = defaultdict(set)
-    cells = zip(*(frame[column] for column in reader.columns.values()), strict=True)
+    cells = frame[list(reader.columns.values())].to_numpy()
     for path, row in zip(paths, cells, strict=True):
         found[path] |= _pairs(reader.labels(dict(zip(reader.columns, row, strict=True))))
-    wrong = []
-    for path, labels in meant.items():
-        if labels is not None and found[path] != _pairs(labels):
-            said, read = ("; ".join(sorted(n for _, n in pairs)) for pairs in (_pairs(labels), found[path]))
-            wrong.append(f"{path} ({said}, read as {read or 'none'})")
+    wrong = [path for path, labels in meant.items() if labels is not None and found[path] != _pairs(labels)]
     if wrong:
+        shown = (f"{path} ({'; '.join(sorted(name for _, name in _pairs(meant[path])))})" for path in wrong)
         raise InputError(
-            f"a table cannot say the labels of {len(wrong)} photos: {listed(wrong, 3)}; words such as nan, "
+            f"a table cannot say the labels of {len(wrong)} photos: {listed(shown, 3)}; words such as nan, "
             "component, defect and label stand for no label there: rename them, or name them in "
             "data.components or data.defects"
         )
@@ -223,16 +210,11 @@ def _changes(
 ) -> bytes:
     """Return `changes.csv`: for each decided row, the photo's labels before and after."""
     ids, paths = {record.path: record.id for record in records}, decided["path"]
-
-    def text(labels: Labels | None) -> str:
-        return ";".join(name for names in (labels or {}).values() for name in names)
-
-    columns = {
-        "ID": paths.map(ids),
-        "path": paths,
-        "before": [text(before[path]) for path in paths],
-        "after": [text(after.get(path, before[path])) for path in paths],
-        "row": decided.index.astype(str),
-        **{name: decided.get(name, "") for name in ("list", "decision", "comment")},
-    }
+    old, new = (
+        paths.map({path: ";".join(label_names(labels or {})) for path, labels in found.items()})
+        for found in (before, after)
+    )
+    columns = {"ID": paths.map(ids), "path": paths, "before": old, "after": new}
+    columns["row"] = decided.index.astype(str)
+    columns |= {name: decided.get(name, "") for name in ("list", "decision", "comment")}
     return _csv(pd.DataFrame(columns))

@@ -8,7 +8,7 @@ import pandas as pd
 
 from src.analysis.audit.lists import CONTENT, GIVEN
 from src.datamodules.csv_table import read_csv
-from src.datamodules.records import Record, tidy
+from src.datamodules.records import Record, label_space, tidy
 from src.errors import InputError, did_you_mean, listed
 
 Labels = Mapping[str, tuple[str, ...]]
@@ -21,72 +21,64 @@ LEFT_OUT = ""  # among claims on labels: the photo is left out
 def read_decisions(
     path: Path, records: Sequence[Record], kind_of: Mapping[str, str], gone: Mapping[str, str]
 ) -> tuple[pd.DataFrame, int]:
-    """Read the rows with a decision.
+    """Read the rows with a decision of an `audit.csv`, also as a spreadsheet saved it: sorted, cut, widened.
 
     Args:
-        path: an `audit.csv`, also one that a spreadsheet saved: sorted, cut, with further columns.
+        path: the file.
         records: the photos, with their present labels.
         kind_of: `{label: kind}` of all labels that a photo may get.
         gone: `{path: reason}` of photos in the data set that are no record.
 
     Returns:
-        the file's rows with a decision, with `verb` and `claims` (`{label: whether the photo carries it}`),
-        indexed by the row number in a spreadsheet; and the number of rows without one.
+        the rows, with `claims` (`{label: whether the photo carries it}`), indexed by the row number in a
+        spreadsheet; and the number of rows without a decision.
 
     Raises:
-        InputError: for an audit of other photos or of labels that have changed since, an unknown decision or
-            label, or a file without decisions.
+        InputError: for photos or labels that have changed since, an unknown decision or label, or a file
+            without decisions.
     """
     where, record_of = f"apply={path}", {record.path: record for record in records}
-    frame = read_csv(path, key="apply")
-    frame.columns = [name.casefold() for name in frame.columns]
-    kinds = dict.fromkeys(kind for record in records for kind, names in record.labels.items() if names)
-    wanted = ["path", "suggestion", "decision", *(f"{GIVEN}{kind}" for kind in kinds)]
-    lacking = [name for name in wanted if list(frame.columns).count(name.casefold()) != 1]
+    frame = read_csv(path, key="apply").apply(lambda column: column.str.strip())
+    frame.columns = frame.columns.str.casefold()
+    given = {f"{GIVEN}{kind}".casefold(): kind for kind in label_space(records).kinds}
+    lacking = [n for n in ("path", "suggestion", "decision", *given) if list(frame.columns).count(n) != 1]
     if lacking:
         raise InputError(
             f"{where}: not an audit of these photos, as scripts/audit.py writes it with this model=: "
             f"it has no column {listed(lacking)}, or several"
         )
-    frame = frame.apply(lambda column: column.str.strip())
-    if not any(name in record_of or name in gone for name in frame["path"]):
-        raise InputError(
-            f"{where}: an audit of other photos: none of its {frame['path'].nunique()} paths (as "
-            f"{listed(frame['path'], 2)}) is among these (as {listed(record_of, 2)})"
-        )
     decided = frame[frame["decision"] != ""].copy()
     if decided.empty:
-        raise InputError(
-            f"{where}: no row has a decision, so there is nothing to apply: write accept, keep, exclude "
-            "or set A;B into the column 'decision'"
-        )
+        raise InputError(f"{where}: no row has a decision; write one of {', '.join(WORDS)}")
     wrong = decided["decision"][~decided["decision"].str.fullmatch(KNOWN)]
     if len(wrong):
         rows = listed((f"row {row} '{text}'" for row, text in wrong.items()), 6)
         raise InputError(f"{where}, {rows}: {did_you_mean(wrong.iloc[0], WORDS)}")
-    rows = dict(zip(decided.index.tolist(), decided.to_dict("records"), strict=True))
-    since = {row: _since(cells, record_of, gone, list(kinds)) for row, cells in rows.items()}
-    if changed := [f"row {row} {rows[row]['path']} ({why})" for row, why in since.items() if why]:
+    rows = decided.to_dict("index")
+    reasons = {row: _since(cells, record_of, gone, given) for row, cells in rows.items()}
+    if changed := [f"row {row} {rows[row]['path']} ({why})" for row, why in reasons.items() if why]:
         raise InputError(
             f"{where}: {len(changed)} rows decide on photos that have changed since the audit: "
             f"{listed(changed, 20)}; audit again, restore them, or empty their decisions"
         )
-    decided["verb"] = decided["decision"].str.split().str[0].str.casefold()
     decided["claims"] = [_claims(f"{where}, row {row}", cells, kind_of) for row, cells in rows.items()]
     return decided, len(frame) - len(decided)
 
 
 def _since(
-    cells: Mapping[str, str], record_of: Mapping[str, Record], gone: Mapping[str, str], kinds: Sequence[str]
+    cells: Mapping[str, str],
+    record_of: Mapping[str, Record],
+    gone: Mapping[str, str],
+    given: Mapping[str, str],
 ) -> str:
-    """Return what has changed about a row's photo since the audit; a spreadsheet may have made 01 a 1."""
+    """Return the change of a row's photo since the audit, if any; a spreadsheet may have made 01 a 1."""
     record = record_of.get(cells["path"])
     if record is None:
         return gone.get(cells["path"], "no such photo")
     if cells.get("photo") and cells["photo"] != f"{CONTENT}{record.digest}":
         return "another file"
-    for kind in kinds:
-        then, now = _names(cells[f"{GIVEN}{kind}".casefold()]), record.labels.get(kind, ())
+    for column, kind in given.items():
+        then, now = _names(cells[column]), record.labels.get(kind, ())
         if {name.lstrip("0") for name in then} != {name.lstrip("0") for name in now}:
             return f"{kind} from '{';'.join(then)}' to '{';'.join(now)}'"
     return ""
@@ -100,22 +92,19 @@ def _names(cell: str) -> list[str]:
 def _claims(where: str, cells: Mapping[str, str], kind_of: Mapping[str, str]) -> dict[str, bool]:
     """Return the labels that a row with a known decision says are on the photo, and are not."""
     verb, *rest = cells["decision"].split(None, 1)
-    verb, names = verb.casefold(), _names("".join(rest))
-    if verb == "exclude":
+    if verb.casefold() == "exclude":
         return {LEFT_OUT: True}
-    if verb == "set":
+    if verb.casefold() == "set":
+        names = [_known(where, name, kind_of) for name in _names("".join(rest))]
         if not names:
             raise InputError(f"{where}: 'set' names no label: write set A;B, or exclude")
-        known = (_known(where, name, kind_of) for name in names)
-        return {LEFT_OUT: False} | dict.fromkeys(kind_of, False) | dict.fromkeys(known, True)
-    changes = [CHANGE.fullmatch(part.strip()) for part in cells["suggestion"].split(";") if part.strip()]
+        return {LEFT_OUT: False} | dict.fromkeys(kind_of, False) | dict.fromkeys(names, True)
+    changes = [CHANGE.fullmatch(part.strip()) for part in cells["suggestion"].split(";")]
     if not all(changes):
         raise InputError(f"{where}: the suggestion '{cells['suggestion']}' has been changed: use set A;B")
     suggested = {tidy(change[2]): change[1] == "add" for change in changes}
-    if verb == "keep":
+    if verb.casefold() == "keep":
         return {label: not adds for label, adds in suggested.items()}
-    if not suggested:
-        raise InputError(f"{where}: there is no suggestion to accept: keep, exclude or set A;B")
     return {LEFT_OUT: False} | {_known(where, label, kind_of): adds for label, adds in suggested.items()}
 
 
@@ -134,52 +123,41 @@ def settle(
     kind_of: Mapping[str, str],
     healthy: Collection[str],
     one_per_kind: bool,
-    where: str,
 ) -> dict[str, Labels | None]:
     """Return the labels of each decided photo, by path; None for one that is left out.
 
-    Args:
-        decided: from `read_decisions`.
-        records: as for `read_decisions`.
-        kind_of: as for `read_decisions`.
-        healthy: those of them that mean "nothing wrong" and are no label of a record.
-        one_per_kind: whether a photo has at most one label of a kind.
-        where: the file, for messages.
+    `healthy` are labels that mean "nothing wrong" and are on no record; the others as for `read_decisions`.
 
     Raises:
         InputError: for decisions that contradict each other, several labels of a kind where one is allowed,
             or a photo without any label.
     """
-    record_of = {record.path: record for record in records}
     settled: dict[str, Labels | None] = {}
+    by_path = {record.path: record for record in records}
     for path, rows in decided.groupby("path", sort=False):
-        record = record_of[path]
-        _joined(rows, f"{where}: of {record.id}")
-        deciding = rows[rows["verb"] != "keep"]
-        claims = _joined(deciding, where)
+        record = by_path[path]
+        where = f"audit.csv, row {' and '.join(map(str, rows.index))}: {record.id} would"
+        claims = _joined(rows, record.id)
         old = {name for names in record.labels.values() for name in names}
         new = [name for name in kind_of if claims.get(name, name in old)]
         kinds = dict.fromkeys([*record.labels, *(kind_of[name] for name in new)])
         labels = {kind: tuple(name for name in new if kind_of[name] == kind) for kind in kinds}
         settled[path] = None if claims.get(LEFT_OUT) else labels
-        if len(deciding) and settled[path]:
-            numbers = f"row{'s' * (len(deciding) > 1)} {' and '.join(map(str, deciding.index))}"
-            _check_labels(f"{where}, {numbers}: {record.id} would", labels, healthy, one_per_kind)
+        if settled[path]:
+            _check_labels(where, labels, healthy, one_per_kind)
     return settled
 
 
-def _joined(rows: pd.DataFrame, where: str) -> dict[str, bool]:
+def _joined(rows: pd.DataFrame, photo: str) -> dict[str, bool]:
     """Return the claims of all rows of a photo; refuse two rows that contradict each other."""
-    claims: dict[str, bool] = {}
-    source: dict[str, str] = {}
+    claims: dict[str, tuple[bool, str]] = {}
     for row, cells in rows.iterrows():
-        suggestion = f" ({cells['suggestion']})" if cells["verb"] in ("accept", "keep") else ""
-        said = f"row {row} says '{cells['decision']}'{suggestion}"
+        source = f"row {row} says '{cells['decision']}' ({cells['suggestion']})"
         for label, carried in cells["claims"].items():
-            if claims.setdefault(label, carried) != carried:
-                raise InputError(f"{where}, {source[label]} and {said}: both cannot hold, change one")
-            source.setdefault(label, said)
-    return claims
+            first, other = claims.setdefault(label, (carried, source))
+            if first != carried:
+                raise InputError(f"audit.csv, {photo}: {other} and {source}: both cannot hold, change one")
+    return {label: carried for label, (carried, _) in claims.items()}
 
 
 def _check_labels(where: str, labels: Labels, healthy: Collection[str], one_per_kind: bool) -> None:
@@ -187,8 +165,7 @@ def _check_labels(where: str, labels: Labels, healthy: Collection[str], one_per_
     for kind, names in labels.items():
         if one_per_kind and len(names) > 1:
             raise InputError(
-                f"{where} have several labels of kind {kind} ({'; '.join(names)}), where one is allowed: "
-                "write set with one of them"
+                f"{where} have several labels of kind {kind}, {'; '.join(names)}: set one of them"
             )
         if len(names) > 1 and set(names) & set(healthy):
             raise InputError(f"{where} be {'; '.join(names)}, which is nothing wrong and something")

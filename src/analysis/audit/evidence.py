@@ -1,6 +1,6 @@
-"""What speaks for and against each label of each photo: its pixels, and the other photos of its group.
+"""Evidence for and against each label of each photo: its pixels, and the other photos of its group.
 
-What ranks label errors well, on the same out-of-fold probabilities (`benchmarks/label_errors.py`):
+Findings on the same out-of-fold probabilities (`benchmarks/label_errors.py`):
 
 - An absent label is missed by its probability alone: one that was forgotten leaves no trace. A given one is
   doubted by how improbable it is for its share of the photos, to the power of a half: common labels are
@@ -9,7 +9,6 @@ What ranks label errors well, on the same out-of-fold probabilities (`benchmarks
 - Labels of the nearest photos, and how often labels go together, add little or nothing to that.
 """
 
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -24,21 +23,19 @@ PULL = 10.0  # nats; a few groups, and the errors in them, are to move the weigh
 CLIP = 1e-4  # probabilities nearer to 0 or 1 are not told apart
 
 
-def unjudgeable(linked: Linked, labels: LabelSpace, min_positives: int = MIN_POSITIVES) -> dict[str, str]:
+def unjudgeable(linked: Linked, labels: LabelSpace) -> dict[str, str]:
     """Return `{label: reason}` of the labels that too few photos, or too few groups, carry to be judged.
 
     A label of one group is never seen by the heads that judge that group. From three photos on, lists of the
     demo set lost by leaving labels out.
     """
-    given = _given(linked, labels)
     reasons = {}
-    for label, name in enumerate(labels.names):
-        photos = int(given[:, label].sum())
-        groups = len(np.unique(linked.groups[given[:, label]]))
-        if photos < min_positives:
-            reasons[name] = f"{photos} photos carry it, {min_positives} are needed"
-        elif groups < min_positives:
-            reasons[name] = f"{photos} photos in {groups} groups carry it, {min_positives} groups are needed"
+    for name, given in zip(labels.names, _given(linked, labels).T, strict=True):
+        photos, groups = int(given.sum()), len(np.unique(linked.groups[given]))
+        if photos < MIN_POSITIVES:
+            reasons[name] = f"{photos} photos carry it, {MIN_POSITIVES} are needed"
+        elif groups < MIN_POSITIVES:
+            reasons[name] = f"{photos} photos in {groups} groups carry it, {MIN_POSITIVES} groups are needed"
     return reasons
 
 
@@ -48,15 +45,10 @@ def _given(linked: Linked, labels: LabelSpace) -> np.ndarray:
     return np.array(hot, np.float32).reshape(-1, len(labels)) > 0
 
 
-@dataclass(frozen=True)
 class Evidence:
-    """What speaks for and against each label on each photo; arrays `[N, labels]`.
+    """The evidence for and against each label on each photo; arrays `[N, labels]`; see `find_suspects`.
 
     Attributes:
-        linked: the records.
-        labels: the label space.
-        multilabel: any combination of labels on a photo.
-        probabilities: out of fold.
         given: which labels each photo carries.
         seen: log-odds by the photo alone.
         log_odds: that the label is given, by the photo and the others of its group.
@@ -64,43 +56,24 @@ class Evidence:
         judged: bool `[labels]`.
     """
 
-    linked: Linked
-    labels: LabelSpace
-    multilabel: bool
-    probabilities: np.ndarray
-    given: np.ndarray
-    seen: np.ndarray
-    log_odds: np.ndarray
-    share: np.ndarray
-    judged: np.ndarray
-
-    @classmethod
-    def of(
-        cls,
-        linked: Linked,
-        labels: LabelSpace,
-        multilabel: bool,
-        probabilities: np.ndarray,
-        min_positives: int,
-    ) -> "Evidence":
-        """Weigh the evidence; see `find_suspects`."""
-        given, probabilities = _given(linked, labels), np.asarray(probabilities, float)
-        if probabilities.shape != given.shape or np.isnan(probabilities).any():
-            raise ValueError(f"probabilities {probabilities.shape}, NaN or not {given.shape}")
-        few = unjudgeable(linked, labels, min_positives)
-        judged = np.array([name not in few for name in labels.names], bool)
-        seen = logit(np.clip(probabilities, CLIP, 1 - CLIP))
-        log_odds, share = seen.copy(), np.zeros(len(labels))
+    def __init__(self, linked: Linked, labels: LabelSpace, multilabel: bool, probabilities: np.ndarray):
+        self.linked, self.labels, self.multilabel = linked, labels, multilabel
+        self.given, self.probabilities = _given(linked, labels), np.asarray(probabilities, float)
+        if self.probabilities.shape != self.given.shape or np.isnan(self.probabilities).any():
+            raise ValueError(f"probabilities {self.probabilities.shape}, NaN or not {self.given.shape}")
+        few = unjudgeable(linked, labels)
+        self.judged = np.array([name not in few for name in labels.names], bool)
+        self.seen = logit(np.clip(self.probabilities, CLIP, 1 - CLIP))
+        self.log_odds, self.share = self.seen.copy(), np.zeros(len(labels))
         for part in labels.slices.values():
-            known = np.ones(len(given), bool) if multilabel else given[:, part].any(1)
-            counts = given[known, part].sum(0)
-            share[part] = logit((counts + 0.5) / (known.sum() + 1))
-            others, votes = _votes(linked.groups, given[:, part], known, expit(share[part]))
-            heard = known & (others > 0)
-            weights = _agreement(seen[heard, part], votes[heard], given[heard, part])
-            told = others > 0
-            log_odds[told, part] = weights[0] * seen[told, part] + weights[1] * votes[told] + weights[2]
-        return cls(linked, labels, multilabel, probabilities, given, seen, log_odds, share, judged)
+            given, seen = self.given[:, part], self.seen[:, part]
+            known = np.ones(len(given), bool) if multilabel else given.any(1)
+            self.share[part] = logit((given[known].sum(0) + 0.5) / (known.sum() + 1))
+            others, votes = _votes(linked.groups, given, known, expit(self.share[part]))
+            voted = others > 0
+            weights = _agreement(seen[known & voted], votes[known & voted], given[known & voted])
+            weighted = weights[0] * seen + weights[1] * votes + weights[2]
+            self.log_odds[:, part] = np.where(voted[:, None], weighted, seen)
 
     @cached_property
     def doubt(self) -> np.ndarray:

@@ -1,18 +1,17 @@
-"""Labels that somebody should look at again, in four ranked lists.
+"""Suspected label errors in four ranked lists.
 
-They rest on probabilities of heads that have not seen the photo that they judge (`heads.out_of_fold`). How
+They rest on probabilities of heads that have not seen the photo that they judge (`linear.out_of_fold`). How
 well the lists rank is measured in `benchmarks/label_errors.py`.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import combinations
 
 import numpy as np
 from scipy.special import logit
 
-from src.analysis.audit.evidence import MIN_POSITIVES, Evidence
+from src.analysis.audit.evidence import Evidence
 from src.datamodules.groups import Linked
 from src.labels import LabelSpace
 
@@ -26,20 +25,18 @@ RIVALRY, STRONGEST = 0.5, 3.0  # what the log-odds of the most probable rival co
 
 @dataclass(frozen=True)
 class Suspect:
-    """A photo whose labels may be wrong, and what to change.
+    """A photo whose labels may be wrong, and the change to make.
 
     Attributes:
-        list: one of `LISTS`.
         position: of the record among `linked.records`.
         add: labels that the suggestion adds.
         remove: labels that it removes.
         probability: out-of-fold, that the suggestion rests on: of the added label, for a pure removal that
             the removed one is absent.
-        score: what the list is ranked by, highest first; log-odds, not comparable between lists.
+        score: the key of its list, highest first; log-odds, not comparable between lists.
         other: of near duplicates, the position of the photo that disagrees.
     """
 
-    list: str
     position: int
     add: tuple[str, ...]
     remove: tuple[str, ...]
@@ -47,18 +44,16 @@ class Suspect:
     score: float
     other: int | None = None
 
-
-def suggestion(add: Sequence[str], remove: Sequence[str]) -> str:
-    """Return the change as text, such as `remove Drummy; add Leaks`; labels hold no semicolon."""
-    return "; ".join([f"remove {label}" for label in remove] + [f"add {label}" for label in add])
+    @property
+    def suggestion(self) -> str:
+        """The change as text, such as `remove Drummy; add Leaks`; labels hold no semicolon."""
+        return "; ".join(
+            [f"remove {label}" for label in self.remove] + [f"add {label}" for label in self.add]
+        )
 
 
 def find_suspects(
-    linked: Linked,
-    labels: LabelSpace,
-    multilabel: bool,
-    probabilities: np.ndarray,
-    min_positives: int = MIN_POSITIVES,
+    linked: Linked, labels: LabelSpace, multilabel: bool, probabilities: np.ndarray
 ) -> dict[str, list[Suspect]]:
     """Return the four lists, each sorted by score, then by path.
 
@@ -71,20 +66,11 @@ def find_suspects(
       kind does.
     - `near_duplicates`: photos that look alike and have different labels, once for each photo to change.
 
-    Labels that `unjudgeable` names are neither added nor removed by the first three.
-
-    Args:
-        linked: the records with their groups and near duplicates.
-        labels: the label space of all records.
-        multilabel: any combination of labels on a photo; else one of each kind at most.
-        probabilities: float `[records, labels]`, from `heads.out_of_fold`.
-        min_positives: see `unjudgeable`.
-
-    Raises:
-        InputError: for a label that is not in the label space.
-        ValueError: for probabilities of another shape, or NaN among them.
+    Labels that `unjudgeable` names are neither added nor removed by the first three. `multilabel` photos
+    carry any combination of labels, others one of each kind at most. `probabilities` are out of fold, float
+    `[records, labels]`.
     """
-    evidence = Evidence.of(linked, labels, multilabel, probabilities, min_positives)
+    evidence = Evidence(linked, labels, multilabel, probabilities)
     makers = (_missing_labels, _wrong_labels, _unseen_pairs, _disagreeing)
 
     def rank(suspect: Suspect) -> tuple:
@@ -99,11 +85,8 @@ def nearest_labelled(
 ) -> np.ndarray:
     """Return the most similar photos of other groups, int64 `[N, count]`, -1 where there are too few.
 
-    Args:
-        features: float `[N, F]`, compared by the cosine; equal ones by position.
-        groups: int `[N]`.
-        count: neighbours of each photo.
-        block: photos that are compared with all others at once.
+    The cosine of `features`, float `[N, F]`, orders them, then the position. `block` photos are compared with
+    all others at once.
     """
     features = np.asarray(features, np.float32)
     norms = np.linalg.norm(features, axis=1, keepdims=True)
@@ -114,17 +97,16 @@ def nearest_labelled(
         part = slice(begin, begin + block)
         similar = unit[part] @ unit.T
         similar[groups[part, None] == groups] = -np.inf
-        best = np.sort(np.argpartition(-similar, kept - 1, axis=1)[:, :kept], axis=1)
+        best = np.argpartition(-similar, kept - 1, axis=1)[:, :kept]
         values = np.take_along_axis(similar, best, 1)
-        order = np.argsort(-values, axis=1, kind="stable")
-        best = np.take_along_axis(best, order, 1)
-        found[part, :kept] = np.where(np.isfinite(np.take_along_axis(values, order, 1)), best, -1)
+        order = np.lexsort((best, -values), axis=1)
+        best, values = np.take_along_axis(best, order, 1), np.take_along_axis(values, order, 1)
+        found[part, :kept] = np.where(np.isfinite(values), best, -1)
     return found
 
 
 def _suspect(
     evidence: Evidence,
-    name: str,
     position: int,
     add: list[int],
     remove: list[int],
@@ -133,9 +115,9 @@ def _suspect(
 ) -> Suspect:
     """Return a suggestion; it rests on its most probable added label, or least probable removed one."""
     there = evidence.probabilities[position]
-    resting = there[add].max() if add else 1 - there[remove].min()
+    probability = there[add].max() if add else 1 - there[remove].min()
     names = [tuple(evidence.labels.names[label] for label in labels) for labels in (add, remove)]
-    return Suspect(name, int(position), *names, float(resting), float(score), other)
+    return Suspect(int(position), *names, float(probability), float(score), other)
 
 
 def _wrong_labels(evidence: Evidence) -> Iterator[Suspect]:
@@ -155,7 +137,7 @@ def _wrong_labels(evidence: Evidence) -> Iterator[Suspect]:
             better = instead is not None and evidence.log_odds[position, [label, instead]].argmax() == 1
             if better or evidence.multilabel:
                 add = [instead] if better else []
-                yield _suspect(evidence, "wrong_label", position, add, [label], score)
+                yield _suspect(evidence, position, add, [label], score)
 
 
 def _missing_labels(evidence: Evidence) -> Iterator[Suspect]:
@@ -169,7 +151,7 @@ def _missing_labels(evidence: Evidence) -> Iterator[Suspect]:
             probable[:, part] &= lacking & (likely[:, part] == highest)
     for position, label in np.argwhere(probable):
         score = likely[position, label]
-        yield _suspect(evidence, "missing_label", position, [label], [], score)
+        yield _suspect(evidence, position, [label], [], score)
 
 
 def _unseen_pairs(evidence: Evidence) -> Iterator[Suspect]:
@@ -179,12 +161,14 @@ def _unseen_pairs(evidence: Evidence) -> Iterator[Suspect]:
     are, or (`multilabel`) one of the first kind is missing that is seen with the second elsewhere. How often
     chance alone would make the pair tells nothing beside that: pairs that exist and are rare are as many.
     """
-    slices = evidence.labels.slices.values()
-    for first, second in combinations([np.arange(part.start, part.stop) for part in slices], 2):
-        elsewhere = _together(evidence, first, second)
+    groups = evidence.linked.groups
+    kinds = [np.arange(part.start, part.stop) for part in evidence.labels.slices.values()]
+    for first, second in combinations(kinds, 2):
+        shown = _shown_pairs(evidence, first, second)
+        total = shown.sum(0)
         both = evidence.given[:, first].any(1) & evidence.given[:, second].any(1)
         for position in np.flatnonzero(both).tolist():
-            seen = elsewhere(position)
+            seen = total > shown[groups[position]]
             partners = evidence.given[position, first]
             found = [
                 _explained(evidence, position, label, first, second, seen)
@@ -194,30 +178,17 @@ def _unseen_pairs(evidence: Evidence) -> Iterator[Suspect]:
             yield from {(s.add, s.remove): s for s in found if s is not None}.values()
 
 
-def _together(evidence: Evidence, first: np.ndarray, second: np.ndarray) -> Callable[[int], np.ndarray]:
-    """Return a function from a position to which pairs of labels other groups show, bool `[first, second]`.
+def _shown_pairs(evidence: Evidence, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the pairs of labels that the photos of each group show, bool `[groups, first, second]`.
 
-    A photo on which one of the two labels is doubted does not count: a mistake that was made twice is none
-    the less a mistake.
+    A photo on which one of the two labels is doubted does not count: a mistake that was made twice is still
+    a mistake.
     """
-    believed = evidence.given & ~(evidence.doubt > BELIEVED)
-    groups = evidence.linked.groups.tolist()
-    shown: dict[int, set[tuple[int, int]]] = defaultdict(set)
-    for position in np.flatnonzero(believed[:, first].any(1) & believed[:, second].any(1)).tolist():
-        rows, columns = np.flatnonzero(believed[position, first]), np.flatnonzero(believed[position, second])
-        shown[groups[position]] |= set(product(rows.tolist(), columns.tolist()))
-    total = np.zeros((len(first), len(second)), np.int64)
-    for pairs in shown.values():
-        for pair in pairs:
-            total[pair] += 1
-
-    def elsewhere(position: int) -> np.ndarray:
-        others = total.copy()
-        for pair in shown.get(groups[position], ()):
-            others[pair] -= 1
-        return others > 0
-
-    return elsewhere
+    believed, groups = evidence.given & ~(evidence.doubt > BELIEVED), evidence.linked.groups
+    shown = np.zeros((groups.max(initial=-1) + 1, len(first), len(second)), bool)
+    for group, labels in zip(groups, believed, strict=True):
+        shown[group] |= np.outer(labels[first], labels[second])
+    return shown
 
 
 def _explained(
@@ -225,13 +196,8 @@ def _explained(
 ) -> Suspect | None:
     """Return the strongest explanation of a pair that is seen nowhere else; None where nothing speaks for it.
 
-    Args:
-        evidence: of all photos.
-        position: the photo.
-        label: of the second kind.
-        first: all labels of the first kind.
-        second: all labels of the second kind.
-        seen: which pairs other groups show, bool `[first, second]`.
+    `label` is of the second kind; `first` and `second` are all labels of the two kinds, and `seen` the pairs
+    that other groups show, bool `[first, second]`.
     """
     doubt, addable = evidence.doubt[position], evidence.addable[position]
     partners = first[evidence.given[position, first]]
@@ -247,45 +213,37 @@ def _explained(
     score, remove, instead = max(explanations, key=lambda explanation: explanation[0])
     if score <= 0 or (instead is None and not evidence.multilabel):
         return None
-    return _suspect(evidence, "unseen_pair", position, [] if instead is None else [instead], remove, score)
+    return _suspect(evidence, position, [] if instead is None else [instead], remove, score)
 
 
 def _disagreeing(evidence: Evidence) -> Iterator[Suspect]:
     """Yield near duplicates with different labels, each photo of a pair that the suggestion changes.
 
-    What either photo's own pixels say decides; a label that cannot be judged, and stands on one photo only,
-    was forgotten on the other one.
+    The pixels of both photos decide; a label that cannot be judged, and stands on one photo only, was
+    forgotten on the other one. Heads get the best supported label of each kind that either photo has one of.
     """
     for a, b in _alike(evidence.linked):
-        if (evidence.given[a] == evidence.given[b]).all():
-            continue
-        speaks = np.where(evidence.judged, evidence.seen[[a, b]].mean(0) - evidence.share, 0.0)
-        wanted = _agreed(evidence, a, b, speaks)
+        either = evidence.given[a] | evidence.given[b]
+        support = np.where(evidence.judged, evidence.seen[[a, b]].mean(0) - evidence.share, 0.0)
+        if evidence.multilabel:
+            wanted = evidence.given[a] & evidence.given[b] | either & (support >= 0)
+        else:
+            wanted = np.zeros_like(either)
+            for part in evidence.labels.slices.values():
+                best = np.where(either[part], support[part], -np.inf).argmax()
+                wanted[part.start + best] = either[part].any()
         for position, other in ((a, b), (b, a)):
             add = np.flatnonzero(wanted & ~evidence.given[position]).tolist()
             remove = np.flatnonzero(~wanted & evidence.given[position]).tolist()
             if add or remove:
-                score = np.abs(speaks[add + remove]).max()
-                yield _suspect(evidence, "near_duplicates", position, add, remove, score, other)
+                yield _suspect(evidence, position, add, remove, np.abs(support[add + remove]).max(), other)
 
 
 def _alike(linked: Linked) -> list[tuple[int, int]]:
     """Return the pairs of near duplicates and of byte-identical photos, sorted."""
     pairs = set(map(tuple, linked.pairs.tolist()))
-    same: dict[str, list[int]] = defaultdict(list)
+    first: dict[str, int] = {}
     for position, record in enumerate(linked.records):
-        same[record.digest].append(position)
-    pairs |= {(several[0], copy) for digest, several in same.items() if digest for copy in several[1:]}
+        if record.digest and first.setdefault(record.digest, position) != position:
+            pairs.add((first[record.digest], position))
     return sorted(pairs)
-
-
-def _agreed(evidence: Evidence, a: int, b: int, speaks: np.ndarray) -> np.ndarray:
-    """Return the labels that both photos of a pair should have, bool `[labels]`."""
-    either = evidence.given[a] | evidence.given[b]
-    if evidence.multilabel:
-        return either & (evidence.given[a] & evidence.given[b] | (speaks >= 0))
-    wanted = np.zeros_like(either)
-    for part in evidence.labels.slices.values():
-        if either[part].any():
-            wanted[part.start + np.where(either[part], speaks[part], -np.inf).argmax()] = True
-    return wanted

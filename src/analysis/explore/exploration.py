@@ -6,6 +6,7 @@ from functools import cached_property
 
 import pandas as pd
 
+from src.analysis.pages import label_names
 from src.datamodules.groups import Linked, link_records
 from src.datamodules.inspection import ImageStats
 from src.datamodules.records import Record, Source
@@ -24,7 +25,6 @@ class Exploration:
         source: the reader's result.
         given: its records, with their groups.
         looks: measurements, one per given record.
-        task: `dual_head`, `multiclass` or `multilabel`.
         group: column or expression that names the groups, None where every photo is one.
         near_duplicates: the largest distance of near duplicates; None: not looked for.
     """
@@ -53,7 +53,8 @@ class Exploration:
         """A row per record: path, ID, group, all labels as text, labels of each kind, measurements."""
         looks = {record.path: look for record, look in zip(self.given, self.looks, strict=True)}
         rows = [
-            {"path": record.path, "ID": record.id, "group": record.group, "all_labels": label_text(record)}
+            {"path": record.path, "ID": record.id, "group": record.group}
+            | {"all_labels": ";".join(label_names(record.labels))}
             | {kind: ";".join(record.labels.get(kind, ())) for kind in self.kinds}
             | {name: getattr(looks[record.path], name) for name in MEASURED}
             for record in self.records
@@ -65,7 +66,7 @@ class Exploration:
         """The rows of `photos` that can be decoded; numbers as numbers, a missing sharpness as NaN."""
         found = self.photos[self.photos["reason"] == ""]
         numbers = dict.fromkeys(("brightness", "contrast", "sharpness", "white", "glare"), float)
-        return found.astype({**numbers, **dict.fromkeys(("width", "height", "bright_end"), int)})
+        return found.astype(numbers | dict.fromkeys(("width", "height", "bright_end"), int))
 
     @cached_property
     def carried(self) -> pd.DataFrame:
@@ -97,8 +98,3 @@ class Exploration:
             kind: {name: levels[kind, name] for name in counts if (kind, name) in levels}
             for kind, counts in self.kinds.items()
         }
-
-
-def label_text(record: Record) -> str:
-    """Return all labels of a photo in one cell."""
-    return ";".join(name for names in record.labels.values() for name in names)

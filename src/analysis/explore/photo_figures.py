@@ -6,21 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from src.analysis.drawing import (
-    BESIDE,
-    BLUE,
-    INK,
-    NOTE,
-    ORANGE,
-    SMALL,
-    kind_panels,
-    new_figure,
-    photo_panels,
-    plain_axes,
-    set_title,
-    wrapped,
-    write_nothing,
-)
+from src.analysis import drawing as draw
+from src.analysis.drawing import BESIDE, BLUE, INK, NOTE, ORANGE, SMALL
 
 COMMON_RATIOS = {"9:16": 9 / 16, "3:4": 3 / 4, "1:1": 1.0, "4:3": 4 / 3, "3:2": 3 / 2, "16:9": 16 / 9}
 BOX = {
@@ -33,13 +20,8 @@ BOX = {
 
 
 def counts_figure(kinds: Mapping[str, Mapping[str, int]], few: int) -> Figure:
-    """Draw the number of photos of each label, the commonest first.
-
-    Args:
-        kinds: `{kind: {label: photos}}`.
-        few: labels of fewer photos are drawn in another colour.
-    """
-    figure, panels = kind_panels(kinds, 6, 0.27)
+    """Draw the number of photos of each label; labels of `few` photos in another colour."""
+    figure, panels = draw.kind_panels(kinds, 6, 0.27)
     most = max((count for counts in kinds.values() for count in counts.values()), default=1)
     for axes, counts in zip(panels, kinds.values(), strict=True):
         colours = [ORANGE if count < few else BLUE for count in counts.values()]
@@ -52,18 +34,10 @@ def counts_figure(kinds: Mapping[str, Mapping[str, int]], few: int) -> Figure:
 
 
 def dimensions_figure(sizes: np.ndarray) -> Figure:
-    """Draw the photos' widths and heights; a larger dot means more photos of that size.
-
-    Args:
-        sizes: pixels, int `[photos, 2]`, width and height.
-    """
-    figure = new_figure(5.4, 4.0)
-    axes = figure.add_subplot()
-    plain_axes(axes, "both")
-    set_title(axes, "Width and height")
+    """Draw widths and heights, pixels `[photos, 2]`; a larger dot means more photos of that size."""
     if not len(sizes):
-        write_nothing(axes, "no photo")
-        return figure
+        return draw.empty_figure("no photo")
+    figure, axes = draw.titled_panel("Width and height", 5.4, 4.0, "both")
     unique, counts = np.unique(sizes, axis=0, return_counts=True)
     area = 20 + 380 * counts / counts.max()
     axes.scatter(unique[:, 0], unique[:, 1], s=area, color=BLUE, alpha=0.45, linewidths=0)
@@ -75,18 +49,10 @@ def dimensions_figure(sizes: np.ndarray) -> Figure:
 
 
 def aspect_ratios_figure(sizes: np.ndarray) -> Figure:
-    """Draw the distribution of the ratio of width to height.
-
-    Args:
-        sizes: pixels, int `[photos, 2]`, width and height.
-    """
-    figure = new_figure(5.4, 4.0)
-    axes = figure.add_subplot()
-    plain_axes(axes, "y")
-    set_title(axes, "Aspect ratio")
+    """Draw the distribution of width to height, pixels `[photos, 2]`."""
     if not len(sizes):
-        write_nothing(axes, "no photo")
-        return figure
+        return draw.empty_figure("no photo")
+    figure, axes = draw.titled_panel("Aspect ratio", 5.4, 4.0, "y")
     ratios = np.log2(sizes[:, 0] / sizes[:, 1])
     low, high = min(ratios.min(), -1) - 0.05, max(ratios.max(), 1) + 0.05
     axes.hist(ratios, bins=np.linspace(low, high, 61), color=BLUE)
@@ -99,47 +65,26 @@ def aspect_ratios_figure(sizes: np.ndarray) -> Figure:
 
 
 def brightness_figure(brightness: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
-    """Draw a box of the mean gray levels per label: median, quartiles, whiskers of 1.5 box lengths, outliers.
-
-    Args:
-        brightness: `{kind: {label: mean gray level of each photo}}`, without empty labels.
-    """
+    """Draw a box of the photos' mean gray levels per label, with whiskers of 1.5 box lengths."""
     kinds = {kind: labels for kind, labels in brightness.items() if labels}
     if not kinds:
-        figure = new_figure(6, 1.5)
-        write_nothing(figure.add_subplot(), "no photo")
-        return figure
-    figure, panels = kind_panels(kinds, 6, 0.3)
+        return draw.empty_figure("no photo")
+    figure, panels = draw.kind_panels(kinds, 6, 0.3)
     for axes, labels in zip(panels, kinds.values(), strict=True):
-        axes.boxplot(
-            list(labels.values()),
-            orientation="horizontal",
-            positions=range(len(labels)),
-            widths=0.6,
-            patch_artist=True,
-            manage_ticks=False,
-            **BOX,
-        )
+        rows = {"orientation": "horizontal", "positions": range(len(labels)), "manage_ticks": False}
+        axes.boxplot(list(labels.values()), widths=0.6, patch_artist=True, **rows, **BOX)
         axes.set_xlim(0, 255)
     panels[-1].set_xlabel("mean gray level of a photo, 0 to 255", **NOTE)
     return figure
 
 
 def photo_grid_figure(photos: Sequence[tuple[np.ndarray, str]], columns: int, empty: str) -> Figure:
-    """Draw photos in a grid, each with a few words below.
-
-    Args:
-        photos: pixels, uint8 `[height, width, 3]`, and the words.
-        columns: of the grid.
-        empty: words for a figure without photos.
-    """
+    """Draw photos, uint8 `[height, width, 3]`, in a grid with words below; `empty` where there is none."""
     if not photos:
-        figure = new_figure(6, 1.5)
-        write_nothing(figure.add_subplot(), empty)
-        return figure
-    figure, panels = photo_panels(len(photos), columns, 2.3, 2.4)
+        return draw.empty_figure(empty)
+    figure, panels = draw.photo_panels(len(photos), columns, 2.3, 2.4)
     for axes, (pixels, words) in zip(panels, photos, strict=False):
         axes.imshow(pixels)
         below = {"xycoords": "axes fraction", "xytext": (0, -4), "textcoords": "offset points", "va": "top"}
-        axes.annotate(wrapped(words, 28), (0, 0), fontsize=8, color=INK, parse_math=False, **below)
+        axes.annotate(draw.wrapped(words, 28), (0, 0), fontsize=8, color=INK, parse_math=False, **below)
     return figure

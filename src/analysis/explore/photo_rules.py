@@ -95,10 +95,8 @@ def photo_rows(data: Exploration) -> dict[str, list[dict]]:
 def robust_z(values: Sequence[float], least_spread: float) -> np.ndarray:
     """Return by how many robust standard deviations each value differs from the median; 0 for too few values.
 
-    Args:
-        values: `[photos]`.
-        least_spread: lower bound of the standard deviation; where nearly all values are the same, the
-            smallest difference would be extreme.
+    The deviation is at least `least_spread`: where nearly all values are the same, the smallest difference
+    would be extreme.
     """
     values = np.asarray(values, float)
     if len(values) < ENOUGH:
@@ -141,16 +139,10 @@ def _odd_size(photos: pd.DataFrame) -> pd.DataFrame:
     """Return the photos whose size or shape is unlike the others', or of no use."""
     sides = photos[["width", "height"]]
     area, shape = sides.prod(axis=1), sides.max(axis=1) / sides.min(axis=1)
-    measures = pd.DataFrame(
-        {
-            "short": sides.min(axis=1),
-            "shape": shape,
-            "usual": shape.median(),
-            "times": area / area.median(),
-            "area_z": np.abs(robust_z(np.log(area), 0.1)),
-            "shape_z": np.abs(robust_z(np.log(shape), 0.05)),
-        }
-    )
+    measures = sides.assign(short=sides.min(axis=1), shape=shape, usual=shape.median())
+    measures["times"] = area / area.median()
+    measures["area_z"] = np.abs(robust_z(np.log(area), 0.1))
+    measures["shape_z"] = np.abs(robust_z(np.log(shape), 0.05))
     found = photos.assign(reason=[", ".join(_odd_sides(row)) for row in measures.itertuples()])
     return found[found["reason"] != ""]
 

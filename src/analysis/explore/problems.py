@@ -1,11 +1,11 @@
 """Problems of a data set as such: one list each of files, rows, IDs, copies, and photos that look wrong."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 from src.analysis.explore import photo_rules
-from src.analysis.explore.exploration import Exploration, label_text
+from src.analysis.explore.exploration import Exploration
+from src.analysis.pages import label_names
 from src.datamodules.near_duplicates import MANY
 from src.datamodules.records import Record
 
@@ -47,7 +47,7 @@ LISTS = {
     "several_labels": (
         "Several labels of a kind",
         ("path", "kind", "labels"),
-        "More than one label of a kind on a photo, which model={task} cannot learn.",
+        "More than one label of a kind on a photo, which all models but multilabel cannot learn.",
     ),
     "identical": (
         "Exact duplicates",
@@ -73,60 +73,38 @@ Row = Mapping[str, str | int | float]
 Pair = tuple[Record, Record, int]  # the last is the distance of their perceptual hashes, in bits
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One list.
+def find_problems(data: Exploration) -> dict[str, list[Row]]:
+    """Return the rows of every list, also the empty ones, in the order of the page.
 
-    Attributes:
-        name: of its CSV, without `.csv`, and of its section on the page.
-        title: in words.
-        rule: condition for a row, in words.
-        columns: of its CSV.
-        rows: worst first, or in the order of paths; `path` and `other` (`file`) are photos.
+    Rows are sorted, the worst first or by path; `path` and `other` (`file`) in them are photos.
     """
-
-    name: str
-    title: str
-    rule: str
-    columns: tuple[str, ...]
-    rows: list[Row]
-
-
-def find_problems(data: Exploration) -> list[Problem]:
-    """Return every list, also the empty ones, in the order of the page."""
     rows = _file_rows(data) | _copy_rows(data) | photo_rules.photo_rows(data)
-    rules = {name: rule for name, (_, _, rule) in LISTS.items()}
-    rules["several_labels"] = rules["several_labels"].format(task=data.task)
-    rules["near_duplicates"] = rules["near_duplicates"].format(near=data.near_duplicates)
-    if data.task == "multilabel":
-        text = "Does not apply: with model=multilabel a photo may carry any number of labels."
-        rules["several_labels"] = text
-    if data.near_duplicates is None:
-        rules["near_duplicates"] = "Not looked for: data.near_duplicates=null."
-    return [
-        Problem(name, title, rules[name], columns, rows[name]) for name, (title, columns, _) in LISTS.items()
-    ]
+    return {name: rows[name] for name in LISTS}
+
+
+def rule_of(name: str, near_duplicates: int | None) -> str:
+    """Return the condition for a row of a list, in words."""
+    if name == "near_duplicates" and near_duplicates is None:
+        return "Not looked for: data.near_duplicates=null."
+    return LISTS[name][2].format(near=near_duplicates)
 
 
 def _file_rows(data: Exploration) -> dict[str, list[Row]]:
     """Return the rows of the lists of files, table rows and IDs."""
-    unreadable = [
-        {"path": row.path, "labels": row.all_labels, "reason": row.reason}
-        for row in data.photos.itertuples()
-        if row.reason not in ("", GONE)
-    ]
+    photos = data.photos.rename(columns={"all_labels": "labels"})
+    gone, cut = photos[photos["reason"] == GONE], photos["reason"] == "truncated"
     lost = sorted(data.source.lost.items())
-    gone = [
+    missing = [{"id": id_ or "(empty)", "reason": "no file of this name"} for id_, found in lost if not found]
+    missing += [
         {"id": row.ID, "reason": f"{row.path} was there when the photos were listed and is gone"}
-        for row in data.photos.itertuples()
-        if row.reason == GONE
+        for row in gone.itertuples()
     ]
+    corrupt = photos[~cut & ~photos["reason"].isin(["", GONE])]
     first: dict[str, str] = {}
     return {
-        "corrupt": [row for row in unreadable if row["reason"] != "truncated"],
-        "truncated": [row for row in unreadable if row["reason"] == "truncated"],
-        "missing": [{"id": id_ or "(empty)", "reason": "no file of this name"} for id_, f in lost if not f]
-        + gone,
+        "corrupt": corrupt[list(FAULTY)].to_dict("records"),
+        "truncated": photos.loc[cut, list(FAULTY)].to_dict("records"),
+        "missing": missing,
         "ambiguous": [{"id": id_, "files": ";".join(found)} for id_, found in lost if found],
         "repeated_ids": [
             {"path": record.path, "other": first[record.id], "id": record.id}
@@ -147,9 +125,12 @@ def _copy_rows(data: Exploration) -> dict[str, list[Row]]:
     """Return the rows of the lists of copies and near duplicates."""
     copies = [(same[0], copy, 0) for same in identical_sets(data) for copy in same[1:]]
     near = near_pairs_of(data)
-    differing = [pair for pair in copies + near if _label_set(pair[0]) != _label_set(pair[1])]
+    differing = [pair for pair in copies + near if _label_sets(pair[0]) != _label_sets(pair[1])]
     found = {"identical": copies, "near_duplicates": near, "conflicting_labels": differing}
-    return {name: _pair_rows(pairs) for name, pairs in found.items()}
+    return {
+        name: [dict(zip(PAIR, _pair_row(*pair), strict=True)) for pair in pairs]
+        for name, pairs in found.items()
+    }
 
 
 def identical_sets(data: Exploration) -> list[list[Record]]:
@@ -171,22 +152,12 @@ def near_pairs_of(data: Exploration) -> list[Pair]:
     return sorted(found, key=lambda pair: (pair[2], pair[0].path, pair[1].path))
 
 
-def _pair_rows(pairs: Iterable[Pair]) -> list[Row]:
-    """Return the rows of pairs of photos."""
-    return [
-        {
-            "path": record.path,
-            "other": other.path,
-            "distance": distance,
-            "labels": label_text(record),
-            "other_labels": label_text(other),
-            "group": record.group,
-            "other_group": other.group,
-        }
-        for record, other, distance in pairs
-    ]
+def _pair_row(one: Record, other: Record, distance: int) -> tuple:
+    """Return the cells of a pair of photos."""
+    labels = [";".join(label_names(record.labels)) for record in (one, other)]
+    return one.path, other.path, distance, *labels, one.group, other.group
 
 
-def _label_set(record: Record) -> set[tuple[str, str]]:
-    """Return the labels without regard to their order."""
-    return {(kind, name) for kind, names in record.labels.items() for name in names}
+def _label_sets(record: Record) -> dict[str, set[str]]:
+    """Return the labels by kind without regard to their order."""
+    return {kind: set(names) for kind, names in record.labels.items() if names}

@@ -1,13 +1,14 @@
 """The figures of an exploration as plain data: the content of `explore.json` and of the page."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations, product
 
 import numpy as np
+import pandas as pd
 
 from src.analysis.explore.exploration import Exploration
-from src.analysis.explore.problems import Problem, near_pairs_of
+from src.analysis.explore.problems import LISTS, Row, near_pairs_of, rule_of
 from src.analysis.pages import folder_name
 
 MADE_BY = "scripts/explore.py"
@@ -15,10 +16,11 @@ RARE = 25  # photos; below, a threshold or a score of the label says little
 EVALUABLE = 3  # groups; below, a label cannot stand in train, val and test
 SHOWN = 60  # rows of a list that the page shows; its CSV has all
 SIZES = 12  # of the commonest sizes, formats, cameras
-GROUP_SIZES = ((1, 1), (2, 2), (3, 5), (6, 10), (11, 20), (21, 50), (51, 200), (201, None))
+GROUP_SIZES = {"1": 1, "2": 2, "3 to 5": 5, "6 to 10": 10, "11 to 20": 20, "21 to 50": 50, "51 to 200": 200,
+               "201 or more": np.inf}  # fmt: skip
 
 
-def summarise(data: Exploration, problems: Sequence[Problem]) -> dict:
+def summarise(data: Exploration, problems: Mapping[str, Sequence[Row]]) -> dict:
     """Return all figures, ready for JSON; the page needs nothing else but pictures."""
     labels, groups, photos = _labels(data), _groups(data), data.readable
     return {
@@ -29,7 +31,7 @@ def summarise(data: Exploration, problems: Sequence[Problem]) -> dict:
             "labelled photos": len(data.records),
             "labels": sum(map(len, labels.values())),
             "groups": groups["joined"],
-            "kinds of problems": sum(bool(problem.rows) for problem in problems),
+            "kinds of problems": sum(map(bool, problems.values())),
         },
         "photos": {
             "labelled": len(data.records),
@@ -39,14 +41,14 @@ def summarise(data: Exploration, problems: Sequence[Problem]) -> dict:
         "notices": _notices(data, labels, groups),
         "problems": [
             {
-                "name": problem.name,
-                "title": problem.title,
-                "rule": problem.rule,
-                "count": len(problem.rows),
-                "columns": list(problem.columns),
-                "shown": [dict(row) for row in problem.rows[:SHOWN]],
+                "name": name,
+                "title": LISTS[name][0],
+                "rule": rule_of(name, data.near_duplicates),
+                "count": len(rows),
+                "columns": list(LISTS[name][1]),
+                "shown": rows[:SHOWN],
             }
-            for problem in problems
+            for name, rows in problems.items()
         ],
         "labels": labels,
         "labels_per_photo": {
@@ -97,15 +99,12 @@ def _groups(data: Exploration) -> dict:
     sizes = np.bincount(joined)
     largest = int(sizes.argmax())
     names = list(data.photos["group"][joined == largest].unique())
-    within: dict[str, int] = {}
-    for low, high in GROUP_SIZES:
-        name = str(low) if low == high else f"{low} to {high}" if high else f"{low} or more"
-        within[name] = int(((sizes >= low) & (sizes <= (high or sizes.max()))).sum())
+    counts = pd.cut(sizes, [0, *GROUP_SIZES.values()], labels=list(GROUP_SIZES)).value_counts()
     return {
         "by": data.group,
         "named": data.photos["group"].nunique(),
         "joined": len(sizes),
-        "photos_per_group": {name: count for name, count in within.items() if count},
+        "photos_per_group": {name: int(count) for name, count in counts.items() if count},
         "largest": {
             "name": " + ".join(names[:3]) + (f" + {len(names) - 3} more" if len(names) > 3 else ""),
             "photos": int(sizes[largest]),
@@ -148,14 +147,16 @@ def _most(values: Iterable[str]) -> dict[str, int]:
 
 def _brightness(data: Exploration) -> dict[str, list[dict]]:
     """Return the spread of the mean gray level per label, in the order of the labels."""
-    names = ("least", "quartile", "median", "quartile_3", "most")
-    found: dict[str, list[dict]] = {}
-    for kind, labels in data.brightness.items():
-        found[kind] = []
-        for label, values in labels.items():
-            spread = np.percentile(values, (0, 25, 50, 75, 100)).round(1).tolist()
-            found[kind].append({"label": label, **dict(zip(names, spread, strict=True))})
-    return found
+    names = ("label", "least", "quartile", "median", "quartile_3", "most")
+
+    def spread(label: str, values: Sequence[float]) -> dict:
+        quartiles = np.percentile(values, (0, 25, 50, 75, 100)).round(1).tolist()
+        return dict(zip(names, (label, *quartiles), strict=True))
+
+    return {
+        kind: [spread(label, values) for label, values in labels.items()]
+        for kind, labels in data.brightness.items()
+    }
 
 
 def _exif(data: Exploration) -> dict:

@@ -1,16 +1,16 @@
 """The report of a run: one HTML page for people, complete in itself."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path, PurePath
 
 from src.analysis.pages import TASKS, folder_name, is_number, render, thumbnail
 from src.analysis.report.worst_errors import compared
 from src.errors import listed
 from src.files import write_whole
-from src.overrides import typed
+from src.overrides import shown, typed
 from src.runs import RunFolder, crossing_groups, label_counts, read_run, run_date
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 WORST = 24
 FEW = 5  # below this many photos a score of a label says little
 SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
@@ -25,30 +25,21 @@ SCORES = {
     "f1_weighted": "weighted F1",
     "map": "mean average precision",
 }
-FIGURES = {
-    "loss_curve.png": (
-        "Loss, F1 and accuracy per epoch",
-        "The best epoch is the one whose weights were kept.",
-    ),
-    "confusion_matrix.png": (
-        "What was taken for what",
-        "Counts of test photos; the shade is the share within a row.",
-    ),
-    "class_distribution.png": ("Labels per split", "How many photos carry each label."),
+FACTS = {
+    "num_params": "parameters",
+    "best_score": "best score (validation F1)",
+    "unreadable": "photos left out, unreadable",
+    "durations": "took",
+    "git": "code",
 }
-OUTCOMES = ("What became of each label", "Counts of test photos: hit, missed, falsely said.")
+FIGURES = ("loss_curve.png", "confusion_matrix.png", "class_distribution.png")
 
 
 def write_report(run: Path, images_root: Path | None = None) -> Path:
     """Write `report.html` into a run's folder: self-contained, without scripts, readable offline.
 
-    Args:
-        run: the folder of a run.
-        images_root: data root for the thumbnails; by default the one of the run's configuration, if that
-            folder exists. Without photos the worst errors are described in words.
-
-    Returns:
-        the path of the page. The same folder gives the same bytes.
+    Thumbnails come from `images_root`, by default the data root of the run's configuration. Without photos
+    the worst errors are described in words.
 
     Raises:
         InputError: if `metrics.json` or `predictions.csv` is missing, or a file of the folder cannot be read.
@@ -57,8 +48,11 @@ def write_report(run: Path, images_root: Path | None = None) -> Path:
     root = Path(images_root) if images_root is not None else folder.data_root
     root = root if root is not None and root.is_dir() else None
     config = folder.path / ".hydra" / "config.yaml"
+    ckpt = typed("ckpt", shown(folder.path.resolve()).as_posix())
     name, date = _data_name(folder), run_date(folder)
     closest = folder.certificate.get("closest") or {}
+    mistakes, count = compared(folder)
+    figures = {name: folder.path / name for name in FIGURES if (folder.path / name).is_file()}
     labels = ", ".join(f"{len(names)} of kind {kind}" for kind, names in folder.classes.items())
     about = TASKS.get(folder.task, folder.task)
     page = render(
@@ -67,12 +61,12 @@ def write_report(run: Path, images_root: Path | None = None) -> Path:
         eyebrow=[part for part in ("Corbel", folder.task, date) if part],
         name=name or folder.path.name,
         about=f"{about}; labels: {labels}" if labels else about,
-        details="",
         scores=_headline(folder),
         digits=3,
         notes=_notes(folder),
         settings=_settings(folder),
         multilabel=folder.task == "multilabel",
+        min_positives=folder.setting("callbacks.thresholds.min_positives"),
         kinds=folder.kinds,
         split_names=SPLIT_NAMES,
         **_splits(folder),
@@ -80,10 +74,12 @@ def write_report(run: Path, images_root: Path | None = None) -> Path:
         closest=[(photo, thumbnail(root, photo["path"])) for photo in closest.get("photos", ())],
         **_scores(folder),
         **_labels(folder),
-        figures=_figures(folder),
-        **_worst(folder, root),
+        figures={name: file.read_bytes() for name, file in figures.items()},
+        compared=count,
+        wrong=len(mistakes),
+        mistakes=[(mistake, thumbnail(root, mistake.path)) for mistake in mistakes[:WORST]],
         unreadable=_unreadable(folder),
-        command=_command(folder),
+        command=f"python scripts/predict.py {ckpt} images=DIR_OR_FILE_OR_CSV output=predictions.csv",
         config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
     )
     path = folder.path / "report.html"
@@ -134,41 +130,33 @@ def _notes(run: RunFolder) -> list[str]:
 
 
 def _settings(run: RunFolder) -> list[tuple[str, str]]:
-    """Return the facts and settings of the run, in words."""
-    facts, setting = dict(run.facts), run.setting
+    """Return the settings and facts of the run, in words."""
+    setting = run.setting
     weights = setting("model.weights")
     if weights is None and run.has_setting("model.weights"):
         weights = "none (random start)"
-    epochs, best = facts.pop("epochs", None), facts.pop("best_epoch", None)
-    parameters, score = facts.pop("num_params", None), facts.pop("best_score", None)
     size = setting("preprocess.image_size")
     sides = size if isinstance(size, list) else [size, size]
-    durations = facts.pop("durations", None) or {}
     rows = [
-        ("task", facts.pop("task", run.task)),
         ("photos", setting("data.root", "data.images") or run.data_root),
         ("label table", setting("data.csv")),
-        ("photos left out, unreadable", facts.pop("unreadable", None)),
-        ("backbone", facts.pop("backbone", None)),
         ("weights to start from", weights),
         ("started from", setting("model.init_from")),
         ("backbone frozen", setting("model.freeze_backbone")),
-        ("parameters", f"{parameters:,}" if is_number(parameters) else None),
         ("image size", size and " x ".join(map(_plain, sides)) + " pixels"),
         ("resize", setting("preprocess.resize")),
-        ("epochs", f"{epochs}; the best was epoch {best}" if best is not None else epochs),
-        ("best score (validation F1)", f"{score:.3f}" if is_number(score) else None),
         ("batch size", setting("data.batch_size")),
         ("learning rate", setting("model.lr")),
         ("weight decay", setting("model.weight_decay") or None),
         ("schedule", setting("model.schedule")),
-        ("seed", facts.pop("seed", None)),
-        ("took", ", ".join(f"{name} {_duration(seconds)}" for name, seconds in durations.items())),
-        ("versions", facts.pop("versions", None)),
-        ("code", facts.pop("git", None)),
     ]
-    rows += [(key.replace("_", " "), value) for key, value in facts.items()]
-    return [(name, _plain(value)) for name, value in rows if value is not None and value != ""]
+    facts = {"task": run.task, **run.facts}
+    durations = (facts.get("durations") or {}).items()
+    facts["durations"] = {name: str(timedelta(seconds=round(seconds))) for name, seconds in durations}
+    if is_number(facts.get("num_params")):
+        facts["num_params"] = f"{facts['num_params']:,}"
+    rows += [(FACTS.get(key, key.replace("_", " ")), value) for key, value in facts.items()]
+    return [(name, _plain(value)) for name, value in rows if value not in (None, "", {})]
 
 
 def _plain(value: object) -> str:
@@ -182,27 +170,14 @@ def _plain(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _duration(seconds: float) -> str:
-    """Return seconds as hours, minutes and seconds."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
-
-
 def _splits(run: RunFolder) -> dict:
     """Return the size of each split, and the number of groups that cross."""
-    total = sum(len(photos) for photos in run.splits.values())
+    total = max(1, sum(map(len, run.splits.values())))
+    known = all("group" in photos for photos in run.splits.values())
     rows = [
-        {
-            "name": SPLIT_NAMES[split],
-            "photos": len(photos),
-            "share": len(photos) / max(total, 1),
-            "groups": photos["group"].nunique() if "group" in photos else None,
-        }
+        (SPLIT_NAMES[split], len(photos), len(photos) / total, photos["group"].nunique() if known else None)
         for split, photos in run.splits.items()
     ]
-    known = all("group" in photos for photos in run.splits.values())
     return {"splits": rows, "crossing": len(crossing_groups(run)) if known else None}
 
 
@@ -213,17 +188,17 @@ def kind_scores(scores: Mapping) -> dict[str, Mapping]:
 
 def _scores(run: RunFolder) -> dict:
     """Return the scores of the splits, `{kind: {score: one value per split}}`; kind "" is overall."""
-    splits = {split: run.metrics[split] for split in ("val", "test") if run.metrics.get(split)}
+    splits = {SPLIT_NAMES[split]: run.metrics[split] for split in ("val", "test") if run.metrics.get(split)}
     kinds = dict.fromkeys(kind for scores in splits.values() for kind in kind_scores(scores))
-    parts = {"": list(splits.values())}
-    parts |= {kind: [kind_scores(scores).get(kind, {}) for scores in splits.values()] for kind in kinds}
-    table = {kind: _score_rows(part) for kind, part in parts.items()}
-    return {"score_splits": [SPLIT_NAMES[split] for split in splits], "score_table": table if splits else {}}
+    table = {"": _score_rows(list(splits.values()))} if splits else {}
+    for kind in kinds:
+        table[kind] = _score_rows([kind_scores(scores).get(kind, {}) for scores in splits.values()])
+    return {"score_splits": list(splits), "score_table": table}
 
 
 def _score_rows(splits: list[Mapping]) -> dict[str, list[object]]:
     """Return each score that a split has, in the usual order."""
-    present = [name for scores in splits for name, value in scores.items() if is_number(value)]
+    present = dict.fromkeys(name for scores in splits for name, value in scores.items() if is_number(value))
     ordered = [name for name in SCORES if name in present] + [name for name in present if name not in SCORES]
     return {SCORES.get(name, name): [scores.get(name) for scores in splits] for name in ordered}
 
@@ -231,28 +206,18 @@ def _score_rows(splits: list[Mapping]) -> dict[str, list[object]]:
 def _labels(run: RunFolder) -> dict:
     """Return the scores of each label, `{kind: {label: scores}}`, and its F1 in validation."""
     split = _judged_split(run)
-    least = run.setting("callbacks.thresholds.min_positives")
-    few = ""
-    if run.task == "multilabel" and isinstance(least, int) and least > 1:
-        few = f" Labels with fewer than {least} validation photos keep the threshold 0.5."
     validation = _per_class(run, "val") if split == "test" else {}
     empty = dict.fromkeys(("support", "precision", "recall", "f1", "ap"))
-    return {
-        "labels": {
-            kind: {
-                label: {**empty, "threshold": run.thresholds.get(label), **scores}
-                for label, scores in labels.items()
-            }
-            for kind, labels in _per_class(run, split).items()
-        },
-        "labels_split": SPLIT_NAMES[split],
-        "few_positives": few,
-        "before": {
-            label: scores.get("f1") if scores.get("support") != 0 else None
-            for labels in validation.values()
-            for label, scores in labels.items()
-        },
+    table = {
+        kind: {label: {**empty, "threshold": run.thresholds.get(label), **s} for label, s in labels.items()}
+        for kind, labels in _per_class(run, split).items()
     }
+    before = {
+        label: scores.get("f1") if scores.get("support") != 0 else None
+        for labels in validation.values()
+        for label, scores in labels.items()
+    }
+    return {"labels": table, "labels_split": SPLIT_NAMES[split], "before": before}
 
 
 def _per_class(run: RunFolder, split: str) -> dict[str, dict[str, Mapping]]:
@@ -265,31 +230,7 @@ def _per_class(run: RunFolder, split: str) -> dict[str, dict[str, Mapping]]:
     return {kind: labels for kind, labels in {**kinds, "labels": rest}.items() if labels}
 
 
-def _figures(run: RunFolder) -> list[tuple[str, str, bytes]]:
-    """Return the run's figures: title, caption, PNG."""
-    texts = FIGURES | ({"confusion_matrix.png": OUTCOMES} if run.task == "multilabel" else {})
-    there = [name for name in texts if (run.path / name).is_file()]
-    return [(*texts[name], (run.path / name).read_bytes()) for name in there]
-
-
-def _worst(run: RunFolder, root: Path | None) -> dict:
-    """Return the photos with the worst errors, and the numbers of wrong and of compared photos."""
-    mistakes, count = compared(run)
-    shown = [(mistake, thumbnail(root, mistake.path)) for mistake in mistakes[:WORST]]
-    return {"compared": count, "wrong": len(mistakes), "mistakes": shown}
-
-
 def _unreadable(run: RunFolder) -> list[dict]:
     """Return the predictions that are errors."""
     rows = run.predictions.reindex(columns=["ID", "path", "status", "error"], fill_value="")
     return rows[rows["status"] == "error"].to_dict("records")
-
-
-def _command(run: RunFolder) -> str:
-    """Return the command that predicts with this run."""
-    folder = run.path.resolve()
-    folder = folder.relative_to(REPOSITORY) if folder.is_relative_to(REPOSITORY) else folder
-    return (
-        f"python scripts/predict.py {typed('ckpt', folder.as_posix())} images=DIR_OR_FILE_OR_CSV "
-        "output=predictions.csv"
-    )
