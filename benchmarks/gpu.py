@@ -1,8 +1,6 @@
-"""On a CUDA GPU: photos to a CSV, beside a plain script with workers and beside decoding alone."""
+"""On a CUDA GPU: photos to a CSV, against a plain script with workers and against decoding alone."""
 
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -41,9 +39,12 @@ def given() -> predict.Given:
 
 
 def exact(given: predict.Given) -> np.ndarray:
-    """Predict as a plain script does, with Corbel's decoder and in full precision."""
-    with full_precision():
+    """Predict as a plain script does, with Corbel's decoder and without TF32."""
+    set_full_precision()
+    try:
         return predict.naive(given, plain.our_decoder)
+    finally:
+        set_full_precision(False)
 
 
 def decoded(given: predict.Given) -> dict:
@@ -56,16 +57,6 @@ def decoded(given: predict.Given) -> dict:
 def _decode(path: Path) -> int:
     """Decode a photo; return its number of values."""
     return plain.our_decoder(path).size
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Compute without TF32 in the block."""
-    set_full_precision()
-    try:
-        yield
-    finally:
-        set_full_precision(False)
 
 
 WORKS = [
