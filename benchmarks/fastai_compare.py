@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.harness import BENCH, REPOSITORY, busy_seconds
+from benchmarks.harness import BENCH, REPOSITORY, busy_seconds, markdown
 from src.decisions.thresholds import tune_thresholds, with_room
 from src.errors import leave
 from src.labels import LabelSpace
@@ -163,14 +163,16 @@ def figures_of(test: Mapping) -> dict[str, float]:
 
 def table(found: Mapping[str, Mapping[str, float]]) -> str:
     """Return the sides' figures as a Markdown table."""
-    header = ["", *found, *["times: fastai / ours, figures: ours - fastai"] * (len(found) == 2)]
-    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    rows = []
     for name, ours in found["ours"].items():
-        values, is_time = [side[name] for side in found.values()], name.endswith(" s")
-        cells = [f"{value:.{1 if is_time else 4}f}" for value in values]
-        cells += [f"{v / ours:.2f}x" if is_time else f"{ours - v:+.4f}" for v in values[1:]]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        values, is_time = {side: figures[name] for side, figures in found.items()}, name.endswith(" s")
+        row = {"": name, **{side: f"{value:.{1 if is_time else 4}f}" for side, value in values.items()}}
+        if "fastai" in found:
+            ratio, apart = values["fastai"] / ours, ours - values["fastai"]
+            header = "times: fastai / ours, figures: ours - fastai"
+            row[header] = f"{ratio:.2f}x" if is_time else f"{apart:+.4f}"
+        rows.append(row)
+    return markdown(rows)
 
 
 def main() -> None:

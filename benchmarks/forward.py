@@ -1,4 +1,4 @@
-"""One forward pass of a batch on two threads: ONNX Runtime, float32 and int8, beside eager torch."""
+"""One forward pass of a batch on two threads: ONNX Runtime, float32 and int8, against eager torch."""
 
 import json
 from functools import partial
@@ -68,7 +68,7 @@ def close(results: dict[str, dict], int8: bool) -> bool:
 
 WORKS = [
     Work(
-        f"{TIMES} forward passes of a ResNet18, batch {BATCH}, {name} beside eager torch",
+        f"{TIMES} forward passes of a ResNet18, batch {BATCH}, {name} against eager torch",
         partial(given, name), {"naive": in_torch, "ours": in_onnx}, partial(close, int8="int8" in name),
         described, threads=(THREADS,),
     )

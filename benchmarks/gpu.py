@@ -1,4 +1,4 @@
-"""On a CUDA GPU: photos to a CSV, beside a plain script with workers and beside decoding alone."""
+"""On a CUDA GPU: photos to a CSV, against a plain script with workers and against decoding alone."""
 
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path

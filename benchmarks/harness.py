@@ -106,28 +106,35 @@ def measured(work: Work, rounds: int, run_side: Callable[[str, int], Cost]) -> t
             if side == sides[-1]:
                 equal &= bool(work.equal(known))
     title = f"\n**{work.name}: results {'equal' if equal else 'NOT EQUAL'}**\n"
-    return "\n".join([title, *_table(costs), *_figures(known)]), equal
+    return "\n".join([title, _table(costs), *_figures(known)]), equal
 
 
-def _table(costs: Mapping[tuple[str, int], Sequence[Cost]]) -> list[str]:
+def markdown(rows: Sequence[Mapping[str, Any]], digits: int = 4) -> str:
+    """Return rows as a Markdown table under the keys of the first one, fractions with that many digits."""
+    lines = [[*rows[0]], ["---"] * len(rows[0])]
+    lines += [[f"{v:.{digits}f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _table(costs: Mapping[tuple[str, int], Sequence[Cost]]) -> str:
     """Return a Markdown table: medians (minimum-maximum), and their ratio to ours."""
-    lines = ["| side | threads | CPU s | beside ours | wall s | beside ours |", "|---|---|---|---|---|---|"]
+    rows = []
     for (side, count), found in costs.items():
-        cells = [side, str(count)]
-        for key in ("cpu_s", "wall_s"):
+        row = {"side": side, "threads": count}
+        for key, name in (("cpu_s", "CPU"), ("wall_s", "wall")):
             values, ours = ([cost[key] for cost in part] for part in (found, costs["ours", count]))
-            middle, ratio = median(values), median(values) / max(median(ours), 1e-9)
-            cells += [f"{middle:.3g} ({min(values):.3g}-{max(values):.3g})", f"{ratio:.3g}x"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+            row[f"{name} s"] = f"{median(values):.3g} ({min(values):.3g}-{max(values):.3g})"
+            row[f"{name} / ours"] = f"{median(values) / max(median(ours), 1e-9):.3g}x"
+        rows.append(row)
+    return markdown(rows)
 
 
 def _figures(results: Mapping[str, Any]) -> list[str]:
     """Return a line per side with the entries of its result."""
     lines = []
     for side, result in results.items():
-        kept = result.items() if isinstance(result, dict) else ()
-        if figures := [f"{key} {value}" for key, value in kept if not key.startswith("_")]:
+        entries = result.items() if isinstance(result, dict) else ()
+        if figures := [f"{key} {value}" for key, value in entries if not key.startswith("_")]:
             lines.append(f"\n{side}: {', '.join(figures)}")
     return lines
 

@@ -1,4 +1,4 @@
-"""Planted label errors found by the audit's lists, beside cleanlab on the same probabilities.
+"""Planted label errors found by the audit's lists, against cleanlab on the same probabilities.
 
     python -m benchmarks.label_errors demo --weights squeezenet1_1.pth
     python -m benchmarks.label_errors table --csv labels.csv --images photos/ --group ASSET --weights FILE
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.harness import command
+from benchmarks.harness import command, markdown
 from demo.make import make_demo
 from demo.tables import read_truth
 from src.analysis.audit.suspects import find_suspects
@@ -233,13 +233,6 @@ def table_cases(given: argparse.Namespace, model: MultiLabelClassifier) -> Itera
         yield audited(changed, truth, True, seen[kept])
 
 
-def markdown(rows: Sequence[Mapping]) -> str:
-    """Return rows as a Markdown table, fractions with two digits."""
-    lines = [list(rows[0]), ["---"] * len(rows[0])]
-    lines += [[f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -256,7 +249,7 @@ def main() -> None:
         rows = measured("demo, table", tables) + measured("demo, folders", folders)
     else:
         rows = measured(Path(given.csv).parent.name, list(table_cases(given, model)))
-    print(markdown(rows))
+    print(markdown(rows, 2))
 
 
 if __name__ == "__main__":

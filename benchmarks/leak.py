@@ -1,4 +1,4 @@
-"""What a split of photos claims beside a split of groups, for the same heads on the same frozen features.
+"""The claims of a split by photo and of a split by group, for the same heads on the same features.
 
 `python -m benchmarks.leak experiment=sdnet2018 data.root=$SDNET2018 model.weights=$SQUEEZENET`
 """
@@ -8,7 +8,7 @@ import sys
 import numpy as np
 from sklearn.metrics import average_precision_score
 
-from benchmarks.harness import command, composed
+from benchmarks.harness import command, composed, markdown
 from src import config
 from src.datamodules.records import label_space
 from src.datamodules.splits import label_columns, pair_columns
@@ -42,7 +42,12 @@ def main() -> None:
             heads = fit_heads(features[train], targets[train], labels, multilabel)
             scores = heads.probabilities(features[test])
             seen = np.isin(linked.groups[test], linked.groups[train]).mean()
-            found[way].append({**figures(scores, targets[test], labels, multilabel), "seen": seen})
+            found[way].append(
+                {
+                    **figures(scores, targets[test], labels, multilabel),
+                    "test photos whose group is in training": seen,
+                }
+            )
     groups = len(set(linked.groups.tolist()))
     print(f"{len(records)} photos, {groups} groups, {len(SEEDS)} splits of each sort\n")
     print(table(found))
@@ -64,18 +69,13 @@ def figures(
 
 def table(found: dict[str, list[dict[str, float]]]) -> str:
     """Return mean and standard deviation of each figure for both sorts, and their difference."""
-    lines = ["| figure | split by photo claims | split by group | too much |", "|---|---|---|---|"]
+    rows = []
     for name in found["photos"][0]:
-        photos, groups = (np.array([one[name] for one in found[way]]) for way in ("photos", "groups"))
-        if name == "seen":
-            shares = f"{photos.mean():.1%} | {groups.mean():.1%}"
-            lines.append(f"| test photos whose group is in training | {shares} | |")
-            continue
-        lines.append(
-            f"| {name} | {photos.mean():.4f} ± {photos.std(ddof=1):.4f} "
-            f"| {groups.mean():.4f} ± {groups.std(ddof=1):.4f} | {photos.mean() - groups.mean():+.4f} |"
-        )
-    return "\n".join(lines)
+        both = photos, groups = [np.array([one[name] for one in found[way]]) for way in ("photos", "groups")]
+        cells, apart = [f"{v.mean():.4f} ± {v.std(ddof=1):.4f}" for v in both], photos.mean() - groups.mean()
+        row = {"figure": name, "split by photo claims": cells[0], "split by group": cells[1]}
+        rows.append({**row, "too much": f"{apart:+.4f}"})
+    return markdown(rows)
 
 
 if __name__ == "__main__":

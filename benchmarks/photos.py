@@ -14,7 +14,7 @@ DEFECTS = ("Corrosion-Heavy", "Drummy", "Intact")
 def drawn(width: int, height: int, count: int, different: int | None = None) -> list[Path]:
     """Return photos of `width` x `height` pixels, JPEG of quality 90.
 
-    With `different`, only so many are drawn, and the others are files of other content with the same pixels.
+    With `different`, only that many are drawn; the others are files of other content with the same pixels.
     """
     folder = BENCH / f"photos_{width}x{height}"
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""From photos to a CSV of predictions: an exported model beside a plain script on its checkpoint."""
+"""From photos to a CSV of predictions: an exported model against a plain script on its checkpoint."""
 
 import csv
 import subprocess

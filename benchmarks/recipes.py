@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from benchmarks.harness import BENCH, command, composed
+from benchmarks.harness import BENCH, command, composed, markdown
 from src import config
 from src.datamodules import PhotoDataModule
 from src.datamodules.dataset import encoded_targets
@@ -128,12 +128,11 @@ def fit(
 
 def table(found: dict[str, list[dict[str, float]]]) -> str:
     """Return the means of the figures, a row for each change."""
-    names = list(found[DEFAULT][0])
-    lines = [f"| change | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-    for row, figures in found.items():
-        means = (f"{np.mean([one[name] for one in figures]):.4f}" for name in names)
-        lines.append(f"| {row if row in (DEFAULT, ROTATED) else f'`{row}`'} | {' | '.join(means)} |")
-    return "\n".join(lines)
+    rows = []
+    for change, figures in found.items():
+        means = {name: float(np.mean([one[name] for one in figures])) for name in figures[0]}
+        rows.append({"change": change if change in (DEFAULT, ROTATED) else f"`{change}`", **means})
+    return markdown(rows)
 
 
 if __name__ == "__main__":

@@ -8,16 +8,12 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageChops
 
+from demo.parts import turned
 from demo.scene import Colour, Scene, noisy
 from demo.texture import sample
 from demo.wall import CHALKS, blob
 
 STATES = {"Missing": "missing", "Loose": "loose"}
-
-
-def _whole(scene: Scene) -> tuple[int, int, int, int]:
-    """Return the box of the whole picture."""
-    return (0, 0, *scene.size)
 
 
 def mix(one: Colour, other: Colour, share: float) -> Colour:
@@ -39,48 +35,48 @@ def downstream(mask: Image.Image, reach: float) -> Image.Image:
 
 def corrosion_heavy(scene: Scene, rng: np.random.Generator, strength: float) -> None:
     """Draw dark, flaking rust with pits, and the brown run-off under it."""
-    box, metal, unit = _whole(scene), scene.fixture, scene.view.scale
+    metal, unit = scene.fixture, scene.view.scale
     run = ImageChops.subtract(downstream(metal, 0.8 * unit), metal)
     run = noisy(run, sample("drip", scene.size, rng, unit / 150), 96, 80)
-    scene.stain(box, run, (92, 54, 32), 0.8 * strength)
+    scene.stain(None, run, (92, 54, 32), 0.8 * strength)
     rust = sample("mottle", scene.size, rng, unit / 110)
     age = rng.uniform(0.0, 1.0)  # old rust is darker and greyer
     scene.stain(
-        box, noisy(metal, rust, round(160 - 105 * strength), 35), mix((88, 48, 28), (58, 46, 40), age)
+        None, noisy(metal, rust, round(160 - 105 * strength), 35), mix((88, 48, 28), (58, 46, 40), age)
     )
     flakes = sample("flake", scene.size, rng, unit / 120)
-    scene.stain(box, noisy(metal, flakes, 128, 40), mix((142, 76, 38), (96, 72, 58), age), 0.9 * strength)
-    scene.stain(box, noisy(metal, flakes, 182, 30), mix((182, 110, 62), (138, 106, 84), age), 0.8 * strength)
+    scene.stain(None, noisy(metal, flakes, 128, 40), mix((142, 76, 38), (96, 72, 58), age), 0.9 * strength)
+    scene.stain(None, noisy(metal, flakes, 182, 30), mix((182, 110, 62), (138, 106, 84), age), 0.8 * strength)
     pits = sample("mottle", scene.size, rng, unit / 190)
     pitted = noisy(metal, pits, 168, 26)
-    scene.stain(box, pitted, (30, 19, 15), 0.9 * strength)
+    scene.stain(None, pitted, (30, 19, 15), 0.9 * strength)
     weight = np.asarray(metal, np.float32) * np.float32(0.055 * unit * strength / 255 / 128)
     scene.height += weight * (np.asarray(flakes, np.float32) - 128)
     scene.height -= np.asarray(pitted, np.float32) * np.float32(0.03 * unit * strength / 255)
     dull = metal.point([round(value * strength) for value in range(256)])
-    scene.gloss.paste(0, box, dull)
+    scene.gloss.paste(0, mask=dull)
 
 
 def corrosion_surface(scene: Scene, rng: np.random.Generator, strength: float) -> None:
     """Draw a thin, light orange film in blotches; the metal below stays smooth."""
-    box, metal, unit = _whole(scene), scene.fixture, scene.view.scale
+    metal, unit = scene.fixture, scene.view.scale
     film = sample("cloud", scene.size, rng, unit / 260)
     colour = mix((208, 134, 66), (160, 108, 74), rng.uniform(0, 1))
-    scene.stain(box, noisy(metal, film, 108, 24), colour, 0.9 * strength)
+    scene.stain(None, noisy(metal, film, 108, 24), colour, 0.9 * strength)
     specks = sample("mottle", scene.size, rng, unit / 170)
-    scene.stain(box, noisy(metal, specks, 152, 30), (168, 88, 38), 0.9 * strength)
+    scene.stain(None, noisy(metal, specks, 152, 30), (168, 88, 38), 0.9 * strength)
 
 
 def coating_failure(scene: Scene, rng: np.random.Generator, strength: float) -> None:
     """Draw paint that has come off in patches down to the primer, with curled edges."""
-    box, metal, unit = _whole(scene), scene.fixture, scene.view.scale
+    metal, unit = scene.fixture, scene.view.scale
     film = sample("cloud", scene.size, rng, unit / 330)
     edge, bare = noisy(metal, film, 112, 8), noisy(metal, film, 124, 8)
-    scene.stain(box, edge, (236, 232, 220), strength)
-    scene.stain(box, bare, (150, 138, 124), strength)
-    scene.stain(box, noisy(bare, sample("mottle", scene.size, rng), 160, 30), (150, 92, 54), 0.7 * strength)
+    scene.stain(None, edge, (236, 232, 220), strength)
+    scene.stain(None, bare, (150, 138, 124), strength)
+    scene.stain(None, noisy(bare, sample("mottle", scene.size, rng), 160, 30), (150, 92, 54), 0.7 * strength)
     scene.height -= np.asarray(edge, np.float32) * np.float32(0.05 * unit / 255)
-    scene.gloss.paste(0, box, bare)
+    scene.gloss.paste(0, mask=bare)
 
 
 def drummy(scene: Scene, rng: np.random.Generator, strength: float) -> None:
@@ -92,12 +88,11 @@ def drummy(scene: Scene, rng: np.random.Generator, strength: float) -> None:
     outline = blob(rng, *centre, r, 30) * (1.1, 0.96)
     closed = np.vstack([outline, outline[: rng.integers(1, 3)]])
     angle = rng.choice((-1, 1)) * rng.uniform(0.6, 0.95)
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     lines = []
     for offset in np.arange(-0.95 * r, r, rng.uniform(0.2, 0.27)):
         half = np.sqrt(max(0.0, r**2 - offset**2))
         ends = np.array([(-half, offset), (half, offset)]) + rng.uniform(-0.03, 0.03, (2, 2))
-        lines.append(ends @ turn * (1.1, 0.96) + centre)
+        lines.append(ends @ turned(angle) * (1.1, 0.96) + centre)
     for path, width in ((closed, 0.095), *((line, 0.06) for line in lines)):
         if drawn := scene.mask(path, width=width, blur=0.012):
             box, mask = drawn

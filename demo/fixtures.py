@@ -1,4 +1,4 @@
-"""The thirteen components, drawn as bodies on the wall; each tells itself by its shape, not by its colour."""
+"""The thirteen components, drawn as bodies on the wall; they differ in shape, not in colour."""
 
 from collections.abc import Callable
 

@@ -11,21 +11,12 @@ from pathlib import Path
 
 from demo.plan import HEALTHY, plan_demo
 from demo.render import encode_photo
-from demo.tables import (
-    TABLE,
-    TABLE_COLUMNS,
-    TRUTH,
-    TRUTH_COLUMNS,
-    Entry,
-    table_rows,
-    truth_row,
-    write_csv,
-    write_down,
-)
+from demo.tables import TABLE, TRUTH, Entry, csv_bytes, table_rows, truth_row, write_down
 from src.errors import InputError
+from src.files import make_folder, write_whole
 from src.parallel import cores
 
-MARKER = "demo.json"  # written first: tells a folder of ours, even a half-made one, from a person's photos
+MARKER = "demo.json"  # the arguments; written first, so that a half-made set is not taken for a user's photos
 FEW = 100  # photos that one process draws sooner than several start
 VERSION = 1  # of the drawing; a set of another version is not taken for this one
 
@@ -41,7 +32,7 @@ def make_demo(
 ) -> dict:
     """Draw the demo set: photos of a tunnel's fixtures with real statistics and known truth.
 
-    The same arguments give the same bytes. A complete set is left as it is; a half-made one is made anew.
+    The same arguments give the same bytes. A complete set is left as it is; a half-made one is drawn again.
 
     Args:
         root: folder for it: new, empty, or with a demo set of the same arguments.
@@ -53,8 +44,8 @@ def make_demo(
         wrong: share of labels that `image_data.csv` gives as another one of their kind.
 
     Returns:
-        `root, count, assets, healthy, duplicates, twins, rotated, planted`, and how many photos show each of
-        the `components` and `defects`.
+        `root, count, assets, healthy, duplicates, twins, rotated, planted`, and the number of photos with
+        each of the `components` and `defects`.
 
     Raises:
         InputError: an argument is out of range, or `root` holds other files.
@@ -63,21 +54,32 @@ def make_demo(
     entries = write_down(plan_demo(count, seed, width, height), seed, missing, wrong)
     arguments = {"version": VERSION, "count": count, "width": width, "height": height, "seed": seed}
     arguments |= {"missing": missing, "wrong": wrong}
-    if _complete(root, arguments):
+    if _begun(root, arguments) and (root / TRUTH).is_file():
         return _summary(root, entries)
-    _clear(root, arguments, entries)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{root}: the folder cannot be made ({error.strerror})") from error
-    (root / MARKER).write_text(json.dumps(arguments) + "\n", encoding="utf-8")
+    make_folder(root)
+    write_whole(root / MARKER, f"{json.dumps(arguments)}\n".encode())
     with closing(_drawn(entries, seed)) as photos:
         for entry, content in zip(entries, photos, strict=True):
             (root / entry.folder).mkdir(exist_ok=True)
             (root / entry.path).write_bytes(content)
-    write_csv(root / TABLE, TABLE_COLUMNS, [row for entry in entries for row in table_rows(entry, seed)])
-    write_csv(root / TRUTH, TRUTH_COLUMNS, map(truth_row, entries))  # last: the set is complete
+    write_whole(root / TABLE, csv_bytes([row for entry in entries for row in table_rows(entry, seed)]))
+    write_whole(root / TRUTH, csv_bytes([truth_row(entry) for entry in entries]))  # last: the set is complete
     return _summary(root, entries)
+
+
+def _begun(root: Path, arguments: dict) -> bool:
+    """Return whether `root` holds a set of these arguments; raise InputError for any other content."""
+    if (root / MARKER).is_file():
+        try:
+            found = json.loads((root / MARKER).read_text(encoding="utf-8"))
+        except ValueError:
+            found = None
+        if found != arguments:
+            raise InputError(f"demo: {root} holds another demo set, {found}; choose another folder")
+        return True
+    if root.is_dir() and (found := next(root.iterdir(), None)):
+        raise InputError(f"demo: {root} holds other files ({found.name}); choose an empty folder")
+    return False
 
 
 def _drawn(entries: Sequence[Entry], seed: int) -> Iterator[bytes]:
@@ -96,48 +98,8 @@ def _drawn(entries: Sequence[Entry], seed: int) -> Iterator[bytes]:
             yield content
 
 
-def _complete(root: Path, arguments: dict) -> bool:
-    """Return whether `root` holds the complete set; raise InputError where it holds another one."""
-    if not (root / TRUTH).is_file() or not (root / MARKER).is_file():
-        return False
-    held = _held(root)
-    if held != arguments:
-        told = ", ".join(f"{key}={value}" for key, value in held.items() if value != arguments.get(key))
-        raise InputError(f"demo: {root} holds another demo set ({told}); choose another folder or delete it")
-    return True
-
-
-def _held(root: Path) -> dict:
-    """Return the arguments that the marker in `root` names."""
-    try:
-        held = json.loads((root / MARKER).read_text(encoding="utf-8"))
-    except ValueError:  # cut short when the making was killed
-        return {}
-    return held if isinstance(held, dict) else {}
-
-
-def _clear(root: Path, arguments: dict, entries: Sequence[Entry]) -> None:
-    """Delete what a killed making left; raise InputError where `root` holds anything else."""
-    if root.exists() and not root.is_dir():
-        raise InputError(f"demo: {root} is a file; choose a new folder")
-    found = sorted(path for path in root.rglob("*") if not path.is_dir()) if root.exists() else []
-    if not found:
-        return
-    ours = {MARKER, TABLE, TABLE + ".part", TRUTH + ".part"}
-    if (root / MARKER).is_file() and _held(root) in (arguments, {}):
-        ours |= {entry.path for entry in entries}
-    foreign = [path for path in found if path.relative_to(root).as_posix() not in ours]
-    if foreign or not (root / MARKER).is_file():
-        name = (foreign or found)[0].relative_to(root)
-        raise InputError(
-            f"demo: {root} holds files that are not this demo set's ({name}); choose an empty folder"
-        )
-    for path in found:
-        path.unlink()
-
-
 def _summary(root: Path, entries: Sequence[Entry]) -> dict:
-    """Return what the set holds."""
+    """Return the counts of the set."""
     photos = [entry.photo for entry in entries]
     return {
         "root": str(root),

@@ -1,35 +1,28 @@
-"""What fixtures are put together from: shapes, bolts, and the pen that draws them."""
+"""The parts of fixtures: shapes, bolts, and the pen that draws them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import ImageFilter
 
 from demo.scene import Colour, Scene
 
 STEEL: tuple[Colour, ...] = (
-    (172, 176, 180),
-    (150, 154, 158),
-    (196, 196, 190),
-    (138, 142, 150),
-    (168, 162, 150),
-)
+    (172, 176, 180), (150, 154, 158), (196, 196, 190), (138, 142, 150), (168, 162, 150)
+)  # fmt: skip
 PAINT: tuple[Colour, ...] = (  # the last three are the colours of rust
-    (78, 120, 178),
-    (94, 150, 112),
-    (214, 184, 84),
-    (178, 180, 184),
-    (124, 134, 148),
-    (148, 86, 56),
-    (112, 62, 42),
-    (208, 144, 82),
-)
+    (78, 120, 178), (94, 150, 112), (214, 184, 84), (178, 180, 184), (124, 134, 148),
+    (148, 86, 56), (112, 62, 42), (208, 144, 82),
+)  # fmt: skip
+Points = Sequence[tuple[float, float]] | np.ndarray
 RUBBER: Colour = (38, 38, 42)
 HOLE: Colour = (20, 18, 17)
 
 
 @dataclass
 class Style:
-    """What differs from one fixture of a kind to the next.
+    """The differences between fixtures of one kind.
 
     Attributes:
         rng: draws the rest.
@@ -77,23 +70,49 @@ class Pen:
     angle: float = 0.0
     main: bool = True
 
-    def place(self, points: object) -> np.ndarray:
+    def place(self, points: Points) -> np.ndarray:
         """Return wall units, [n, 2], of points in the fixture's units."""
-        cos, sin = np.cos(self.angle) * self.scale, np.sin(self.angle) * self.scale
-        turned = np.asarray(points, float) @ np.array([[cos, sin], [-sin, cos]])
-        return turned + np.array(self.at)
+        return np.asarray(points, float) @ (turned(self.angle) * self.scale) + np.array(self.at)
 
-    def solid(self, points: object, colour: Colour, level: float, **options) -> None:
-        """Draw a body; see `Scene.solid`."""
-        for name in ("width", "bevel"):
-            if name in options:
-                options[name] *= self.scale
-        holes = [self.place(hole) for hole in options.pop("holes", ())]
-        self.scene.solid(
-            self.place(points), colour, level * self.scale, main=self.main, holes=holes, **options
-        )
+    def solid(
+        self,
+        points: Points,
+        colour: Colour,
+        level: float,
+        width: float = 0.0,
+        bevel: float | None = None,
+        gloss: int = 0,
+        metal: bool = True,
+        holes: Sequence[np.ndarray] = (),
+    ) -> None:
+        """Put a body on the wall, or a pocket into it.
 
-    def pocket(self, points: object, colour: Colour, level: float, bevel: float = 0.02) -> None:
+        Args:
+            points: outline, or path of a line.
+            colour: of its surface.
+            level: height of its surface over the wall; negative is a pocket.
+            width: of a line through the points; 0 fills the outline.
+            bevel: roundness of its edge; None is 0.02 wall units.
+            gloss: 0 is dull, 255 is wet.
+            metal: made of metal (or plastic), not of concrete.
+            holes: outlines to leave out.
+        """
+        scene, unit = self.scene, self.scene.view.scale
+        drawn = scene.mask(self.place(points), width * self.scale, 0.0, [self.place(hole) for hole in holes])
+        if drawn is None:
+            return
+        box, mask = drawn
+        scene.albedo.paste(colour, box, mask)
+        scene.gloss.paste(gloss, box, mask)
+        scene.metal.paste(255 if metal else 0, box, mask)
+        scene.fixture.paste(255 if metal and self.main else 0, box, mask)
+        radius = unit * (0.02 if bevel is None else bevel * self.scale)
+        soft = mask.filter(ImageFilter.BoxBlur(radius)) if radius >= 0.5 else mask
+        height = scene.height[box[1] : box[3], box[0] : box[2]]
+        weight = np.asarray(soft, np.float32) * np.float32(1 / 255)
+        height += weight * (np.float32(level * self.scale * unit) - height)
+
+    def pocket(self, points: Points, colour: Colour, level: float, bevel: float = 0.02) -> None:
         """Draw a hole in the concrete."""
         self.solid(points, colour, level, metal=False, bevel=bevel)
 
@@ -114,7 +133,7 @@ class Pen:
             self._loose_bolt(u, v, r, style, base)
             return
         self.solid(disc(u, v, 1.42 * r), shade(metal, 0.9), base + 0.07 * r, gloss=70)
-        self.solid(hexagon(u, v, r, turn), metal, base + 0.6 * r, bevel=0.10 * r, gloss=110)
+        self.solid(disc(u, v, r, 6, turn), metal, base + 0.6 * r, bevel=0.10 * r, gloss=110)
         self.solid(ring(u, v, 0.80 * r), shade(metal, 1.08), base + 0.68 * r, width=0.03 * r, bevel=0.05 * r)
         self.solid(disc(u, v, 0.42 * r), shade(metal, 0.86), base + 0.95 * r, bevel=0.08 * r, gloss=90)
         self.solid(disc(u, v, 0.20 * r), dark, base + 0.93 * r, bevel=0.05 * r)
@@ -135,11 +154,8 @@ class Pen:
             self.solid(
                 [middle - side, middle + side], shade(metal, 0.3), base + 0.72 * r, width=0.09 * r, bevel=0
             )
-        squashed = hexagon(0, 0, 1.02 * r, style.rng.uniform(0, 1)) * (1.0, 0.72)
-        turn = np.array([[np.cos(way), -np.sin(way)], [np.sin(way), np.cos(way)]])
-        self.solid(
-            squashed @ turn + (u + du, v + dv), shade(metal, 1.04), base + 1.6 * r, bevel=0.12 * r, gloss=110
-        )
+        nut = disc(0, 0, 1.02 * r, 6, style.rng.uniform(0, 1)) * (1.0, 0.72) @ turned(-way) + (u + du, v + dv)
+        self.solid(nut, shade(metal, 1.04), base + 1.6 * r, bevel=0.12 * r, gloss=110)
         self.solid(
             disc(u + 1.1 * du, v + 1.1 * dv, 0.34 * r), shade(metal, 0.6), base + 1.75 * r, bevel=0.06 * r
         )
@@ -155,9 +171,9 @@ def rect(u0: float, v0: float, u1: float, v1: float) -> np.ndarray:
     return np.array([(u0, v0), (u1, v0), (u1, v1), (u0, v1)])
 
 
-def disc(u: float, v: float, r: float, corners: int = 36) -> np.ndarray:
-    """Return a circle."""
-    angle = np.linspace(0, 2 * np.pi, corners, endpoint=False)
+def disc(u: float, v: float, r: float, corners: int = 36, turn: float = 0.0) -> np.ndarray:
+    """Return a circle, or a regular polygon of few corners."""
+    angle = turn + np.linspace(0, 2 * np.pi, corners, endpoint=False)
     return np.column_stack([u + r * np.cos(angle), v + r * np.sin(angle)])
 
 
@@ -165,12 +181,6 @@ def ring(u: float, v: float, r: float) -> np.ndarray:
     """Return a closed path around a circle."""
     points = disc(u, v, r)
     return np.vstack([points, points[:2]])
-
-
-def hexagon(u: float, v: float, r: float, turn: float = 0.0) -> np.ndarray:
-    """Return a hexagon."""
-    angle = turn + np.arange(6) * np.pi / 3
-    return np.column_stack([u + r * np.cos(angle), v + r * np.sin(angle)])
 
 
 def slot(u: float, v: float, half: float, r: float) -> np.ndarray:

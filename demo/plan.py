@@ -1,4 +1,4 @@
-"""What the demo set holds, before a pixel is drawn: assets, photos, labels, sizes, duplicates.
+"""The demo set before a pixel is drawn: assets, photos, labels, sizes, duplicates.
 
 The shares are those of a real team's 911 labelled photos. Photos are taken from one endless stream of assets
 that depends on the seed only, so photo 17 is the same whether 100 or 10,000 photos are asked for.
@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import date, timedelta
 
 import numpy as np
+from numpy.random import default_rng
 
 from src.errors import InputError
 
@@ -43,7 +44,7 @@ SECOND_DEFECT_SHARE = 0.04
 EXIF_SHARE, NEAR_SHARE = 0.15, 0.02
 PHOTOS_PER_ASSET = (0.20, 0.25, 0.22, 0.16, 0.10, 0.07)  # 1 to 6
 TWINS_AFTER = (6, 12, 150)  # byte-identical copies follow the first asset past each of these photos
-RARE, RARE_PHOTOS = 3.0, 2  # a component under so many percent; most photos of one such asset
+RARE, RARE_PHOTOS = 3.0, 2  # percent, below which a component is rare; most photos of a rare asset
 MIN_ASSETS = 3  # of every label, so that training, validation and test can each have one
 SIDES = (64, 4000)
 MAX_PIXELS = 4000 * 3000
@@ -54,7 +55,7 @@ _AFFINITY = {  # how readily a defect occurs on a fixture of this sort; scaled t
     "steel": (16, 32, 26, 8, 6, 2, 3),
     "concrete": (56, 8, 6, 30, 2, 0, 0),
 }
-_SECOND = {  # what is seen beside a main defect
+_SECOND = {  # possible second defects of a main one
     "Drummy": ("Leaks",),
     "Leaks": ("Drummy", "Corrosion-Surface"),
     "Corrosion-Heavy": ("Leaks", "Drummy"),
@@ -71,10 +72,10 @@ class Photo:
 
     Attributes:
         index: place in the stream.
-        id: file name without extension; tells neither label nor asset.
+        id: file name without extension; without the label.
         asset: number of the photographed asset; drives everything that stays.
-        components: what is seen, the main one first.
-        defects: what is wrong with it, the main one first; `("Intact",)` for a healthy asset.
+        components: visible ones, the main one first.
+        defects: visible ones, the main one first; `("Intact",)` for a healthy asset.
         width: pixels across, as displayed.
         height: pixels down, as displayed.
         orientation: EXIF orientation it is stored with: 1, 3, 6 or 8.
@@ -102,15 +103,10 @@ class Photo:
 
 
 def sort_of(component: str) -> str:
-    """Return `bolt`, `steel` or `concrete`: what the component is made of, which decides its defects."""
+    """Return the sort of a component, which decides its defects: `bolt`, `steel` or `concrete`."""
     if component.endswith("-Bolt"):
         return "bolt"
     return "steel" if component.endswith(("Bracket", "Support")) else "concrete"
-
-
-def rng_for(*key: int) -> np.random.Generator:
-    """Return the generator of a key, such as (seed, what, index)."""
-    return np.random.default_rng(key)
 
 
 def plan_demo(count: int = 600, seed: int = 7, width: int = 640, height: int = 480) -> list[Photo]:
@@ -149,7 +145,7 @@ def _check(count: int, seed: int, width: int, height: int) -> None:
 
 
 class _Stream:
-    """The endless stream of assets and their photos; keeps count so that the shares are met early."""
+    """The endless stream of assets and their photos; counts labels so that the shares are met early."""
 
     def __init__(self, seed: int, size: tuple[int, int]) -> None:
         self.seed, self.size = seed, size
@@ -168,13 +164,13 @@ class _Stream:
         self.twins = list(TWINS_AFTER)
         rare = [(name, None) for name in self.names if COMPONENTS[name] < RARE] * MIN_ASSETS
         rare += [(None, name) for name in ("Loose", "Coating Failure")] * MIN_ASSETS
-        slots = 6 + np.sort(rng_for(seed, 10).permutation(95)[: len(rare)])
-        order = rng_for(seed, 11).permutation(len(rare))
+        slots = 6 + np.sort(default_rng((seed, 10)).permutation(95)[: len(rare)])
+        order = default_rng((seed, 11)).permutation(len(rare))
         self.reserved = {int(slot): rare[i] for slot, i in zip(slots, order, strict=True)}
 
     def add_asset(self) -> None:
         """Draw the next asset's labels and append its photos."""
-        asset, rng = self.assets, rng_for(self.seed, 1, self.assets)
+        asset, rng = self.assets, default_rng((self.seed, 1, self.assets))
         self.assets += 1
         number = 1 + int(rng.choice(6, p=PHOTOS_PER_ASSET))
         component, defect = self.reserved.get(asset, (None, None))
@@ -228,7 +224,7 @@ class _Stream:
     def _add_photo(self, asset: int, main: str, neighbour: str, defects: tuple[str, ...], first: int) -> None:
         """Append one photo of an asset whose first photo has the index `first`."""
         index = len(self.photos)
-        rng = rng_for(self.seed, 2, index)
+        rng = default_rng((self.seed, 2, index))
         seen = neighbour and rng.random() < NEIGHBOUR_SEEN
         components = (main, neighbour) if seen else (main,)
         size, orientation = _size(rng, *self.size)
@@ -271,5 +267,5 @@ def _name(seed: int, index: int, asset: int) -> str:
     """Return a file name as teams give them: the asset's tag, a date, a shuffled number."""
     block, place = divmod(index, 10_000)
     number = (place * 7919 + 1237 * (seed % 10_000)) % 10_000  # 7919 is coprime to 10,000: no number twice
-    day = date(2023, 1, 9) + timedelta(days=300 * block + int(rng_for(seed, 3, index).integers(300)))
+    day = date(2023, 1, 9) + timedelta(days=300 * block + int(default_rng((seed, 3, index)).integers(300)))
     return f"A{asset:05d}_{day:%Y%m%d}_{number:04d}"

@@ -3,17 +3,18 @@
 import io
 
 import numpy as np
+from numpy.random import default_rng
 from PIL import Image, ImageEnhance
 
 from demo.defects import DRAW, STATES
 from demo.fixtures import FIXTURES
 from demo.parts import Pen, Style
-from demo.plan import Photo, plan_demo, rng_for
+from demo.plan import Photo, plan_demo
 from demo.scene import Light, Scene, View
 from demo.texture import add_noise, sample
 from demo.wall import build_wall
 
-WORK_SIDE = 1280  # pixels; larger photos are drawn so large and get their fine grain afterwards
+WORK_SIDE = 1280  # pixels; larger photos are drawn at this size and get their fine grain afterwards
 _EXIF_ORIENTATION = 0x0112
 _STORED = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 
@@ -30,13 +31,13 @@ def draw_photo(photo: Photo, seed: int) -> Image.Image:
     """
     shrink = max(1.0, max(photo.width, photo.height) / WORK_SIDE)
     size = (round(photo.width / shrink), round(photo.height / shrink))
-    rng = rng_for(seed, 21, photo.view)
+    rng = default_rng((seed, 21, photo.view))
     scene = _compose(photo, seed, _view(size, rng))
     picture = scene.photograph(_light(rng, seed, photo.asset), rng)
     if shrink > 1:
         picture = _enlarge(picture, (photo.width, photo.height), rng)
     if photo.duplicate_of and not photo.twin:
-        picture = _retouch(picture, rng_for(seed, 22, photo.index))
+        picture = _retouch(picture, default_rng((seed, 22, photo.index)))
     return picture
 
 
@@ -78,7 +79,7 @@ def _view(size: tuple[int, int], rng: np.random.Generator) -> View:
 
 def _light(rng: np.random.Generator, seed: int, asset: int) -> Light:
     """Draw lamp and camera; the lamp hangs on one side of an asset, the rest changes from view to view."""
-    angle = rng_for(seed, 23, asset).uniform(-2.9, -0.25) + rng.uniform(-0.35, 0.35)
+    angle = default_rng((seed, 23, asset)).uniform(-2.9, -0.25) + rng.uniform(-0.35, 0.35)
     warm, tint = rng.uniform(-0.20, 0.22), rng.uniform(-0.04, 0.04)
     return Light(
         direction=(0.85 * float(np.cos(angle)), 0.85 * float(np.sin(angle))),
@@ -93,15 +94,15 @@ def _light(rng: np.random.Generator, seed: int, asset: int) -> Light:
 
 def _compose(photo: Photo, seed: int, view: View) -> Scene:
     """Draw wall, neighbour, main fixture and its defects; all of it belongs to the asset, not to the view."""
-    scene = build_wall(view, rng_for(seed, 24, photo.asset))
+    scene = build_wall(view, default_rng((seed, 24, photo.asset)))
     if len(photo.components) > 1:
-        rng = rng_for(seed, 25, photo.asset)
+        rng = default_rng((seed, 25, photo.asset))
         side = rng.choice((-1, 1))
         at = (side * rng.uniform(1.45, 1.7), rng.uniform(-0.95, 0.95))
         pen = Pen(scene, at, rng.uniform(0.40, 0.52), rng.uniform(-0.15, 0.15), main=False)
         FIXTURES[photo.components[1]](pen, Style.draw(rng))
-    scene.fixture.paste(0, (0, 0, *scene.size))  # what the defect may cover is the main fixture only
-    rng = rng_for(seed, 26, photo.asset)
+    scene.fixture.paste(0, (0, 0, *scene.size))  # a defect may cover the main fixture only
+    rng = default_rng((seed, 26, photo.asset))
     states = [STATES[name] for name in photo.defects if name in STATES]
     coat = "pale" if "Corrosion-Surface" in photo.defects else "any"
     coat = "paint" if "Coating Failure" in photo.defects else coat
@@ -110,7 +111,7 @@ def _compose(photo: Photo, seed: int, view: View) -> Scene:
     scene.reach = 1.22 if photo.components[0].endswith("-Bolt") else 1.0
     for rank, name in enumerate(photo.defects):
         if name in DRAW:
-            DRAW[name](scene, rng_for(seed, 27, photo.asset, rank), 0.55 if rank else 1.0)
+            DRAW[name](scene, default_rng((seed, 27, photo.asset, rank)), 0.55 if rank else 1.0)
     return scene
 
 

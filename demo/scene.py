@@ -15,7 +15,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 from demo import texture
 
 Colour = tuple[int, int, int]
-Points = Sequence[tuple[float, float]] | np.ndarray
+Box = tuple[int, int, int, int]  # pixels: left, top, right, bottom
 TEXELS = 170  # of the concrete bank, per wall unit
 _REACH = 620  # texels that a view may reach from its centre
 
@@ -82,9 +82,9 @@ class Scene:
     """A picture in the making: albedo, height, gloss and the mask of metal.
 
     Args:
-        view: from where.
+        view: of the camera.
         wall: colour of the concrete.
-        offset: which piece of the concrete bank, two shares of 0 to 1.
+        offset: the piece of the concrete bank, two shares of 0 to 1.
         tone: contrast of the concrete's mottling.
     """
 
@@ -100,7 +100,7 @@ class Scene:
 
     def mask(
         self, points: np.ndarray, width: float = 0.0, blur: float = 0.0, holes: Sequence[np.ndarray] = ()
-    ) -> tuple[tuple[int, int, int, int], Image.Image] | None:
+    ) -> tuple[Box, Image.Image] | None:
         """Draw a polygon or a line smoothly.
 
         Args:
@@ -134,56 +134,11 @@ class Scene:
             image = image.filter(ImageFilter.BoxBlur(1.4 * soft))
         return (int(low[0]), int(low[1]), int(high[0]), int(high[1])), image
 
-    def solid(
-        self,
-        points: np.ndarray,
-        colour: Colour,
-        level: float,
-        width: float = 0.0,
-        bevel: float = 0.02,
-        gloss: int = 0,
-        metal: bool = True,
-        main: bool = True,
-        holes: Sequence[np.ndarray] = (),
-    ) -> None:
-        """Put a body on the wall, or a pocket into it.
-
-        Args:
-            points: outline, or path of a line, wall units.
-            colour: of its surface.
-            level: height of its surface over the wall, wall units; negative is a pocket.
-            width: of a line through the points; 0 fills the outline.
-            bevel: roundness of its edge, wall units.
-            gloss: 0 is dull, 255 is wet.
-            metal: made of metal (or plastic), not of concrete.
-            main: metal of the main fixture.
-            holes: outlines to leave out.
-        """
-        drawn = self.mask(points, width, 0.0, holes)
-        if drawn is None:
-            return
-        box, mask = drawn
-        self.albedo.paste(colour, box, mask)
-        self.gloss.paste(gloss, box, mask)
-        self.metal.paste(255 if metal else 0, box, mask)
-        self.fixture.paste(255 if metal and main else 0, box, mask)
-        radius = bevel * self.view.scale
-        soft = mask.filter(ImageFilter.BoxBlur(radius)) if radius >= 0.5 else mask
-        self.raise_to(box, soft, level)
-
-    def raise_to(self, box: tuple[int, int, int, int], mask: Image.Image, level: float) -> None:
-        """Move heights towards `level` (wall units) where the mask is."""
-        part = self.height[box[1] : box[3], box[0] : box[2]]
-        weight = np.asarray(mask, np.float32) * np.float32(1 / 255)
-        part += weight * (np.float32(level * self.view.scale) - part)
-
-    def stain(
-        self, box: tuple[int, int, int, int], mask: Image.Image, colour: Colour, opacity: float = 1.0
-    ) -> None:
-        """Colour the surface where the mask is; its shape stays."""
+    def stain(self, box: Box | None, mask: Image.Image, colour: Colour, opacity: float = 1.0) -> None:
+        """Colour the surface where the mask is, the whole picture's without a box; its shape stays."""
         if opacity < 1:
             mask = mask.point([round(value * opacity) for value in range(256)])
-        self.albedo.paste(colour, box, mask)
+        self.albedo.paste(colour, box or (0, 0, *self.size), mask)
 
     def photograph(self, light: Light, rng: np.random.Generator) -> Image.Image:
         """Light the scene and take the photo."""
@@ -227,7 +182,7 @@ class Scene:
         depth = np.zeros_like(coarse)
         rows, columns = coarse.shape
         for reach in (0.25, 0.5, 0.8, 1.15):
-            lift = reach * 0.16 * self.view.scale  # how high a body must be to throw its shadow so far
+            lift = reach * 0.16 * self.view.scale  # height of a body that throws its shadow this far
             dx, dy = (round(reach * 0.16 * self.view.scale / step * part * 1.5) for part in light.direction)
             if abs(dx) >= columns - 1 or abs(dy) >= rows - 1:
                 continue
@@ -256,10 +211,10 @@ class Scene:
 
 
 def noisy(mask: Image.Image, noise: Image.Image, threshold: int, softness: int = 40) -> Image.Image:
-    """Keep of a mask what the noise leaves: islands with ragged edges.
+    """Return the mask broken up by noise into islands with ragged edges.
 
     Args:
-        mask: where.
+        mask: an L image.
         noise: an L image of the same size.
         threshold: bytes; below it nothing is left.
         softness: bytes from nothing to all.

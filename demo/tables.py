@@ -1,31 +1,29 @@
-"""The demo set's two tables: what the team wrote down (with its faults), and the truth."""
+"""The demo set's two tables: the team's labels (with their faults), and the truth."""
 
 import csv
-import os
-from collections.abc import Iterable, Sequence
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
+from numpy.random import default_rng
 
-from demo.plan import COMPONENTS, DEFECTS, HEALTHY, Photo, rng_for
+from demo.plan import COMPONENTS, DEFECTS, HEALTHY, Photo
 from src.errors import InputError
 
 TABLE, TRUTH = "image_data.csv", "truth.csv"
-TABLE_COLUMNS = ("ID", "component", "defect", "asset")
-TRUTH_COLUMNS = (
-    "ID", "path", "asset", "components", "defects", "main_component", "main_defect", "duplicate_of", "planted"
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What is written down about a photo.
+    """The team's labels of a photo.
 
     Attributes:
         photo: the truth.
         components: as written down; a label may lack or be wrong.
-        defects: likewise.
+        defects: as written down; a label may lack or be wrong.
         planted: the errors, such as `missing:Leaks` or `wrong:Loose->Missing`.
         folder: `<Component>_<Defect>` of the main pair; follows the truth, but for a wrong main label.
     """
@@ -45,7 +43,7 @@ class Entry:
 def write_down(
     photos: Sequence[Photo], seed: int = 7, missing: float = 0.0, wrong: float = 0.0
 ) -> list[Entry]:
-    """Return what the team wrote down about the photos, with planted errors.
+    """Return the team's labels of the photos, with planted errors.
 
     Args:
         photos: as planned.
@@ -64,27 +62,26 @@ def write_down(
 
 def _entry(photo: Photo, seed: int, missing: float, wrong: float) -> Entry:
     """Write down one photo."""
-    rng = rng_for(seed, 30, photo.index)
+    rng = default_rng((seed, 30, photo.index))
     planted: list[str] = []
     main: list[str] = []
     written: list[tuple[str, ...]] = []
     for labels, shares in ((photo.components, COMPONENTS), (photo.defects, DEFECTS)):
         kept: list[str] = []
         for rank, label in enumerate(labels):
-            draw, other = rng.random(), _other(rng, labels, shares)
-            name = label
+            draw, name = rng.random(), _other(rng, labels, shares)
+            if not missing <= draw < missing + wrong:
+                name = label
+            else:
+                planted.append(f"wrong:{label}->{name}")
             if draw < missing and label != HEALTHY:
                 planted.append(f"missing:{label}")
-            elif missing <= draw < missing + wrong:
-                name = other
-                planted.append(f"wrong:{label}->{other}")
-                kept.append(other)
             else:
-                kept.append(label)
+                kept.append(name)
             if rank == 0:
                 main.append(name)
         written.append(tuple(dict.fromkeys(kept)))
-    return Entry(photo, written[0], written[1], tuple(planted), f"{main[0]}_{main[1]}")
+    return Entry(photo, written[0], written[1], tuple(planted), "_".join(main))
 
 
 def _other(rng: np.random.Generator, labels: tuple[str, ...], shares: dict[str, float]) -> str:
@@ -94,61 +91,53 @@ def _other(rng: np.random.Generator, labels: tuple[str, ...], shares: dict[str, 
     return names[rng.choice(len(names), p=weights / weights.sum())]
 
 
-def table_rows(entry: Entry, seed: int) -> list[tuple[str, str, str, str]]:
+def table_rows(entry: Entry, seed: int) -> list[dict[str, str]]:
     """Return the rows of `image_data.csv` for one photo, in one of the ways that exports come in."""
-    rng = rng_for(seed, 31, entry.photo.index)
+    rng = default_rng((seed, 31, entry.photo.index))
     blank = (("nan", "nan"), ("component", "defect"), ("", ""))[rng.integers(3)]
     components, defects, way = entry.components, entry.defects, rng.random()
     if way < 0.4:  # one row per kind
-        pairs = [(";".join(components), blank[1]), (blank[0], ";".join(defects))]
-        pairs = [pair for pair, labels in zip(pairs, (components, defects), strict=True) if labels]
+        pairs = [(";".join(components), blank[1])] if components else []
+        pairs += [(blank[0], ";".join(defects))] if defects else []
     elif way < 0.6:  # all in one row
         pairs = [(";".join(components) or blank[0], ";".join(defects) or blank[1])]
     elif way < 0.8:  # one row per label
         pairs = [(name, blank[1]) for name in components] + [(blank[0], name) for name in defects]
     else:  # one row per pair
-        number = max(len(components), len(defects))
-        left = (*components, *[blank[0]] * (number - len(components)))
-        right = (*defects, *[blank[1]] * (number - len(defects)))
-        pairs = list(zip(left, right, strict=True))
-    pairs = pairs or [blank]
-    return [(entry.photo.id, component, defect, entry.photo.asset_name) for component, defect in pairs]
+        pairs = [(a or blank[0], b or blank[1]) for a, b in zip_longest(components, defects)]
+    photo = entry.photo
+    return [
+        {"ID": photo.id, "component": component, "defect": defect, "asset": photo.asset_name}
+        for component, defect in pairs or [blank]
+    ]
 
 
-def truth_row(entry: Entry) -> tuple[str, ...]:
+def truth_row(entry: Entry) -> dict[str, str]:
     """Return the row of `truth.csv` for one photo."""
     photo = entry.photo
-    return (
-        photo.id,
-        entry.path,
-        photo.asset_name,
-        ";".join(photo.components),
-        ";".join(photo.defects),
-        photo.components[0],
-        photo.defects[0],
-        photo.duplicate_of,
-        ";".join(entry.planted),
-    )
+    return {
+        "ID": photo.id,
+        "path": entry.path,
+        "asset": photo.asset_name,
+        "components": ";".join(photo.components),
+        "defects": ";".join(photo.defects),
+        "main_component": photo.components[0],
+        "main_defect": photo.defects[0],
+        "duplicate_of": photo.duplicate_of,
+        "planted": ";".join(entry.planted),
+    }
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Write a table whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
-    os.replace(part, path)
+def csv_bytes(rows: Sequence[Mapping[str, str]]) -> bytes:
+    """Return rows as a CSV file."""
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue().encode()
 
 
 def read_truth(root: str | Path) -> list[dict[str, str]]:
-    """Return the rows of a demo set's `truth.csv`.
-
-    Raises:
-        InputError: there is no complete demo set.
-    """
-    path = Path(root) / TRUTH
-    if not path.is_file():
-        raise InputError(f"demo: {path} does not exist; make the demo set there first")
-    with path.open(encoding="utf-8", newline="") as file:
+    """Return the rows of the `truth.csv` of a complete demo set."""
+    with (Path(root) / TRUTH).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))

@@ -1,12 +1,12 @@
-"""The tunnel's lining and what is on it anyway: formwork lines, damp, stains, cables, chalk and paint.
+"""The tunnel's lining and its everyday marks: formwork lines, damp, stains, cables, chalk and paint.
 
 Nothing here is a defect. The browns, oranges, whites and darks of the defects turn up on any photo, so
-colour alone does not tell what is wrong.
+colour alone does not give a defect away.
 """
 
 import numpy as np
 
-from demo.parts import disc, rect, ring
+from demo.parts import Pen, disc, rect, ring, turned
 from demo.scene import Colour, Scene, View, noisy
 from demo.texture import sample
 
@@ -47,7 +47,7 @@ def build_wall(view: View, rng: np.random.Generator) -> Scene:
 
 
 def aside(rng: np.random.Generator, near: float = 1.15, far: float = 1.9) -> tuple[float, float]:
-    """Draw a place beside the main fixture."""
+    """Draw a place next to the main fixture."""
     angle, reach = rng.uniform(0, 2 * np.pi), rng.uniform(near, far)
     return 1.15 * reach * np.cos(angle), 0.85 * reach * np.sin(angle)
 
@@ -60,17 +60,17 @@ def formwork(scene: Scene, rng: np.random.Generator) -> None:
             at = v + k * pitch
             path = np.array([(-5.0, at + rng.uniform(-0.02, 0.02)), (5.0, at + rng.uniform(-0.02, 0.02))])
             level = rng.choice((-0.02, 0.025))
-            scene.solid(path, _tone(scene, 0.90), level, width=0.02, bevel=0, metal=False)
+            Pen(scene).solid(path, _tone(scene, 0.90), level, width=0.02, bevel=0, metal=False)
             darker = rng.random() < 0.5  # one board than the next
             if darker and (band := scene.mask(rect(-6, at, 6, at + pitch), blur=0.01)):
                 scene.stain(*band, _tone(scene, rng.choice((0.8, 1.15))), 0.35)
     if rng.random() < 0.5:
         u = rng.uniform(-1.8, 1.8)
         path = np.array([(u, -5.0), (u + rng.uniform(-0.1, 0.1), 5.0)])
-        scene.solid(path, _tone(scene, 0.88), -0.02, width=0.018, bevel=0, metal=False)
+        Pen(scene).solid(path, _tone(scene, 0.88), -0.02, width=0.018, bevel=0, metal=False)
     for _ in range(rng.integers(0, 4)):
         u, v = aside(rng, 1.3, 2.2)
-        scene.solid(disc(u, v, 0.055), _tone(scene, 0.55), -0.1, bevel=0.01, metal=False)
+        Pen(scene).solid(disc(u, v, 0.055), _tone(scene, 0.55), -0.1, bevel=0.01, metal=False)
 
 
 def _tone(scene: Scene, factor: float) -> Colour:
@@ -119,7 +119,7 @@ def rust_spot(scene: Scene, rng: np.random.Generator) -> None:
 
 
 def iron(scene: Scene, rng: np.random.Generator) -> None:
-    """Draw where iron-bearing water has stained the concrete: rust's colours, without relief."""
+    """Draw stains of iron-bearing water on the concrete: rust's colours, without relief."""
     old = rng.random() < 0.55
     base, patch, light = RUST_OLD if old else RUST_FILM
     for _ in range(rng.integers(1, 3)):
@@ -150,7 +150,7 @@ def number(scene: Scene, rng: np.random.Generator) -> None:
     """Draw a number in chalk or crayon."""
     u, v = aside(rng, 1.2, 1.7)
     size, turn = rng.uniform(0.12, 0.2), rng.uniform(-0.2, 0.2)
-    spin = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]) * size
+    spin = turned(turn) * size
     shapes = []
     for i, digit in enumerate(str(rng.integers(10, 1000))):
         shapes += [(np.add(stroke, (1.5 * i - 2, -1))) @ spin + (u, v) for stroke in _DIGITS[digit]]
@@ -175,4 +175,4 @@ def cable(scene: Scene, rng: np.random.Generator) -> None:
     path = np.column_stack([t, side + bow * np.cos(t * rng.uniform(0.6, 1.2) + rng.uniform(0, 6))])
     if rng.random() < 0.4:
         path = path[:, ::-1] * (1.25, 1)
-    scene.solid(path, colour, 0.1, width=width, bevel=0.4 * width, gloss=80)
+    Pen(scene).solid(path, colour, 0.1, width=width, bevel=0.4 * width, gloss=80)

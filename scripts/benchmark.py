@@ -1,4 +1,4 @@
-"""Measure ours beside the naive way: `python scripts/benchmark.py [NAME...] [--rounds N]`."""
+"""Measure ours against the naive way: `python scripts/benchmark.py [NAME...] [--rounds N]`."""
 
 import argparse
 import sys
@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from src.errors import InputError, did_you_mean, leave
 
-NAMES = ("train", "predict", "forward", "threshold", "split", "gpu")
+NAMES = ("train", "predict", "forward", "split", "gpu")
 
 
 def main() -> int:

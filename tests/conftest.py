@@ -1,15 +1,18 @@
-"""Made photos, and what has to be set before torch is imported."""
+"""Made photos and runs that many tests share; sets OpenMP before torch is imported."""
 
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests.made import FAST, make_folders, make_table, trained
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +39,28 @@ def make_tree(make_photo) -> Callable[..., Path]:
         return root
 
     return make
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory) -> Path:
+    """36 photos in `Component_Defect` folders, not to be changed."""
+    return make_folders(tmp_path_factory.mktemp("folders") / "photos", each=4)
+
+
+@pytest.fixture(scope="session")
+def table(tmp_path_factory) -> Path:
+    """36 photos in `images/` with `image_data.csv`, not to be changed."""
+    return make_table(tmp_path_factory.mktemp("table") / "set", each=4)
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory, photos) -> Path:
+    """A finished dual-head run of one epoch on `photos`, not to be changed."""
+    return trained(tmp_path_factory.mktemp("run"), f"data.root={photos}", *FAST, "trainer.max_epochs=1")
+
+
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch) -> None:
+    """Leave out a run's PNG files, a third of its time; the runs of shared fixtures have them."""
+    if evaluate := sys.modules.get("src.training.evaluate"):
+        monkeypatch.setattr(evaluate, "write_figures", lambda *_: None, raising=False)

@@ -51,15 +51,16 @@ def tiny(weights=None) -> Tiny:
     return Tiny()
 
 
+backbones.BACKBONES["tiny"] = backbones.Entry(tiny, None, "fc")
+
+
 def photo(path: Path, component: str, defect: str, seed: int, size=(48, 36)) -> None:
-    """Draw a photo whose left half tells the component and whose right half the defect."""
+    """Draw a photo whose left half shows the component and whose right half the defect."""
     rng = np.random.default_rng(seed)
     pixels = np.full((size[1], size[0], 3), DEFECTS.get(defect, 0), np.uint8)
     pixels[:, : size[0] // 2] = COMPONENTS.get(component, (0, 0, 0))
-    wall = Image.fromarray(rng.normal(0, 30, (6, 8)).astype(np.float32)).resize(
-        size, Image.Resampling.BILINEAR
-    )
-    pixels = pixels + np.asarray(wall)[..., None]  # so that no two photos look alike
+    wall = Image.fromarray(rng.normal(0, 30, (6, 8)).astype(np.float32))
+    pixels = pixels + np.asarray(wall.resize(size, Image.Resampling.BILINEAR))[..., None]  # no two look alike
     noisy = np.clip(pixels + rng.normal(0, 12, pixels.shape), 0, 255).astype(np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(noisy).save(path)
@@ -94,7 +95,7 @@ def same_predictions(one: Path, other: Path) -> None:
     tables = []
     for path in (one, other):
         with open(path, newline="", encoding="utf-8") as file:
-            tables.append([row for row in csv.DictReader(file)])
+            tables.append(list(csv.DictReader(file)))
     assert len(tables[0]) == len(tables[1])
     number = re.compile(r"\d\.\d+")
     for row, same in zip(*tables, strict=True):
@@ -114,15 +115,20 @@ def load_script(name: str) -> ModuleType:
 
 def run_script(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str) -> int:
     """Call a script as the command line would; return its exit code."""
-    monkeypatch.setitem(backbones.BACKBONES, "tiny", backbones.Entry(tiny, None, "fc"))
-    module = load_script(name)
-    argv = [f"scripts/{name}.py", *arguments]
+    monkeypatch.setattr(sys, "argv", [f"scripts/{name}.py", *arguments])
     try:
-        monkeypatch.setattr(sys, "argv", argv)
-        module.main()
+        load_script(name).main()
     except SystemExit as leave:
         return int(leave.code or 0)
     return 0
+
+
+def trained(home: Path, *arguments: str) -> Path:
+    """Train in a folder that holds no run yet; return the run."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(home)
+        assert run_script(monkeypatch, "train", *arguments) == 0
+    return only_run(home)
 
 
 def only_run(root: Path) -> Path:

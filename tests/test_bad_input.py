@@ -4,34 +4,18 @@ import pickle
 import re
 import shutil
 import subprocess
+import sys
 from unittest.mock import Mock
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
+from src.inference import Predictor
 from src.models import PhotoClassifier
-from tests.made import FAST, REPOSITORY, make_folders, make_table, only_run, run_script
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    return make_folders(tmp_path_factory.mktemp("data") / "photos", each=4)
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    return make_table(tmp_path_factory.mktemp("table") / "set", each=4)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, photos):
-    home = tmp_path_factory.mktemp("run")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.chdir(home)
-        assert run_script(monkeypatch, "train", f"data.root={photos}", *FAST, "trainer.max_epochs=1") == 0
-    return only_run(home)
+from tests.made import FAST, REPOSITORY, make_folders, run_script
 
 
 @pytest.fixture
@@ -56,13 +40,10 @@ def refused(monkeypatch, tmp_path, capsys):
         (["modle=multilabel"], "did you mean 'model'"),
         (["trainer.max_epoch=3"], "trainer.max_epoch': did you mean 'max_epochs'"),
         (["data.image_size=96"], "unknown key 'data.image_size': did you mean 'preprocess.image_size'"),
-        (["sed=3"], "did you mean 'seed'"),
         (["seed=abc"], "seed"),
         (["trainer.max_epochs=many"], "trainer.max_epochs=many: needs a number of epochs, or auto"),
-        (["data.augment=none"], "data.augment: 'none' is not of type mapping or null"),
         (["data.batch_size=0.5"], "data.batch_size: 0.5 is not of type int"),
         (["+trainer.max_epoch=3"], "did you mean 'max_epochs'"),
-        (["+data.batchsize=3"], "did you mean 'batch_size'"),
         (["model.backbone=resnet81"], "did you mean 'resnet18'"),
         (["preprocess.resize=sqash"], "did you mean 'squash'"),
         (["sweep=lr"], "needs -m"),
@@ -75,48 +56,36 @@ def refused(monkeypatch, tmp_path, capsys):
         (["~logger"], "LearningRateMonitor"),
         (["model=3"], "a group needs the name of a choice"),
         (["+foo=3"], "unknown key 'foo'"),
-        (["+trainer.logger=false"], "'logger' is not set here"),
         (["+trainer.overfit_batches=1"], "use +trainer.limit_train_batches"),
-        (["+trainer.limit_test_batches=1"], "a run is tested on all photos of its test split"),
         (["callbacks.checkpoint.dirpath=elsewhere"], "checkpoints; leave it alone"),
-        (["callbacks.history.path=h.csv"], "history.csv; leave it alone"),
         (["callbacks.checkpoint.mode=up"], "BestCheckpoint: `mode` can be min, max"),
-        (["callbacks.early_stopping.mode=up"], "StopEarly: `mode` can be min, max, got up"),
         (["+trainer.limit_train_batches=0"], "trainer.limit_train_batches=0"),
         (["trainer.accumulate_grad_batches=0"], "accumulate_grad_batches"),
         (["resume='unbalanced"], "not a run folder"),
-        (["resume=a(b"], "resume=a(b: not a run folder"),
         (["model.init_from=~/Brücke (2)"], "Brücke (2): no such file or run folder"),
         (["--model.lr=1"], "without dashes"),
         (["model.lr=1e-3,1e-4"], "several values need -m"),
         (["data.csv=x.csv"], "a table needs model=multilabel or data=table"),
         (["model.task=multiclass"], "choose model=dual_head"),
         (["data.separator='unbalanced"], "needs quotes, data.separator=unbalanced"),
-        (["++resume=nowhere"], "not a run folder"),
-        (["data.separator=[2024] x"], "needs quotes, \"data.separator='[2024] x'\""),
         (["model=multilabel"], "or read folders that are named after labels with data=folders"),
         (["data.group='A(*'"], "not a regular expression"),
         (["data.group=asset"], "neither a column nor a regular expression with a capture"),
         (["data.group='^(Q\\d+)_'"], "matches no file name"),
-        (["data.splits={train: 0.9, vall: 0.1}"], "did you mean 'val'"),
-        (["data.multiple=frist"], "did you mean 'first'"),
         (["model.head_weights={defct: 2}"], "did you mean 'defect'"),
         (["model.weights=my_weights_only.pth"], "no such file"),
         (["callbacks.checkpoint.monitor=val/los"], "did you mean 'val/loss'"),
         (["callbacks.checkpoint=null"], "BestCheckpoint"),
         (["model.backbone=resnet18", "preprocess.image_size=[1,4000]", "model.lr=inf"], "model.lr=inf"),
         (["model.backbone=squeezenet1_1", "preprocess.image_size=1"], "does not fit squeezenet1_1"),
+        (["model.backbone=timm/vit_tiny_patch16_224", "preprocess.image_size=96"], "image_size"),
         (["task=multilabel"], "choose with model="),
         (["model.head_weights={defect: -2}"], "needs a number from 0 on"),
         (["seed=-1"], "needs a whole number from 0"),
         (["trainer.accelerator=gppu"], "gppu"),
         (["trainer.max_epochs=0"], "needs at least one epoch"),
-        (["trainer.max_epochs=-1"], "needs at least one epoch"),
         (["data.class_weights.sqrt=ja"], "'ja' is not of type bool"),
-        (["data.class_weights.clip=5"], "5 is not of type list or null"),
-        (["data.augment.rotation=ten"], "'ten' is not of type float"),
         (["data.separator='${nope}'"], "nope"),
-        (["model.init_from=nowhere"], "no such file or run folder"),
     ],
 )
 def test_typos_and_wrong_values(refused, photos, arguments, words):
@@ -127,9 +96,7 @@ def test_typos_and_wrong_values(refused, photos, arguments, words):
     ("experiment", "words"),
     [
         ("sed: 5\n", "did you mean 'seed'"),
-        ("trainer: {max_epoch: 3}\n", "did you mean 'max_epochs'"),
         ("trainer: {max_epochs: abc}\n", "max_epochs=abc: needs a number"),
-        ("seed: abc\n", "seed"),
         ("callbacks: {checkpoint: {monitr: x}}\n", "did you mean 'monitor'"),
     ],
 )
@@ -141,29 +108,20 @@ def test_typos_inside_an_experiment_file(refused, photos, tmp_path, experiment, 
     assert words in refused("train", "experiment=typo", f"data.root={photos}", *FAST, where)
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        MemoryError(),
-        torch.OutOfMemoryError("CUDA out of memory."),
-        RuntimeError("can't allocate memory: 26 GB"),
-    ],
-)
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory."),
+                                   RuntimeError("can't allocate memory: 26 GB")])  # fmt: skip
 def test_too_little_memory(refused, photos, monkeypatch, error):
     monkeypatch.setattr(PhotoClassifier, "_step", Mock(side_effect=error))
     assert "out of memory: take a smaller batch_size" in refused("train", f"data.root={photos}", *FAST)
 
 
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
+def test_formats_of_an_export(refused):
+    for given, words in (
         ("formats=onnx", "formats: needs a list, formats=[a,b]"),
         ("formats=null", "formats: needs a value, not null"),
         ("formats=[onxx,int9]", "formats: onxx, int9: did you mean 'onnx'"),
-    ],
-)
-def test_formats_of_an_export(refused, given, words):
-    assert words in refused("export", "ckpt=run", given)
+    ):
+        assert words in refused("export", "ckpt=run", given)
 
 
 def test_a_folder_named_in_latin_1(refused, tmp_path):
@@ -171,18 +129,14 @@ def test_a_folder_named_in_latin_1(refused, tmp_path):
     assert "has a name that is not UTF-8: rename it" in refused("train", "data.root=Br\udcfccke", *FAST)
 
 
-def test_folders(refused, tmp_path):
+def test_folders(refused, photos, tmp_path):
     assert "no such folder" in refused("train", "data.root=phots", *FAST)
     (tmp_path / "empty").mkdir()
     assert "no photo in it" in refused("train", "data.root=empty", *FAST)
-    make_folders(tmp_path / "one", each=4)
-    for folder in (tmp_path / "one").iterdir():
-        if not folder.name.startswith("Grout Hole"):
-            shutil.rmtree(folder)
+    for folder in photos.glob("Grout Hole_*"):
+        shutil.copytree(folder, tmp_path / "one" / folder.name)
+        shutil.copytree(folder, tmp_path / "odd" / folder.name.replace("_", ""))
     assert "only one component, 'Grout Hole'" in refused("train", "data.root=one", *FAST)
-    shutil.copytree(tmp_path / "one", tmp_path / "odd")
-    for folder in list((tmp_path / "odd").iterdir()):
-        folder.rename(folder.with_name(folder.name.replace("_", "")))
     assert "3 folders do not parse" in refused("train", "data.root=odd", *FAST)
 
 
@@ -201,17 +155,16 @@ def test_unreadable_photos_are_all_listed_before_training(refused, photos, tmp_p
     (folder / "empty.jpg").touch()
     whole = next(folder.glob("A*.jpg")).read_bytes()
     (folder / "half.jpg").write_bytes(whole[: len(whole) // 2])
-    Image.new("1", (40_000, 40_000)).save(folder / "huge.png")
+    huge, size = bytearray(whole), whole.index(b"\xff\xc0") + 5
+    huge[size : size + 4] = b"\x9c\x40" * 2  # a header that names 40,000 x 40,000 pixels
+    (folder / "huge.jpg").write_bytes(huge)
     line = refused("train", f"data.root={root}", *FAST)
-    assert all(
-        name in line
-        for name in ("text.jpg", "empty.jpg", "half.jpg", "huge.png", "data.skip_unreadable=true")
-    )
+    for name in ("text.jpg", "empty.jpg", "half.jpg", "huge.jpg", "data.skip_unreadable=true"):
+        assert name in line
     assert not list(tmp_path.glob("outputs/*/*/checkpoints"))
-    skip = run_script(
-        monkeypatch, "train", f"data.root={root}", *FAST, "trainer.max_epochs=1", "data.skip_unreadable=true"
-    )
-    assert skip == 0 and "Left out 4 unreadable photos" in capsys.readouterr().err
+    skip = (f"data.root={root}", *FAST, "trainer.max_epochs=1", "data.skip_unreadable=true")
+    assert run_script(monkeypatch, "train", *skip) == 0
+    assert "Left out 4 unreadable photos" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -291,103 +244,79 @@ def test_a_checkpoint_with_a_flipped_bit(refused, run, photos, tmp_path):
 
 
 def test_paths_that_nobody_can_have(refused, run, photos):
-    long = "x" * 300
+    train = ("train", f"data.root={photos}", *FAST)
     for name, *arguments in (
         ("train", *FAST, "data.root={}"),
-        ("train", *FAST, f"data.root={photos}", "data.split_file={}"),
-        ("train", *FAST, f"data.root={photos}", "data.cache=images", "data.cache_dir={}"),
-        ("train", *FAST, f"data.root={photos}", "model.weights={}"),
+        (*train, "data.split_file={}"),
+        (*train, "data.cache=images", "data.cache_dir={}"),
+        (*train, "model.weights={}"),
         ("train", *FAST, "data=table", f"data.images={photos}", "data.csv={}"),
         ("train", "resume={}"),
         ("predict", f"images={photos}", "ckpt={}"),
         ("predict", f"ckpt={run}", "images={}"),
         ("predict", f"ckpt={run}", f"images={photos}", "output={}.csv"),
-        ("export", "ckpt={}"),
         ("export", f"ckpt={run}", "output={}"),
         ("audit", f"data.root={photos}", "output={}"),
         ("explore", f"data.root={photos}", "output={}"),
     ):
-        for path, words in (("~nobody-here/x", "no user 'nobody-here' is known here"), (long, "")):
+        for path in ("~nobody-here/x", "x" * 300):
             line = refused(name, *(argument.format(path) for argument in arguments))
-            assert words in line and path in line, arguments
+            assert path in line and ("no user 'nobody-here' is known here" in line or path[0] == "x"), (
+                arguments
+            )
 
 
-def test_predict_arguments(refused, run, photos, tmp_path):
-    assert "images= is not set" in refused("predict", f"ckpt={run}")
-    assert "no such file or folder" in refused("predict", f"ckpt={run}", "images=nowhere")
-    (tmp_path / "notes.md").write_text("x")
-    assert "neither a photo" in refused("predict", f"ckpt={run}", "images=notes.md")
-    assert "threshold= is for multilabel" in refused(
-        "predict", f"ckpt={run}", f"images={photos}", "threshold=0.3"
-    )
-    assert "did you mean 'cuda'" in refused("predict", f"ckpt={run}", f"images={photos}", "device=cudda")
-    assert "did you mean 'output'" in refused("predict", f"ckpt={run}", f"images={photos}", "outptu=x.csv")
-    (tmp_path / "file").write_text("x")
-    assert "file" in refused(
-        "predict", f"ckpt={run}", f"images={photos}", "output=file/p.csv", "num_workers=0"
-    )
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "images= is not set"),
+        (("images=nowhere",), "no such file or folder"),
+        (("images=notes.md",), "neither a photo"),
+        (("images=list.csv", "root=nowhere"), "no such folder"),
+        (("images={photos}", "threshold=0.3"), "threshold= is for multilabel"),
+        (("images={photos}", "device=cudda"), "did you mean 'cuda'"),
+        (("images={photos}", "outptu=x.csv"), "did you mean 'output'"),
+        (("images={photos}", "output=notes.md/p.csv", "num_workers=0"), "notes.md"),
+    ],
+)
+def test_predict_arguments(refused, run, photos, tmp_path, arguments, words):
+    for name in ("notes.md", "list.csv"):
+        (tmp_path / name).write_text("path\na.jpg\n")
+    assert words in refused("predict", f"ckpt={run}", *(text.format(photos=photos) for text in arguments))
 
 
-def test_a_runs_folder_is_no_place_for_another_call(refused, run, photos, tmp_path):
+def test_a_runs_folder_is_no_place_for_another_call(refused, run, photos, tmp_path, monkeypatch):
     copy = shutil.copytree(run, tmp_path / "a run")
 
     def content():
-        return {p: p.read_bytes() for p in copy.rglob("*") if p.is_file() and p.suffix != ".log"}
+        files = [*copy.rglob("*"), *(tmp_path / "one").rglob("*")]
+        return {p: p.read_bytes() for p in files if p.is_file() and p.suffix != ".log"}
 
+    predict = ("predict", f"ckpt={run}", f"images={photos / 'Grout Hole_Leaks'}", "num_workers=0")
+    assert run_script(monkeypatch, *predict, "hydra.run.dir=one") == 0
     before = content()
-    for call in (("train", f"data.root={photos}", *FAST), ("predict", f"ckpt={run}", f"images={photos}")):
-        assert "already" in refused(*call, "hydra.run.dir='a run'")
+    for call in (("train", f"data.root={photos}", *FAST), predict):
+        assert "already" in refused(*call, f"hydra.run.dir='{copy}'")
+    assert "is there already" in refused(*predict, "hydra.run.dir=one")
     assert before == content()
 
 
-def test_a_run_that_ended_before_its_first_checkpoint_can_be_started_again(photos, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "one" / "checkpoints").mkdir(parents=True)
+def test_a_start_that_was_refused_leaves_the_folder_free(refused, photos, monkeypatch, tmp_path):
+    arguments = (f"data.root={photos}", *FAST, "trainer.max_epochs=1", "hydra.run.dir=one")
+    assert "tpuu" in refused("train", *arguments, "trainer.accelerator=tpuu")
+    (tmp_path / "one" / "checkpoints").mkdir(parents=True, exist_ok=True)
     for name in ("classes.json", "train_metadata.csv"):  # of other photos
         (tmp_path / "one" / name).write_text("{}")
-    arguments = (f"data.root={photos}", *FAST, "trainer.max_epochs=1", "hydra.run.dir=one")
     assert run_script(monkeypatch, "train", *arguments) == 0
     assert (tmp_path / "one" / "train_metadata.csv").read_text().startswith("ID,path,")
 
 
-def test_two_predictions_never_share_a_file(refused, run, photos, tmp_path, monkeypatch):
-    arguments = (f"ckpt={run}", f"images={photos / 'Grout Hole_Leaks'}", "num_workers=0", "hydra.run.dir=one")
-    assert run_script(monkeypatch, "predict", *arguments) == 0
-    before = (tmp_path / "one" / "predictions.csv").read_bytes()
-    assert "is there already" in refused("predict", *arguments)
-    assert (tmp_path / "one" / "predictions.csv").read_bytes() == before
-
-
-def test_predict_overwrites_no_input(refused, run, photos, tmp_path):
-    folder = shutil.copytree(photos / "Grout Hole_Leaks", tmp_path / "q")
-    photo = next(folder.iterdir())
-    before = photo.read_bytes()
-    (tmp_path / "list.csv").write_text(f"path\n{photo.name}\n")
-    for output, words in (
-        (f"q/{photo.name}", "name a file that ends in .csv or .parquet"),
-        ("list.csv", "would overwrite an input"),
-        ("new.jpg", "name a file that ends in .csv or .parquet"),
-    ):
-        line = refused("predict", f"ckpt={run}", "images=list.csv", "root=q", f"output={output}")
-        assert words in line
-    assert photo.read_bytes() == before and (tmp_path / "list.csv").read_text().startswith("path")
-    assert "no such folder" in refused("predict", f"ckpt={run}", "images=list.csv", "root=nowhere")
-
-
 def test_the_training_table_can_be_predicted(run, table, tmp_path, monkeypatch):
-    import pandas as pd
-
     monkeypatch.chdir(tmp_path)
     images = f"images={table / 'image_data.csv'}"
     assert run_script(monkeypatch, "predict", f"ckpt={run}", images, "output=p.csv", "num_workers=0") == 0
     rows = pd.read_csv(tmp_path / "p.csv", dtype=str)
     assert len(rows) == 36 and (rows["path"] == rows["ID"] + ".jpg").all() and (rows["status"] == "ok").all()
-
-
-def test_a_refused_start_leaves_the_folder_free(refused, photos, monkeypatch):
-    arguments = (f"data.root={photos}", *FAST, "trainer.max_epochs=1", "hydra.run.dir=one")
-    assert "tpuu" in refused("train", *arguments, "trainer.accelerator=tpuu")
-    assert run_script(monkeypatch, "train", *arguments) == 0
 
 
 def test_resume_without_the_best_checkpoint(refused, run, tmp_path):
@@ -415,8 +344,6 @@ with pytest.MonkeyPatch.context() as m:
     sys.exit(run_script(m, "predict", "ckpt='{run}'", "images='{tmp_path}'", "output=p.csv", "num_workers=0",
                         "batch_size=4", "hydra/job_logging=none", "hydra.output_subdir=null"))
 """
-    import sys
-
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     kept = "the same command with resume=true goes on from p.csv.job"
@@ -427,23 +354,13 @@ with pytest.MonkeyPatch.context() as m:
 
 
 def test_unreadable_photos_become_rows_and_exit_code_1(run, photos, tmp_path, monkeypatch, capsys):
-    import pandas as pd
-
     folder = tmp_path / "Photos é 2"
     shutil.copytree(photos / "Grout Hole_Leaks", folder)
     (folder / "bad.JPG").write_text("no picture")
     Image.fromarray(np.zeros((20, 30), np.uint8)).save(folder / "gray.png")
     monkeypatch.chdir(tmp_path)
-    code = run_script(
-        monkeypatch,
-        "predict",
-        f"ckpt={run}",
-        f"images='{folder}'",
-        "output=p.csv",
-        "probabilities=true",
-        "batch_size=2",
-    )
-    assert code == 1 and "1 unreadable" in capsys.readouterr().out
+    given = (f"ckpt={run}", f"images='{folder}'", "output=p.csv", "probabilities=true", "batch_size=2")
+    assert run_script(monkeypatch, "predict", *given) == 1 and "1 unreadable" in capsys.readouterr().out
     rows = pd.read_csv(tmp_path / "p.csv", dtype=str, keep_default_na=False)
     assert rows["path"].is_monotonic_increasing and len(rows) == 6
     bad = rows[rows["ID"] == "bad"].iloc[0]
@@ -454,20 +371,12 @@ def test_unreadable_photos_become_rows_and_exit_code_1(run, photos, tmp_path, mo
     assert fine["prediction"].str.match(r".+_.+_\d\.\d\d$").all()
 
 
-def test_the_python_api_agrees_with_the_csv(run, photos, tmp_path, monkeypatch):
-    import pandas as pd
-
-    from src.inference import Predictor
-    from src.models import backbones
-    from tests.made import tiny
-
-    monkeypatch.setitem(backbones.BACKBONES, "tiny", backbones.Entry(tiny, None, "fc"))
-    rows = pd.read_csv(run / "predictions.csv")
+def test_the_python_api_agrees_with_the_csv(run, photos):
     predictor = Predictor.load(run)
-    for row in rows.head(3).itertuples():
+    for row in pd.read_csv(run / "predictions.csv").head(3).itertuples():
         for source in (photos / row.path, (photos / row.path).read_bytes(), Image.open(photos / row.path)):
-            said = predictor.predict(source)
-            assert said.labels == {"component": [row.component], "defect": [row.defect]}
-            assert said.text.rpartition("_")[0] == f"{row.component}_{row.defect}"
-            assert said.confidence == pytest.approx(row.average_confidence, abs=0.02)
-            assert sum(said.probabilities["defect"].values()) == pytest.approx(1, abs=1e-5)
+            found = predictor.predict(source)
+            assert found.labels == {"component": [row.component], "defect": [row.defect]}
+            assert found.text.rpartition("_")[0] == f"{row.component}_{row.defect}"
+            assert found.confidence == pytest.approx(row.average_confidence, abs=0.02)
+            assert sum(found.probabilities["defect"].values()) == pytest.approx(1, abs=1e-5)

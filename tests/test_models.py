@@ -1,34 +1,31 @@
 """Modules built from primitives: losses, freezing, weights files, partial loading."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from sklearn import metrics as sk
 from torch.nn import functional as nnf
 
+from src.callbacks import TuneThresholds
 from src.labels import LabelSpace
-from src.models import DualHeadClassifier, MultiLabelClassifier, backbones
+from src.models import DualHeadClassifier, MultiLabelClassifier, load_model
+from src.models.base import WarmCosine
 from src.models.metrics import heads_figures, multilabel_figures
-from tests.made import tiny
 
 LABELS = {"component": ["a", "b", "c"], "defect": ["x", "y"]}
 PREPROCESS = {"image_size": 16, "resize": "squash", "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
 
 
-@pytest.fixture(autouse=True)
-def tiny_backbone(monkeypatch):
-    monkeypatch.setitem(backbones.BACKBONES, "tiny", backbones.Entry(tiny, None, "fc"))
-
-
 def dual(**options):
-    return DualHeadClassifier(
-        task="dual_head", labels=LABELS, preprocess=PREPROCESS, backbone="tiny", **options
-    )
+    given = {"task": "dual_head", "labels": LABELS, "preprocess": PREPROCESS, "backbone": "tiny"}
+    return DualHeadClassifier(**given, **options)
 
 
 def multi(**options):
-    return MultiLabelClassifier(
-        task="multilabel", labels=LABELS, preprocess=PREPROCESS, backbone="tiny", **options
-    )
+    given = {"task": "multilabel", "labels": LABELS, "preprocess": PREPROCESS, "backbone": "tiny"}
+    return MultiLabelClassifier(**given, **options)
 
 
 def test_heads_loss_is_the_weighted_sum_and_leaves_missing_kinds_out():
@@ -65,11 +62,11 @@ def test_normalisation_happens_inside_and_scores_are_probabilities():
     model.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     scores = model.probabilities(model(image))
     assert torch.allclose(seen[0], (image.float() / 255 - 0.5) / 0.25, atol=1e-6)
-    assert torch.allclose(scores[:, :3].sum(1), torch.ones(5)) and torch.allclose(
-        scores[:, 3:].sum(1), torch.ones(5)
-    )
+    for part in (scores[:, :3], scores[:, 3:]):
+        assert torch.allclose(part.sum(1), torch.ones(5))
     other = multi().eval()
-    assert ((other.probabilities(other(image)) > 0) & (other.probabilities(other(image)) < 1)).all()
+    scores = other.probabilities(other(image))
+    assert ((scores > 0) & (scores < 1)).all()
 
 
 def test_frozen_backbone_stays_bit_equal_and_in_eval_mode():
@@ -78,47 +75,40 @@ def test_frozen_backbone_stays_bit_equal_and_in_eval_mode():
     model.train()
     assert not model.backbone.training and model.head_component.training
     optimizer = model.configure_optimizers()
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.02]
+    (group,) = optimizer.param_groups
+    heads = {id(p) for name, p in model.named_parameters() if name.startswith("head_")}
+    assert group["weight_decay"] == 0.02 and {id(p) for p in group["params"]} == heads
     image = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8)
     for _ in range(3):
         optimizer.zero_grad()
         model.loss(model(image), torch.tensor([[0, 1]] * 8)).backward()
         optimizer.step()
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.backbone.state_dict().items())
-    assert {id(p) for group in optimizer.param_groups for p in group["params"]} == {
-        id(p) for name, p in model.named_parameters() if name.startswith("head_")
-    }
-    thawed = dual()
-    thawed.train()
+    thawed = dual().train()
     running = thawed.backbone.norm.running_mean.clone()
     thawed(image)
     assert not torch.equal(running, thawed.backbone.norm.running_mean)
 
 
 def test_multilabel_figures_against_scikit_learn():
-    from sklearn import metrics as sk
-
     rng = np.random.default_rng(1)
-    labels = LabelSpace(LABELS)
     truth = rng.random((60, 5)) < [0.5, 0.1, 0.0, 0.3, 0.9]
     scores = np.clip(truth * 0.4 + rng.random((60, 5)) * 0.6, 0, 1).astype(np.float32)
     thresholds = np.array([0.5, 0.4, 0.5, 0.62, 0.3], np.float32)
     scores[0, 0] = 0.5
-    figures = multilabel_figures(
-        torch.tensor(scores), torch.tensor(truth).float(), torch.tensor(thresholds), labels
-    )
+    given = (torch.tensor(scores), torch.tensor(truth).float(), torch.tensor(thresholds))
+    figures = multilabel_figures(*given, LabelSpace(LABELS))
     decided = scores >= thresholds
     assert decided[0, 0]
-    assert figures["hamming_loss"] == pytest.approx(sk.hamming_loss(truth, decided))
-    assert figures["exact_match"] == pytest.approx(sk.accuracy_score(truth, decided))
+    expected = {
+        "hamming_loss": sk.hamming_loss(truth, decided),
+        "exact_match": sk.accuracy_score(truth, decided),
+    }
     for how in ("micro", "macro", "weighted"):
-        assert figures[f"f1_{how}"] == pytest.approx(
-            sk.f1_score(truth, decided, average=how, zero_division=0), abs=1e-6
-        )
-    kept = [0, 1, 3, 4]
-    assert figures["map"] == pytest.approx(
-        sk.average_precision_score(truth[:, kept], scores[:, kept]), abs=1e-5
-    )
+        expected[f"f1_{how}"] = sk.f1_score(truth, decided, average=how, zero_division=0)
+    occur = [0, 1, 3, 4]
+    expected["map"] = sk.average_precision_score(truth[:, occur], scores[:, occur])
+    assert {name: figures[name] for name in expected} == pytest.approx(expected, abs=1e-5)
     assert figures["per_class"]["c"]["ap"] is None and figures["per_class"]["c"]["support"] == 0
     assert figures["per_class"]["x"]["threshold"] == pytest.approx(0.62)
 
@@ -138,10 +128,6 @@ def test_heads_figures_by_hand():
 
 
 def test_thresholds_are_tuned_into_the_buffer_from_hand_made_rows(caplog):
-    from types import SimpleNamespace
-
-    from src.callbacks import TuneThresholds
-
     model = multi()
     trainer = SimpleNamespace(sanity_checking=False, state=SimpleNamespace(fn="fit"))
     scores = torch.tensor([[0.9, 0.2, 0.1, 0.3, 0.1], [0.6, 0.4, 0.2, 0.2, 0.2], [0.3, 0.1, 0.3, 0.1, 0.3]])
@@ -149,23 +135,20 @@ def test_thresholds_are_tuned_into_the_buffer_from_hand_made_rows(caplog):
     model.collected["val"].update(scores.logit(), targets, torch.arange(3))
     TuneThresholds(min_positives=1).on_validation_epoch_end(trainer, model)
     assert model.thresholds.tolist() == pytest.approx([0.5999, 0.3999, 0.5, 0.1999, 0.5], abs=1e-6)
-    trainer.state.fn = "test"
-    model.thresholds.fill_(0.1)
-    TuneThresholds().on_validation_epoch_end(trainer, model)
-    assert model.thresholds.tolist() == pytest.approx([0.1] * 5)
-    trainer.state.fn = "fit"
     caplog.set_level("INFO")
     callback = TuneThresholds(min_positives=2)
     for _ in range(2):
         callback.on_validation_epoch_end(trainer, model)
     assert model.thresholds.tolist() == pytest.approx([0.5999, 0.5, 0.5, 0.1999, 0.5], abs=1e-6)
-    (said,) = [line for line in caplog.messages if "fewer than 2 positive" in line]
-    assert said.endswith(": b (1), c (0), y (0)")
+    (line,) = [line for line in caplog.messages if "fewer than 2 positive" in line]
+    assert line.endswith(": b (1), c (0), y (0)")
+    trainer.state.fn = "test"
+    model.thresholds.fill_(0.1)
+    callback.on_validation_epoch_end(trainer, model)
+    assert model.thresholds.tolist() == pytest.approx([0.1] * 5)
 
 
 def test_a_checkpoint_of_the_first_schema_still_loads(tmp_path):
-    from src.models import load_model
-
     given = {**dict(multi().hparams), "optimizer": "adamw"}
     del given["weight_decay"]
     state = multi().state_dict()
@@ -175,8 +158,6 @@ def test_a_checkpoint_of_the_first_schema_still_loads(tmp_path):
 
 
 def test_the_cosine_schedule_is_a_function_of_step_and_length():
-    from src.models.base import WarmCosine
-
     short, long = WarmCosine(100), WarmCosine(200)
     assert short(0) == pytest.approx(0.1) and short(5) == 1 and short(100) == pytest.approx(0)
     assert long(100) > 0.4 and all(short(s) >= short(s + 1) for s in range(5, 100))

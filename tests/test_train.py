@@ -6,11 +6,8 @@ import itertools
 import json
 import math
 import os
-import re
 import shutil
-import signal
 import sys
-from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -20,26 +17,18 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from src.callbacks.checkpointing import AtomicCheckpointIO, epochs_done
 from src.errors import InputError
-from src.images import content_digest
 from src.inference import batches
 from src.models import load_model
 from src.models.base import SCHEMA
 from src.models.image import PhotoClassifier
 from src.overrides import override
-from src.training import evaluate, setup
-from tests.made import FAST, make_folders, make_table, only_run, run_script
+from src.training import setup
+from tests.made import FAST, make_folders, make_table, run_script, trained
 
 GROUP = r"data.group='^(A\d+)_'"
 FILES = {f"{split}_metadata.csv" for split in ("train", "val", "test")}
-FILES |= {
-    "classes.json",
-    "split_certificate.json",
-    "metrics.json",
-    "predictions.csv",
-    "history.csv",
-    "report.html",
-    "train.log",
-}
+FILES |= {"classes.json", "split_certificate.json", "metrics.json", "predictions.csv", "history.csv"}
+FILES |= {"report.html", "train.log"}
 FILES |= {f"{name}.png" for name in ("confusion_matrix", "loss_curve", "class_distribution")}
 HISTORY = ["epoch", "train_loss", "val_loss", "train_accuracy", "val_accuracy", "train_f1", "val_f1", "lr"]
 TWELVE = ("trainer.max_epochs=12", "callbacks.early_stopping.patience=12")
@@ -49,17 +38,11 @@ TWELVE = ("trainer.max_epochs=12", "callbacks.early_stopping.patience=12")
 def finished(tmp_path_factory):
     """A finished dual-head run and a finished multi-label run: `{task: (folder, data)}`."""
     runs = {}
-    for task, make in (("dual_head", make_folders), ("multilabel", make_table)):
+    sources = (("dual_head", make_folders, GROUP), ("multilabel", make_table, "data.group=asset"))
+    for task, make, group in sources:
         home = tmp_path_factory.mktemp(task)
         data = make(home / "my photos")
-        with pytest.MonkeyPatch.context() as monkeypatch:
-            monkeypatch.chdir(home)
-            group = GROUP if task == "dual_head" else "data.group=asset"
-            code = run_script(
-                monkeypatch, "train", f"model={task}", f"data.root='{data}'", *FAST, *TWELVE, group
-            )
-        assert code == 0
-        runs[task] = (only_run(home), data)
+        runs[task] = trained(home, f"model={task}", f"data.root='{data}'", *FAST, *TWELVE, group), data
     return runs
 
 
@@ -105,100 +88,51 @@ def test_multilabel_thresholds_are_the_best_checkpoints_own(finished):
     metrics = json.loads((run / "metrics.json").read_text())
     thresholds = json.loads((run / "thresholds.json").read_text())
     classes = json.loads((run / "classes.json").read_text())
-    assert classes == {
-        "component": ["Channel Bracket", "Grout Hole", "Radial Joint"],
-        "defect": ["Corrosion-Heavy", "Leaks"],
-    }
+    components, defects = ["Channel Bracket", "Grout Hole", "Radial Joint"], ["Corrosion-Heavy", "Leaks"]
+    assert classes == {"component": components, "defect": defects}
     model = load(run)
     assert list(thresholds) == [*classes["component"], *classes["defect"]]
     assert np.allclose(list(thresholds.values()), model.thresholds.numpy(), atol=1e-6)
-    assert {name: row["threshold"] for name, row in metrics["test"]["per_class"].items()} == pytest.approx(
-        thresholds, abs=1e-6
-    )
+    rows = metrics["test"]["per_class"].items()
+    assert {name: row["threshold"] for name, row in rows} == pytest.approx(thresholds, abs=1e-6)
     assert metrics["test"]["map"] >= 0.9
     assert metrics["val"]["f1_macro"] >= metrics["val"]["f1_macro_at_0.5"]
 
 
 def load(run):
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        from src.models import backbones
-        from tests.made import tiny
-
-        monkeypatch.setitem(backbones.BACKBONES, "tiny", backbones.Entry(tiny, None, "fc"))
-        return load_model(run / "checkpoints" / "best.ckpt")
+    return load_model(run / "checkpoints" / "best.ckpt")
 
 
 @pytest.mark.parametrize("task", ["dual_head", "multilabel"])
 def test_predicting_the_test_split_gives_the_runs_own_bytes(finished, task, monkeypatch, tmp_path):
     run, _ = finished[task]
     monkeypatch.chdir(tmp_path)
-    code = run_script(
-        monkeypatch,
-        "predict",
-        f"ckpt={run}",
-        f"images='{run / 'test_metadata.csv'}'",
-        "output=p.csv",
-        "num_workers=0",
-    )
-    assert code == 0
+    given = (f"ckpt={run}", f"images='{run / 'test_metadata.csv'}'", "output=p.csv", "num_workers=0")
+    assert run_script(monkeypatch, "predict", *given) == 0
     assert (tmp_path / "p.csv").read_bytes() == (run / "predictions.csv").read_bytes()
 
 
 def test_predicting_photos_that_were_trained_on_says_so(finished, monkeypatch, tmp_path, capsys):
-    run, data = finished["dual_head"]
-    monkeypatch.chdir(tmp_path)
-    count = len(pd.read_csv(run / "train_metadata.csv"))
-    assert run_script(monkeypatch, "predict", f"ckpt={run}", f"images='{data}'", "num_workers=0") == 0
-    assert f"{count} of 72 photos were in this model's training split" in capsys.readouterr().err
-    tests = f"images='{run / 'test_metadata.csv'}'"
-    assert run_script(monkeypatch, "predict", f"ckpt={run}", tests, "num_workers=0", "output=p.csv") == 0
-    assert "training split" not in capsys.readouterr().err
-
-
-def test_only_a_photo_as_large_as_one_of_the_training_split_gets_a_digest(
-    finished, monkeypatch, tmp_path, capsys
-):
+    """Only photos as large as one of the training split get a digest; older checkpoints have no sizes."""
     run, data = finished["dual_head"]
     monkeypatch.chdir(tmp_path)
     read, real = [], batches.content_digest
     monkeypatch.setattr(batches, "content_digest", lambda content: read.append(len(content)) or real(content))
-    sizes = {(data / path).stat().st_size for path in pd.read_csv(run / "train_metadata.csv")["path"]}
-    here = [path.stat().st_size for path in data.rglob("*.jpg")]
-    assert load(run).provenance["train_sizes"] == sorted(sizes)
-    given = (f"images='{data}'", "num_workers=0")
-    assert run_script(monkeypatch, "predict", f"ckpt={run}", *given, "output=new.csv") == 0
-    said = re.search(r"\d+ of 72 photos were in", capsys.readouterr().err)
-    assert sorted(read) == sorted(size for size in here if size in sizes) and len(read) < 72
+    paths = pd.read_csv(run / "train_metadata.csv")["path"]
+    sizes = {(data / path).stat().st_size for path in paths}
     old = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
-    del old["provenance"]["train_sizes"]
+    assert old["provenance"].pop("train_sizes") == sorted(sizes)
     torch.save(old, tmp_path / "old.ckpt")
-    read.clear()
-    assert run_script(monkeypatch, "predict", "ckpt=old.ckpt", *given, "output=old.csv") == 0
-    assert said.group() in capsys.readouterr().err and len(read) == 72
-
-
-def test_sizes_of_training_photos_that_are_not_all_known_are_left_out(finished, tmp_path):
-    run, _ = finished["dual_head"]
-    model = load(run)
-    photo = tmp_path / "a.jpg"
-    photo.write_bytes(b"x" * 7)
-    record = Mock(path=photo.name, digest=content_digest(photo.read_bytes()))
-    of = Mock(root=tmp_path, splits={"train": [record]}, begun=0)
-
-    def sizes():
-        return setup._trained_on(model, of)["train_sizes"]
-
-    earlier = model.provenance["train_sizes"]
-    assert 7 not in earlier and sizes() == [7, *earlier]
-    photo.write_bytes(b"y" * 8)  # what is cached is the content that the digest is of
-    assert sizes() is None
-    photo.write_bytes(b"x" * 7)
-    del model.provenance["train_sizes"]
-    assert sizes() is None
-    model.provenance = {}
-    assert sizes() == [7]
-    photo.unlink()
-    assert sizes() is None
+    here = [path.stat().st_size for path in data.rglob("*.jpg")]
+    for ckpt, digested in ((run, [size for size in here if size in sizes]), ("old.ckpt", here)):
+        read.clear()
+        given = (f"ckpt={ckpt}", f"images='{data}'", "num_workers=0", f"output={len(digested)}.csv")
+        assert run_script(monkeypatch, "predict", *given) == 0
+        assert f"{len(paths)} of 72 photos were in this model's training split" in capsys.readouterr().err
+        assert sorted(read) == sorted(digested)
+    tests = f"images='{run / 'test_metadata.csv'}'"
+    assert run_script(monkeypatch, "predict", f"ckpt={run}", tests, "num_workers=0", "output=p.csv") == 0
+    assert "training split" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("task", ["dual_head", "multilabel"])
@@ -207,9 +141,8 @@ def test_the_certificate_is_that_of_the_split(finished, task):
     certificate = json.loads((run / "split_certificate.json").read_text())
     metrics = json.loads((run / "metrics.json").read_text())
     assert certificate["hash"] == metrics["run"]["split_hash"] == load(run).provenance["split_hash"]
-    assert certificate["photos"] == {
-        split: len(pd.read_csv(run / f"{split}_metadata.csv")) for split in ("train", "val", "test")
-    }
+    for split in ("train", "val", "test"):
+        assert certificate["photos"][split] == len(pd.read_csv(run / f"{split}_metadata.csv"))
     assert certificate["crossing"]["groups"] == certificate["crossing"]["near_duplicate_pairs"] == 0
     page = (run / "report.html").read_text()
     assert "Certificate of the split" in page and certificate["hash"] in page
@@ -221,21 +154,13 @@ def test_checkpoints_hold_primitives_and_describe_themselves(finished, task):
     for name in ("best", "last"):
         content = torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
         assert content["task"] == task and content["schema"] == SCHEMA
-        assert (
-            content["provenance"]["split_hash"]
-            == json.loads((run / "metrics.json").read_text())["run"]["split_hash"]
-        )
-        assert "weights" not in content["hyper_parameters"] and "init_from" not in content["hyper_parameters"]
-        plain = json.loads(json.dumps(content["hyper_parameters"]))
-        assert plain == content["hyper_parameters"]
+        given = content["hyper_parameters"]
+        assert "weights" not in given and "init_from" not in given and json.loads(json.dumps(given)) == given
 
 
-def test_the_same_command_twice_gives_the_same_bytes(finished, monkeypatch, tmp_path):
+def test_the_same_command_twice_gives_the_same_bytes(finished, tmp_path):
     run, data = finished["dual_head"]
-    monkeypatch.chdir(tmp_path)
-    code = run_script(monkeypatch, "train", "model=dual_head", f"data.root='{data}'", *FAST, *TWELVE, GROUP)
-    again = only_run(tmp_path)
-    assert code == 0
+    again = trained(tmp_path, "model=dual_head", f"data.root='{data}'", *FAST, *TWELVE, GROUP)
     assert (again / "predictions.csv").read_bytes() == (run / "predictions.csv").read_bytes()
     figures = [json.loads((folder / "metrics.json").read_text()) for folder in (run, again)]
     for figure in figures:
@@ -248,16 +173,11 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize(
-    ("step", "workers", "writing"),
-    [*((step, 0, math.inf) for step in (0, 3, 7, 8, 20)), (20, 2, math.inf), (20, 0, 0)],
+    ("step", "workers", "writing"), [(3, 0, math.inf), (7, 0, math.inf), (20, 2, math.inf), (20, 0, 0)]
 )
 def test_a_killed_run_resumes_to_the_same_bits(finished, monkeypatch, tmp_path, step, workers, writing):
-    """Killed before the first epoch's end, at an epoch's last step, between epochs, mid-epoch.
-
-    The last time where no time is given to `last.ckpt`: it is then the best epoch.
-    """
+    """Before the first epoch's end, between epochs, in an epoch; without time for `last.ckpt`: the best."""
     monkeypatch.setattr("src.callbacks.checkpointing.WRITING", writing)
-
     run, data = finished["dual_head"]
     monkeypatch.chdir(tmp_path)
     begin = PhotoClassifier.on_train_batch_start
@@ -314,74 +234,37 @@ def test_resume_refuses_other_settings_and_changed_photos(finished, monkeypatch,
     assert run_script(monkeypatch, "train", "resume=nowhere") == 2
 
 
-def contents(run):
-    return {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != "train.log"}
-
-
-def test_one_process_at_a_time_trains_a_run(finished, monkeypatch, tmp_path, capsys):
-    run, _ = finished["dual_head"]
-    copy = shutil.copytree(run, tmp_path / "run")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(setup, "PATIENCE", 0.3)
-    before = contents(copy)
-    with setup.alone_in(copy, resuming=False):
-        assert run_script(monkeypatch, "train", f"resume={copy}", "trainer.max_epochs=13") == 2
-    assert "another process is training there" in capsys.readouterr().err and contents(copy) == before
-    assert run_script(monkeypatch, "train", f"resume={copy}", "trainer.max_epochs=13") == 0
-    assert len(pd.read_csv(copy / "history.csv")) == 13
-
-
-def test_resume_tidies_up_what_a_kill_and_two_processes_have_left(finished, monkeypatch, tmp_path):
-    run, _ = finished["dual_head"]
-    copy = shutil.copytree(run, tmp_path / "run")
+def test_resume_trains_on_with_more_epochs_and_remembers_it(finished, monkeypatch, tmp_path, capsys):
+    """In one process at a time; leftovers of a kill and of two processes are removed."""
+    copy = shutil.copytree(finished["dual_head"][0], tmp_path / "run")
     monkeypatch.chdir(tmp_path)
     header, *rows = (copy / "history.csv").read_text().splitlines(keepends=True)
     (copy / "history.csv").write_text("".join([header, *rows[:3], rows[1], *rows[3:], rows[-1]]))
     torn = (copy / f".history.csv.{'0123456789abcdef' * 2}.tmp", copy / "checkpoints" / ".last.ckpt.tmp")
-    for path in torn:
+    for path in (*torn, copy / ".mine.tmp"):
         path.write_text("epoch")
-    (copy / ".mine.tmp").write_text("kept")
-    assert run_script(monkeypatch, "train", f"resume={copy}", "trainer.max_epochs=13") == 0
-    assert pd.read_csv(copy / "history.csv")["epoch"].tolist() == list(range(1, 14))
-    assert not any(path.exists() for path in torn) and (copy / ".mine.tmp").is_file()
-
-
-def test_ctrl_c_after_the_last_epoch_says_how_to_finish(finished, monkeypatch, tmp_path, capsys):
-    _, data = finished["dual_head"]
-    monkeypatch.chdir(tmp_path)
-
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as impatient:
-        impatient.setattr(evaluate, "write_report", interrupted)
-        assert run_script(impatient, "train", f"data.root='{data}'", *FAST, "trainer.max_epochs=1") == 130
-    run = only_run(tmp_path)
-    told = "".join(capsys.readouterr())
-    assert "Continue with: python scripts/train.py resume=" in told and not (run / "report.html").exists()
-    assert run_script(monkeypatch, "train", f"resume='{run}'") == 0
-    assert (run / "report.html").is_file() and len(pd.read_csv(run / "history.csv")) == 1
-
-
-def test_resume_trains_on_with_more_epochs_and_remembers_it(finished, monkeypatch, tmp_path, capsys):
-    run, _ = finished["dual_head"]
-    copy = shutil.copytree(run, tmp_path / "run")
-    monkeypatch.chdir(tmp_path)
+    before = contents(copy)
+    monkeypatch.setattr(setup, "PATIENCE", 0.3)
+    with setup.alone_in(copy, resuming=False):
+        assert run_script(monkeypatch, "train", f"resume={copy}", "trainer.max_epochs=14") == 2
+    assert "another process is training there" in capsys.readouterr().err and contents(copy) == before
     assert run_script(monkeypatch, "train", f"resume={copy}", "trainer.max_epochs=14") == 0
     assert pd.read_csv(copy / "history.csv")["epoch"].tolist() == list(range(1, 15))
+    assert not any(path.exists() for path in torn) and (copy / ".mine.tmp").is_file()
     assert not list(tmp_path.glob("outputs/*/*/.hydra"))
-    assert run_script(monkeypatch, "train", f"resume={copy}") == 0
     assert run_script(monkeypatch, "train", f"resume={copy}", "trainer.max_epochs=3") == 2
     assert "14 epochs are trained already" in capsys.readouterr().err
     assert run_script(monkeypatch, "train", f"resume={copy}") == 0
 
 
-def test_a_longer_cosine_is_followed_from_where_the_run_stands(finished, monkeypatch, tmp_path):
-    _, data = finished["dual_head"]
+def contents(run):
+    return {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != "train.log"}
+
+
+def test_a_longer_cosine_is_followed_from_the_epoch_of_the_run(photos, monkeypatch, tmp_path):
+    arguments = (f"data.root={photos}", *FAST, "model.schedule=cosine", "trainer.max_epochs=2")
+    run = trained(tmp_path, *arguments)
     monkeypatch.chdir(tmp_path)
-    arguments = (f"data.root='{data}'", *FAST, "model.schedule=cosine", "trainer.max_epochs=2")
-    assert run_script(monkeypatch, "train", *arguments) == 0
-    run = only_run(tmp_path)
     assert run_script(monkeypatch, "train", f"resume='{run}'", "trainer.max_epochs=6") == 0
     rates = pd.read_csv(run / "history.csv")["lr"].tolist()
     assert len(rates) == 6 and rates[2] > 0.005 and all(a > b > 0 for a, b in itertools.pairwise(rates[2:]))
@@ -396,17 +279,13 @@ def test_resume_finds_a_table_that_has_moved(finished, monkeypatch, tmp_path):
     assert len(pd.read_csv(copy / "history.csv")) == 13
 
 
-def test_last_ckpt_is_the_last_epoch_also_where_none_improved(finished, monkeypatch, tmp_path):
-    _, data = finished["dual_head"]
-    monkeypatch.chdir(tmp_path)
+def test_last_ckpt_is_the_last_epoch_also_where_none_improved(photos, monkeypatch, tmp_path):
     still = ("model.freeze_backbone=true", "model.lr=1e-30", "callbacks.early_stopping.patience=2")
-    assert run_script(monkeypatch, "train", f"data.root='{data}'", *FAST, *still) == 0
-    run = only_run(tmp_path)
+    run = trained(tmp_path, f"data.root={photos}", *FAST, *still)
+    monkeypatch.chdir(tmp_path)
     for _ in range(2):
-        content = [
-            torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("best", "last")
-        ]
-        assert [epochs_done(checkpoint) for checkpoint in content] == [1, 3]
+        files = [run / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")]
+        assert [epochs_done(torch.load(file, weights_only=True)) for file in files] == [1, 3]
         assert run_script(monkeypatch, "train", f"resume='{run}'") == 0  # it had stopped, and stays so
 
 
@@ -427,8 +306,7 @@ def test_a_full_disk_keeps_the_checkpoint_before_and_is_told(tmp_path, room):
     assert torch.load(path, weights_only=True) == {"epoch": 1} and os.listdir(tmp_path) == ["last.ckpt"]
 
 
-def test_a_run_that_fails_says_how_to_go_on(finished, monkeypatch, tmp_path, capsys):
-    _, data = finished["dual_head"]
+def test_a_run_that_fails_says_how_to_go_on(photos, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     write, full = RecordWriter.write, []
 
@@ -439,12 +317,9 @@ def test_a_run_that_fails_says_how_to_go_on(finished, monkeypatch, tmp_path, cap
 
     with monkeypatch.context() as patched:
         patched.setattr(RecordWriter, "write", refuse)
-        patched.setattr(
-            PhotoClassifier,
-            "on_train_batch_start",
-            lambda module, *_: full.extend([1] * module.current_epoch),
-        )
-        arguments = (f"data.root='{data}'", *FAST, "trainer.max_epochs=3")
+        fill = lambda module, *_: full.extend([1] * module.current_epoch)  # noqa: E731
+        patched.setattr(PhotoClassifier, "on_train_batch_start", fill)
+        arguments = (f"data.root={photos}", *FAST, "trainer.max_epochs=3")
         assert run_script(patched, "train", *arguments) == 2
     said, run = "".join(capsys.readouterr()), next(tmp_path.glob("outputs/dual_head/*"))
     assert f"Stopped; {run / 'checkpoints' / 'last.ckpt'} is whole. Continue with:" in said
@@ -453,80 +328,37 @@ def test_a_run_that_fails_says_how_to_go_on(finished, monkeypatch, tmp_path, cap
     assert pd.read_csv(run / "history.csv")["epoch"].tolist() == [1, 2, 3]
 
 
-@pytest.mark.parametrize("task", ["dual_head", "multilabel"])
-def test_a_fit_that_diverges_says_so(finished, monkeypatch, tmp_path, capsys, task):
-    _, data = finished[task]
+def test_a_fit_that_diverges_says_so(table, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    code = run_script(monkeypatch, "train", f"model={task}", f"data.root='{data}'", *FAST, "model.lr=1e25")
-    assert code == 2 and "lower model.lr" in capsys.readouterr().err
+    arguments = ("model=multilabel", f"data.root={table}", *FAST, "model.lr=1e25")
+    assert run_script(monkeypatch, "train", *arguments) == 2 and "lower model.lr" in capsys.readouterr().err
 
 
-def test_another_runs_split_is_taken_as_it_is(finished, monkeypatch, tmp_path):
+def test_another_runs_split_is_taken_as_it_is_and_kept_by_the_run(finished, monkeypatch, tmp_path):
     run, data = finished["dual_head"]
-    monkeypatch.chdir(tmp_path)
-    arguments = (f"data.root='{data}'", *FAST, "trainer.max_epochs=1", "seed=9", f"data.split_file='{run}'")
-    assert run_script(monkeypatch, "train", *arguments) == 0
-    again = only_run(tmp_path)
-    for split in ("train", "val", "test"):
-        ids = [pd.read_csv(r / f"{split}_metadata.csv")["ID"].tolist() for r in (run, again)]
-        assert ids[0] == ids[1]
-
-
-def test_a_run_with_a_split_file_resumes_without_the_file(finished, monkeypatch, tmp_path):
-    run, data = finished["dual_head"]
-    monkeypatch.chdir(tmp_path)
     split = shutil.copytree(run, tmp_path / "Brücke (2)")
-    arguments = (f"data.root='{data}'", *FAST, "trainer.max_epochs=1", f"data.split_file={split}")
-    assert run_script(monkeypatch, "train", *arguments) == 0
-    folder = next(tmp_path.glob("outputs/dual_head/*"))
+    shutil.rmtree(split / "checkpoints")
+    arguments = (f"data.root='{data}'", *FAST, "trainer.max_epochs=1", "seed=9", f"data.split_file={split}")
+    again = trained(tmp_path, *arguments)
+    for name in ("train", "val", "test"):
+        ids = [pd.read_csv(folder / f"{name}_metadata.csv")["ID"].tolist() for folder in (run, again)]
+        assert ids[0] == ids[1]
     shutil.rmtree(split)
-    assert run_script(monkeypatch, "train", f"resume={folder}", "trainer.max_epochs=2") == 0
-    assert len(pd.read_csv(folder / "history.csv")) == 2
-
-
-@pytest.mark.parametrize("where", ["on_train_batch_start", "test_step"])
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_leaves_last_ckpt_and_says_how_to_go_on(monkeypatch, tmp_path, capsys, signum, where):
-    data = make_folders(tmp_path / "photos", each=4)
     monkeypatch.chdir(tmp_path)
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
-
-    step = getattr(PhotoClassifier, where)
-
-    def stop(*arguments):
-        step(*arguments)
-        signal.raise_signal(signum)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(PhotoClassifier, where, stop)
-        code = run_script(patched, "train", f"data.root={data}", *FAST, "trainer.max_epochs=2")
-    signal.signal(signal.SIGINT, handler)
-    assert code == 128 + signum
-    (last,) = tmp_path.glob("outputs/*/*/checkpoints/last.ckpt")
-    torch.load(last, weights_only=True)
-    said = capsys.readouterr().err
-    assert f"train.py resume={last.parent.parent}" in said and "Traceback" not in said
+    assert run_script(monkeypatch, "train", f"resume={again}", "trainer.max_epochs=2") == 0
+    assert len(pd.read_csv(again / "history.csv")) == 2
 
 
-def test_a_sweep_ranks_its_jobs_and_survives_a_failed_one(monkeypatch, tmp_path, capsys):
-    data = make_folders(tmp_path / "photos", each=4)
+def test_a_sweep_ranks_its_jobs_and_survives_a_failed_one(photos, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    code = run_script(
-        monkeypatch,
-        "train",
-        "-m",
-        f"data.root={data}",
-        *FAST,
-        "trainer.max_epochs=2",
-        "model.lr=0.01,-1,0.001",
-    )
-    assert code == 1
+    given = ("-m", f"data.root={photos}", *FAST)
+    sweep = ("trainer.max_epochs=2", "model.lr=0.01,-1,0.001")
+    assert run_script(monkeypatch, "train", *given, *sweep) == 1
     (board,) = tmp_path.glob("outputs/dual_head/*/leaderboard.csv")
     rows = pd.read_csv(board)
     assert rows["status"].tolist() == ["done", "done", "failed"]
-    assert (
-        rows["score"].dropna().is_monotonic_decreasing and "needs a number above 0" in rows["reason"].iloc[2]
-    )
+    assert rows["score"].dropna().is_monotonic_decreasing
+    assert "needs a number above 0" in rows["reason"].iloc[2]
     for row in rows.itertuples():
         if row.status == "done":
             metrics = json.loads((board.parent / str(row.job) / "metrics.json").read_text())
@@ -534,8 +366,8 @@ def test_a_sweep_ranks_its_jobs_and_survives_a_failed_one(monkeypatch, tmp_path,
     assert "1 job(s) of the sweep failed" in capsys.readouterr().err
     assert run_script(monkeypatch, "summarise", str(board.parent)) == 1
     assert f"the mean lacks runs: {board.parent / '1'} has no metrics.json" in capsys.readouterr().err
-    again = ("-m", f"data.root={data}", *FAST, "model.lr=0.1", f"hydra.sweep.dir={board.parent}")
-    assert run_script(monkeypatch, "train", *again) == 1 and pd.read_csv(board).equals(rows)
+    again = ("model.lr=0.1", f"hydra.sweep.dir={board.parent}")
+    assert run_script(monkeypatch, "train", *given, *again) == 1 and pd.read_csv(board).equals(rows)
     assert run_script(monkeypatch, "train", f"resume={board.parent / '2'}", "trainer.max_epochs=4") == 0
     metrics = json.loads((board.parent / "2" / "metrics.json").read_text())
     row = pd.read_csv(board).set_index("job").loc[2]
@@ -544,24 +376,17 @@ def test_a_sweep_ranks_its_jobs_and_survives_a_failed_one(monkeypatch, tmp_path,
     )
 
 
-def test_init_from_keeps_rows_by_label_name_and_warns_of_leaks(finished, monkeypatch, tmp_path, capsys):
+def test_init_from_keeps_rows_by_label_name_and_warns_of_leaks(finished, tmp_path, capsys):
     run, data = finished["multilabel"]
     grown = tmp_path / "grown"
     shutil.copytree(data, grown)
     table = (grown / "image_data.csv").read_text().splitlines()
-    more = [
-        line.replace("Leaks", "Leaks;Drummy") if line.startswith(("00", "10")) else line for line in table
-    ]
+    more = [line.replace("Leaks", "Leaks;Drummy") if line[:2] in ("00", "10") else line for line in table]
     (grown / "image_data.csv").write_text("\n".join(more) + "\n")
-    monkeypatch.chdir(tmp_path)
-    code = run_script(
-        monkeypatch, "train", "model=multilabel", f"data.root={grown}", *FAST, "data.group=asset", "seed=7",
-        f"model.init_from='{run}'", "trainer.max_epochs=1", "model.lr=1e-12",
-    )  # fmt: skip
-    assert code == 0
-    said = capsys.readouterr().err
+    given = ("model=multilabel", f"data.root={grown}", *FAST, "data.group=asset", "seed=7")
+    given += (f"model.init_from='{run}'", "trainer.max_epochs=1", "model.lr=1e-12")
+    new, old, said = load(trained(tmp_path, *given)), load(run), capsys.readouterr().err
     assert "heads of 5 labels" in said and "new: Drummy" in said and "LEAK" in said
-    old, new = load(run), load(only_run(tmp_path))
     for name in ("train_digests", "train_sizes"):
         assert set(old.provenance[name]) < set(new.provenance[name])
     assert old.provenance["backbone_trained"] and new.provenance["backbone_trained"]
@@ -576,29 +401,18 @@ def test_init_from_keeps_rows_by_label_name_and_warns_of_leaks(finished, monkeyp
     [("multiclass", "folders", ()), ("multiclass", "table", ("data.columns={label: defect}",)),
      ("dual_head", "table", ()), ("multilabel", "folders", ())],
 )  # fmt: skip
-def test_every_task_takes_either_source(monkeypatch, tmp_path, task, source, extra):
-    data = make_folders(tmp_path / "d", each=4) if source == "folders" else make_table(tmp_path / "d", each=4)
-    monkeypatch.chdir(tmp_path)
-    arguments = (
-        f"model={task}",
-        f"data={source}",
-        f"data.root={data}",
-        *FAST,
-        "trainer.max_epochs=1",
-        *extra,
-    )
-    assert run_script(monkeypatch, "train", *arguments) == 0
-    head = list(pd.read_csv(only_run(tmp_path) / "predictions.csv").columns)
+def test_every_task_takes_either_source(photos, table, tmp_path, task, source, extra):
+    data = {"folders": photos, "table": table}[source]
+    given = (f"model={task}", f"data={source}", f"data.root={data}", *FAST, "trainer.max_epochs=1", *extra)
+    head = list(pd.read_csv(trained(tmp_path, *given) / "predictions.csv").columns)
     first = {"multiclass": "label", "dual_head": "component", "multilabel": "components"}[task]
     assert head[:2] == ["ID", first] and head[-3:] == ["path", "status", "error"]
 
 
-def test_cross_validation_is_a_sweep_over_folds(monkeypatch, tmp_path):
-    data = make_folders(tmp_path / "d", each=4)
+def test_cross_validation_is_a_sweep_over_folds(photos, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     folds = ("data.folds=3", "data.fold=0,1,2")
-    arguments = (f"data.root={data}", *FAST, GROUP, *folds, "trainer.max_epochs=1")
+    arguments = (f"data.root={photos}", *FAST, GROUP, *folds, "trainer.max_epochs=1")
     assert run_script(monkeypatch, "train", "-m", *arguments) == 0
-    tested = [pd.read_csv(file) for file in sorted(tmp_path.glob("outputs/*/*/*/test_metadata.csv"))]
-    assert len(tested) == 3 and sorted(pd.concat(tested)["ID"]) == sorted(set(pd.concat(tested)["ID"]))
-    assert sum(map(len, tested)) == 36
+    tested = [pd.read_csv(file)["ID"] for file in sorted(tmp_path.glob("outputs/*/*/*/test_metadata.csv"))]
+    assert len(tested) == 3 and pd.concat(tested).is_unique and sum(map(len, tested)) == 36
