@@ -48,11 +48,11 @@ def test_one_content_is_read_once_and_photos_without_digest_are_not_mixed_up(mod
     root = make_tree(tmp_path, "a.png", "c.png")
     (root / "b.png").write_bytes((root / "a.png").read_bytes())
     copies = records(root, "a.png", "b.png", "c.png")
-    (root / "b.png").unlink()  # a copy of a.png, as its digest says: nobody opens it
+    (root / "a.png").unlink()  # a copy of b.png, as its digest says: nobody opens it
     found = extract_features(model, root, copies, "cpu")
     assert (found[0] == found[1]).all() and not np.allclose(found[0], found[2])
-    unknown = [replace(record, digest="") for record in (copies[0], copies[2])]
-    assert extract_features(model, root, unknown, "cpu").tobytes() == found[[0, 2]].tobytes()
+    unknown = [replace(record, digest="") for record in copies[1:]]
+    assert extract_features(model, root, unknown, "cpu").tobytes() == found[1:].tobytes()
 
 
 def test_a_photos_features_are_the_same_among_others(model, make_tree, tmp_path):
@@ -138,20 +138,3 @@ def test_what_was_seen_before_a_photo_is_lost_is_kept_of_all_views(model, make_t
         rows_by_view(model, root, known, tmp_path / "cache", VIEWS[:4])
     monkeypatch.setattr(features, "_rows", None)
     rows_by_view(model, root, known[:20], tmp_path / "cache", VIEWS[:4])
-
-
-def test_one_full_disk_keeps_no_other_views_rows_from_theirs(model, make_tree, tmp_path, monkeypatch):
-    names = [f"{i}.png" for i in range(5)]
-    root = make_tree(tmp_path / "photos", *names)
-    known, real, refused = records(root, *names), features.RowStore._write_new, []
-
-    def refuse_the_first(store):
-        refused.append(store.folder)
-        if store.folder == refused[0]:
-            raise InputError("the disk is full")
-        real(store)
-
-    monkeypatch.setattr(features.RowStore, "_write_new", refuse_the_first)
-    with pytest.raises(InputError, match="the disk is full"):
-        rows_by_view(model, root, known, tmp_path / "cache", VIEWS[:3])
-    assert len([*(tmp_path / "cache").rglob("*.rows")]) == 2

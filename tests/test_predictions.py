@@ -128,8 +128,6 @@ def test_row_of_an_unreadable_photo(task):
         "error": "truncated at byte 7",
     }
     assert row(task, TWO, "7", "7.jpg", HALVES, HALVES, error="truncated")["status"] == "error"
-    with pytest.raises(ValueError, match="neither"):
-        row(task, TWO, "7", "7.jpg", None)
 
 
 def test_scores_that_are_no_numbers_are_an_error_row():

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, precision_recall_curve
 
-from src.decisions.thresholds import GRID, METHODS, apply_thresholds, tune_thresholds, with_room
+from src.decisions.predictions import apply_thresholds
+from src.decisions.thresholds import GRID, METHODS, tune_thresholds, with_room
 from src.errors import InputError
 
 
@@ -130,9 +131,6 @@ def test_bad_input():
         (ones, np.ones(2)),
         (np.ones(2), np.ones(2)),
         (ones * np.nan, ones),
-        (ones, ones * 0.5),
-        (ones, ones * 2),
-        (ones, ones * np.nan),
     ]:
         with pytest.raises(ValueError) as caught:
             tune_thresholds(scores, targets)
