@@ -40,10 +40,8 @@ def find_checkpoint(ckpt: str | Path | None, outputs: Path = Path("outputs")) ->
         for candidate in (path, path / "checkpoints" / BEST, path / BEST, path / "model.onnx"):
             if candidate.is_file():
                 return candidate
-        if path.is_dir():
-            why = "a folder without checkpoints/best.ckpt, so not a finished training run"
-            raise InputError(f"ckpt={ckpt}: {why}")
-        raise InputError(f"ckpt={ckpt}: no such file or run folder")
+        no_run = "a folder without checkpoints/best.ckpt, so not a finished training run"
+        raise InputError(f"ckpt={ckpt}: {no_run if path.is_dir() else 'no such file or run folder'}")
     run = _newest_finished(outputs)
     if run is None:
         raise InputError(

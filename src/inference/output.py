@@ -8,7 +8,6 @@ nothing but these files. A finished output has its manifest and its SHA-256 in a
 """
 
 import csv
-import errno
 import hashlib
 import io
 import json
@@ -28,7 +27,6 @@ from src.inference.batches import Photo
 
 Row = Mapping[str, str]
 GROUP = 128  # chunks in a row group of Parquet: 65,536 rows
-_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
 
 def find_shard(given: str | None, environment: Mapping[str, str] = os.environ) -> tuple[int, int] | None:
@@ -70,9 +68,6 @@ def find_output(output: str | None, folder: str, resume: bool, shard: str | None
     path = path / "predictions.csv" if path.is_dir() or output.endswith(("/", "\\")) else path
     if path.suffix.lower() not in (".csv", ".parquet") or path.is_dir():
         raise InputError(f"output={path}: name a file that ends in .csv or .parquet, or a folder ending in /")
-    real = path.resolve()  # it may be a link
-    if real.name == "predictions.csv" and (real.parent / "checkpoints").is_dir():
-        raise InputError(f"output={path}: a run's own predictions of its test photos: name another file")
     if path.suffix.lower() == ".parquet":
         try:
             import pyarrow.parquet  # noqa: F401
@@ -103,9 +98,14 @@ def make_manifest(
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Return in words how two manifests differ; short values are shown."""
-    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    shown = {name: f" ({json.dumps(before.get(name))}, now {json.dumps(now.get(name))})" for name in names}
-    return ", ".join(n if n in ("checkpoint", "photos", "columns") else n + shown[n] for n in names)
+    texts = []
+    for name in {**before, **now}:
+        old, new = json.dumps(before.get(name)), json.dumps(now.get(name))
+        if old != new:
+            texts.append(
+                name if name in ("checkpoint", "photos", "columns") else f"{name} ({old}, now {new})"
+            )
+    return ", ".join(texts)
 
 
 def write_rows(output: Path, columns: Sequence[str], found: Iterable[Iterable[Row]], cure: str = "") -> None:
@@ -116,7 +116,7 @@ def write_rows(output: Path, columns: Sequence[str], found: Iterable[Iterable[Ro
             for rows in found:
                 file.write(_csv([row[column] for column in columns] for row in rows))
     except OSError as error:
-        raise InputError(f"{_failure(error)}: {output}{cure}") from None
+        raise InputError(f"{output} cannot be written ({reason(error)}){cure}") from None
 
 
 def _csv(lines: Iterable[Sequence[str]]) -> bytes:
@@ -124,11 +124,6 @@ def _csv(lines: Iterable[Sequence[str]]) -> bytes:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue().encode("utf-8", "backslashreplace")
-
-
-def _failure(error: OSError) -> str:
-    """Return the reason of a failed writing in a few words."""
-    return f"{'disk full' if error.errno in _FULL else 'cannot write'} ({reason(error)})"
 
 
 class Output:
@@ -195,7 +190,7 @@ class Output:
         try:
             write_json(self.folder / "manifest.json", self.manifest)
         except OSError as error:
-            raise InputError(f"{_failure(error)}: {self.folder}") from None
+            raise InputError(f"{self.folder} cannot be written ({reason(error)})") from None
 
     def written(self, rows_of: Callable[[Sequence[Photo]], Iterable[Sequence[Row]]]) -> Iterator[int]:
         """Write the missing chunks of this shard, then merge if none is missing; yield each batch's length.
@@ -224,7 +219,7 @@ class Output:
         except FileNotFoundError:
             self._gone()
         except OSError as error:
-            raise InputError(f"{_failure(error)}: {self.output}{kept}") from None
+            raise InputError(f"{self.output} cannot be written ({reason(error)}){kept}") from None
 
     @property
     def summary(self) -> str:

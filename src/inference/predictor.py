@@ -90,8 +90,7 @@ class Predictor:
 
         `load_backend` explains the arguments, the class the further `options`.
         """
-        name = None if ckpt is None else str(ckpt)
-        return cls(load_backend(name, backend, device, precision, compile), **options)
+        return cls(load_backend(ckpt, backend, device, precision, compile), **options)
 
     def _thresholds(self, given: float | Mapping[str, float] | None) -> np.ndarray | None:
         """Return the thresholds to apply: those of the checkpoint with the given ones in their place."""
@@ -100,10 +99,9 @@ class Predictor:
                 raise InputError(f"threshold= is for multilabel; {self.task} takes the most probable label")
             return None
         thresholds = self.backend.thresholds.copy()
-        values = {} if given is None else given
-        if not isinstance(values, Mapping):
-            values = dict.fromkeys(self.labels.names, values)
-        for label, value in values.items():
+        if given is not None and not isinstance(given, Mapping):
+            given = dict.fromkeys(self.labels.names, given)
+        for label, value in (given or {}).items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
                 raise InputError(f"threshold of '{label}' is {value!r}: needs a number from 0 to 1")
             thresholds[self.labels.position(str(label))] = value
@@ -128,16 +126,13 @@ class Predictor:
             pixels = np.zeros((self.batch_size, *self.preprocess.size, 3), np.uint8)
             index = batch_range(len(sources), self.batch_size, number)
             for place, i in zip(pixels, index, strict=False):
-                place[:] = self._pixels(sources[i])
+                if isinstance(source := sources[i], Image.Image):
+                    place[:] = self.preprocess.resize_image(as_upright_rgb(source))
+                else:
+                    place[:] = self.preprocess(source)
             with self.backend.one_thread():  # as in `run_batches`, for equal last digits
                 found = self.backend.scores(pixels, len(index))
             yield from found
-
-    def _pixels(self, source: Source) -> np.ndarray:
-        """Return a photo as the model takes it, uint8 `[H, W, 3]`."""
-        if isinstance(source, Image.Image):
-            return self.preprocess.resize_image(as_upright_rgb(source))
-        return self.preprocess(source)
 
     def _prediction(self, scores: np.ndarray) -> Prediction:
         """Return labels and probabilities from the scores `[labels]` of a photo."""
@@ -200,7 +195,7 @@ class Predictor:
 
 
 def load_backend(
-    ckpt: str | None,
+    ckpt: str | Path | None,
     backend: str = "auto",
     device: str = "auto",
     precision: str = "32",

@@ -4,12 +4,13 @@ import copy
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 
 import numpy as np
 import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from src.errors import InputError, did_you_mean, first_line
 from src.inference.batches import Backend, Batch, Result, trained_sizes
@@ -106,27 +107,19 @@ class TorchBackend(Backend):
     def loaded(self, read: Callable[[int], Batch], count: int, num_workers: int) -> Iterator[Batch]:
         """Yield `read(0)` to `read(count - 1)`, read in processes, in pinned memory for CUDA."""
         loader = DataLoader(
-            _Batches(read, count),
+            range(count),  # whole batches, so that the loader copies each of them once
             batch_size=None,
+            collate_fn=partial(_as_tensor, read),
             num_workers=min(num_workers, count) if count > 1 else 0,
             pin_memory=self.device.type == "cuda",
         )
-        for photos, pixels in loader:
-            yield Batch(photos, pixels)
+        yield from (Batch(photos, pixels) for photos, pixels in loader)
 
 
-class _Batches(Dataset):
-    """Whole batches, so that the loader copies each of them once."""
-
-    def __init__(self, read: Callable[[int], Batch], count: int):
-        self.read, self.count = read, count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, number: int) -> tuple[list[Result], torch.Tensor]:
-        batch = self.read(number)
-        return batch.photos, torch.from_numpy(batch.pixels)
+def _as_tensor(read: Callable[[int], Batch], number: int) -> tuple[list[Result], torch.Tensor]:
+    """Return a batch that a loader can pin."""
+    batch = read(number)
+    return batch.photos, torch.from_numpy(batch.pixels)
 
 
 @contextmanager
