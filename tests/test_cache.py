@@ -173,14 +173,14 @@ def test_a_disk_that_is_full_in_the_middle_of_a_file_is_told(tmp_path):
 
 def test_rows_depend_on_what_decodes(monkeypatch):
     installed = preprocess.decoder()
-    monkeypatch.setattr(cache, "version", lambda name: f"{name} of another version")
+    monkeypatch.setattr(preprocess, "version", lambda name: f"{name} of another version")
     other = preprocess.decoder()
     assert other["heif"] == "pillow-heif of another version" and other != installed
 
     def missing(name):
         raise preprocess.PackageNotFoundError(name)
 
-    monkeypatch.setattr(cache, "version", missing)
+    monkeypatch.setattr(preprocess, "version", missing)
     assert "heif" not in preprocess.decoder() and preprocess.decoder()["jpeg"] == installed["jpeg"]
 
 
