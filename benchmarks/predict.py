@@ -93,7 +93,7 @@ def naive(given: Given, read: plain.Read = plain.decoded_in_full) -> np.ndarray:
 
 def ours(given: Given) -> list[dict[str, str]]:
     """Predict with Corbel into a CSV; return its rows."""
-    photos = [Photo(path.stem, path.name, path) for path in given.photos]
+    photos = [Photo(path.stem, path.name, path.parent) for path in given.photos]
     rows = [row for part in given.predictor.rows(photos, probabilities=True) for row in part]
     with open(BENCH / "ours.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, given.predictor.columns(probabilities=True))

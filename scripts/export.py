@@ -18,7 +18,7 @@ def main(cfg: DictConfig) -> None:
     """Write each format that agrees with the checkpoint; for one that does not, the exit code is 2."""
     from src.errors import InputError
     from src.files import make_folder, user_path
-    from src.inference.export import Exporter, check_folder, check_formats, exports_table
+    from src.inference.export import FILES, Exporter, check_folder, check_formats
     from src.models.base import set_full_precision
     from src.overrides import shown, typed
     from src.runs import find_checkpoint
@@ -37,12 +37,13 @@ def main(cfg: DictConfig) -> None:
         try:
             with redirect_stdout(io.StringIO()):  # ONNX Runtime prints its progress
                 written.append(exporter.write(name))
+                last = name
         except InputError as error:
             refused.append(str(error))
     if written:
         print(f"Checked on {exporter.checked.source}; in brackets: the checkpoint's own")
-        print(exports_table(written))
-        named = typed("ckpt", shown(written[-1].file.absolute()))
+        print("\n".join(written))
+        named = typed("ckpt", shown((folder / FILES[last]).absolute()))
         print(f"next  python scripts/predict.py {named} images=PHOTOS output=predictions.csv")
     if refused:
         raise InputError("; ".join(refused))

@@ -15,16 +15,16 @@ def main(cfg: DictConfig) -> None:
     """Predict photos, all or a shard; unreadable ones become rows with `status=error` and exit code 1."""
     from src.inference import Predictor, find_images, refuse_to_overwrite
     from src.inference.output import Output, find_output, find_shard, make_manifest
-    from src.inference.predictor import find_model
     from src.overrides import shown
+    from src.preprocess import decoder
     from src.progress_bar import ProgressBar
-    from src.row_store import decoder
+    from src.runs import find_checkpoint
 
     shard = find_shard(cfg.shard)
     output = find_output(cfg.output, cfg.output_dir, cfg.resume, cfg.shard)
     photos = find_images(cfg.images, cfg.root)
     threshold = OmegaConf.to_container(cfg.threshold) if OmegaConf.is_config(cfg.threshold) else cfg.threshold
-    checkpoint = find_model(cfg.ckpt)
+    checkpoint = find_checkpoint(cfg.ckpt)
     if checkpoint.suffix.lower() != ".onnx":
         from src.models.base import set_full_precision
 

@@ -1,10 +1,11 @@
-"""Paths as a person gives them, files that are whole or not there, and files that one process holds."""
+"""Paths as a person gives them, files that are whole or not there, locks, JSON and digests."""
 
 import hashlib
 import json
 import logging
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -66,6 +67,19 @@ def write_json(path: Path, content: Any) -> None:
     write_whole(path, (text + "\n").encode())
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; `{}` for a file that is not there."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected an object {{...}}, found {type(content).__name__}")
+    return content
+
+
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hex."""
     with open(path, "rb") as file:
@@ -73,16 +87,15 @@ def file_digest(path: Path) -> str:
 
 
 @contextmanager
-def held(lock: Path, patience: float = 0.0) -> Iterator[bool]:
-    """Hold a file that is made for it and removed with it; give False where another process holds it.
+def file_lock(file: Path, patience: float = 0.0) -> Iterator[bool]:
+    """Lock a file that is made for it and stays empty; give False where another process has the lock.
 
-    Nobody reads or writes the file, as some network disks refuse that while it is locked. It is let go of
-    when the process ends, however it does, and its forked children with it. On Windows, and on a disk that
-    knows no locks, which is warned of, everybody holds it.
+    It ends with the process, however that ends, and with its forked children. On Windows, and on a disk
+    without locks, which is warned of, every process gets it.
 
     Args:
-        lock: the file; its folder is there.
-        patience: seconds to wait for another process to let go.
+        file: in a folder that exists.
+        patience: seconds to wait for another process.
 
     Raises:
         OSError: if the file cannot be made.
@@ -91,36 +104,40 @@ def held(lock: Path, patience: float = 0.0) -> Iterator[bool]:
         yield True
         return
     until = time.monotonic() + patience
-    file = _taken(lock)
-    if file is None and patience:
-        log.info("Another process holds %s: waiting up to %d s for it", lock, patience)
-    while file is None and time.monotonic() < until:
-        time.sleep(0.2)
-        file = _taken(lock)
-    if file is None:
-        yield False
-        return
-    with file:
+    with open(file, "ab") as lock:
+        if not (taken := _lock(lock)) and patience:
+            log.info("Another process has locked %s: waiting up to %d s for it", file, patience)
+        while not taken and time.monotonic() < until:
+            time.sleep(0.2)
+            taken = _lock(lock)
         try:
-            yield True
+            yield taken
         finally:
-            with suppress(OSError):
-                lock.unlink()
-            with suppress(OSError):  # closing is not enough: forked children have it open as well
-                fcntl.flock(file, fcntl.LOCK_UN)
+            if taken:
+                with suppress(OSError):  # closing is not enough: forked children have it open as well
+                    fcntl.flock(lock, fcntl.LOCK_UN)
 
 
-def is_held(lock: Path) -> bool:
-    """Whether a process holds the file, see `held`; where locks are not known, none does."""
+def _lock(file: BinaryIO) -> bool:
+    """Lock an open file; return whether that worked, or cannot work on this disk."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        log.warning("%s cannot be locked (%s): let no second call write there", file.name, error.strerror)
+    return True
+
+
+def is_locked(file: Path) -> bool:
+    """Whether a process has the lock of a file; never where locks are not known."""
     if sys.platform == "win32":
         return False
     try:
-        with open(lock, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
+        with open(file, "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
     return False
 
 
@@ -130,33 +147,11 @@ def make_folder(folder: Path) -> None:
     Raises:
         InputError: if not.
     """
-    whole, probe = folder.absolute(), folder / f".{os.getpid()}.tmp"
     try:
-        if any(path.exists() and not path.is_dir() for path in (whole, *whole.parents)):
-            raise InputError(f"output={folder}: there is a file of this name; name a folder")
         folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise InputError(
             f"output={folder}: cannot be written ({reason(error)}); name another folder"
         ) from error
-
-
-def _taken(lock: Path) -> BinaryIO | None:
-    """Return the open file if it could be locked, or cannot be at all; None where another process has it."""
-    while True:
-        file = open(lock, "ab")  # noqa: SIM115
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(lock)):
-                return file
-        except FileNotFoundError:
-            log.debug("%s was let go of between two steps", lock)
-        except BlockingIOError:
-            file.close()
-            return None
-        except OSError as error:
-            log.warning("%s cannot be locked (%s): let no second call write there", lock, error.strerror)
-            return file
-        file.close()  # its holder has just removed it: hold a new one

@@ -1,19 +1,35 @@
 """From an opened photo to the pixels that a model takes; the same for training and prediction. No torch."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
+from importlib.metadata import PackageNotFoundError, version
 from numbers import Integral, Real
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
 from src.errors import InputError, did_you_mean
-from src.images import open_image
+from src.images import OVERSAMPLING, open_image
 
 LETTERBOX_GRAY = 114
 RESIZES = ("squash", "letterbox", "crop")
+
+
+def decoder() -> dict[str, object]:
+    """Return the versions and constants that the pixels of a photo depend on besides its content and size."""
+    heif = {}
+    with suppress(PackageNotFoundError):  # an extra; without it there are no such pixels
+        heif["heif"] = version("pillow-heif")
+    return {
+        "pillow": Image.__version__,
+        "jpeg": features.version_feature("libjpeg_turbo") or features.version_codec("jpg"),
+        "webp": features.version_module("webp"),
+        "tiff": features.version_codec("libtiff"),
+        "oversampling": OVERSAMPLING,
+    } | heif
 
 
 @dataclass(frozen=True)

@@ -18,15 +18,12 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, features
 
 from src.errors import InputError, reason
 from src.files import user_path, whole_file, write_whole
-from src.images import OVERSAMPLING
 
 log = logging.getLogger(__name__)
 FORMAT = 1
@@ -37,20 +34,6 @@ STALE = 3600  # seconds after which a temporary file belongs to nobody
 EMPTY = np.empty(0, np.uint64)
 # what NumPy raises for a file whose header is damaged, beside the disk's own errors
 UNREADABLE = (OSError, ValueError, EOFError, SyntaxError, MemoryError, OverflowError, tokenize.TokenError)
-
-
-def decoder() -> dict[str, object]:
-    """Return what the pixels of a photo depend on beside its content and its size."""
-    heif = {}
-    with suppress(PackageNotFoundError):  # an extra; without it there are no such pixels
-        heif["heif"] = version("pillow-heif")
-    return {
-        "pillow": Image.__version__,
-        "jpeg": features.version_feature("libjpeg_turbo") or features.version_codec("jpg"),
-        "webp": features.version_module("webp"),
-        "tiff": features.version_codec("libtiff"),
-        "oversampling": OVERSAMPLING,
-    } | heif
 
 
 def checked_folder(cache_dir: str | Path) -> Path:

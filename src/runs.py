@@ -3,9 +3,9 @@
 A file that is missing reads as empty, a broken one is an `InputError`.
 """
 
-import json
 import logging
 import re
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src.errors import InputError
-from src.files import is_held, user_path
+from src.errors import InputError, first_line
+from src.files import is_locked, read_json, user_path
 from src.labels import TASKS
 
 if TYPE_CHECKING:  # a prediction without tables does without pandas
@@ -23,40 +23,40 @@ if TYPE_CHECKING:  # a prediction without tables does without pandas
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
-LOCK = ".lock"  # held by a training until its last file is written
+LOCK = ".lock"  # locked by a training until its last file is written
+BEST = "best.ckpt"
 
 
-def find_checkpoint(ckpt: str | None, outputs: Path = Path("outputs")) -> Path:
-    """Return the checkpoint for `ckpt=`: a file, a run folder's best, or that of the newest finished run.
+def find_checkpoint(ckpt: str | Path | None, outputs: Path = Path("outputs")) -> Path:
+    """Return the file for `ckpt=`: that file, a run folder's best, an export folder's `model.onnx`.
+
+    Null is the newest finished run.
 
     Raises:
-        InputError: for neither a file nor a run folder, or no finished run below `outputs`.
+        InputError: for neither a file nor such a folder, or no finished run below `outputs`.
     """
     if ckpt:
         path = user_path(ckpt)
-        for candidate in (path, path / "checkpoints" / "best.ckpt", path / "best.ckpt"):
+        for candidate in (path, path / "checkpoints" / BEST, path / BEST, path / "model.onnx"):
             if candidate.is_file():
                 return candidate
-        if path.is_dir():
-            raise InputError(
-                f"ckpt={ckpt}: a folder without checkpoints/best.ckpt, so not a finished training run"
-            )
-        raise InputError(f"ckpt={ckpt}: no such file or run folder")
+        no_run = "a folder without checkpoints/best.ckpt, so not a finished training run"
+        raise InputError(f"ckpt={ckpt}: {no_run if path.is_dir() else 'no such file or run folder'}")
     run = _newest_finished(outputs)
     if run is None:
         raise InputError(
             f"no finished training run below {outputs}/: train one, or name one with ckpt=RUN_OR_FILE"
         )
     log.info("ckpt= not given: the newest finished training run, %s", run)
-    return run / "checkpoints" / "best.ckpt"
+    return run / "checkpoints" / BEST
 
 
 def _newest_finished(outputs: Path) -> Path | None:
-    """Return the run that ended last: `metrics.json` is there, and no training holds the folder."""
+    """Return the run that ended last: `metrics.json` is there, and no training has locked the folder."""
     ended = [file for task in TASKS for file in (outputs / task).glob("**/metrics.json")]
     for file in sorted(ended, key=lambda file: (file.stat().st_mtime, file.as_posix()), reverse=True):
         run = file.parent
-        if (run / "checkpoints" / "best.ckpt").is_file() and not is_held(run / LOCK):
+        if (run / "checkpoints" / BEST).is_file() and not is_locked(run / LOCK):
             return run
     return None
 
@@ -101,32 +101,21 @@ class RunFolder:
 
     @cached_property
     def facts(self) -> dict:
-        """What `metrics.json` says of the run itself."""
+        """The block `run` of `metrics.json`."""
         return self.metrics.get("run") or {}
 
     @cached_property
     def task(self) -> str:
-        """The task: as recorded, else as the columns of the predictions tell."""
-        columns = set(self.predictions.columns)
-        recorded = self.facts.get("task") or self.setting("task", "model.task")
-        if recorded:
-            return str(recorded)
-        if "label" in columns:
-            return "multiclass"
-        return "dual_head" if "average_confidence" in columns else "multilabel"
+        """The task, as recorded; for a run without it, as its columns of predictions say."""
+        columns = self.predictions.columns
+        found = "multiclass" if "label" in columns else "multilabel"
+        found = "dual_head" if "average_confidence" in columns else found
+        return str(self.facts.get("task") or self.setting("task") or found)
 
     @cached_property
     def kinds(self) -> list[str]:
         """The kinds of labels, in order."""
-        if self.classes:
-            return list(self.classes)
-        columns = [
-            c.removesuffix("_confidence") for c in self.predictions.columns if c.endswith("_confidence")
-        ]
-        columns = [c for c in columns if not c.startswith(("avg_", "overall_")) and c != "average"]
-        if self.task == "multilabel":
-            return [c.removesuffix("s") for c in columns]
-        return columns or ["label"]
+        return list(self.classes)
 
     def setting(self, *names: str) -> object:
         """Return the first of the dotted `names` that the configuration has, or None."""
@@ -155,8 +144,7 @@ class RunFolder:
         """Return the labels of one kind in a row of a split's table, those of the label space only."""
         text = row.get(kind, "")
         names = [name.strip() for name in text.split(";")] if self.task == "multilabel" else [text]
-        known = self.classes.get(kind)
-        return [name for name in dict.fromkeys(names) if name and (known is None or name in known)]
+        return [name for name in dict.fromkeys(names) if name in self.classes.get(kind, ())]
 
 
 def read_run(path: Path) -> RunFolder:
@@ -179,13 +167,13 @@ def read_run(path: Path) -> RunFolder:
     history = read_table(path / "history.csv")
     return RunFolder(
         path=path,
-        metrics=_json(path / "metrics.json"),
+        metrics=read_json(path / "metrics.json"),
         predictions=read_table(path / "predictions.csv", needs=("ID",)),
-        classes=_json(path / "classes.json"),
-        thresholds=_json(path / "thresholds.json"),
+        classes=read_json(path / "classes.json"),
+        thresholds=read_json(path / "thresholds.json"),
         splits={split: table for split, table in tables.items() if table is not None},
         history=pd.DataFrame() if history is None else history.apply(pd.to_numeric, errors="coerce"),
-        certificate=_json(path / "split_certificate.json"),
+        certificate=read_json(path / "split_certificate.json"),
         config=_config(path / ".hydra" / "config.yaml"),
     )
 
@@ -199,57 +187,23 @@ def run_date(run: RunFolder) -> str:
 
 
 def label_counts(run: RunFolder) -> "pd.DataFrame":
-    """Count the photos of each label: indexed by label, a column per split that exists, and `kind`.
-
-    The table that `figures.class_distribution_figure` draws.
-    """
+    """Count the photos of each label: indexed by label, a column per split that exists, and `kind`."""
     import pandas as pd
 
-    found = {split: _counted(run, rows) for split, rows in run.splits.items()}
-    names = {}
-    for kind in run.kinds:
-        seen = sorted({label for counts in found.values() for k, label in counts if k == kind})
-        names |= dict.fromkeys(run.classes.get(kind, seen), kind)
-    data = {
-        split: [counts.get((kind, name), 0) for name, kind in names.items()]
-        for split, counts in found.items()
-    }
-    return (
-        pd.DataFrame({**data, "kind": list(names.values())}, index=list(names)) if found else pd.DataFrame()
-    )
-
-
-def _counted(run: RunFolder, rows: "pd.DataFrame") -> dict[tuple[str, str], int]:
-    """Count one split's photos of each `(kind, label)`."""
-    counts: dict[tuple[str, str], int] = {}
-    for row in rows.to_dict("records"):
-        for kind in run.kinds:
-            for label in run.labels(row, kind):
-                counts[kind, label] = counts.get((kind, label), 0) + 1
-    return counts
+    kinds = {label: kind for kind, labels in run.classes.items() for label in labels}
+    found = pd.DataFrame(index=list(kinds))
+    for split, rows in run.splits.items():
+        records = rows.to_dict("records")
+        names = [name for row in records for kind in run.kinds for name in run.labels(row, kind)]
+        found[split] = pd.Series(names, dtype=str).value_counts().reindex(found.index, fill_value=0)
+    return found.assign(kind=list(kinds.values()))
 
 
 def crossing_groups(run: RunFolder) -> list[str]:
     """Return the groups that have photos in more than one split, sorted."""
-    groups = [set(rows["group"]) - {""} for rows in run.splits.values() if "group" in rows]
-    seen, crossing = set(), set()
-    for names in groups:
-        crossing |= names & seen
-        seen |= names
-    return sorted(crossing)
-
-
-def _json(path: Path) -> dict:
-    """Read an object; a file that is not there is an empty one."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected an object {{...}}, found {type(content).__name__}")
-    return content
+    groups = [{*rows["group"]} - {""} for rows in run.splits.values() if "group" in rows]
+    count = Counter(name for names in groups for name in names)
+    return sorted(name for name, splits in count.items() if splits > 1)
 
 
 def read_table(path: Path, needs: tuple[str, ...] = ()) -> "pd.DataFrame | None":
@@ -279,4 +233,4 @@ def _config(path: Path) -> object:
     try:
         return OmegaConf.load(path)
     except (OmegaConfBaseException, yaml.YAMLError, OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as YAML ({str(error).splitlines()[0]})") from error
+        raise InputError(f"{path}: cannot be read as YAML ({first_line(error)})") from error

@@ -348,7 +348,7 @@ with pytest.MonkeyPatch.context() as m:
     assert done.returncode == 2, done.stderr
     kept = "the same command with resume=true goes on from p.csv.job"
     (chunk,) = re.findall(r"/(chunk-000000-[0-9a-f]{12}\.csv)", done.stderr)
-    said = f"error: disk full (File too large): p.csv.job/{chunk}; {kept}"
+    said = f"error: p.csv.job/{chunk} cannot be written (File too large); {kept}"
     assert done.stderr.splitlines()[-1] == said
     assert "Traceback" not in done.stderr and not (tmp_path / "p.csv").exists()
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from src import preprocess
 from src import row_store as cache
 from src.datamodules import FolderDataModule
 from src.datamodules import inspection as memories
@@ -171,16 +172,16 @@ def test_a_disk_that_is_full_in_the_middle_of_a_file_is_told(tmp_path):
 
 
 def test_rows_depend_on_what_decodes(monkeypatch):
-    installed = cache.decoder()
-    monkeypatch.setattr(cache, "version", lambda name: f"{name} of another version")
-    other = cache.decoder()
+    installed = preprocess.decoder()
+    monkeypatch.setattr(preprocess, "version", lambda name: f"{name} of another version")
+    other = preprocess.decoder()
     assert other["heif"] == "pillow-heif of another version" and other != installed
 
     def missing(name):
-        raise cache.PackageNotFoundError(name)
+        raise preprocess.PackageNotFoundError(name)
 
-    monkeypatch.setattr(cache, "version", missing)
-    assert "heif" not in cache.decoder() and cache.decoder()["jpeg"] == installed["jpeg"]
+    monkeypatch.setattr(preprocess, "version", missing)
+    assert "heif" not in preprocess.decoder() and preprocess.decoder()["jpeg"] == installed["jpeg"]
 
 
 def test_what_does_not_fit_is_not_begun(tmp_path, monkeypatch):

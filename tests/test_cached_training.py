@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from src.callbacks.checkpointing import BestCheckpoint
 from src.inference import features
 from src.models.checkpoint import read_checkpoint
 from src.training import evaluate
@@ -56,9 +57,17 @@ def same_training(one, other, tolerance=1e-5):
             torch.testing.assert_close(states[0][key], states[1][key], atol=tolerance, rtol=0)
 
 
-def refuse_decoding(monkeypatch):
-    """Let nothing compute a feature from here on."""
-    monkeypatch.setattr(features, "_rows", None)
+@pytest.fixture
+def read(monkeypatch):
+    """The paths of the photos that are decoded for their features."""
+    paths, real = [], features.read_unchanged
+
+    def count(root, record, preprocess):
+        paths.append(record.path)
+        return real(root, record, preprocess)
+
+    monkeypatch.setattr(features, "read_unchanged", count)
+    return paths
 
 
 @pytest.mark.parametrize("task", ["dual_head", "multilabel"])
@@ -78,46 +87,34 @@ def test_features_train_the_same_heads(train, monkeypatch, task):
 
 
 @pytest.mark.parametrize("cache", ["null", "images"])
-def test_test_photos_that_change_meanwhile_are_named(train, photos, monkeypatch, tmp_path, capsys, cache):
-    real = evaluate.write_predictions
-    monkeypatch.setitem(photos, "dual_head", make_folders(tmp_path / "photos"))
-
-    def replaced(run, datamodule, device):
-        first, second, *_ = sorted(record.path for record in datamodule.splits["test"])
-        (datamodule.root / first).unlink()
-        shutil.copy(datamodule.root / datamodule.splits["train"][0].path, datamodule.root / second)
-        changed.extend((first, second))
-        real(run, datamodule, device)
-
-    changed = []
-    monkeypatch.setattr(evaluate, "write_predictions", replaced)
-    run = train("kept", f"data.cache={cache}", "trainer.max_epochs=1")
-    words = f"2 test photos have been replaced or removed since this run began.*{', '.join(changed)}"
-    assert re.search(words, "".join(capsys.readouterr())) and (run / "predictions.csv").is_file()
-
-
-@pytest.mark.parametrize("cache", ["null", "images"])
 def test_photos_that_are_replaced_while_it_trains_are_named(
     train, photos, monkeypatch, tmp_path, capsys, cache
 ):
     """What is cached, or only written again, is what it was."""
     monkeypatch.setitem(photos, "dual_head", make_folders(tmp_path / "photos"))
-    changed, write = [], evaluate.write_predictions
+    real, seen, judged = evaluate.write_predictions, [], []
 
     def replaced(run, datamodule, device):
-        first, second, third = (datamodule.root / datamodule.splits["train"][i].path for i in range(3))
-        (val,) = datamodule.splits["val"][:1]
-        shutil.copy(first, second)
-        os.replace(shutil.copy(first, tmp_path / "copy.jpg"), datamodule.root / val.path)
-        third.write_bytes(third.read_bytes())
-        changed.extend((datamodule.splits["train"][1].path, val.path))
-        write(run, datamodule, device)
+        splits = {
+            split: sorted(record.path for record in datamodule.splits[split]) for split in ("train", "val")
+        }
+        seen.extend((splits["train"][1], splits["val"][0]))
+        judged.extend(sorted(record.path for record in datamodule.splits["test"])[:2])
+        root = datamodule.root
+        other, same = root / splits["train"][0], root / splits["train"][2]
+        shutil.copy(other, root / seen[0])
+        os.replace(shutil.copy(other, tmp_path / "copy.jpg"), root / seen[1])
+        same.write_bytes(same.read_bytes())
+        (root / judged[0]).unlink()
+        shutil.copy(other, root / judged[1])
+        real(run, datamodule, device)
 
     monkeypatch.setattr(evaluate, "write_predictions", replaced)
     run = train("kept", f"data.cache={cache}", "trainer.max_epochs=1")
     said = "".join(capsys.readouterr())
-    words = f"2 photos of train and val have been replaced since this run began.*{', '.join(changed)}"
-    assert bool(re.search(words, said)) == (cache == "null") and (run / "metrics.json").is_file()
+    assert re.search(f"2 test photos have been replaced or removed since .*{', '.join(judged)}", said)
+    words = f"2 photos of train and val have been replaced since this run began.*{', '.join(seen)}"
+    assert bool(re.search(words, said)) == (cache == "null") and (run / "predictions.csv").is_file()
 
 
 def test_images_train_the_same_bits(train):
@@ -127,19 +124,7 @@ def test_images_train_the_same_bits(train):
     assert (plain / "predictions.csv").read_bytes() == (kept / "predictions.csv").read_bytes()
 
 
-def test_features_are_computed_once_and_shared_by_seeds_rates_and_folds(train, monkeypatch):
-    first = train("first", "data.augment=null", "data.cache=features")
-    refuse_decoding(monkeypatch)
-    kept = (
-        "data.augment=null",
-        "data.cache=features",
-        f"model.weights={first / 'checkpoints' / 'best.ckpt'}",
-    )
-    train("rate", *kept, "model.lr=0.003", "seed=7")
-    train("fold", *kept, "data.folds=3", "data.fold=1")
-
-
-def test_no_more_views_are_computed_than_epochs_show(train, monkeypatch, capsys):
+def test_no_more_views_are_computed_than_epochs_show(train, read, monkeypatch, capsys):
     seen, real = [], features._seen
 
     def count(pixels, record, view):
@@ -151,64 +136,38 @@ def test_no_more_views_are_computed_than_epochs_show(train, monkeypatch, capsys)
     train("short", *options, "trainer.max_epochs=2")
     assert set(seen) == {None, features.MIRRORED} and len(seen) == 72 + seen.count(features.MIRRORED)
     assert f"Feature cache: 72 photos to see {len(seen)} times in all, 0.1 MB in" in capsys.readouterr().err
+    assert len(read) == len(set(read)) == 72  # one decode for both views
     seen.clear()
     train("longer", *options, "trainer.max_epochs=3")
     assert set(seen) == {2}
 
 
-def test_a_photo_is_decoded_once_for_four_views(train, monkeypatch):
-    read, real = [], features.read_unchanged
-
-    def count(root, record, preprocess):
-        read.append(record.path)
-        return real(root, record, preprocess)
-
-    monkeypatch.setattr(features, "read_unchanged", count)
-    options = (VIEWS, "data.cache=features", "data.views=5")
-    run = train("four", *options)
-    trained = set(pd.read_csv(run / "train_metadata.csv")["path"])
-    assert len(read) == len(set(read)) == 72
-    read.clear()
-    train("fifth", *options, "trainer.max_epochs=5")
-    assert sorted(read) == sorted(trained)
-    read.clear()
-    train("others", *options, "trainer.max_epochs=5", "preprocess.image_size=18")
-    assert {path: read.count(path) for path in read if path in trained} == dict.fromkeys(trained, 2)
-    assert len(set(read)) == 72 and len(read) == 72 + len(trained)
-
-
-def test_other_weights_another_size_a_replaced_photo_are_computed_anew(train, photos, tmp_path, monkeypatch):
+def test_only_other_weights_another_size_or_a_replaced_photo_are_computed_anew(train, photos, tmp_path, read):
     root = shutil.copytree(photos["dual_head"], tmp_path / "copy")
-    kept = ("data.augment=null", "data.cache=features", f"data.root={root}")
-    seen, real = [], features.read_unchanged
+    kept = ("data.augment=null", "data.cache=features", f"data.root={root}", "trainer.max_epochs=1")
 
-    def count(root, record, preprocess):
-        seen.append(1)
-        return real(root, record, preprocess)
+    def computed(name, *options):
+        read.clear()
+        run = train(name, *kept, *options)
+        return len(read), run
 
-    monkeypatch.setattr(features, "read_unchanged", count)
-    first = train("first", *kept)
-    assert sum(seen) == 72
-    seen.clear()
-    train("size", *kept, "preprocess.image_size=18")
-    assert sum(seen) == 72
-    seen.clear()
-    train("weights", *kept, f"model.weights={first / 'checkpoints' / 'best.ckpt'}")
-    assert not seen  # the backbone was frozen: these are the same weights
-    state = read_checkpoint(first / "checkpoints" / "best.ckpt")["state_dict"]
+    count, first = computed("first")
+    best = first / "checkpoints" / "best.ckpt"
+    assert count == 72 and computed("size", "preprocess.image_size=18")[0] == 72
+    # the backbone was frozen: these are the same weights
+    assert computed("weights", f"model.weights={best}", "model.lr=0.003", "seed=7")[0] == 0
+    assert computed("fold", f"model.weights={best}", "data.folds=3", "data.fold=1")[0] == 0
+    state = read_checkpoint(best)["state_dict"]
     other = {
         name: tensor * 1.01 if name.endswith("conv.weight") else tensor for name, tensor in state.items()
     }
     torch.save({"state_dict": other}, tmp_path / "other.pth")
-    train("others", *kept, f"model.weights={tmp_path / 'other.pth'}")
-    assert sum(seen) == 72
-    seen.clear()
+    assert computed("others", f"model.weights={tmp_path / 'other.pth'}")[0] == 72
     path = min(root.rglob("*.jpg"))
     status = path.stat()
     path.write_bytes(path.read_bytes()[:-2] + b"\0\xff\xd9")  # another content, the same picture
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    train("replaced", *kept)
-    assert sum(seen) == 1
+    assert computed("replaced")[0] == 1
 
 
 @pytest.mark.parametrize("key", ["model.weights", "model.init_from"])
@@ -217,10 +176,6 @@ def test_a_resumed_run_on_features_ends_with_the_same_bits(train, tmp_path, monk
     pretrained = train("pretrained", "seed=7", "trainer.max_epochs=1") / "checkpoints" / "best.ckpt"
     options = (VIEWS, "data.views=3", "data.cache=features", "model.schedule=cosine", f"{key}={pretrained}")
     whole = train("whole", *options)
-    part = train("part", *options)
-    # the state after two epochs, as a kill would have left it
-    from src.callbacks.checkpointing import BestCheckpoint
-
     real = BestCheckpoint.on_train_epoch_end
 
     def die(self, trainer, pl_module):
@@ -228,9 +183,7 @@ def test_a_resumed_run_on_features_ends_with_the_same_bits(train, tmp_path, monk
         if trainer.current_epoch == 1:
             raise KeyboardInterrupt
 
-    shutil.rmtree(tmp_path / "part")
     monkeypatch.setattr(BestCheckpoint, "on_train_epoch_end", die)
-    (tmp_path / "part").mkdir()
     train("part", *options, code=130)
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path / "part")

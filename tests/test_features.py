@@ -48,11 +48,11 @@ def test_one_content_is_read_once_and_photos_without_digest_are_not_mixed_up(mod
     root = make_tree(tmp_path, "a.png", "c.png")
     (root / "b.png").write_bytes((root / "a.png").read_bytes())
     copies = records(root, "a.png", "b.png", "c.png")
-    (root / "b.png").unlink()  # a copy of a.png, as its digest says: nobody opens it
+    (root / "a.png").unlink()  # a copy of b.png, as its digest says: nobody opens it
     found = extract_features(model, root, copies, "cpu")
     assert (found[0] == found[1]).all() and not np.allclose(found[0], found[2])
-    unknown = [replace(record, digest="") for record in (copies[0], copies[2])]
-    assert extract_features(model, root, unknown, "cpu").tobytes() == found[[0, 2]].tobytes()
+    unknown = [replace(record, digest="") for record in copies[1:]]
+    assert extract_features(model, root, unknown, "cpu").tobytes() == found[1:].tobytes()
 
 
 def test_a_photos_features_are_the_same_among_others(model, make_tree, tmp_path):
@@ -65,20 +65,8 @@ def test_a_photos_features_are_the_same_among_others(model, make_tree, tmp_path)
     np.testing.assert_allclose(some, whole[17:22], rtol=1e-5, atol=1e-6)
 
 
-@pytest.fixture
-def as_on_a_gpu(monkeypatch):
-    """Let a CPU be taken for a GPU: processes decode, and this one infers."""
-    make = features.TorchBackend.__init__
-
-    def init(backend, *arguments):
-        make(backend, *arguments)
-        backend.on_gpu = True
-
-    monkeypatch.setattr(features.TorchBackend, "__init__", init)
-
-
 @pytest.mark.parametrize("workers", [1, 2])
-def test_processes_that_decode_for_a_gpu_give_the_same_rows(model, make_tree, tmp_path, request, workers):
+def test_processes_that_decode_for_a_gpu_give_the_same_rows(model, make_tree, tmp_path, monkeypatch, workers):
     names = [f"{i}.png" for i in range(21)]
     root = make_tree(tmp_path / "photos", *names)
     known = records(root, *names)
@@ -86,17 +74,19 @@ def test_processes_that_decode_for_a_gpu_give_the_same_rows(model, make_tree, tm
 
     def found(folder):
         with threads(1):
-            kept = store_features(model, root, {view: known}, tmp_path / folder, "cpu", workers)[view]
             plain = extract_features(model, root, known, "cpu", workers)
-        return plain.tobytes(), kept.rows([record.digest for record in known]).take(range(21)).tobytes()
+            return plain.tobytes(), rows_by_view(model, root, known, tmp_path / folder, [view])[0].tobytes()
+
+    def as_on_a_gpu(backend, *arguments, make=features.TorchBackend.__init__):
+        make(backend, *arguments)
+        backend.on_gpu = True
 
     wanted = found("threads")
-    request.getfixturevalue("as_on_a_gpu")
+    monkeypatch.setattr(features.TorchBackend, "__init__", as_on_a_gpu)
     assert found("processes") == wanted and wanted[0] != wanted[1]
     (root / "20.png").unlink()
-    with pytest.raises(InputError, match=r"20\.png cannot be read any more") as caught:
+    with pytest.raises(InputError, match=r"20\.png cannot be read any more"):
         extract_features(model, root, known, "cpu", workers)
-    assert "\n" not in str(caught.value)
 
 
 def test_no_photos_are_no_rows_and_an_unknown_device_is_refused(model, tmp_path):
@@ -114,17 +104,13 @@ def rows_by_view(model, root, known, cache, views, workers=2):
     return [stores[view].rows(digests).take(range(len(known))) for view in views]
 
 
-@pytest.mark.parametrize("how", ["threads", "processes"])
-def test_many_views_from_one_decode_are_what_each_of_them_gives(model, make_tree, tmp_path, request, how):
+def test_many_views_from_one_decode_are_what_each_of_them_gives(model, make_tree, tmp_path):
     names = [f"{i}.png" for i in range(21)]
     root = make_tree(tmp_path / "photos", *names)
     known, views = records(root, *names), [*VIEWS, None]
-    with threads(1):
-        wanted = [rows_by_view(model, root, known, tmp_path / "each", [view])[0] for view in views]
-        if how == "processes":
-            request.getfixturevalue("as_on_a_gpu")
-        rows_by_view(model, root, known[3:9], tmp_path / "together", views[1:3])
-        found = rows_by_view(model, root, known, tmp_path / "together", views)
+    wanted = [rows_by_view(model, root, known, tmp_path / "each", [view])[0] for view in views]
+    rows_by_view(model, root, known[3:9], tmp_path / "together", views[1:3])
+    found = rows_by_view(model, root, known, tmp_path / "together", views)
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
     assert len({rows.tobytes() for rows in wanted}) == 7
 
@@ -138,20 +124,3 @@ def test_what_was_seen_before_a_photo_is_lost_is_kept_of_all_views(model, make_t
         rows_by_view(model, root, known, tmp_path / "cache", VIEWS[:4])
     monkeypatch.setattr(features, "_rows", None)
     rows_by_view(model, root, known[:20], tmp_path / "cache", VIEWS[:4])
-
-
-def test_one_full_disk_keeps_no_other_views_rows_from_theirs(model, make_tree, tmp_path, monkeypatch):
-    names = [f"{i}.png" for i in range(5)]
-    root = make_tree(tmp_path / "photos", *names)
-    known, real, refused = records(root, *names), features.RowStore._write_new, []
-
-    def refuse_the_first(store):
-        refused.append(store.folder)
-        if store.folder == refused[0]:
-            raise InputError("the disk is full")
-        real(store)
-
-    monkeypatch.setattr(features.RowStore, "_write_new", refuse_the_first)
-    with pytest.raises(InputError, match="the disk is full"):
-        rows_by_view(model, root, known, tmp_path / "cache", VIEWS[:3])
-    assert len([*(tmp_path / "cache").rglob("*.rows")]) == 2

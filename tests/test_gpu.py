@@ -49,7 +49,7 @@ def difference(one, other):
 
 
 def test_full_precision_is_that_of_a_cpu(resnet, pixels):
-    gpu, cpu = TorchBackend(resnet, "cuda"), TorchBackend(resnet, "cpu")
+    gpu, cpu = Predictor(TorchBackend(resnet)).backend, TorchBackend(resnet, "cpu")
     assert gpu.device.type == "cuda" and gpu.on_gpu
     assert difference(gpu.features(pixels), cpu.features(pixels)) < 1e-5
     assert difference(gpu.scores(pixels), cpu.scores(pixels)) < 1e-5
@@ -66,6 +66,10 @@ def test_compiled_scores_are_those_of_eager(resnet, pixels):
     assert difference(
         TorchBackend(resnet, "cuda", compile=True).scores(pixels), TorchBackend(resnet, "cpu").scores(pixels)
     ) < 1e-5  # fmt: skip
+
+
+def labels_of(rows, *names):
+    return {row["ID"]: {*";".join(row[name] for name in names).split(";")} - {""} for row in rows}
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
@@ -89,17 +93,13 @@ def test_a_run_says_what_its_predictions_say(tmp_path, monkeypatch, task, precis
     metrics = json.loads((run / "metrics.json").read_text())
     with open(tmp_path / "cpu.csv", newline="") as file, open(run / "predictions.csv", newline="") as theirs:
         cpu, own = list(csv.DictReader(file)), list(csv.DictReader(theirs))
-    names = ["components", "defects"] if task == "multilabel" else ["component", "defect"]
-    assert [[row[name] for name in names] for row in cpu] == [[row[name] for name in names] for row in own]
     with open(run / "test_metadata.csv", newline="") as file:
-        truth = {
-            row["ID"]: {*f"{row['component']};{row['defect']}".split(";")} - {""}
-            for row in csv.DictReader(file)
-        }
-    found = {row["ID"]: {*";".join(row[name] for name in names).split(";")} - {""} for row in own}
-    assert metrics["test"]["exact_match"] == pytest.approx(
-        sum(found[i] == truth[i] for i in truth) / len(truth)
-    )
+        truth = labels_of(csv.DictReader(file), "component", "defect")
+    names = ("components", "defects") if task == "multilabel" else ("component", "defect")
+    found = labels_of(own, *names)
+    assert labels_of(cpu, *names) == found
+    right = sum(found[i] == truth[i] for i in truth)
+    assert metrics["test"]["exact_match"] == pytest.approx(right / len(truth))
 
 
 def test_features_are_those_of_a_cpu_and_train_heads(tmp_path, monkeypatch, folders, resnet):
@@ -125,7 +125,7 @@ def test_extracted_features(folders, resnet):
     from src.datamodules.records import Record
 
     paths = sorted(path.relative_to(folders).as_posix() for path in folders.rglob("*.jpg"))[:40]
-    records = [Record(path, path, path, {}) for path in paths]
+    records = [Record(path, path, {}) for path in paths]
     on_gpu, on_cpu = (extract_features(resnet, folders, records, device) for device in ("cuda", "cpu"))
     assert difference(on_gpu, on_cpu) < 1e-5
 
@@ -154,7 +154,3 @@ def test_ddp_on_one_gpu_is_the_plain_run(tmp_path, monkeypatch, folders):
         with open(tmp_path / name / "history.csv", newline="") as file:
             curves.append([float(row["val_loss"]) for row in csv.DictReader(file)])
     assert np.allclose(*curves, rtol=1e-3)
-
-
-def test_it_is_taken_where_nobody_names_a_device(resnet):
-    assert Predictor(TorchBackend(resnet)).backend.device.type == "cuda"

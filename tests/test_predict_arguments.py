@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from src.errors import InputError
-from src.files import held
-from src.inference.inputs import Photo, find_images, refuse_to_overwrite
+from src.files import file_lock
+from src.inference.batches import Photo, find_images, refuse_to_overwrite
 from src.inference.output import find_output, find_shard
 from src.runs import LOCK, find_checkpoint
 
 
-def test_photos_are_a_sequence(make_tree, tmp_path):
+def test_photos_of_a_folder_and_of_a_table(make_tree, tmp_path):
     root = make_tree(tmp_path, "b/1.jpg", "a/2.png", "a/2.jpg", "c.d/3.x.JPG")
     photos = find_images(str(root))
     assert [(p.id, p.path) for p in photos] == [
@@ -36,7 +36,7 @@ def test_photos_are_a_sequence(make_tree, tmp_path):
     (tmp_path / "list.csv").write_text("path\nb/1.jpg\n./b/1.jpg\n")
     assert [(p.id, p.path) for p in find_images(str(tmp_path / "list.csv"))[:9]] == [("b/1", "b/1.jpg")]
     (tmp_path / "list.csv").write_text("ID\nb/1\na/2\n")
-    with pytest.raises(InputError, match="ID 'a/2' fits several photos"):
+    with pytest.raises(InputError, match=r"ID 'a/2' fits several photos, give their paths: a/2\.jpg"):
         find_images(str(tmp_path / "list.csv"))
 
 
@@ -44,7 +44,7 @@ def test_an_output_is_no_photo_under_another_name(make_tree, tmp_path):
     photos = find_images(str(make_tree(tmp_path / "photos", "1.jpg")))
     os.symlink(photos[0].file, tmp_path / "p.csv")
     (tmp_path / "odd.csv").write_bytes(b"a photo without its extension")
-    odd = [Photo("odd", "odd.csv", tmp_path / "odd.csv")]
+    odd = [Photo("odd", "odd.csv", tmp_path)]
     for output, some in (("p.csv", photos), ("odd.csv", odd)):
         with pytest.raises(InputError, match="would overwrite an input"):
             refuse_to_overwrite(tmp_path / output, some)
@@ -79,13 +79,10 @@ def test_shards(given, environment, wanted):
 @pytest.mark.parametrize(
     ("given", "environment", "words"),
     [
-        ("17/16", {}, "shard=17/16: the shards are 1/16 to 16/16"),
-        ("0/4", {}, "the shards are 1/4 to 4/4"),
+        ("17/16", {}, "shard=17/16: 17/16 is not one of 1/16 to 16/16"),
         ("a/b", {}, "name one of many as 3/16, or auto"),
-        ("-1/4", {}, "name one of many as 3/16, or auto"),
         ("auto", {}, "neither torchrun nor SLURM"),
-        ("auto", {"RANK": "x", "WORLD_SIZE": "4"}, "RANK=x, WORLD_SIZE=4: needs whole numbers"),
-        ("auto", {"RANK": "4", "WORLD_SIZE": "4"}, "RANK=4, WORLD_SIZE=4"),
+        ("auto", {"RANK": "4", "WORLD_SIZE": "4"}, "shard=auto: 5/4 is not one of"),
     ],
 )
 def test_a_shard_that_is_none(given, environment, words):
@@ -122,7 +119,7 @@ def test_the_newest_finished_run_is_taken(tmp_path):
     second, third = run("2"), run("3")
     run("4", finished=False)
     assert find_checkpoint(None, tmp_path) == third / "checkpoints" / "best.ckpt"
-    with held(third / LOCK) as alone:  # a resumed run
+    with file_lock(third / LOCK) as alone:  # a resumed run
         assert alone and find_checkpoint(None, tmp_path) == second / "checkpoints" / "best.ckpt"
     assert find_checkpoint(str(tmp_path / "multilabel" / "4")).is_file()
     with pytest.raises(InputError, match="no finished training run below"):

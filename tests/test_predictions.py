@@ -17,14 +17,11 @@ def scores(*values):
     return np.array(values, np.float32)
 
 
-def test_columns_multilabel():
+def test_columns():
     assert ",".join(columns("multilabel", TWO)) == (
         "ID,components,defects,components_confidence,defects_confidence,avg_component_confidence,"
         "avg_defect_confidence,overall_avg_confidence,path,status,error"
     )
-
-
-def test_columns_dual_head_and_multiclass():
     assert ",".join(columns("dual_head", TWO)) == (
         "ID,component,component_confidence,defect,defect_confidence,average_confidence,prediction,path,status,"
         "error"
@@ -48,28 +45,16 @@ def test_decide():
     assert decide("multilabel", TWO, s, np.ones(5)) == {"component": [], "defect": []}
     assert decide("dual_head", TWO, s) == {"component": ["Bolt"], "defect": ["Drummy"]}
     assert decide("multiclass", ONE, scores(0.4, 0.6)) == {"label": ["Bracket_Intact"]}
-    for wrong in (scores(0.5), scores(0.5, 0.5, 0.5, 0.5, 0.5)[None]):
-        with pytest.raises(ValueError, match="scores"):
-            decide("dual_head", TWO, wrong)
-    with pytest.raises(ValueError, match="threshold"):
-        decide("multilabel", TWO, s)
+    with pytest.raises(ValueError, match="scores"):
+        decide("dual_head", TWO, scores(0.5))
 
 
 def test_row_multilabel():
     s = scores(0.91239, 0.6, 0.2, 0.77777, 0.55556)
-    assert row("multilabel", TWO, "7", "a/7.jpg", s, HALVES) == {
-        "ID": "7",
-        "components": "Bolt;Channel Bracket",
-        "defects": "Drummy;Missing",
-        "components_confidence": "Bolt:0.9124;Channel Bracket:0.6000",
-        "defects_confidence": "Drummy:0.7778;Missing:0.5556",
-        "avg_component_confidence": "0.7562",
-        "avg_defect_confidence": "0.6667",
-        "overall_avg_confidence": "0.7114",
-        "path": "a/7.jpg",
-        "status": "ok",
-        "error": "",
-    }
+    assert ",".join(row("multilabel", TWO, "7", "a/7.jpg", s, HALVES).values()) == (
+        "7,Bolt;Channel Bracket,Drummy;Missing,Bolt:0.9124;Channel Bracket:0.6000,"
+        "Drummy:0.7778;Missing:0.5556,0.7562,0.6667,0.7114,a/7.jpg,ok,"
+    )
 
 
 def test_averages_of_nothing_are_empty_and_left_out():
@@ -90,31 +75,14 @@ def test_the_overall_average_comes_from_unrounded_values():
 
 def test_row_dual_head():
     s = scores(0.1, 0.9, 0.0441, 0.8004, 0.1555)
-    assert row("dual_head", TWO, "x/y", "x/y.JPG", s) == {
-        "ID": "x/y",
-        "component": "Channel Bracket",
-        "component_confidence": "0.9000",
-        "defect": "Drummy",
-        "defect_confidence": "0.8004",
-        "average_confidence": "0.8502",
-        "prediction": "Channel Bracket_Drummy_0.85",
-        "path": "x/y.JPG",
-        "status": "ok",
-        "error": "",
-    }
+    assert ",".join(row("dual_head", TWO, "x/y", "x/y.JPG", s).values()) == (
+        "x/y,Channel Bracket,0.9000,Drummy,0.8004,0.8502,Channel Bracket_Drummy_0.85,x/y.JPG,ok,"
+    )
 
 
 def test_row_multiclass_with_probabilities():
-    assert row("multiclass", ONE, "1", "1.png", scores(0.3, 0.7), probabilities=True) == {
-        "ID": "1",
-        "label": "Bracket_Intact",
-        "confidence": "0.7000",
-        "path": "1.png",
-        "status": "ok",
-        "error": "",
-        "p:Bolt_Missing": "0.300000",
-        "p:Bracket_Intact": "0.700000",
-    }
+    values = row("multiclass", ONE, "1", "1.png", scores(0.3, 0.7), probabilities=True)
+    assert ",".join(values.values()) == "1,Bracket_Intact,0.7000,1.png,ok,,0.300000,0.700000"
 
 
 @pytest.mark.parametrize("task", ["multilabel", "dual_head"])
@@ -127,26 +95,8 @@ def test_row_of_an_unreadable_photo(task):
         "status": "error",
         "error": "truncated at byte 7",
     }
-    assert row(task, TWO, "7", "7.jpg", HALVES, HALVES, error="truncated")["status"] == "error"
-    with pytest.raises(ValueError, match="neither"):
-        row(task, TWO, "7", "7.jpg", None)
-
-
-def test_scores_that_are_no_numbers_are_an_error_row():
-    values = row("dual_head", TWO, "7", "7.jpg", scores(np.nan, 1, 0, 1, 0))
-    assert (values["status"], values["component"], values["error"]) == (
-        "error",
-        "",
-        "the model's scores are not finite",
-    )
-
-
-def test_values_follow_the_columns():
-    for task, space in (("multilabel", TWO), ("dual_head", TWO), ("multiclass", ONE)):
-        n = len(space)
-        values = row(task, space, "1", "1.png", np.full(n, 0.5), np.full(n, 0.5), probabilities=True)
-        assert list(values) == columns(task, space, True)
-        assert all(isinstance(value, str) for value in values.values())
+    values = row(task, TWO, "7", "7.jpg", scores(np.nan, 1, 0, 1, 0), HALVES)
+    assert values["status"] == "error" and values["error"] == "the model's scores are not finite"
 
 
 def test_a_label_with_a_colon_is_kept():

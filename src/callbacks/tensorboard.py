@@ -7,8 +7,7 @@ from matplotlib.figure import Figure
 
 from src.analysis import figures as fig
 from src.datamodules.statistics import label_table
-from src.decisions.predictions import decide
-from src.decisions.thresholds import apply_thresholds
+from src.decisions.predictions import apply_thresholds, decide
 from src.errors import InputError
 from src.labels import MISSING, LabelSpace
 

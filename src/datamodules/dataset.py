@@ -15,9 +15,9 @@ from src.errors import InputError
 from src.images import UnreadableImage, content_digest, read_photo
 from src.labels import LabelSpace
 from src.parallel import bounded_map, cores
-from src.preprocess import Preprocess
+from src.preprocess import Preprocess, decoder
 from src.progress_bar import ProgressBar
-from src.row_store import Rows, RowStore, decoder, gigabytes
+from src.row_store import Rows, RowStore, gigabytes
 from src.seeds import mixed_seed
 
 log = logging.getLogger(__name__)

@@ -25,8 +25,9 @@ from src.errors import InputError, listed
 from src.files import write_whole
 from src.images import Header, UnreadableImage, content_digest, open_image, read_header, read_photo
 from src.parallel import bounded_map, cores
+from src.preprocess import decoder
 from src.progress_bar import ProgressBar
-from src.row_store import checked_folder, clear_stale, decoder
+from src.row_store import checked_folder, clear_stale
 
 log = logging.getLogger(__name__)
 SHORT_SIDE = 256  # pixels of a photo whose look is measured; smaller ones as they are

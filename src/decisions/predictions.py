@@ -1,19 +1,39 @@
-"""Scores -> the rows of `predictions.csv`.
+"""Scores -> decisions and the rows of `predictions.csv`.
 
 All values are strings made here, so that the same scores give the same bytes. Confidences have 4 decimals,
 probabilities 6; averages are taken before rounding.
 
 Lists are joined by `;`, which no label contains, and a confidence is written `Label:0.1234`. A label may
-contain `:`; the number stands behind the last one (`text.rpartition(":")`).
+contain `:`; the number comes after the last one (`text.rpartition(":")`).
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from src.decisions.thresholds import apply_thresholds
 from src.errors import InputError, did_you_mean
 from src.labels import TASKS, LabelSpace
+
+DEFAULT = 0.5  # threshold
+
+
+def apply_thresholds(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Return `scores >= thresholds`, both as float32: the one comparison, wherever decisions are made.
+
+    Args:
+        scores: Probabilities of shape `[..., labels]`.
+        thresholds: Shape `[labels]`.
+
+    Returns:
+        Booleans of the shape of `scores`.
+
+    Raises:
+        ValueError: if the number of labels differs.
+    """
+    scores, thresholds = np.asarray(scores, np.float32), np.asarray(thresholds, np.float32)
+    if thresholds.ndim != 1 or scores.shape[-1:] != thresholds.shape:
+        raise ValueError(f"scores {scores.shape} and thresholds {thresholds.shape} differ in their labels")
+    return scores >= thresholds
 
 
 def columns(task: str, labels: LabelSpace, probabilities: bool = False) -> list[str]:
@@ -38,8 +58,7 @@ def columns(task: str, labels: LabelSpace, probabilities: bool = False) -> list[
     else:
         names = ["label", "confidence"]
     names = ["ID", *names, "path", "status", "error"]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
+    if twice := [name for name in names if names.count(name) > 1]:
         raise InputError(
             f"two columns of predictions.csv would be named '{twice[0]}': rename that kind of labels"
         )
@@ -70,19 +89,17 @@ def decide(
             heads the most probable label of each kind, the first of equal ones.
         labels: The label space.
         scores: Probabilities of shape `[labels]`.
-        thresholds: Shape `[labels]`; needed for `multilabel` and not used elsewhere.
+        thresholds: Shape `[labels]`, for `multilabel`.
 
     Raises:
         InputError: for an unknown task.
-        ValueError: for shapes that do not fit, or `multilabel` without thresholds.
+        ValueError: for shapes that do not fit.
     """
     _check(task, labels)
     scores = np.asarray(scores, np.float32)
     if scores.shape != (len(labels),):
         raise ValueError(f"scores {scores.shape} of a photo must be [{len(labels)}], one for each label")
     if task == "multilabel":
-        if thresholds is None:
-            raise ValueError("multilabel decisions need a threshold for each label")
         return labels.decode(apply_thresholds(scores, thresholds))
     return {kind: [names[scores[labels.slices[kind]].argmax()]] for kind, names in labels.kinds.items()}
 
@@ -105,28 +122,17 @@ def row(
         id_: ID of the photo.
         path: POSIX path of the photo.
         scores: Probabilities of shape `[labels]`; None where the photo could not be read.
-        thresholds: Shape `[labels]`; needed for `multilabel`.
-        error: Why the photo could not be read. The row then has `status=error` and no label, whatever the
-            scores; so has a photo whose scores are NaN or infinite.
+        thresholds: Shape `[labels]`, for `multilabel`.
+        error: Why the photo could not be read. The row then has `status=error` and no label; so has a photo
+            whose scores are NaN or infinite.
         probabilities: Whether to add `p:<label>` for each label.
-
-    Raises:
-        InputError: as `columns`.
-        ValueError: as `decide`, or for neither scores nor an error.
     """
-    if scores is None and not error:
-        raise ValueError(f"photo {id_} has neither scores nor an error")
     if not error and not np.isfinite(scores).all():
         error = "the model's scores are not finite"
     values = dict.fromkeys(columns(task, labels, probabilities), "")
-    values |= {
-        "ID": id_,
-        "path": path,
-        "status": "error" if error else "ok",
-        "error": " ".join(error.split()),
-    }
+    values |= {"ID": id_, "path": path, "status": "error" if error else "ok"}
     if error:
-        return values
+        return values | {"error": " ".join(error.split())}
     scores = np.asarray(scores, np.float64)
     chosen = decide(task, labels, scores, thresholds)
     confidence = {

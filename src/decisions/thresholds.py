@@ -1,10 +1,10 @@
-"""Decision thresholds of `multilabel`: the search for the best F1, and the only comparison of scores."""
+"""Search of the decision thresholds of `multilabel` for the best F1."""
 
 import numpy as np
 
+from src.decisions.predictions import DEFAULT
 from src.errors import InputError, did_you_mean
 
-DEFAULT = 0.5
 METHODS = ("pr_curve", "grid")
 GRID = np.linspace(0, 1, 41, dtype=np.float32)[1:]  # without 0, which says yes to everything
 ROOM = 1e-4  # of a score
@@ -34,72 +34,27 @@ def tune_thresholds(
         min_positives: A label with fewer positive photos gets 0.5, too.
         clamp_above: Tuned thresholds above this become `clamp_to`; None keeps them all. A rule that teams use
             against thresholds set by very few positives.
-        clamp_to: What they become.
+        clamp_to: see `clamp_above`.
 
     Returns:
         float32 of shape `[labels]`; 0.5 throughout where there are no photos.
 
     Raises:
         InputError: for an unknown method.
-        ValueError: for shapes that do not fit, NaN among the scores, or targets other than 0 and 1.
+        ValueError: for shapes that do not fit, or NaN among the scores.
     """
     if method not in METHODS:
         raise InputError(f"unknown threshold method '{method}': {did_you_mean(str(method), METHODS)}")
-    scores, targets = np.asarray(scores, np.float32) + np.float32(0), np.asarray(targets)  # -0.0 becomes 0.0
-    if scores.ndim != 2 or scores.shape != targets.shape:
-        raise ValueError(f"scores {scores.shape} and targets {targets.shape} must both be [photos, labels]")
-    if np.isnan(scores).any():
-        raise ValueError("scores hold NaN")
-    positive = targets.astype(bool)
-    if not np.array_equal(positive, targets):
-        raise ValueError("targets hold values other than 0 and 1")
+    scores, positive = np.asarray(scores, np.float32), np.asarray(targets).astype(bool)
+    if scores.ndim != 2 or scores.shape != positive.shape or np.isnan(scores).any():
+        raise ValueError(f"scores {scores.shape}, targets {positive.shape}: not [photos, labels] without NaN")
     thresholds = np.full(scores.shape[1], DEFAULT, np.float32)
-    columns = zip(np.ascontiguousarray(scores.T), np.ascontiguousarray(positive.T), strict=True)
-    for label, (own_scores, own_positive) in enumerate(columns):
+    for label, (own_scores, own_positive) in enumerate(zip(scores.T, positive.T, strict=True)):
         if max(1, min_positives) <= np.count_nonzero(own_positive) < len(own_positive):
             best = _best_f1(own_scores, own_positive, method)
             high = clamp_above is not None and best > np.float32(clamp_above)
             thresholds[label] = clamp_to if high else best
     return thresholds
-
-
-def with_room(thresholds: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Return thresholds that stand below the scores that set them: by `ROOM`, or half the way to the next.
-
-    Every decision on `scores` stays. A threshold that is a photo's score would refuse that photo wherever
-    another batch size, backend or machine gives the score other last digits.
-
-    Args:
-        thresholds: from `tune_thresholds`, shape `[labels]`.
-        scores: what they were tuned on, shape `[photos, labels]`.
-    """
-    scores, lowered = np.asarray(scores, np.float32), np.array(thresholds, np.float32)
-    for label, threshold in enumerate(lowered):
-        own = scores[:, label]
-        if threshold != DEFAULT and (own == threshold).any():
-            below = own[own < threshold].max(initial=0)
-            lower = np.float32(threshold - min(ROOM, (threshold - below) / 2))
-            lowered[label] = lower if lower > below else threshold
-    return lowered
-
-
-def apply_thresholds(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Return `scores >= thresholds`, both as float32: the one comparison, wherever decisions are made.
-
-    Args:
-        scores: Probabilities of shape `[..., labels]`.
-        thresholds: Shape `[labels]`.
-
-    Returns:
-        Booleans of the shape of `scores`.
-
-    Raises:
-        ValueError: if the number of labels differs.
-    """
-    scores, thresholds = np.asarray(scores, np.float32), np.asarray(thresholds, np.float32)
-    if thresholds.ndim != 1 or scores.shape[-1:] != thresholds.shape:
-        raise ValueError(f"scores {scores.shape} and thresholds {thresholds.shape} differ in their labels")
-    return scores >= thresholds
 
 
 def _best_f1(scores: np.ndarray, positive: np.ndarray, method: str) -> np.float32:
@@ -109,13 +64,31 @@ def _best_f1(scores: np.ndarray, positive: np.ndarray, method: str) -> np.float3
     """
     order = np.argsort(scores)
     ordered, hits = scores[order], np.concatenate(([0], np.cumsum(positive[order])))
-    if method == "grid":
-        thresholds, first = GRID, np.searchsorted(ordered, GRID)
-    else:
-        thresholds, first = np.unique(ordered, return_index=True)
+    thresholds = GRID if method == "grid" else np.unique(ordered)
+    first = np.searchsorted(ordered, thresholds)
     predicted, right = len(ordered) - first, hits[-1] - hits[first]
     # equal fractions of such integers give equal floats, so ties are exact
     f1 = 2 * right / (predicted + hits[-1])
     best = thresholds[f1 == f1.max()].astype(np.float64)
     nearest = np.abs(best - DEFAULT)
     return np.float32(best[nearest == nearest.min()].max())
+
+
+def with_room(thresholds: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Return thresholds below the scores that set them: by `ROOM`, or half the way to the next.
+
+    Every decision on `scores` stays. A threshold that is a photo's score would refuse that photo wherever
+    another batch size, backend or machine gives the score other last digits.
+
+    Args:
+        thresholds: from `tune_thresholds`, shape `[labels]`.
+        scores: the scores that they were tuned on, shape `[photos, labels]`.
+    """
+    scores, lowered = np.asarray(scores, np.float32), np.array(thresholds, np.float32)
+    for label, threshold in enumerate(lowered):
+        own = scores[:, label]
+        if threshold != DEFAULT and (own == threshold).any():
+            below = own[own < threshold].max(initial=0)
+            lower = np.float32(threshold - min(ROOM, (threshold - below) / 2))
+            lowered[label] = lower if lower > below else threshold
+    return lowered

@@ -1,4 +1,4 @@
-"""Photos in batches of one size, decoded and scored at the same time, results in order. No torch.
+"""Photos to predict, decoded and scored in batches of one size, results in order. No torch.
 
 Libraries may give a photo other last bits at another place in a batch (oneDNN does on CPUs with AVX2), in a
 batch of another size, or on another number of threads. So the same bytes come from the same division: photos
@@ -10,18 +10,131 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from src.images import UnreadableImage, content_digest, read_photo
-from src.inference.inputs import Photo
+from src.datamodules.records import PhotoIndex, find_photos, id_from_path, shared_ids
+from src.errors import InputError, listed
+from src.files import user_path
+from src.images import EXTENSIONS, UnreadableImage, content_digest, read_photo
 from src.labels import LabelSpace
 from src.parallel import bounded_map, cores
 from src.preprocess import Preprocess
+from src.runs import recorded_root
 
 CHUNK = 512  # photos; a batch never crosses from one chunk to the next
-DEVICES = ("auto", "cpu", "cuda", "mps")
+PATH_COLUMNS = ("path", "file", "filename", "image", "photo", "ID")
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """A photo to predict: its ID and POSIX path in the output, and the folder that the path starts from."""
+
+    id: str
+    path: str
+    root: Path
+
+    @property
+    def file(self) -> Path:
+        """The photo's file."""
+        return self.root / self.path
+
+
+def find_images(images: str | None, root: str | None = None) -> list[Photo]:
+    """Return the photos of `images=`, sorted by path and then by ID.
+
+    Args:
+        images: a photo, a folder (searched below, too), or a CSV with a column `path`, `file` or `ID`; with
+            several IDs for one path there are as many photos.
+        root: the folder that a CSV's relative paths start from; null: the data root of the run whose folder
+            holds the CSV, else the CSV's own folder.
+
+    Raises:
+        InputError: nothing given, no such file, no photo.
+    """
+    if not images:
+        raise InputError("images= is not set: name a photo, a folder or a CSV of paths")
+    source = user_path(images)
+    if source.is_dir():
+        paths = find_photos(source)
+        if not paths:
+            raise InputError(f"images={images}: no photo in it (jpg, jpeg, png, bmp, tif, tiff, webp)")
+        shared = shared_ids(paths)
+        return [Photo(id_from_path(path, shared), path, source) for path in paths]
+    if not source.is_file():
+        raise InputError(f"images={images}: no such file or folder")
+    if source.suffix.lower() in EXTENSIONS:
+        return [Photo(source.stem, source.name, source.parent)]
+    if source.suffix.lower() not in (".csv", ".tsv", ".txt"):
+        raise InputError(f"images={images}: neither a photo nor a folder nor a CSV of paths")
+    return _from_csv(source, root)
+
+
+def _from_csv(source: Path, root: str | None) -> list[Photo]:
+    """Return the photos that a CSV of paths, or of IDs, names."""
+    from src.datamodules.csv_table import pick_column, read_csv  # pandas: only where a table is read
+
+    frame = read_csv(source, key="images")
+    column = pick_column(frame, None, PATH_COLUMNS, source, key="")
+    for cell in (cell for name in {column, "ID"} & {*frame.columns} for cell in frame[name].tolist()):
+        if "\r" in cell or "\n" in cell:
+            raise InputError(f"images={source}: {cell!a} holds a line break, which no row of an output can")
+    cells = frame[column].tolist()
+    if not any(cells):
+        raise InputError(f"images={source}: its column '{column}' is empty")
+    folder = photos_root(source.parent, root) or source.parent
+    if column == "ID":
+        folder = folder / "images" if not root and (folder / "images").is_dir() else folder
+        index = PhotoIndex(folder)
+        rows = {(_path_of(id_, index), id_) for id_ in filter(None, cells)}
+    else:
+        paths = [_posix(cell) for cell in cells]
+        shared = shared_ids(sorted(set(paths)))
+        own = frame["ID"].tolist() if "ID" in frame.columns else [""] * len(cells)
+        rows = {(p, id_ or id_from_path(p, shared)) for p, id_ in zip(paths, own, strict=True) if p}
+    return [Photo(id_, path, folder) for path, id_ in sorted(rows)]
+
+
+def _posix(cell: str) -> str:
+    """Return the path in a cell with `/` and without steps that lead nowhere, so that one photo has one."""
+    path = cell.replace("\\", "/")
+    return PurePosixPath(path).as_posix() if "//" in path or "./" in path else path
+
+
+def _path_of(id_: str, index: PhotoIndex) -> str:
+    """Return the path of the one photo that an ID names, as in a table for training; the ID if none."""
+    found = index.find(id_)
+    if len(found) > 1:
+        raise InputError(f"ID '{id_}' fits several photos, give their paths: {listed(found, 4)}")
+    return found[0] if found else id_.replace("\\", "/")
+
+
+def photos_root(run: Path, root: str | None) -> Path | None:
+    """Return the folder that paths in a run folder's tables start from: `root=`, else the recorded one.
+
+    Returns:
+        None for a folder that is no run, without `root=`.
+
+    Raises:
+        InputError: if there is no such folder.
+    """
+    found = user_path(root) if root else recorded_root(run)
+    if found and not found.is_dir():
+        if root:
+            raise InputError(f"root={root}: no such folder; name that of the photos of {run}")
+        raise InputError(f"the photos of {run} lay in {found}, which is gone: name their folder with root=")
+    return found
+
+
+def refuse_to_overwrite(output: Path, photos: Sequence[Photo], *inputs: str | Path | None) -> None:
+    """Refuse an output that is one of the photos, or a file that is being read; it may be a link to one."""
+    taken, real = {user_path(path).resolve() for path in inputs if path}, output.resolve()
+    if output.exists():  # photos without a photo's extension: a look at a name costs no disk
+        taken |= {p.file.resolve() for p in photos if p.file.suffix.lower() not in EXTENSIONS}
+    if real in taken or real.suffix.lower() in EXTENSIONS | {".ckpt", ".onnx"}:
+        raise InputError(f"output={output}: that would overwrite an input; name a CSV")
 
 
 @dataclass(frozen=True)
@@ -102,7 +215,7 @@ class Backend(ABC):
 
 
 def trained_sizes(provenance: Mapping[str, Any]) -> frozenset[int] | None:
-    """Return `Backend.trained_sizes` from a checkpoint's provenance; `TypeError` for a damaged one."""
+    """Return `Backend.trained_sizes` from a checkpoint's provenance."""
     sizes = provenance.get("train_sizes", None if provenance.get("train_digests") else ())
     return None if sizes is None else frozenset(sizes)
 
@@ -166,25 +279,25 @@ def run_batches(
     count = count_batches(len(photos), batch_size)
     workers = cores() if num_workers is None else num_workers
     read = partial(read_batch, photos, batch_size, backend.preprocess, sizes)
-    if backend.on_gpu:
-        for batch in backend.loaded(read, count, workers):
-            yield _joined(batch.photos, backend.scores(batch.pixels, len(batch.photos)))
-        return
+
+    def infer(batch: Batch) -> list[Result]:
+        if all(result.error for result in batch.photos):
+            return batch.photos
+        values = backend.scores(batch.pixels, len(batch.photos))
+        return [
+            read if read.error else Result(read.index, row, read.digest)
+            for read, row in zip(batch.photos, values, strict=True)
+        ]
 
     def work(number: int) -> list[Result]:
         batch = read(number)
-        if all(result.error for result in batch.photos):
-            return batch.photos
         with backend.one_thread():
-            return _joined(batch.photos, backend.scores(batch.pixels, len(batch.photos)))
+            return infer(batch)
 
-    if workers < 1:
+    if backend.on_gpu:
+        yield from map(infer, backend.loaded(read, count, workers))
+    elif workers < 1:
         yield from map(work, range(count))
     else:
         with backend.threads_kept(), closing(bounded_map(work, range(count), workers)) as results:
             yield from results
-
-
-def _joined(read: list[Result], values: np.ndarray) -> list[Result]:
-    """Return the photos with their values; those that cannot be read have none."""
-    return [r if r.error else Result(r.index, row, r.digest) for r, row in zip(read, values, strict=True)]

@@ -5,28 +5,27 @@ import logging
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from src.errors import InputError, did_you_mean, listed
+from src.errors import InputError, did_you_mean, listed, reason
 from src.files import file_digest
-from src.inference.int8 import quantized
 from src.inference.onnx_backend import NO_DIGEST, SCHEMA, OnnxBackend, with_digest
 from src.inference.parity import (
     TOLERANCE,
     Parity,
-    check_int8_parity,
-    compared,
+    compare_scores,
+    int8_fault,
     made_up_photos,
     scores_of,
-    training_photos,
-    validation_photos,
+    split_photos,
 )
 from src.inference.torch_backend import TorchBackend
 from src.models import PhotoClassifier, load_model
@@ -35,21 +34,12 @@ from src.runs import run_of
 
 log = logging.getLogger(__name__)
 FILES = {"onnx": "model.onnx", "int8": "model_int8.onnx"}
-
-
-@dataclass(frozen=True)
-class Export:
-    """An exported file.
-
-    Attributes:
-        format: a key of `FILES`.
-        file: its path.
-        parity: the comparison of its scores with the checkpoint's.
-    """
-
-    format: str
-    file: Path
-    parity: Parity
+CHECKED, CALIBRATED = 1000, 256  # photos at the most
+CALIBRATION_BATCH = 8  # photos whose activations are in memory at once
+# The backbone's convolutions and the operations between them. Normalisation and heads keep float32: they cost
+# next to nothing, and probabilities near a threshold depend on them.
+QUANTIZED = ("Conv", "Add", "MaxPool", "Concat", "GlobalAveragePool", "Clip", "Relu", "Pad")
+ENTRY = 6  # first convolutions of a network of depthwise ones: in int8 they lose most and are no faster
 
 
 class ParityError(InputError):
@@ -92,18 +82,18 @@ class Exporter:
         self.model = load_model(checkpoint)
         self.backend = TorchBackend(self.model, "cpu")
         self.run = run_of(checkpoint)
-        found = validation_photos(self.run, root, self.backend.model) if self.run else None
-        self.checked = found or made_up_photos(self.backend.preprocess)
+        found = split_photos(self.run, "val", CHECKED, root, self.model) if self.run else None
+        self.checked = found if found and len(found.pixels) else made_up_photos(self.backend.preprocess)
         self.reference = scores_of(self.backend, self.checked.pixels)
         self.metadata = metadata_of(self.backend, checkpoint)
 
-    def write(self, name: str) -> Export:
-        """Write one format, a key of `FILES`.
+    def write(self, name: str) -> str:
+        """Write one format, a key of `FILES`; return a line with its size, comparison and path.
 
         Raises:
-            ParityError: if the scores are not those of the checkpoint; no file of that format is left.
-            InputError: if photos are missing, and no file of another checkpoint is left; or if the disk
-                refuses, and an earlier one stays.
+            ParityError: if the scores are not those of the checkpoint.
+            InputError: if photos are missing. After both errors no file of that format is left, as an
+                earlier one would be taken for this checkpoint's. If the disk refuses, an earlier one stays.
         """
         final = self.folder / FILES[name]
         try:
@@ -111,27 +101,27 @@ class Exporter:
                 file = Path(folder) / FILES[name]
                 parity = self._int8(file) if name == "int8" else self._onnx(file)
                 os.replace(file, final)
-        except InputError as error:
-            if isinstance(error, ParityError) or not _holds(final, self.metadata["checkpoint"]["sha256"]):
-                final.unlink(missing_ok=True)  # an earlier one would be taken for this checkpoint's
+        except InputError:
+            final.unlink(missing_ok=True)
             raise
         except OSError as error:
             kept = "; an earlier file, maybe of another checkpoint, is still there" if final.is_file() else ""
-            raise InputError(f"{final} could not be written ({error.strerror or error}){kept}") from error
-        return Export(name, final, parity)
+            raise InputError(f"{final} could not be written ({reason(error)}){kept}") from error
+        f1 = "" if parity.f1 is None else f"macro-F1 {parity.f1:.4f} ({parity.reference_f1:.4f})  "
+        return (
+            f"{name:5} {final.stat().st_size / 1e6:.1f} MB  max difference {parity.max_difference:.1e}  "
+            f"agreement {parity.agreement:.4f}  {f1}{shown(final.absolute())}"
+        )
 
     def _onnx(self, file: Path) -> Parity:
         """Write and check the ONNX file in float32."""
-        about = {**self.metadata, "precision": "fp32"}
         file.write_bytes(self.graph)
-        write_metadata(file, about)
-        parity = self._compared(file)
+        parity = self._finished(file, precision="fp32")
         if not parity.max_difference <= TOLERANCE:
             raise ParityError(
                 f"onnx: scores differ from the checkpoint's by up to {parity.max_difference:.2g} (allowed: "
                 f"{TOLERANCE:g}); the file was not kept"
             )
-        write_metadata(file, {**about, "parity": asdict(parity)})
         return parity
 
     @cached_property
@@ -152,56 +142,71 @@ class Exporter:
         return program.model_proto.SerializeToString()
 
     def _int8(self, file: Path) -> Parity:
-        """Write the first int8 file that decides like the checkpoint."""
-        if self.run is None:
-            raise InputError(
-                "int8 is calibrated on the run's training photos and checked on its validation photos, which "
-                f"{self.checkpoint} by itself does not name: give the run folder, ckpt=RUN"
-            )
+        """Write and check the int8 file, calibrated on training photos."""
         if self.checked.targets is None:
             raise InputError(
-                f"int8 is checked on the run's validation photos, and the validation split of {self.run} is "
-                "empty: export onnx, or a run that has some"
+                "int8 is calibrated on the run's training photos and checked on its validation photos, and "
+                f"{self.checkpoint} has none: give the folder of a run with some, ckpt=RUN, or export onnx"
             )
-        calibration = training_photos(self.run, self.root, self.backend.model)
+        calibration = split_photos(self.run, "train", CALIBRATED, self.root, self.model).pixels
         exact = file.with_name("exact.onnx")
         exact.write_bytes(self.graph)
-        tried = []
-        for method in quantized(exact, file, calibration):
-            about = {**self.metadata, "precision": "int8", "int8": {"method": method}}
-            write_metadata(file, about)
-            parity = self._compared(file)
-            fault = check_int8_parity(parity)
-            if fault is None:
-                write_metadata(file, {**about, "parity": asdict(parity)})
-                log.info("int8: calibrated with %s on %d training photos", method, len(calibration))
-                return parity
-            tried.append(f"{method}: {fault}")
-        raise ParityError(f"int8 does not decide like the checkpoint and was not kept ({'; '.join(tried)})")
+        quantize(exact, file, calibration)
+        parity = self._finished(file, precision="int8")
+        if fault := int8_fault(parity):
+            raise ParityError(f"int8 does not decide like the checkpoint and was not kept ({fault})")
+        log.info("int8: calibrated on %d training photos", len(calibration))
+        return parity
 
-    def _compared(self, file: Path) -> Parity:
-        """Compare an exported file with the checkpoint."""
+    def _finished(self, file: Path, **more: object) -> Parity:
+        """Write the metadata into a file, with the comparison of its scores with the checkpoint's."""
+        write_metadata(file, self.metadata | more)
         found = scores_of(OnnxBackend(file), self.checked.pixels)
-        return compared(self.backend.model, self.reference, found, self.checked)
+        parity = compare_scores(self.backend.model, self.reference, found, self.checked)
+        write_metadata(file, self.metadata | more | {"parity": asdict(parity)})
+        return parity
 
 
-def exports_table(exports: list[Export]) -> str:
-    """Return the exported files and their comparison with the checkpoint, as lines of text."""
-    rows = [("format", "size", "max difference", "agreement", "macro-F1", "file")]
-    for export in exports:
-        parity = export.parity
-        rows.append(
-            (
-                export.format,
-                f"{export.file.stat().st_size / 1e6:.1f} MB",
-                f"{parity.max_difference:.1e}",
-                f"{parity.agreement:.4f}",
-                "" if parity.f1 is None else f"{parity.f1:.4f} ({parity.reference_f1:.4f})",
-                str(shown(export.file.absolute())),
-            )
-        )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+def quantize(source: Path, target: Path, calibration: np.ndarray) -> None:
+    """Write an ONNX file with its convolutions in int8, calibrated on the extremes of each tensor.
+
+    Weights have a scale per channel. On a CPU without VNNI their products overflow, unless a session has the
+    option that `OnnxBackend` sets (`session.x64quantprecision`).
+
+    Args:
+        source: an ONNX file in float32.
+        target: the file to write.
+        calibration: photos like those to come, uint8 `[N, H, W, 3]`.
+    """
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):
+        """Batches of photos."""
+
+        def __init__(self):
+            starts = range(0, len(calibration), CALIBRATION_BATCH)
+            self.batches = ({"pixels": calibration[i : i + CALIBRATION_BATCH]} for i in starts)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self.batches, None)
+
+    prepared = target.with_name("prepared.onnx")
+    quant_pre_process(source, prepared, skip_symbolic_shape=True)
+    convolutions = [node for node in onnx.load(prepared).graph.node if node.op_type == "Conv"]
+    depthwise = any(a.name == "group" and a.i > 1 for node in convolutions for a in node.attribute)
+    quantize_static(
+        prepared,
+        target,
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=list(QUANTIZED),
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        nodes_to_exclude=[node.name for node in convolutions[:ENTRY]] if depthwise else [],
+    )
 
 
 def check_formats(formats: list[str]) -> None:
@@ -221,33 +226,22 @@ def check_formats(formats: list[str]) -> None:
 
 
 def check_folder(folder: Path, formats: list[str], checkpoint: Path) -> None:
-    """Refuse a folder with files of another checkpoint in other formats, which would stay.
-
-    Args:
-        folder: an existing folder to write to.
-        formats: keys of `FILES`.
-        checkpoint: the file to export.
+    """Refuse a folder with files of another checkpoint in formats that are not exported, and so would stay.
 
     Raises:
         InputError: with the files, which `ckpt=FOLDER` could take for this checkpoint's.
     """
+    mark = f'"sha256": "{file_digest(checkpoint)}"'.encode()  # as `metadata_of` has it
     others = [folder / file for name, file in FILES.items() if name not in formats]
-    digest = file_digest(checkpoint)
-    if strange := [file.name for file in others if file.is_file() and not _holds(file, digest)]:
+    if strange := [file.name for file in others if file.is_file() and mark not in file.read_bytes()]:
         raise InputError(
             f"output={folder}: {listed(strange)} in it would stay, of another checkpoint: remove it, export "
             "it too (formats=), or name another folder"
         )
 
 
-def _holds(file: Path, digest: str) -> bool:
-    """Whether a file is an export of the checkpoint with this digest."""
-    # as `metadata_of` has it
-    return file.is_file() and f'"sha256": "{digest}"'.encode() in file.read_bytes()
-
-
 def metadata_of(backend: TorchBackend, checkpoint: Path) -> dict[str, Any]:
-    """Return everything that a prediction needs beside the graph, and the origin of the weights, as JSON."""
+    """Return everything that a prediction needs next to the graph, and the origin of the weights, as JSON."""
     thresholds = None if backend.thresholds is None else backend.thresholds.astype(float).tolist()
     return {
         "schema": SCHEMA,

@@ -3,8 +3,9 @@
 import hashlib
 import logging
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -21,18 +22,16 @@ from src.inference.torch_backend import ROWS, TorchBackend, choose_device
 from src.models import PhotoClassifier
 from src.models.backbones import builder_version
 from src.parallel import bounded_map, cores
-from src.preprocess import Preprocess
+from src.preprocess import Preprocess, decoder
 from src.progress_bar import ProgressBar
-from src.row_store import Rows, RowStore, decoder, gigabytes
+from src.row_store import Rows, RowStore, gigabytes
 
 log = logging.getLogger(__name__)
 BATCH = 16  # photos per forward pass; the last digits of features can depend on it
-VIEWS_AT_ONCE = 4  # of a photo from one decode; a kill loses what is not yet on the disk of all of them
 MIRRORED = "mirrored"
 # None: the photo as it is; MIRRORED; or a random view: the augmentation, its seed, and the number
 View = tuple[TrainTransform, int, int] | str | None
 PhotoView = tuple[Record, View]  # the origin of one row of features
-Lacking = tuple[RowStore, list[Record]]  # a store, and the photos without a row in it, one of each content
 _DRAWING = threading.Lock()  # augmentation draws from torch's global generator
 
 
@@ -52,7 +51,7 @@ def extract_features(
     Args:
         model: of a checkpoint (`load_model`), or newly built; it normalises photos itself.
         root: the folder that the records' paths start from.
-        records: the photos.
+        records: the photos; with their digests for a cache.
         device: `auto`, `cpu`, `cuda` or `mps`.
         num_workers: threads that decode and infer (on a GPU: processes that decode); null: one per core, 16
             at most.
@@ -67,11 +66,11 @@ def extract_features(
     if cache_dir:
         store = store_features(model, root, {None: records}, cache_dir, device, num_workers)[None]
         return store.rows([record.digest for record in records]).take(range(len(records)))
-    contents = [record.digest or f"/{record.path}" for record in records]
-    first = {content: record for content, record in zip(reversed(contents), reversed(records), strict=True)}
-    found = list(_rows(model, root, [(record, None) for record in first.values()], device, num_workers))
-    place = {content: i for i, content in enumerate(first)}
-    return np.stack(found)[[place[content] for content in contents]]
+    keys = [record.digest or record.path for record in records]
+    unique = {key: (record, None) for key, record in zip(keys, records, strict=True)}
+    rows = _rows(model, root, list(unique.values()), device, num_workers)
+    found = dict(zip(unique, rows, strict=True))
+    return np.stack([found[key] for key in keys])
 
 
 def store_features(
@@ -85,7 +84,8 @@ def store_features(
     """Return the stores of these features by view, filled where rows are missing.
 
     A row is found by the photo's content, and its store by the backbone's weights, the preprocessing, the
-    decoder, the kind of device and the view, so that none is used for anything else.
+    decoder, the kind of device and the view, so that none is used for anything else. A photo is decoded once
+    for all of its views.
 
     Args:
         model: of a checkpoint (`load_model`), or newly built; it normalises photos itself.
@@ -98,19 +98,41 @@ def store_features(
     Raises:
         InputError: as `extract_features`, before any is computed where the disk cannot hold them all.
     """
-    about, lacking = _conditions(model, device), {}
+    about, stores = _conditions(model, device), {}
+    missing: dict[str, list[PhotoView]] = {}
     for view, photos in records.items():
         own = about | {"view": _view_key(view)}
-        store = RowStore(cache_dir, "features", own, (model.num_features,), "float32")
-        absent = set(store.missing(record.digest for record in photos))
-        lacking[view] = store, list({r.digest: r for r in photos if r.digest in absent}.values())
-    _prepare(list(lacking.values()))
-    views = list(records)
-    for begin in range(0, len(views), VIEWS_AT_ONCE):
-        together = {view: lacking[view] for view in views[begin : begin + VIEWS_AT_ONCE]}
-        if any(left for _, left in together.values()):
-            _fill(together, model, root, device, num_workers)
-    return {view: store for view, (store, _) in lacking.items()}
+        stores[view] = RowStore(cache_dir, "features", own, (model.num_features,), "float32")
+        unique = {record.digest: record for record in photos}
+        for digest in stores[view].missing(unique):
+            missing.setdefault(digest, []).append((unique[digest], view))
+    # photos with equally many views after each other: where these fill a batch, none is cut in two
+    by_count = sorted(missing.values(), key=len, reverse=True)
+    views = [view for of_a_photo in by_count for view in of_a_photo]
+    if views:
+        _check_room(stores, views)
+        rows = _rows(model, root, views, device, num_workers)
+        try:
+            with closing(rows):
+                for (record, view), row in zip(views, rows, strict=True):
+                    stores[view].add(record.digest, row)
+        finally:
+            for store in stores.values():
+                store.flush()
+    return stores
+
+
+def _check_room(stores: Mapping[View, RowStore], views: Sequence[PhotoView]) -> None:
+    """Refuse rows for which the disk has no room, and log the work ahead."""
+    counts = Counter(view for _, view in views)
+    first, *rest = counts
+    stores[first].check_room(len(views))  # of all of them
+    for view in rest:
+        stores[view].check_room(counts[view])
+    photos = len({record.digest for record, _ in views})
+    times = f"{len(views)} times in all" if len(views) > photos else "once"
+    size, folder = gigabytes(len(views) * stores[first].row_bytes), stores[first].folder.parent
+    log.info("Feature cache: %d photos to see %s, %s in %s", photos, times, size, folder)
 
 
 def _conditions(model: PhotoClassifier, device: str) -> dict[str, object]:
@@ -133,13 +155,8 @@ def _view_key(view: View) -> object:
     """Return the key of a view in the store, as plain values."""
     if not isinstance(view, tuple):
         return view
-    transform, seed, number = view
-    return {
-        "augment": transform.arguments,
-        "seed": seed,
-        "number": number,
-        "torchvision": torchvision.__version__,
-    }
+    keys = ("augment", "seed", "number", "torchvision")
+    return dict(zip(keys, (view[0].arguments, *view[1:], torchvision.__version__), strict=True))
 
 
 def split_features(
@@ -162,19 +179,17 @@ def split_features(
         views += [(datamodule.transform, datamodule.seed, number) for number in range(len(views), shown)]
         if datamodule.transform.arguments["rotation"] and not isinstance(views[-1], tuple):
             log.info("Cached views are not rotated; data.views=%d adds one that is", len(views) + 1)
-    found: dict[str, list[Rows]] = {split: [] for split, records in datamodule.splits.items() if records}
-    asked = {
-        view: [split for split in found if view in (views if split == "train" else [None])]
-        for view in dict.fromkeys([*views, None])
-    }
-    records = {view: [r for split in asked[view] for r in datamodule.splits[split]] for view in asked}
+    splits = {split: records for split, records in datamodule.splits.items() if records}
+    asked = {view: [split for split in splits if view is None or split == "train"] for view in views}
+    records = {view: [r for split in names for r in splits[split]] for view, names in asked.items()}
     stores = store_features(
         model, datamodule.root, records, datamodule.cache_dir, device, datamodule.num_workers
     )
-    for view, store in stores.items():
-        for split in asked[view]:
-            found[split].append(store.rows([record.digest for record in datamodule.splits[split]]))
-    return found
+    digests = {split: [record.digest for record in photos] for split, photos in splits.items()}
+    return {
+        split: [stores[view].rows(digests[split]) for view in views if split in asked[view]]
+        for split in splits
+    }
 
 
 def results_from_features(
@@ -213,43 +228,6 @@ def weights_digest(model: PhotoClassifier) -> str:
     return digest.hexdigest()
 
 
-def _fill(
-    stores: Mapping[View, Lacking], model: PhotoClassifier, root: Path, device: str, num_workers: int | None
-) -> None:
-    """Compute and keep the missing rows; a photo is decoded once for all of its views."""
-    views = _by_photo(stores)
-    with ExitStack() as kept:  # each store is flushed, though the disk may refuse another's rows
-        for store, _ in stores.values():
-            kept.callback(store.flush)
-        rows = kept.enter_context(closing(_rows(model, root, views, device, num_workers)))
-        for (record, view), row in zip(views, rows, strict=True):
-            stores[view][0].add(record.digest, row)
-
-
-def _by_photo(stores: Mapping[View, Lacking]) -> list[PhotoView]:
-    """Return the missing rows, the views of a photo one after the other."""
-    views: dict[str, list[PhotoView]] = {}
-    for view, (_, left) in stores.items():
-        for record in left:
-            views.setdefault(record.digest, []).append((record, view))
-    # fours first: they fill a batch, so that none is cut in two, and its photo read twice
-    by_number = sorted(views.values(), key=len, reverse=True)
-    return [sight for of_a_photo in by_number for sight in of_a_photo]
-
-
-def _prepare(stores: Sequence[Lacking]) -> None:
-    """Refuse rows for which the disk has no room, and log the work ahead."""
-    first, rows = stores[0][0], sum(len(left) for _, left in stores)
-    first.check_room(rows)  # of all of them
-    for store, left in stores[1:]:
-        store.check_room(len(left))
-    if rows:
-        photos = len({record.digest for _, left in stores for record in left})
-        times = f"{rows} times in all" if rows > photos else "once"
-        size, folder = gigabytes(rows * first.row_bytes), first.folder.parent
-        log.info("Feature cache: %d photos to see %s, %s in %s", photos, times, size, folder)
-
-
 def _rows(
     model: PhotoClassifier, root: Path, views: Sequence[PhotoView], device: str, num_workers: int | None
 ) -> Iterator[np.ndarray]:
@@ -276,11 +254,11 @@ def _rows(
 
 def _read(root: Path, views: Sequence[PhotoView], preprocess: Preprocess, number: int) -> Batch:
     """Return a batch of pixels; the last one is filled up with zeros."""
-    pixels, read = np.zeros((BATCH, *preprocess.size, 3), np.uint8), None
+    pixels, last = np.zeros((BATCH, *preprocess.size, 3), np.uint8), None
     batch = views[number * BATCH : (number + 1) * BATCH]
     for place, (record, view) in zip(pixels, batch, strict=False):
-        if record.digest != read or not read:
-            whole, read = read_unchanged(root, record, preprocess), record.digest
+        if record.path != last:
+            whole, last = read_unchanged(root, record, preprocess), record.path
         place[:] = _seen(whole, record, view)
     return Batch([], pixels)
 

@@ -8,7 +8,6 @@ nothing but these files. A finished output has its manifest and its SHA-256 in a
 """
 
 import csv
-import errno
 import hashlib
 import io
 import json
@@ -22,13 +21,12 @@ from typing import Any, BinaryIO
 
 from src.decisions.predictions import number_columns
 from src.errors import InputError, reason
-from src.files import file_digest, user_path, whole_file, write_json
+from src.files import file_digest, read_json, user_path, whole_file, write_json
 from src.inference import batches
-from src.inference.inputs import Photo
+from src.inference.batches import Photo
 
 Row = Mapping[str, str]
 GROUP = 128  # chunks in a row group of Parquet: 65,536 rows
-_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
 
 def find_shard(given: str | None, environment: Mapping[str, str] = os.environ) -> tuple[int, int] | None:
@@ -36,30 +34,24 @@ def find_shard(given: str | None, environment: Mapping[str, str] = os.environ) -
     if given is None:
         return None
     if given == "auto":
-        index, count, given = _launched(environment)
+        index, count = _launched(environment)
     elif found := re.fullmatch(r"(\d+)/(\d+)", given, re.ASCII):
         index, count = int(found[1]) - 1, int(found[2])
     else:
         raise InputError(f"shard={given}: name one of many as 3/16, or auto")
     if not 0 <= index < count:
-        raise InputError(f"shard={given}: the shards are 1/{count} to {count}/{count}, without gaps")
+        raise InputError(f"shard={given}: {index + 1}/{count} is not one of 1/{count} to {count}/{count}")
     return index, count
 
 
-def _launched(environment: Mapping[str, str]) -> tuple[int, int, str]:
-    """Return the shard of a process that torchrun or SLURM started, their number, and the words for both."""
-    array = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN")
-    for names in (("RANK", "WORLD_SIZE"), array, ("SLURM_PROCID", "SLURM_NTASKS")):
-        if names[0] in environment and names[1] in environment:
-            break
-    else:
-        raise InputError("shard=auto: neither torchrun nor SLURM started this process: name it as shard=3/16")
-    said = "auto: " + ", ".join(f"{name}={environment[name]}" for name in names if name in environment)
-    try:
-        index, count, *first = (int(environment.get(name, 0)) for name in names)
-    except ValueError:
-        raise InputError(f"shard={said}: needs whole numbers") from None
-    return index - sum(first), count, said
+def _launched(environment: Mapping[str, str]) -> tuple[int, int]:
+    """Return the shard of a process that torchrun or SLURM started, and their number."""
+    array = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT")
+    for index, count in (("RANK", "WORLD_SIZE"), array, ("SLURM_PROCID", "SLURM_NTASKS")):
+        if index in environment and count in environment:
+            first = environment.get("SLURM_ARRAY_TASK_MIN", 0) if index == array[0] else 0
+            return int(environment[index]) - int(first), int(environment[count])
+    raise InputError("shard=auto: neither torchrun nor SLURM started this process: name it as shard=3/16")
 
 
 def find_output(output: str | None, folder: str, resume: bool, shard: str | None) -> Path:
@@ -76,9 +68,6 @@ def find_output(output: str | None, folder: str, resume: bool, shard: str | None
     path = path / "predictions.csv" if path.is_dir() or output.endswith(("/", "\\")) else path
     if path.suffix.lower() not in (".csv", ".parquet") or path.is_dir():
         raise InputError(f"output={path}: name a file that ends in .csv or .parquet, or a folder ending in /")
-    real = path.resolve()  # it may be a link
-    if real.name == "predictions.csv" and (real.parent / "checkpoints").is_dir():
-        raise InputError(f"output={path}: a run's own predictions of its test photos: name another file")
     if path.suffix.lower() == ".parquet":
         try:
             import pyarrow.parquet  # noqa: F401
@@ -109,9 +98,14 @@ def make_manifest(
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Return in words how two manifests differ; short values are shown."""
-    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    shown = {name: f" ({json.dumps(before.get(name))}, now {json.dumps(now.get(name))})" for name in names}
-    return ", ".join(n if n in ("checkpoint", "photos", "columns") else n + shown[n] for n in names)
+    texts = []
+    for name in {**before, **now}:
+        old, new = json.dumps(before.get(name)), json.dumps(now.get(name))
+        if old != new:
+            texts.append(
+                name if name in ("checkpoint", "photos", "columns") else f"{name} ({old}, now {new})"
+            )
+    return ", ".join(texts)
 
 
 def write_rows(output: Path, columns: Sequence[str], found: Iterable[Iterable[Row]], cure: str = "") -> None:
@@ -122,7 +116,7 @@ def write_rows(output: Path, columns: Sequence[str], found: Iterable[Iterable[Ro
             for rows in found:
                 file.write(_csv([row[column] for column in columns] for row in rows))
     except OSError as error:
-        raise InputError(f"{_failure(error)}: {output}{cure}") from None
+        raise InputError(f"{output} cannot be written ({reason(error)}){cure}") from None
 
 
 def _csv(lines: Iterable[Sequence[str]]) -> bytes:
@@ -130,11 +124,6 @@ def _csv(lines: Iterable[Sequence[str]]) -> bytes:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue().encode("utf-8", "backslashreplace")
-
-
-def _failure(error: OSError) -> str:
-    """Return the reason of a failed writing in a few words."""
-    return f"{'disk full' if error.errno in _FULL else 'cannot write'} ({reason(error)})"
 
 
 class Output:
@@ -162,57 +151,46 @@ class Output:
         shard: tuple[int, int] | None = None,
         resume: bool = False,
     ):
-        self.output, self.photos, self.shard = output, photos, shard
+        self.output, self.photos, self.manifest = output, photos, manifest
         self.folder = output.with_name(f"{output.name}.job")
         self.sidecar = output.with_name(f".{output.name}.manifest.json")
         self.chunks = range(-(-len(photos) // batches.CHUNK))
         index, shards = shard or (0, 1)  # contiguous shares of the chunks, equally long or one shorter
         self.own = range(len(self.chunks) * index // shards, len(self.chunks) * (index + 1) // shards)
-        job = self._job()  # before the output is looked at: a merge writes before it removes
-        self.manifest = job if job == manifest else manifest  # 1 and 1.0 are equal, but not their digests
         self.total, self.unreadable, self.missing = self._photos_in(self.own), 0, 0
-        self.done = self._photos_in(self._present(self.manifest).intersection(self.own))
         self._state = "begun"  # then: complete (before this call), incomplete, merged (here), elsewhere
-        present, finished = self._present(job), self._finished()
-        kept = finished.get("manifest") == manifest and not (present and job == manifest)  # else merged again
-        if kept and (resume or shard):
-            self._state, self.done, self.unreadable = "complete", self.total, finished["unreadable"]
-            if job in ({}, manifest):  # left by a kill right after the merge
+        job = self._job()  # before the output is looked at: a merge writes before it removes
+        chunks, finished = len(list(self.folder.glob("chunk-*.csv"))), self._finished()
+        if job and (chunks or shard):
+            if not (resume or shard):
+                cure = "go on with resume=true, or delete it"
+                raise InputError(f"{self.folder} holds {chunks} chunks of an unfinished job: {cure}")
+            if job != manifest:
+                differing = _differences(job, manifest)
+                cure = "use those again, or delete it"
+                raise InputError(f"{self.folder} was begun with other {differing}: {cure}")
+        elif (resume or shard) and finished.get("manifest") == manifest:
+            self._state, self.unreadable = "complete", finished["unreadable"]
+            if not job:  # left by a kill right after the merge
                 shutil.rmtree(self.folder, ignore_errors=True)
-        elif job and (present or shard):
-            self._join(job, present, resume)
         else:
             self._begin(finished, resume)
-
-    def _join(self, job: Mapping[str, Any], present: set[int], resume: bool) -> None:
-        """Go on with the job in the folder, or refuse to."""
-        if not (resume or self.shard):
-            rows = sum(min(job["chunk"], job["number of photos"] - i * job["chunk"]) for i in present)
-            cure = "go on with resume=true, or delete it"
-            raise InputError(f"{self.folder} holds {rows} rows of an unfinished job: {cure}")
-        if job != self.manifest:
-            differing = _differences(job, self.manifest)
-            raise InputError(f"{self.folder} was begun with other {differing}: use those again, or delete it")
-        self._refuse_foreign()
+        own = self.own if self._state == "complete" else self._present().intersection(self.own)
+        self.done = self._photos_in(own)
 
     def _begin(self, finished: Mapping[str, Any], resume: bool) -> None:
-        """Make the folder with its manifest, or refuse to where another output is finished."""
+        """Make the folder with its manifest; refuse to replace a table that is not a finished output."""
         if resume and finished:
             differing = _differences(finished["manifest"], self.manifest)
             cure = "leave out resume=true to replace it, or name another output"
             raise InputError(f"resume=true: {self.output} was made with other {differing}: {cure}")
-        self._refuse_foreign()
+        if self._digest() and not finished:
+            why = "a table that predict.py did not write, that was changed since, or of an earlier version"
+            raise InputError(f"output={self.output}: {why}: name another file, or delete it")
         try:
             write_json(self.folder / "manifest.json", self.manifest)
         except OSError as error:
-            raise InputError(f"{_failure(error)}: {self.folder}") from None
-
-    def _refuse_foreign(self) -> None:
-        """Refuse to replace a table that is neither the finished output nor what its merge was to replace."""
-        about = _read_json(self.sidecar)
-        if self._digest() not in ("", about.get("sha256"), about.get("replaced")):
-            why = "a table that predict.py did not write, that was changed since, or of an earlier version"
-            raise InputError(f"output={self.output}: {why}: name another file, or delete it")
+            raise InputError(f"{self.folder} cannot be written ({reason(error)})") from None
 
     def written(self, rows_of: Callable[[Sequence[Photo]], Iterable[Sequence[Row]]]) -> Iterator[int]:
         """Write the missing chunks of this shard, then merge if none is missing; yield each batch's length.
@@ -223,22 +201,25 @@ class Output:
         if self._state == "complete":
             return
         kept = f"; the same command with resume=true goes on from {self.folder}"
-        for run in self._runs():
-            number, rows = run.start, []
-            for batch in rows_of(self.photos[run.start * batches.CHUNK : run.stop * batches.CHUNK]):
+        for present, run in groupby(self.own, self._present().__contains__):
+            if present:
+                continue
+            numbers, rows = list(run), []
+            photos = self.photos[numbers[0] * batches.CHUNK : (numbers[-1] + 1) * batches.CHUNK]
+            for batch in rows_of(photos):
                 rows += batch
-                if len(rows) == self._photos_in([number]):
+                if len(rows) == self._photos_in(numbers[:1]):
                     if self._job() != self.manifest:
                         return self._gone()
-                    write_rows(self._chunk(number), self.manifest["columns"], [rows], kept)
-                    number, rows = number + 1, []
+                    write_rows(self._chunk(numbers.pop(0)), self.manifest["columns"], [rows], kept)
+                    rows = []
                 yield len(batch)
         try:
             self._end()
         except FileNotFoundError:
             self._gone()
         except OSError as error:
-            raise InputError(f"{_failure(error)}: {self.output}{kept}") from None
+            raise InputError(f"{self.output} cannot be written ({reason(error)}){kept}") from None
 
     @property
     def summary(self) -> str:
@@ -246,10 +227,10 @@ class Output:
         if self._state == "elsewhere":
             return "another process has merged all chunks"
         total = self.total if self._state == "incomplete" else len(self.photos)
-        said = f"{total - self.unreadable} photos predicted, {self.unreadable} unreadable"
+        counts = f"{total - self.unreadable} photos predicted, {self.unreadable} unreadable"
         if self._state == "incomplete":
-            return f"{said} in this shard; {self.missing} of {len(self.chunks)} chunks are still missing"
-        return f"nothing to do, complete already: {said}" if self._state == "complete" else said
+            return f"{counts} in this shard; {self.missing} of {len(self.chunks)} chunks are still missing"
+        return f"nothing to do, complete already: {counts}" if self._state == "complete" else counts
 
     @property
     def exit_code(self) -> int:
@@ -266,40 +247,34 @@ class Output:
         """Return the file of a chunk."""
         return self.folder / f"chunk-{number:06}-{_short(self.manifest)}.csv"
 
-    def _present(self, manifest: Mapping[str, Any]) -> set[int]:
-        """Return the numbers of a job's chunks in the folder."""
-        return {int(path.name[6:12]) for path in self.folder.glob(f"chunk-??????-{_short(manifest)}.csv")}
+    def _present(self) -> set[int]:
+        """Return the numbers of this job's chunks in the folder."""
+        return {
+            int(path.name[6:12]) for path in self.folder.glob(f"chunk-??????-{_short(self.manifest)}.csv")
+        }
 
     def _job(self) -> dict[str, Any]:
         """Return the manifest in the folder, empty where there is none."""
-        return _read_json(self.folder / "manifest.json")
+        return read_json(self.folder / "manifest.json")
 
     def _finished(self) -> dict[str, Any]:
         """Return the manifest and the number of error rows of a finished output; empty for any other file."""
-        found, digest = _read_json(self.sidecar), self._digest()
+        found, digest = read_json(self.sidecar), self._digest()
         return found if digest and found.get("sha256") == digest else {}
 
     def _digest(self) -> str:
         """Return the SHA-256 of the output; nothing where it is empty or not there."""
         return file_digest(self.output) if self.output.is_file() and self.output.stat().st_size else ""
 
-    def _runs(self) -> Iterator[range]:
-        """Yield the missing chunks of this shard, consecutive ones as one range."""
-        for present, run in groupby(self.own, self._present(self.manifest).__contains__):
-            if not present:
-                first, *rest = run
-                yield range(first, first + 1 + len(rest))
-
     def _gone(self) -> None:
         """Note that another process has merged; refuse a folder that was deleted or is another job's."""
-        finished = self._finished()
-        if self._job() or finished.get("manifest") != self.manifest:
+        if self._job() or self._finished().get("manifest") != self.manifest:
             raise InputError(f"{self.folder} was deleted, or begun anew by another call, during this one")
         self._state, self.unreadable = "elsewhere", 0
 
     def _end(self) -> None:
         """Merge where no chunk is missing, else count the errors of this shard."""
-        self.missing = len({*self.chunks} - self._present(self.manifest))
+        self.missing = len(self.chunks) - len(self._present())
         if self._job() != self.manifest:
             return self._gone()
         chunks = [self._chunk(number) for number in (self.own if self.missing else self.chunks)]
@@ -314,23 +289,13 @@ class Output:
         with whole_file(self.output, self.folder) as file:  # what a kill leaves of it goes with the folder
             write(file, chunks, self.manifest["columns"])
             file.flush()
-            # before the output gets its name: after a kill in between, the next call merges again
-            about = {"sha256": file_digest(Path(file.name)), "replaced": self._digest()}
-            write_json(self.sidecar, about | {"unreadable": self.unreadable, "manifest": self.manifest})
+            digest = file_digest(Path(file.name))
+        # a kill from here on leaves the job, which is merged again
+        about = {"sha256": digest, "unreadable": self.unreadable, "manifest": self.manifest}
+        write_json(self.sidecar, about)
         # the manifest first: a process that does not find it looks for the finished output
         (self.folder / "manifest.json").unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a file of ours, empty where there is no such file or another value in it."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return found if isinstance(found, dict) else {}
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}): delete it") from None
 
 
 def _short(manifest: Mapping[str, Any]) -> str:

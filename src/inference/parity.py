@@ -8,11 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from src.decisions.thresholds import apply_thresholds
+from src.decisions.predictions import apply_thresholds
 from src.errors import InputError
-from src.inference.batches import Backend, count_batches, read_batch
-from src.inference.inputs import Photo, photos_root
-from src.labels import LabelSpace
+from src.inference.batches import Backend, Photo, count_batches, photos_root, read_batch
 from src.models import PhotoClassifier
 from src.parallel import bounded_map, cores
 from src.preprocess import Preprocess
@@ -22,12 +20,11 @@ TOLERANCE = 1e-4  # of a float32 score
 MIN_AGREEMENT = 0.99  # share of int8's decisions
 MAX_F1_LOSS = 0.005
 BATCH = 16
-CHECKED, CALIBRATED = 1000, 256  # photos at the most
 MADE_UP = 64
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckedPhotos:
     """Photos that scores are compared on.
 
     Attributes:
@@ -62,84 +59,59 @@ class Parity:
     reference_f1: float | None
 
 
-def validation_photos(run: Path, root: str | None, model: PhotoClassifier) -> Checked | None:
-    """Return the validation split of a run, `CHECKED` photos of it at the most; None for an empty one.
+def split_photos(run: Path, split: str, most: int, root: str | None, model: PhotoClassifier) -> CheckedPhotos:
+    """Return photos of a run's split with their labels, `most` of them at the most, evenly spaced.
 
     Args:
         run: the run folder.
-        root: the folder of its photos; null: the recorded one.
+        split: `train` or `val`; it may be empty.
+        most: the largest number of photos.
+        root: the folder of the run's photos; null: the recorded one.
         model: with the label space and the preprocessing.
 
     Raises:
         InputError: for photos that are gone or cannot be read.
     """
-    photos, labels = _split(run, "val", root, model.labels, model.task == "multilabel")
-    if not photos:
-        return None
-    chosen = _spread(len(photos), CHECKED)
-    encode = model.labels.encode if model.task == "multilabel" else model.labels.encode_classes
-    targets = np.stack([encode(labels[i]) for i in chosen])
-    of = "" if len(chosen) == len(photos) else f" of {len(photos)}"
-    pixels = _read([photos[i] for i in chosen], Preprocess.from_dict(model.hparams["preprocess"]))
-    return Checked(pixels, targets, f"{len(chosen)}{of} validation photos")
-
-
-def training_photos(run: Path, root: str | None, model: PhotoClassifier) -> np.ndarray:
-    """Return pixels uint8 `[N, H, W, 3]` of training photos, `CALIBRATED` at the most; see above."""
-    photos, _ = _split(run, "train", root, model.labels, model.task == "multilabel")
-    chosen = [photos[i] for i in _spread(len(photos), CALIBRATED)]
-    return _read(chosen, Preprocess.from_dict(model.hparams["preprocess"]))
-
-
-def made_up_photos(preprocess: Preprocess) -> Checked:
-    """Return random pixels, enough to compare a graph's arithmetic."""
-    rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 256, (MADE_UP, 4, 4, 3), np.uint8)
-    height, width = preprocess.size
-    rows, columns = np.arange(height) * 4 // height, np.arange(width) * 4 // width
-    pixels = coarse[:, rows][:, :, columns].astype(np.int16) + rng.integers(-40, 41, (1, height, width, 3))
-    return Checked(np.clip(pixels, 0, 255).astype(np.uint8), None, f"{MADE_UP} made-up images")
-
-
-def _spread(count: int, most: int) -> list[int]:
-    """Return at most `most` of `count` positions, evenly spaced: tables are sorted by folder."""
-    return (
-        np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist() if count else []
-    )
-
-
-def _split(
-    run: Path, split: str, root: str | None, labels: LabelSpace, multilabel: bool
-) -> tuple[list[Photo], list[dict[str, list[str]]]]:
-    """Return the photos of a split with their labels by kind."""
     base = photos_root(run, root)
     if base is None:
         raise InputError(f"the photos of {run} are not where they were: name their folder with root=")
-    frame = read_table(run / f"{split}_metadata.csv", needs=("ID", "path", *labels.kinds))
+    kinds, several = model.labels.kinds, model.task == "multilabel"
+    frame = read_table(run / f"{split}_metadata.csv", needs=("ID", "path", *kinds))
     if frame is None:
         raise InputError(f"{run / f'{split}_metadata.csv'} is missing: name a complete run folder")
-    photos, found = [], []
-    for row in frame.to_dict("records"):
-        photos.append(Photo(row["ID"], row["path"], base / row["path"]))
-        cells = {kind: row[kind].split(";") if multilabel else [row[kind]] for kind in labels.kinds}
-        found.append({k: [n for n in names if n in labels.kinds[k]] for k, names in cells.items()})
-    return photos, found
+    places = np.linspace(0, len(frame) - 1, min(len(frame), most)).round().astype(int)
+    encode = model.labels.encode if several else model.labels.encode_classes
+    photos, targets = [], []
+    for row in frame.iloc[places].to_dict("records"):
+        photos.append(Photo(row["ID"], row["path"], base))
+        cells = {kind: row[kind].split(";") if several else [row[kind]] for kind in kinds}
+        targets.append(encode({k: [n for n in names if n in kinds[k]] for k, names in cells.items()}))
+    of = "" if len(photos) == len(frame) else f" of {len(frame)}"
+    source = f"{len(photos)}{of} photos of the {split} split"
+    pixels = _read(photos, Preprocess.from_dict(model.hparams["preprocess"]))
+    return CheckedPhotos(pixels, np.array(targets), source)
+
+
+def made_up_photos(preprocess: Preprocess) -> CheckedPhotos:
+    """Return random pixels around random colours, enough to compare a graph's arithmetic."""
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 256, (MADE_UP, 1, 1, 3), np.int16)
+    pixels = colours + rng.integers(-40, 41, (MADE_UP, *preprocess.size, 3), np.int16)
+    return CheckedPhotos(np.clip(pixels, 0, 255).astype(np.uint8), None, f"{MADE_UP} made-up images")
 
 
 def _read(photos: list[Photo], preprocess: Preprocess) -> np.ndarray:
     """Return the pixels of photos that must all be readable, uint8 `[N, H, W, 3]`."""
-    count, parts = count_batches(len(photos), BATCH), []
     read = partial(read_batch, photos, BATCH, preprocess, frozenset())
-    with closing(bounded_map(read, range(count), cores())) as batches:
+    parts = [np.zeros((0, *preprocess.size, 3), np.uint8)]
+    with closing(bounded_map(read, range(count_batches(len(photos), BATCH)), cores())) as batches:
         for batch in batches:
             for result in batch.photos:
                 if result.error:
-                    file = photos[result.index].file
-                    raise InputError(
-                        f"{file}: {result.error}; the run's photos are needed: name their folder with root="
-                    )
+                    cure = "the run's photos are needed: name their folder with root="
+                    raise InputError(f"{photos[result.index].file}: {result.error}; {cure}")
             parts.append(batch.pixels[: len(batch.photos)])
-    return np.concatenate(parts) if parts else np.zeros((0, *preprocess.size, 3), np.uint8)
+    return np.concatenate(parts)
 
 
 def scores_of(backend: Backend, pixels: np.ndarray) -> np.ndarray:
@@ -154,7 +126,9 @@ def scores_of(backend: Backend, pixels: np.ndarray) -> np.ndarray:
         return np.concatenate(list(found))
 
 
-def compared(model: PhotoClassifier, reference: np.ndarray, scores: np.ndarray, checked: Checked) -> Parity:
+def compare_scores(
+    model: PhotoClassifier, reference: np.ndarray, scores: np.ndarray, checked: CheckedPhotos
+) -> Parity:
     """Compare probabilities `[N, labels]` of an exported model with those of its checkpoint.
 
     A tuned threshold is set by the score of a validation photo, so rounding may move that photo to the other
@@ -165,8 +139,7 @@ def compared(model: PhotoClassifier, reference: np.ndarray, scores: np.ndarray, 
     if model.task == "multilabel":
         thresholds = model.thresholds.cpu().numpy()
         near = np.minimum(TOLERANCE, np.minimum(thresholds, 1 - thresholds) / 2)
-        at_threshold = np.abs(reference - thresholds) <= near
-        scores = np.where(at_threshold, reference, scores)
+        scores = np.where(np.abs(reference - thresholds) <= near, reference, scores)
     f1 = reference_f1 = None
     if checked.targets is not None:
         f1, reference_f1 = (
@@ -184,7 +157,7 @@ def _decisions(model: PhotoClassifier, scores: np.ndarray) -> np.ndarray:
     return np.stack([scores[:, part].argmax(1) for part in model.labels.slices.values()], 1)
 
 
-def check_int8_parity(parity: Parity) -> str | None:
+def int8_fault(parity: Parity) -> str | None:
     """Return None where int8 decides like the checkpoint, else the figures against it."""
     lost = (parity.reference_f1 or 0) - (parity.f1 or 0)
     if parity.agreement >= MIN_AGREEMENT and lost <= MAX_F1_LOSS:

@@ -11,18 +11,22 @@ from PIL import Image
 
 from src.decisions.predictions import columns, decide, row
 from src.errors import InputError, did_you_mean
-from src.files import user_path
 from src.images import as_upright_rgb
-from src.inference.batches import CHUNK, DEVICES, Backend, Result, batch_range, count_batches, run_batches
-from src.inference.inputs import Photo
+from src.inference.batches import (
+    CHUNK,
+    Backend,
+    Photo,
+    Result,
+    batch_range,
+    count_batches,
+    run_batches,
+)
 from src.overrides import shown, typed
 from src.runs import find_checkpoint
 
 log = logging.getLogger(__name__)
 Source = str | Path | bytes | Image.Image
 BACKENDS = ("auto", "torch", "onnx")
-PRECISIONS = ("32", "bf16", "16")
-EXPORTED = "model.onnx"
 
 
 @dataclass(frozen=True)
@@ -63,11 +67,10 @@ class Predictor:
         batch_size: int = 16,
         num_workers: int | None = None,
     ):
-        for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers or 0, 0)):
-            if value < least:
-                raise InputError(f"{name}={value}: needs at least {least}")
-        if batch_size > CHUNK:
-            raise InputError(f"batch_size={batch_size}: at most {CHUNK}, the photos of a chunk")
+        if not 1 <= batch_size <= CHUNK:
+            raise InputError(f"batch_size={batch_size}: needs 1 to {CHUNK}, the photos of a chunk")
+        if num_workers is not None and num_workers < 0:
+            raise InputError(f"num_workers={num_workers}: needs at least 0")
         self.backend = backend
         self.task, self.labels, self.preprocess = backend.task, backend.labels, backend.preprocess
         self.thresholds = self._thresholds(threshold)
@@ -87,8 +90,7 @@ class Predictor:
 
         `load_backend` explains the arguments, the class the further `options`.
         """
-        name = None if ckpt is None else str(ckpt)
-        return cls(load_backend(name, backend, device, precision, compile), **options)
+        return cls(load_backend(ckpt, backend, device, precision, compile), **options)
 
     def _thresholds(self, given: float | Mapping[str, float] | None) -> np.ndarray | None:
         """Return the thresholds to apply: those of the checkpoint with the given ones in their place."""
@@ -97,10 +99,9 @@ class Predictor:
                 raise InputError(f"threshold= is for multilabel; {self.task} takes the most probable label")
             return None
         thresholds = self.backend.thresholds.copy()
-        values = {} if given is None else given
-        if not isinstance(values, Mapping):
-            values = dict.fromkeys(self.labels.names, values)
-        for label, value in values.items():
+        if given is not None and not isinstance(given, Mapping):
+            given = dict.fromkeys(self.labels.names, given)
+        for label, value in (given or {}).items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
                 raise InputError(f"threshold of '{label}' is {value!r}: needs a number from 0 to 1")
             thresholds[self.labels.position(str(label))] = value
@@ -125,16 +126,13 @@ class Predictor:
             pixels = np.zeros((self.batch_size, *self.preprocess.size, 3), np.uint8)
             index = batch_range(len(sources), self.batch_size, number)
             for place, i in zip(pixels, index, strict=False):
-                place[:] = self._pixels(sources[i])
+                if isinstance(source := sources[i], Image.Image):
+                    place[:] = self.preprocess.resize_image(as_upright_rgb(source))
+                else:
+                    place[:] = self.preprocess(source)
             with self.backend.one_thread():  # as in `run_batches`, for equal last digits
                 found = self.backend.scores(pixels, len(index))
             yield from found
-
-    def _pixels(self, source: Source) -> np.ndarray:
-        """Return a photo as the model takes it, uint8 `[H, W, 3]`."""
-        if isinstance(source, Image.Image):
-            return self.preprocess.resize_image(as_upright_rgb(source))
-        return self.preprocess(source)
 
     def _prediction(self, scores: np.ndarray) -> Prediction:
         """Return labels and probabilities from the scores `[labels]` of a photo."""
@@ -197,7 +195,7 @@ class Predictor:
 
 
 def load_backend(
-    ckpt: str | None,
+    ckpt: str | Path | None,
     backend: str = "auto",
     device: str = "auto",
     precision: str = "32",
@@ -216,16 +214,9 @@ def load_backend(
     Raises:
         InputError: for a file that is none of these, or options that do not go together.
     """
-    precision = str(precision)
-    given = (
-        ("backend", backend, BACKENDS),
-        ("device", device, DEVICES),
-        ("precision", precision, PRECISIONS),
-    )
-    for name, value, choices in given:
-        if value not in choices:
-            raise InputError(f"{name}={value}: {did_you_mean(value, choices)}")
-    path = find_model(ckpt)
+    if backend not in BACKENDS:
+        raise InputError(f"backend={backend}: {did_you_mean(backend, BACKENDS)}")
+    path = find_checkpoint(ckpt)
     if path.suffix.lower() != ".onnx":
         if backend == "onnx":
             raise InputError(
@@ -233,21 +224,13 @@ def load_backend(
                 f"python scripts/export.py {typed('ckpt', shown(path))}"
             )
         from src.inference.torch_backend import TorchBackend
+        from src.models import load_model
 
-        return TorchBackend.load(path, device, precision, compile)
+        return TorchBackend(load_model(path), device, str(precision), compile)
     if backend == "torch":
         raise InputError(f"backend=torch: {path} is an ONNX file; name the run folder or its .ckpt file")
-    for name, value, plain in (("precision", precision, "32"), ("compile", compile, False)):
-        if value != plain:
-            raise InputError(f"{name}={value}: only for checkpoints; an ONNX file is as it was exported")
+    if str(precision) != "32" or compile:
+        raise InputError("precision= and compile= are for checkpoints; an ONNX file is as it was exported")
     from src.inference.onnx_backend import OnnxBackend
 
     return OnnxBackend(path, device)
-
-
-def find_model(ckpt: str | None) -> Path:
-    """Return the file for `ckpt=`: a checkpoint, an exported model, or `model.onnx` in an export's folder."""
-    exported = user_path(ckpt) / EXPORTED if ckpt else None
-    if exported and exported.is_file() and not (exported.parent / "checkpoints").is_dir():
-        return exported
-    return find_checkpoint(ckpt)

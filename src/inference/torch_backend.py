@@ -2,27 +2,26 @@
 
 import copy
 import logging
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from src.errors import InputError, did_you_mean
-from src.inference.batches import DEVICES, Backend, Batch, Result, trained_sizes
-from src.models import PhotoClassifier, load_model
+from src.errors import InputError, did_you_mean, first_line
+from src.inference.batches import Backend, Batch, Result, trained_sizes
+from src.models import PhotoClassifier
 from src.models.backbones import builder_version
 from src.preprocess import Preprocess
 
 log = logging.getLogger(__name__)
 ROWS = 4  # photos in a pass on a CPU: memory for more comes fresh from the system each time
 FOLDING_TOLERANCE = 1e-4  # of the largest feature
+DEVICES = ("auto", "cpu", "cuda", "mps")
 TYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 
 
@@ -62,15 +61,7 @@ class TorchBackend(Backend):
         self.on_gpu = self.device.type != "cpu"
         self._compiled = compile
         if compile:
-            check_compiler()
             self.model.backbone.compile(dynamic=False)
-
-    @classmethod
-    def load(
-        cls, path: Path, device: str = "auto", precision: str = "32", compile: bool = False
-    ) -> "TorchBackend":
-        """Load a checkpoint file; see the class for the options."""
-        return cls(load_model(path), device, precision, compile)
 
     def scores(self, pixels: np.ndarray, count: int | None = None) -> np.ndarray:
         """Return probabilities float32 `[count, labels]`; see `Backend`."""
@@ -116,27 +107,19 @@ class TorchBackend(Backend):
     def loaded(self, read: Callable[[int], Batch], count: int, num_workers: int) -> Iterator[Batch]:
         """Yield `read(0)` to `read(count - 1)`, read in processes, in pinned memory for CUDA."""
         loader = DataLoader(
-            _Batches(read, count),
+            range(count),  # whole batches, so that the loader copies each of them once
             batch_size=None,
+            collate_fn=partial(_as_tensor, read),
             num_workers=min(num_workers, count) if count > 1 else 0,
             pin_memory=self.device.type == "cuda",
         )
-        for photos, pixels in loader:
-            yield Batch(photos, pixels)
+        yield from (Batch(photos, pixels) for photos, pixels in loader)
 
 
-class _Batches(Dataset):
-    """Whole batches, so that the loader copies each of them once."""
-
-    def __init__(self, read: Callable[[int], Batch], count: int):
-        self.read, self.count = read, count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, number: int) -> tuple[list[Result], torch.Tensor]:
-        batch = self.read(number)
-        return batch.photos, torch.from_numpy(batch.pixels)
+def _as_tensor(read: Callable[[int], Batch], number: int) -> tuple[list[Result], torch.Tensor]:
+    """Return a batch that a loader can pin."""
+    batch = read(number)
+    return batch.photos, torch.from_numpy(batch.pixels)
 
 
 @contextmanager
@@ -158,9 +141,9 @@ def choose_device(name: str) -> torch.device:
     """Return the device of that name; `auto` takes the best one that is there."""
     if name not in DEVICES:
         raise InputError(f"device={name}: {did_you_mean(name, DEVICES)}")
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        name = next(choice for choice in ("cuda", "mps", "cpu") if there[choice])
+        name = next(choice for choice in there if there[choice])
     elif not there[name]:
         log.warning("device=%s is not there: the CPU is used", name)
         name = "cpu"
@@ -171,25 +154,14 @@ def check_precision(precision: str, device: torch.device) -> torch.dtype | None:
     """Return the type of half precision, None for full; refuse what this device computes slowly."""
     if precision not in ("32", *TYPES):
         raise InputError(f"precision={precision}: {did_you_mean(precision, ('32', *TYPES))}")
-    if precision == "16" and device.type == "cpu":
-        raise InputError("precision=16: slow on a CPU; use precision=32, or a GPU with device=cuda")
-    if precision == "bf16" and device.type == "cpu":
+    if precision != "32" and device.type == "cpu":
         able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-        if not any(able.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16")):
+        if precision == "16" or not any(able.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16")):
             raise InputError(
-                "precision=bf16: this CPU has no instructions for it (AMX, AVX512-BF16) and would take 5 to "
-                "30 times longer; use precision=32, or an int8 model from scripts/export.py"
+                f"precision={precision}: this CPU has no instructions for it and would take 5 to 30 times "
+                "longer; use precision=32, or an int8 model from scripts/export.py"
             )
     return TYPES.get(precision)
-
-
-def check_compiler() -> None:
-    """Refuse `compile=true` where torch would find no C++ compiler."""
-    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "cl"]
-    if not any(shutil.which(name) for name in names):
-        raise InputError(
-            f"compile=true: no C++ compiler ({', '.join(names)}); install one, or use compile=false"
-        )
 
 
 @contextmanager
@@ -200,10 +172,8 @@ def _compiler_failures() -> Iterator[None]:
     except RuntimeError as error:
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise InputError(
-            f"compile=true: torch cannot compile this model ({lines[0]}); use compile=false"
-        ) from error
+        why = f"torch cannot compile this model ({first_line(error)})"
+        raise InputError(f"compile=true: {why}; use compile=false") from error
 
 
 class _Tracer(fx.Tracer):

@@ -10,7 +10,7 @@ from torchmetrics import Metric
 from torchmetrics.functional import classification as F
 from torchmetrics.utilities import dim_zero_cat
 
-from src.decisions.thresholds import DEFAULT, apply_thresholds
+from src.decisions.predictions import DEFAULT, apply_thresholds
 from src.labels import MISSING, LabelSpace
 
 

@@ -183,7 +183,7 @@ def write_predictions(run: Path, datamodule: PhotoDataModule, device: str = "aut
     predictor = Predictor.load(run, device=device, num_workers=datamodule.num_workers)
     test = datamodule.splits["test"]
     order = sorted(range(len(test)), key=lambda i: test[i].path)
-    photos = [Photo(test[i].id, test[i].path, datamodule.root / test[i].path) for i in order]
+    photos = [Photo(test[i].id, test[i].path, datamodule.root) for i in order]
     digests = [test[i].digest for i in order]
     changed: list[str] = []
     if datamodule.features and test:

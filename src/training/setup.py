@@ -16,7 +16,7 @@ from src.config import build, check_seed
 from src.datamodules import PhotoDataModule
 from src.datamodules.inspection import replaced_since
 from src.errors import InputError, did_you_mean
-from src.files import held, write_json, write_whole
+from src.files import file_lock, write_json, write_whole
 from src.inference.batches import trained_sizes
 from src.inference.features import split_features
 from src.models import PhotoClassifier
@@ -80,7 +80,7 @@ def alone_in(run: Path, resuming: bool) -> Iterator[None]:
         yield
         return
     run.mkdir(parents=True, exist_ok=True)
-    with held(run / ".lock", PATIENCE if resuming else 0.0) as alone:
+    with file_lock(run / ".lock", PATIENCE if resuming else 0.0) as alone:
         if not alone:
             cure = "wait for it, or end it" if resuming else "start this one again"
             raise InputError(f"{run}: another process is training there, or not quite ended yet: {cure}")
