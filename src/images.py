@@ -58,20 +58,6 @@ class UnreadableImage(InputError):
     """A photo that cannot be read; the message is a short reason without the path, which the caller knows."""
 
 
-class _Tiff(TiffImageFile):
-    """TIFF without Pillow's own pixel limit and its own turning by the EXIF tag."""
-
-    def load_prepare(self) -> None:
-        """Make room for the pixels as they lie in the file, without a limit."""
-        if self._im is None:
-            self.im = Image.core.new(self.mode, self._tile_size)
-        super().load_prepare()
-
-    def load_end(self) -> None:
-        """Take the size of the pixels as they are."""
-        self._size = self.im.size
-
-
 def open_image(source: str | Path | bytes | BinaryIO, min_size: tuple[int, int] | None = None) -> Image.Image:
     """Open a photo as upright RGB, or give the reason why that is not possible.
 
@@ -96,14 +82,8 @@ def open_image(source: str | Path | bytes | BinaryIO, min_size: tuple[int, int] 
             not an accepted format, truncated, broken. A part of a photo is never returned.
     """
     with _opened(source) as (image, name):
-        early = name in (
-            "JPEG",
-            "TIFF",
-        )  # TIFF forgets the tag in decoding, PNG may hold it behind the pixels
-        orientation = _orientation(image) if early else 1
         _scale(image, name, min_size)
-        image.load()
-        return _upright_rgb(image, orientation if early else _orientation(image))
+        return as_upright_rgb(image)
 
 
 @dataclass(frozen=True)
@@ -132,7 +112,7 @@ def read_header(source: str | Path | bytes | BinaryIO, min_size: tuple[int, int]
     with _opened(source) as (image, name):
         width, height = image.size
         exif = {tag: _exif(image, ExifTags.Base[tag]) for tag in EXIF_TAGS}
-        turned = _orientation(image) >= 5
+        turned = _orientation(image) >= 5 and name != "TIFF"  # Pillow has swapped the sides of that
         _scale(image, name, min_size)
         return Header(name, *((height, width) if turned else (width, height)), exif)
 
@@ -202,7 +182,7 @@ def _reader(head: bytes) -> tuple[str, Callable[[BinaryIO], ImageFile.ImageFile]
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return "WebP", WebPImageFile
     if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-        return "TIFF", _Tiff
+        return "TIFF", TiffImageFile
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
         return "HEIC", _heif_reader()
     if refused := next((name for signature, name in _REFUSED.items() if signature in head[:12]), None):
@@ -249,13 +229,10 @@ def _scale(image: ImageFile.ImageFile, name: str, min_size: tuple[int, int] | No
 
 
 def as_upright_rgb(image: Image.Image) -> Image.Image:
-    """Return an image that somebody else opened as `open_image` would have: upright, RGB, alpha on white."""
-    image.load()  # Pillow's TIFF reader turns the pixels itself meanwhile, and forgets the tag
-    return _upright_rgb(image, _orientation(image))
-
-
-def _upright_rgb(image: Image.Image, orientation: int) -> Image.Image:
-    """Return loaded pixels as RGB, turned by their EXIF orientation, without metadata."""
+    """Return an opened image as upright RGB without metadata, alpha on white."""
+    image.load()
+    # only now: PNG may hold the tag behind the pixels; Pillow's TIFF reader turns them itself, and forgets it
+    orientation = _orientation(image)
     rgb = _to_rgb(image)
     rgb = rgb.transpose(_TURNS[orientation]) if orientation > 1 else rgb.copy()
     rgb.info.clear()

@@ -225,14 +225,7 @@ def gigabytes(size: int) -> str:
 
 
 class Rows:
-    """The rows of some photos, in their order, memory-mapped from the files of a store.
-
-    Args:
-        files: of the store.
-        places: of type `PLACE`, `[photos]`.
-        shape: of a row.
-        dtype: of a row.
-    """
+    """The rows of some photos, in their order, at `places` (of type `PLACE`) in the files of a store."""
 
     def __init__(self, files: Sequence[Path], places: np.ndarray, shape: tuple[int, ...], dtype: np.dtype):
         self.files, self.places, self.shape, self.dtype = list(files), places, shape, dtype

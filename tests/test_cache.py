@@ -73,14 +73,7 @@ def test_a_damaged_file_is_named_and_not_used(tmp_path, damage, caplog):
     found = store(tmp_path)
     assert found.missing([digest(0), digest(7)]) == [digest(0)]
     assert f"{path} is damaged" in caplog.text and "delete it" in caplog.text
-
-
-def test_a_changed_byte_is_never_used(tmp_path):
-    filled(tmp_path, range(3))
-    (path,) = tmp_path.glob("features/*/*.rows")
-    content = bytearray(path.read_bytes())
-    content[3 * 12 - 1] ^= 1  # of the last row
-    path.write_bytes(content)
+    path.write_bytes(whole[:35] + bytes([whole[35] ^ 1]) + whole[36:])  # of the last row
     rows = store(tmp_path).rows([digest(n) for n in range(3)])
     assert rows[0].tolist() == [0.0] * 3 and rows.take([1]).tolist() == [[1.0] * 3]
     with pytest.raises(InputError, match=r"rows is damaged: delete it, and try again"):
@@ -141,14 +134,6 @@ def test_a_disk_that_is_full_in_the_middle_of_a_file_is_told(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert store(tmp_path, shape=(1000,)).missing([digest(0), digest(7)]) == [digest(7)]
     assert not list(tmp_path.glob("features/*/.*"))
-
-
-def test_rows_depend_on_what_decodes(monkeypatch):
-    installed = cache.decoder()
-    monkeypatch.setattr(cache, "version", lambda name: f"{name} of another version")
-    assert cache.decoder() == installed | {"heif": "pillow-heif of another version"}
-    monkeypatch.setattr(cache, "version", Mock(side_effect=cache.PackageNotFoundError))
-    assert "heif" not in cache.decoder()
 
 
 def test_what_does_not_fit_is_not_begun(tmp_path, monkeypatch):
@@ -285,9 +270,8 @@ def test_image_cache_gives_the_same_batches_without_decoding(photos, tmp_path, m
 def test_a_cache_that_is_deleted_while_it_is_read_is_one_line(photos, tmp_path, workers):
     loader = module(photos, tmp_path, cache="images", num_workers=workers).val_dataloader()
     shutil.rmtree(tmp_path / "cache")
-    with pytest.raises(InputError, match=r"is gone or damaged .*: try again") as caught:
+    with pytest.raises(InputError, match=r"^the cache file .* is gone or damaged .*: try again$"):
         list(loader)
-    assert "\n" not in str(caught.value)
 
 
 def test_the_size_is_said_and_a_replaced_photo_is_refused(photos, tmp_path, caplog):
@@ -301,17 +285,3 @@ def test_the_size_is_said_and_a_replaced_photo_is_refused(photos, tmp_path, capl
     with pytest.raises(InputError, match="has been replaced since this run began"):
         store_images(elsewhere, photos, records, made.preprocess)
     assert not image_store(tmp_path / "cache", made.preprocess).missing(r.digest for r in records)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"cache": "image"}, "did you mean 'images'"),
-        ({"cache": "images", "cache_dir": None}, "data.cache=images needs a folder"),
-        ({"views": 0}, "data.views=0: needs at least 1"),
-    ],
-)
-def test_bad_options_are_one_line(photos, tmp_path, options, message):
-    given = {"cache_dir": str(tmp_path / "cache"), "augment": {"rotation": 1.0}} | options
-    with pytest.raises(InputError, match=message):
-        FolderDataModule(root=str(photos), task="dual_head", **COMMON | given)

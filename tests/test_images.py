@@ -13,7 +13,7 @@ from PIL import Image, ImageFile
 
 from src import images
 from src.errors import InputError
-from src.images import UnreadableImage, as_upright_rgb, open_image
+from src.images import UnreadableImage, as_upright_rgb, open_image, read_header
 from src.preprocess import Preprocess
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")  # as src.images does
@@ -87,10 +87,13 @@ def test_every_orientation_is_seen_upright(kind, orientation, min_size):
     stored = four_corners(width, height, [CORNERS[int(i)] for i in STORED[orientation]])
     exif = Image.Exif()
     exif[274] = orientation
-    image = open_image(encode(stored, kind, exif=exif, **LOSSLESS[kind]), min_size=min_size)
+    data = encode(stored, kind, exif=exif, **LOSSLESS[kind])
+    image = open_image(data, min_size=min_size)
     scale = 2 if kind == "JPEG" and min_size else 1
     assert image.size == (64 // scale, 32 // scale)
     assert near(corners(image), CORNERS, 3 if kind == "JPEG" else 0)
+    header = read_header(data)
+    assert (header.width, header.height, header.exif["Orientation"]) == (64, 32, orientation)
     assert type(image) is Image.Image and not image.getexif() and not image.info
 
 

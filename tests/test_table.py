@@ -1,4 +1,3 @@
-import logging
 import unicodedata
 from pathlib import Path
 
@@ -195,9 +194,6 @@ def test_ids_without_one_file_are_counted_listed_and_left_out(table, caplog):
     assert list(labels(source)) == ["a"] and source.rows == ["a", "", "", "", ""]
     assert "Left out 2 IDs without a file" in caplog.text and "gone, (empty)" in caplog.text
     assert "Left out 1 IDs that name several files: twice (s/twice.jpg, t/twice.jpg)" in caplog.text
-    with caplog.at_level(logging.INFO):
-        table("ID,label\na,x\n", "a.jpg")
-    assert "photos below" in caplog.text and "stand in no row" in caplog.text
 
 
 def test_meanings_of_an_id(make_tree, tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from src.datamodules.records import Record
 from src.datamodules.transforms import TrainTransform
@@ -43,16 +43,8 @@ def encoded_targets(records: Sequence[Record], labels: LabelSpace, multilabel: b
 class PhotoDataset(Dataset):
     """The photos of one split.
 
-    An item is asked for by (epoch, index), so that its augmented view depends on nothing else.
-
-    Args:
-        records: the split.
-        root: the folder that the records' paths start from.
-        targets: see `encoded_targets`.
-        preprocess: opens and resizes.
-        transform: augmentation, or None.
-        seed: of the augmentation.
-        images: the resized photos, uint8 `[H, W, 3]` each, where they are kept; None: they are decoded.
+    An item is asked for by (epoch, index), so that its augmented view depends on nothing else. Without
+    `images`, their resized pixels uint8 `[H, W, 3]`, photos are decoded.
     """
 
     def __init__(
@@ -167,36 +159,6 @@ class EpochSampler(Sampler[tuple[int, int]]):
             order = torch.randperm(self.size, generator=generator)
         epoch = self.epoch
         return ((epoch, int(index)) for start, end in self._parts() for index in order[start:end])
-
-
-def make_loader(
-    dataset: PhotoDataset | FeatureDataset,
-    batch_size: int,
-    num_workers: int,
-    seed: int,
-    train: bool,
-    epoch: int = 0,
-    rank: int = 0,
-    world: int = 1,
-) -> DataLoader:
-    """Return the loader of a split; in training shuffled, and without a last batch of one photo.
-
-    `batch_size` counts the photos of one process; for the rest see `EpochSampler`. Features need no process
-    to read them.
-    """
-    in_rows = isinstance(dataset, FeatureDataset)
-    num_workers = 0 if in_rows else num_workers
-    batch = batch_size * world if train else None
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=EpochSampler(len(dataset), seed, train, epoch, batch, rank, world),
-        num_workers=num_workers,
-        collate_fn=(lambda batch: batch) if in_rows else None,  # its dataset has put it together
-        persistent_workers=num_workers > 0,
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator().manual_seed(seed),
-    )
 
 
 def image_store(cache_dir: str | Path, preprocess: Preprocess) -> RowStore:

@@ -121,8 +121,11 @@ def inspect_photo(path: Path, size: tuple[int, int] = (32, 32)) -> ImageStats:
     """Read one photo; `size` as for `inspect_photos`."""
     try:
         content = read_photo(path)
-        hashed, header = open_image(content, min_size=HASHED_SIZE), read_header(content, min_size=size)
-        gray = gray_levels(_large_enough(hashed, content, header))
+        photo = hashed = open_image(content, min_size=HASHED_SIZE)
+        header = read_header(content, min_size=size)
+        if min(hashed.size) < min(SHORT_SIDE, header.width, header.height):  # decoded at twice this, or more
+            photo = open_image(content, min_size=(SHORT_SIDE // 2, SHORT_SIDE // 2))
+        gray = gray_levels(photo)
     except UnreadableImage as error:
         return ImageStats(reason=str(error))
     white = gray >= WHITE
@@ -140,13 +143,6 @@ def inspect_photo(path: Path, size: tuple[int, int] = (32, 32)) -> ImageStats:
         glare=_largest_inner_area(white),
         **_camera(header),
     )
-
-
-def _large_enough(hashed: Image.Image, content: bytes, header: Header) -> Image.Image:
-    """Return the photo at no less than `SHORT_SIDE`, if it has that; a phone photo is not decoded again."""
-    if min(hashed.size) >= min(SHORT_SIDE, header.width, header.height):
-        return hashed
-    return open_image(content, min_size=(SHORT_SIDE // 2, SHORT_SIDE // 2))  # decoded at twice that, or more
 
 
 def gray_levels(image: Image.Image) -> np.ndarray:
@@ -232,7 +228,7 @@ class _StatsCache:
         if not cache_dir:
             return
         names = [field.name for field in fields(ImageStats)]
-        about = [str(root.absolute()), HASHED_SIZE, sorted(decoder().items()), names]
+        about = [2, str(root.absolute()), HASHED_SIZE, sorted(decoder().items()), names]
         about += [SHORT_SIDE, TILE, TILE_CONTRAST, ROUNDING, WHITE]
         name = hashlib.blake2b(repr(about).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
         try:

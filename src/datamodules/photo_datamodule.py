@@ -8,6 +8,7 @@ from pathlib import Path
 
 import lightning as L
 import pandas as pd
+import torch
 from torch.utils.data import DataLoader
 
 from src.datamodules import records as rec
@@ -15,11 +16,11 @@ from src.datamodules import splits as sp
 from src.datamodules import statistics
 from src.datamodules.certificate import certify
 from src.datamodules.dataset import (
+    EpochSampler,
     FeatureDataset,
     PhotoDataset,
     encoded_targets,
     image_store,
-    make_loader,
     store_images,
 )
 from src.datamodules.groups import Linked, assign_groups, link_records, report_copies, report_near_duplicates
@@ -36,7 +37,6 @@ from src.row_store import Rows, checked_folder
 from src.targets import check_arguments
 
 log = logging.getLogger(__name__)
-CACHES = (None, "images", "features")
 
 
 class PhotoDataModule(L.LightningDataModule):
@@ -79,7 +79,7 @@ class PhotoDataModule(L.LightningDataModule):
         for name, value, choices in (
             ("task", task, TASKS),
             ("data.multiple", multiple, ("error", "first", "drop")),
-            ("data.cache", cache, CACHES),
+            ("data.cache", cache, (None, "images", "features")),
         ):
             if value not in choices:
                 raise InputError(
@@ -137,7 +137,10 @@ class PhotoDataModule(L.LightningDataModule):
     def collect(self) -> Linked:
         """Read, check and group the photos, not yet split; sets `source`, `root` and `unreadable`."""
         source = self.read()
-        _check_ids(source.records)
+        paths: dict[str, str] = {}
+        for record in source.records:
+            if (other := paths.setdefault(record.id, record.path)) != record.path:
+                raise InputError(f"ID '{record.id}' names two photos: {other} and {record.path}")
         if not rec.is_unicode(whole := str(source.root.absolute())):
             raise InputError(f"data.root: the folder {whole!a} has a name that is not UTF-8: rename it")
         self.source, self.unreadable = drop_unreadable(
@@ -278,13 +281,22 @@ class PhotoDataModule(L.LightningDataModule):
         return PhotoDataset(records, self.root, targets, self.preprocess, transform, self.seed, images)
 
     def _loader(self, split: str) -> DataLoader:
-        """Return the loader of a split; that of training shuffles."""
-        train, dataset = split == "train", self.dataset(split)
+        """Return the loader of a split; in training shuffled, and without a last batch of one photo."""
+        train, dataset, workers = split == "train", self.dataset(split), self._workers()
         if self.features:
-            dataset = FeatureDataset(self.features[split], dataset.targets)
+            dataset, workers = FeatureDataset(self.features[split], dataset.targets), 0
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        epoch = self.first_epoch if train else 0
-        return make_loader(dataset, self.batch_size, self._workers(), self.seed, train, epoch, rank, world)
+        epoch, batch = (self.first_epoch, self.batch_size * world) if train else (0, None)
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=EpochSampler(len(dataset), self.seed, train, epoch, batch, rank, world),
+            num_workers=workers,
+            collate_fn=(lambda batch: batch) if self.features else None,  # its dataset has put it together
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator().manual_seed(self.seed),
+        )
 
     def _workers(self) -> int:
         """Return the number of processes that decode for this device."""
@@ -308,15 +320,6 @@ class PhotoDataModule(L.LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         """Return the test split in order."""
         return self._loader("test")
-
-
-def _check_ids(records: Sequence[rec.Record]) -> None:
-    """Refuse two photos with one ID."""
-    seen: dict[str, str] = {}
-    for record in records:
-        if record.id in seen:
-            raise InputError(f"ID '{record.id}' names two photos: {seen[record.id]} and {record.path}")
-        seen[record.id] = record.path
 
 
 def _check_split(near_duplicates: int | None, folds: int | None, fold: int, split_file: str | None) -> None:
