@@ -73,10 +73,10 @@ def test_unparsed_folders_are_listed_with_counts_or_refused(make_tree, tmp_path,
     root = make_tree(tmp_path / "p", "A_B/1.jpg", "Mixed/1.jpg", "Mixed/deep/2.jpg", "old stuff/1.jpg")
     assert [r.path for r in read(root).records] == ["A_B/1.jpg"]
     assert "2 folders" in caplog.text and "'Mixed' (2 photos), 'old stuff' (1 photos)" in caplog.text
-    with pytest.raises(InputError, match=r"2 folders that do not parse .*'Mixed' \(2 photos\), 'old stuff'"):
+    with pytest.raises(InputError, match=r"2 folders do not parse .*'Mixed' \(2 photos\), 'old stuff'"):
         read(root, strict=True)
     shutil.rmtree(root / "A_B")
-    with pytest.raises(InputError, match=r"2 folders that do not parse .*model=multiclass"):
+    with pytest.raises(InputError, match=r"2 folders do not parse .*model=multiclass"):
         read(root)
 
 

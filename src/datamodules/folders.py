@@ -138,14 +138,14 @@ class FolderDataModule(PhotoDataModule):
     def _report(self, root: Path, records: list[Record], outside: list[str], unparsed: Counter) -> None:
         """Log the folders and photos that were left out; stop if `strict`, or if nothing is left."""
         shown = listed((f"'{name}' ({count} photos)" for name, count in sorted(unparsed.items())), 30)
-        shown = f"{len(unparsed)} folders that do not parse as Component{self.separator}Defect: {shown}"
+        shown = f"{len(unparsed)} folders do not parse as Component{self.separator}Defect: {shown}"
         if unparsed and (self.strict or not records):
             raise InputError(
                 f"data.root={root}: {shown}; rename them, set data.separator, or give data.components and "
                 "data.defects (one label per folder: model=multiclass)"
             )
         if unparsed:
-            log.warning("Left out %s", shown)
+            log.warning("Left out photos: %s", shown)
         if outside:
             count = len(outside)
             log.warning("Left out %d photos that lie in no label's folder: %s", count, listed(outside, 5))
