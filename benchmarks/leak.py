@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score
 from benchmarks.harness import command, composed, markdown
 from src import config
 from src.datamodules.records import label_space
-from src.datamodules.splits import label_columns, pair_columns
+from src.datamodules.splits import label_matrix, pair_matrix
 from src.datamodules.stratify import split_groups
 from src.inference.features import extract_features
 from src.labels import LabelSpace
@@ -32,7 +32,7 @@ def main() -> None:
     features = extract_features(model, datamodule.root, records)
     encode = labels.encode if multilabel else labels.encode_classes
     targets = np.stack([encode(record.labels) for record in records])
-    columns, pairs = label_columns(records), pair_columns(records)
+    (_, columns), (_, pairs) = label_matrix(records), pair_matrix(records)
     ways = {"photos": np.arange(len(records)), "groups": linked.groups}
     found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     for seed in SEEDS:

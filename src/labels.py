@@ -1,8 +1,9 @@
-"""The label space: which labels there are, of which kind, in which order."""
+"""The label space: ordered label names by kind."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
 
@@ -24,9 +25,8 @@ class LabelSpace:
         kinds: `{kind: (label, ...)}` in order. A kind is a Python identifier.
 
     Raises:
-        InputError: for a label that stands in two kinds or twice in one, an empty label, a kind without
-            labels or with a name that is no identifier, a label with `${` (it would be read as an
-            interpolation) or one with `;` (which separates labels in tables).
+        InputError: for a label that stands twice, is empty, or has `${` (an interpolation) or `;` (between
+            labels in tables) in it; for a kind without labels, or with a name that is no identifier.
     """
 
     kinds: Mapping[str, tuple[str, ...]]
@@ -66,16 +66,10 @@ class LabelSpace:
     @cached_property
     def slices(self) -> dict[str, slice]:
         """Where each kind lies on the label axis."""
-        bounds, start = {}, 0
-        for kind, labels in self.kinds.items():
-            bounds[kind] = slice(start, start + len(labels))
-            start += len(labels)
-        return bounds
-
-    @cached_property
-    def _position(self) -> dict[str, int]:
-        """The position of each label."""
-        return {label: i for i, label in enumerate(self.names)}
+        ends = accumulate(map(len, self.kinds.values()))
+        return {
+            kind: slice(end - len(self.kinds[kind]), end) for kind, end in zip(self.kinds, ends, strict=True)
+        }
 
     def __len__(self) -> int:
         return len(self.names)
@@ -85,10 +79,10 @@ class LabelSpace:
         return {kind: list(labels) for kind, labels in self.kinds.items()}
 
     def position(self, label: str) -> int:
-        """Return where `label` stands on the label axis; `InputError` with the nearest one if unknown."""
-        if label not in self._position:
+        """Return the index of `label` on the label axis; `InputError` with the nearest one if unknown."""
+        if label not in self.names:
             raise InputError(f"unknown label '{label}': {did_you_mean(label, self.names)}")
-        return self._position[label]
+        return self.names.index(label)
 
     def encode(self, labels: Mapping[str, Iterable[str]]) -> np.ndarray:
         """Return the multi-hot vector of one photo's labels, float32 of shape `[labels]`."""
@@ -104,16 +98,15 @@ class LabelSpace:
         Raises:
             InputError: if a kind has several labels, or an unknown one.
         """
-        classes = np.full(len(self.kinds), MISSING, np.int64)
-        for i, (kind, known) in enumerate(self.kinds.items()):
+        classes = []
+        for kind, known in self.kinds.items():
             names = tuple(labels.get(kind, ()))
             if len(names) > 1:
                 raise InputError(f"several labels of kind '{kind}' on one photo: {listed(names)}")
-            if names:
-                if names[0] not in known:
-                    raise InputError(f"unknown {kind} '{names[0]}': {did_you_mean(names[0], known)}")
-                classes[i] = known.index(names[0])
-        return classes
+            if names and names[0] not in known:
+                raise InputError(f"unknown {kind} '{names[0]}': {did_you_mean(names[0], known)}")
+            classes.append(known.index(names[0]) if names else MISSING)
+        return np.array(classes, np.int64)
 
     def decode(self, hot: np.ndarray) -> dict[str, list[str]]:
         """Return the labels of each kind that a boolean vector of shape `[labels]` names."""

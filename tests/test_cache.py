@@ -4,7 +4,6 @@ import os
 import pickle
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -14,10 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from src import preprocess
 from src import row_store as cache
-from src.datamodules import FolderDataModule
-from src.datamodules import inspection as memories
+from src.datamodules import FolderDataModule, inspection
 from src.datamodules.dataset import image_store, store_images
 from src.datamodules.inspection import inspect_photos
 from src.errors import InputError
@@ -57,54 +54,30 @@ def test_rows_come_back_in_the_order_asked_for(tmp_path):
         found.rows([digest(9), digest(0)])
 
 
-def test_rows_are_mapped_and_survive_pickling(tmp_path, monkeypatch):
+def test_rows_lie_in_several_files_and_survive_pickling(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "ROWS_A_FILE", 2)
-    monkeypatch.setattr(cache, "OPEN_FILES", 2)
     rows = filled(tmp_path, range(9)).rows([digest(n) for n in range(9)])
     assert len(list(tmp_path.glob("features/*/*.rows"))) == 5
-    assert all(rows[n].tolist() == [n] * 3 for n in (0, 8, 3, 5, 0))
-    assert len(rows._maps) == 2 and all(isinstance(m, np.memmap) for m, _ in rows._maps.values())
     again = pickle.loads(pickle.dumps(rows))
-    assert not again._maps and again.take(range(9)).tobytes() == rows.take(range(9)).tobytes()
+    assert again.take(range(9)).tobytes() == rows.take(range(9)).tobytes()
+    assert rows.select([8, 0]).take([1, 0])[:, 0].tolist() == [0, 8]
 
 
-@pytest.mark.parametrize("damage", ["cut", "longer", "text", "empty"])
+@pytest.mark.parametrize("damage", ["cut", "longer", "text"])
 def test_a_damaged_file_is_named_and_not_used(tmp_path, damage, caplog):
     filled(tmp_path, range(3))
     filled(tmp_path, [7])
     path = min(tmp_path.glob("features/*/*.rows"))
     whole = path.read_bytes()
-    path.write_bytes({"cut": whole[:-1], "longer": whole + b"\0", "text": b"rows", "empty": b""}[damage])
+    path.write_bytes({"cut": whole[:-1], "longer": whole + b"\0", "text": b"rows"}[damage])
     found = store(tmp_path)
     assert found.missing([digest(0), digest(7)]) == [digest(0)]
     assert f"{path} is damaged" in caplog.text and "delete it" in caplog.text
-
-
-@pytest.mark.parametrize("flip", [1, 32])
-def test_a_header_with_any_changed_byte_is_survived(tmp_path, flip):
-    filled(tmp_path, range(3))
-    (path,) = tmp_path.glob("features/*/*.rows")
-    whole = path.read_bytes()
-    for at in [*range(128), *range(152, 280), *range(292, 420)]:  # the headers of keys, checksums and rows
-        path.write_bytes(whole[:at] + bytes([whole[at] ^ flip]) + whole[at + 1 :])
-        found = store(tmp_path)
-        assert found.missing([digest(0)]) in ([], [digest(0)])
-        if not found.missing([digest(0)]):  # as another comma, or a blank
-            assert found.rows([digest(0)])[0].tolist() == [0.0] * 3
-
-
-def test_a_changed_byte_is_never_used(tmp_path):
-    made = filled(tmp_path, range(3))
-    rows = made.rows([digest(n) for n in range(3)])
-    (path,) = tmp_path.glob("features/*/*.rows")
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1  # of the last row
-    path.write_bytes(content)
-    again = store(tmp_path).rows([digest(n) for n in range(3)])
-    assert again[0].tolist() == rows[0].tolist() and again.take([1]).tolist() == [[1.0] * 3]
-    for read in (lambda: again[2], lambda: again.take([0, 2])):
-        with pytest.raises(InputError, match=r"rows is damaged: delete it, and try again"):
-            read()
+    path.write_bytes(whole[:35] + bytes([whole[35] ^ 1]) + whole[36:])  # of the last row
+    rows = store(tmp_path).rows([digest(n) for n in range(3)])
+    assert rows[0].tolist() == [0.0] * 3 and rows.take([1]).tolist() == [[1.0] * 3]
+    with pytest.raises(InputError, match=r"rows is damaged: delete it, and try again"):
+        rows.take([0, 2])
 
 
 def test_two_processes_fill_one_cache_at_once(tmp_path):
@@ -144,14 +117,6 @@ def test_folders_that_are_no_cache_of_ours(tmp_path):
     (tmp_path / "mine" / "letter.txt").write_text("x")
     with pytest.raises(InputError, match=r"holds files, and no cache: name another folder"):
         store(tmp_path / "mine")
-    (tmp_path / "old").mkdir()
-    for marker, words in (
-        ('{"format": 99}', r"another version of Corbel \(format 99, here 1\): delete it"),
-        ("{", "is damaged: delete the folder"),
-    ):
-        (tmp_path / "old" / cache.MARKER).write_text(marker)
-        with pytest.raises(InputError, match=words):
-            store(tmp_path / "old")
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match=r"data.cache_dir="):
         store(tmp_path / "file" / "below")
@@ -171,22 +136,8 @@ def test_a_disk_that_is_full_in_the_middle_of_a_file_is_told(tmp_path):
     assert not list(tmp_path.glob("features/*/.*"))
 
 
-def test_rows_depend_on_what_decodes(monkeypatch):
-    installed = preprocess.decoder()
-    monkeypatch.setattr(preprocess, "version", lambda name: f"{name} of another version")
-    other = preprocess.decoder()
-    assert other["heif"] == "pillow-heif of another version" and other != installed
-
-    def missing(name):
-        raise preprocess.PackageNotFoundError(name)
-
-    monkeypatch.setattr(preprocess, "version", missing)
-    assert "heif" not in preprocess.decoder() and preprocess.decoder()["jpeg"] == installed["jpeg"]
-
-
 def test_what_does_not_fit_is_not_begun(tmp_path, monkeypatch):
-    usage = type("usage", (), {"free": 100})
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: Mock(free=100))
     store(tmp_path).check_room(8)
     with pytest.raises(InputError, match=r"needs 0.0 MB, 0.0 MB are free: .*data.cache=null"):
         store(tmp_path).check_room(9)
@@ -198,17 +149,15 @@ def test_a_kill_while_rows_are_written_leaves_whole_files(tmp_path):
         "import sys; from tests.test_cache import *\n"
         "cache.ROWS_A_FILE = 3\n"
         f"made = store({str(tmp_path)!r}, shape=(20000,))\n"
-        "print('on', flush=True)\n"
         "for n in range(10**6):\n"
         "    made.add(digest(n), np.full(20000, n, np.float32))\n"
         "    if n == 2: print('a file is there', flush=True)\n"
     )
-    for wait, lines in ((0.0, 1), (0.03, 1), (0.1, 2)):
+    for wait in (0.0, 0.1):
         child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=cache_root())
-        for _ in range(lines):
-            child.stdout.readline()
+        child.stdout.readline()
         time.sleep(wait)
-        child.send_signal(signal.SIGKILL)
+        child.kill()
         child.wait()
     found = store(tmp_path, shape=(20000,))
     kept = [n for n in range(2000) if not found.missing([digest(n)])]
@@ -236,66 +185,56 @@ def photos(make_tree, tmp_path):
 
 def settled(monkeypatch):
     """Let the files of this test count as old ones."""
-    monkeypatch.setattr(memories, "SETTLED", -(10**18))
+    monkeypatch.setattr(inspection, "SETTLED", -(10**18))
 
 
-def decodes(monkeypatch):
-    """Count what is decoded from here on."""
-    from src.datamodules import inspection
-
-    seen, real = [], inspection.open_image
-
-    def count(source, **options):
-        seen.append(1)
-        return real(source, **options)
-
-    monkeypatch.setattr(inspection, "open_image", count)
-    return seen
+def inspected(monkeypatch):
+    """Count the photos that are read from here on."""
+    counted = Mock(side_effect=inspection.inspect_photo)
+    monkeypatch.setattr(inspection, "inspect_photo", counted)
+    return counted
 
 
 def test_photos_that_have_not_changed_are_not_read_again(photos, tmp_path, monkeypatch):
     paths = sorted(p.relative_to(photos).as_posix() for p in photos.rglob("*.jpg"))
     with monkeypatch.context() as changed_a_moment_ago:
         inspect_photos(photos, paths, cache_dir=tmp_path / "cache")
-        seen = decodes(changed_a_moment_ago)
+        seen = inspected(changed_a_moment_ago)
         inspect_photos(photos, paths, cache_dir=tmp_path / "cache")
-        assert len(seen) == len(paths)
+        assert seen.call_count == len(paths)
     settled(monkeypatch)
     first = inspect_photos(photos, paths, cache_dir=tmp_path / "cache")
     assert first == inspect_photos(photos, paths)
-    seen = decodes(monkeypatch)
-    assert inspect_photos(photos, paths[::-1], cache_dir=tmp_path / "cache") == first[::-1] and not seen
+    seen = inspected(monkeypatch)
+    assert inspect_photos(photos, paths[::-1], cache_dir=tmp_path / "cache") == first[::-1]
+    assert not seen.called
     other = (photos / paths[0]).read_bytes()
     path = photos / paths[3]
     before = path.stat()
     path.write_bytes(other + b"\0" * max(0, before.st_size - len(other)))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # its size and time as they were
     again = inspect_photos(photos, paths, cache_dir=tmp_path / "cache")
-    assert len(seen) == 1 and again[3].digest != first[3].digest and again[:3] == first[:3]
+    assert seen.call_count == 1 and again[3].digest != first[3].digest and again[:3] == first[:3]
     (photos / paths[3]).unlink()
     assert inspect_photos(photos, paths, cache_dir=tmp_path / "cache")[3].reason == "no such file"
 
 
-def test_a_memory_that_cannot_be_had_is_said_and_done_without(photos, tmp_path, monkeypatch, caplog):
+def test_statistics_that_cannot_be_kept_are_computed_anew(photos, tmp_path, monkeypatch, caplog):
     settled(monkeypatch)
     paths = ["Pipe_Leaks/0.jpg"]
     first = inspect_photos(photos, paths, cache_dir=tmp_path / "cache")
     (file,) = tmp_path.glob("cache/inspected/*.json.z")
     whole = file.read_bytes()
-    damaged = [whole[:at] + bytes([whole[at] ^ 8]) + whole[at + 1 :] for at in range(0, len(whole), 9)]
-    for content in (b"damaged", b"", whole[:-1], *damaged):
+    for content in (b"damaged", b"", whole[:-1], whole[:40] + bytes([whole[40] ^ 8]) + whole[41:]):
         caplog.clear()
         file.write_bytes(content)
         assert inspect_photos(photos, paths, cache_dir=tmp_path / "cache") == first
-        assert f"{file} is damaged" in caplog.text or content in damaged  # a padding bit means nothing
-    monkeypatch.setattr(
-        memories, "write_whole", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
-    )
+        assert f"{file} is damaged" in caplog.text
+    monkeypatch.setattr(inspection, "write_whole", Mock(side_effect=OSError(28, "No space left")))
     file.unlink()
     assert inspect_photos(photos, paths, cache_dir=tmp_path / "cache") == first
     assert "cannot be written (No space left): photos are read again next time" in caplog.text
-    (tmp_path / "cache" / cache.MARKER).write_text('{"format": 2}')
-    assert inspect_photos(photos, paths, cache_dir=tmp_path / "cache") == first
+    assert inspect_photos(photos, paths, cache_dir=photos) == first
     assert "Photos are read anew: data.cache_dir=" in caplog.text
 
 
@@ -331,9 +270,8 @@ def test_image_cache_gives_the_same_batches_without_decoding(photos, tmp_path, m
 def test_a_cache_that_is_deleted_while_it_is_read_is_one_line(photos, tmp_path, workers):
     loader = module(photos, tmp_path, cache="images", num_workers=workers).val_dataloader()
     shutil.rmtree(tmp_path / "cache")
-    with pytest.raises(InputError, match=r"is gone or damaged .*: try again") as caught:
+    with pytest.raises(InputError, match=r"^the cache file .* is gone or damaged .*: try again$"):
         list(loader)
-    assert "\n" not in str(caught.value)
 
 
 def test_the_size_is_said_and_a_replaced_photo_is_refused(photos, tmp_path, caplog):
@@ -342,22 +280,8 @@ def test_the_size_is_said_and_a_replaced_photo_is_refused(photos, tmp_path, capl
     assert "Image cache: 24 photos to decode once, 0.0 MB in" in caplog.text
     records = [r for split in made.splits.values() for r in split]
     first, second = records[0], records[1]
-    (photos / first.path).write_bytes((photos / second.path).read_bytes())
+    shutil.copy(photos / second.path, photos / first.path)
     elsewhere = image_store(tmp_path / "other", made.preprocess)
     with pytest.raises(InputError, match="has been replaced since this run began"):
         store_images(elsewhere, photos, records, made.preprocess)
     assert not image_store(tmp_path / "cache", made.preprocess).missing(r.digest for r in records)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"cache": "image"}, "did you mean 'images'"),
-        ({"cache": "images", "cache_dir": None}, "data.cache=images needs a folder"),
-        ({"views": 0}, "data.views=0: needs at least 1"),
-    ],
-)
-def test_bad_options_are_one_line(photos, tmp_path, options, message):
-    given = {"cache_dir": str(tmp_path / "cache"), "augment": {"rotation": 1.0}} | options
-    with pytest.raises(InputError, match=message):
-        FolderDataModule(root=str(photos), task="dual_head", **COMMON | given)

@@ -9,7 +9,6 @@ from src.datamodules.certificate import certify
 from src.datamodules.groups import link_records
 from src.datamodules.records import Record
 from src.datamodules.splits import SPLITS, split_folds, split_hash, split_records
-from src.errors import InputError
 from tests.made import make_folders
 
 SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
@@ -108,8 +107,6 @@ def test_without_near_duplicates_only_identical_photos_are_joined():
     records[3] = replace(records[3], phash=records[0].phash)
     assert len(set(link_records(records, None).groups)) == 20
     assert len(set(link_records(records, 0).groups)) == 19
-    with pytest.raises(InputError, match="0 to 7 bits, or null"):
-        FolderDataModule(task="multiclass", preprocess={}, splits=SHARES, root="photos", near_duplicates=12)
 
 
 def test_the_folds_of_a_cross_validation_test_every_photo_once():
@@ -120,9 +117,8 @@ def test_the_folds_of_a_cross_validation_test_every_photo_once():
         groups = [{r.group for r in splits[name]} for name in SPLITS]
         assert not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
         assert any("Rare" in r.labels["component"] for r in splits["train"])
-        assert len(splits["val"]) / (len(splits["val"]) + len(splits["train"])) == pytest.approx(
-            0.15 / 0.85, abs=0.03
-        )
+        share = len(splits["val"]) / (len(splits["val"]) + len(splits["train"]))
+        assert share == pytest.approx(0.15 / 0.85, abs=0.03)
         tested += [r.id for r in splits["test"]]
     assert len(tested) == len(set(tested)) == 118  # but for the one group that alone carries a label
     assert len(set(split_folds(linked, 5, 0).tolist())) == 5
@@ -131,18 +127,14 @@ def test_the_folds_of_a_cross_validation_test_every_photo_once():
 @pytest.mark.parametrize("seed", range(20))
 def test_no_fold_tests_all_photos_of_a_label(seed):
     rng = np.random.default_rng(seed)
-    names = [[] for _ in range(60)]
+    names = [["plain"] for _ in range(60)]
     for label in range(12):
         for photo in rng.choice(10, 2, replace=False):
             names[photo].append(f"d{label}")
-    records = [
-        replace(record(i), labels={"defect": tuple(found or ["plain"])}) for i, found in enumerate(names)
-    ]
-    linked = link_records(records, None)
+    records = [replace(record(i), labels={"defect": tuple(found)}) for i, found in enumerate(names)]
     for fold in range(5):
-        splits = split_records(linked, SHARES, seed, fold=(fold, 5))
-        trained = {name for r in splits["train"] for name in r.labels["defect"]}
-        assert trained == {name for r in records for name in r.labels["defect"]}
+        splits = split_records(link_records(records, None), SHARES, seed, fold=(fold, 5))
+        assert len({name for r in splits["train"] for name in r.labels["defect"]}) == 13
 
 
 def test_the_certificate_of_a_fold_knows_what_was_asked(tmp_path):
@@ -163,22 +155,7 @@ def test_the_certificate_of_a_fold_knows_what_was_asked(tmp_path):
     assert given.certificate["asked"] != SHARES
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"fold": 2}, "data.fold=2 needs data.folds"),
-        ({"folds": 3, "fold": 3}, "data.fold=3: from 0 to 2"),
-        ({"folds": 3, "split_file": "a.csv"}, "leave out data.split_file"),
-    ],
-)
-def test_folds_are_checked_before_a_photo_is_read(options, message):
-    with pytest.raises(InputError, match=message):
-        FolderDataModule(task="multiclass", preprocess={}, splits=SHARES, root="photos", **options)
-
-
 def test_a_group_of_more_than_half_the_photos_is_said(caplog):
     records = [record(i, "AB"[i % 2], group="big" if i < 60 else None) for i in range(100)]
     certified(records)
-    assert (
-        "One group holds 60 of 100 photos (big)" in caplog.text and "shares cannot be as asked" in caplog.text
-    )
+    assert "One group holds 60 of 100 photos (big) and stays in one split" in caplog.text

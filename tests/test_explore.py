@@ -14,15 +14,13 @@ from src.analysis.explore.exploration import Exploration
 from src.analysis.explore.folder import FILES, PAGE, PNGS, check_folder, write_exploration
 from src.analysis.explore.problems import find_problems
 from src.analysis.explore.summary import summarise
-from src.datamodules.folders import read_folders
+from src.datamodules import FolderDataModule, TableDataModule
 from src.datamodules.groups import assign_groups
 from src.datamodules.inspection import ImageStats, gray_levels, inspect_photos, sharpness
 from src.datamodules.records import Record, Source
-from src.datamodules.table import read_table
 from src.images import open_image
 from tests.made import run_script
 
-OPEN = {"component": [], "defect": []}
 OLD_NAMES = {
     "class_distribution.png", "image_dimensions.png", "aspect_ratios.png", "brightness_boxplot.png",
     "brightness_outliers.csv", "brightness_outlier_images_grid.png", "duplicate_images.txt",
@@ -98,7 +96,7 @@ def look(source: Source, task: str = "dual_head", group: str | None = r"^(A\d+)_
 
 
 def folders(root: Path, task: str = "dual_head") -> Source:
-    return read_folders(root, task, "_", OPEN, [], False)
+    return FolderDataModule(root=str(root), task=task, preprocess={}, splits={}).read()
 
 
 def listed_photos(data) -> dict[str, list[tuple[str, ...]]]:
@@ -229,9 +227,8 @@ def test_a_table_tells_missing_ambiguous_unlabelled_and_several_labels(tmp_path)
         keep(scene(i), tmp_path / "images" / f"{name}.jpg")
     rows = ["a,Bolt,Crack", "a,Rail,", "b,Rail,nan", "c.jpg,Bolt,", "d,nan,nan", "gone,Bolt,Crack", "f,Rail,"]
     (tmp_path / "t.csv").write_text("\n".join(["ID,component,defect", *rows]))
-    source = read_table(
-        tmp_path / "t.csv", tmp_path / "images", "dual_head", None, None, ";", None, None, OPEN, []
-    )
+    table = {"csv": str(tmp_path / "t.csv"), "task": "dual_head", "preprocess": {}, "splits": {}}
+    source = TableDataModule(**table).read()
     data = look(source, group=None)
     assert listed_photos(data) == {
         "missing": [("gone",)],

@@ -5,14 +5,15 @@ import struct
 import sys
 import warnings
 import zlib
-from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile, JpegImagePlugin
+from PIL import Image, ImageFile
 
+from src import images
 from src.errors import InputError
-from src.images import UnreadableImage, as_upright_rgb, open_image
+from src.images import UnreadableImage, as_upright_rgb, open_image, read_header
 from src.preprocess import Preprocess
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")  # as src.images does
@@ -20,22 +21,8 @@ RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
 CORNERS = (RED, GREEN, BLUE, YELLOW)  # top left, top right, bottom left, bottom right, as a person sees them
 # Which of these lies at each corner of the stored pixels, by EXIF orientation.
 STORED = {1: "0123", 2: "1032", 3: "3210", 4: "2301", 5: "0213", 6: "1302", 7: "3120", 8: "2031"}
-LOSSLESS = {
-    "JPEG": {"quality": 100, "subsampling": 0},
-    "PNG": {},
-    "WEBP": {"lossless": True},
-    "TIFF": {},
-    "BMP": {},
-}
-
-
-def refusal(path):
-    """Why a photo cannot be read, or None."""
-    try:
-        open_image(path, min_size=(64, 64))
-    except UnreadableImage as error:
-        return str(error)
-    return None
+LOSSLESS = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}
+LOSSLESS |= {"PNG": {}, "TIFF": {}, "BMP": {}}
 
 
 def encode(image, kind="PNG", **options):
@@ -67,16 +54,15 @@ def scenery(width, height, seed=0):
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def png(width, height, depth, colour, rows, *chunks):
-    """A PNG by hand: filtered rows, and (name, data) of chunks before them."""
+def png(width, height, depth, colour, rows):
+    """A PNG by hand, of filtered rows."""
 
     def chunk(name, data):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    body = b"".join(chunk(*pair) for pair in chunks)
     pixels = chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body + pixels
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels
 
 
 def jpeg_of_size(width, height, **options):
@@ -101,24 +87,23 @@ def test_every_orientation_is_seen_upright(kind, orientation, min_size):
     stored = four_corners(width, height, [CORNERS[int(i)] for i in STORED[orientation]])
     exif = Image.Exif()
     exif[274] = orientation
-    image = open_image(encode(stored, kind, exif=exif, **LOSSLESS[kind]), min_size=min_size)
+    data = encode(stored, kind, exif=exif, **LOSSLESS[kind])
+    image = open_image(data, min_size=min_size)
     scale = 2 if kind == "JPEG" and min_size else 1
     assert image.size == (64 // scale, 32 // scale)
     assert near(corners(image), CORNERS, 3 if kind == "JPEG" else 0)
+    header = read_header(data)
+    assert (header.width, header.height, header.exif["Orientation"]) == (64, 32, orientation)
     assert type(image) is Image.Image and not image.getexif() and not image.info
 
 
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "jpeg"])
-def test_compressed_tiffs_are_turned_once(compression, tmp_path):
-    stored = four_corners(32, 64, [CORNERS[int(i)] for i in STORED[6]])
+def test_compressed_tiffs_are_turned_once(compression):
     exif = Image.Exif()
     exif[274] = 6
-    data = encode(stored, "TIFF", exif=exif, compression=compression)
-    path = tmp_path / "a.tif"
-    path.write_bytes(data)
-    for source in (data, path):
-        image = open_image(source)
-        assert image.size == (64, 32) and near(corners(image), CORNERS, 3 if compression == "jpeg" else 0)
+    stored = four_corners(32, 64, [CORNERS[int(i)] for i in STORED[6]])
+    image = open_image(encode(stored, "TIFF", exif=exif, compression=compression))
+    assert image.size == (64, 32) and near(corners(image), CORNERS, 3 if compression == "jpeg" else 0)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
@@ -185,44 +170,20 @@ def test_palettes():
     assert half.tolist() == [[list(RED), [255] * 3]]
 
 
-def test_one_transparent_colour_of_a_png_lies_on_white():
-    for depth, colour, rows, key, expected in (
-        (1, 0, b"\0\x40", b"\0\1", [0, 255]),
-        (4, 0, b"\0\x12", b"\0\2", [17, 255]),
-        (16, 0, b"\0\x05\x05\x07\x07", b"\7\7", [5, 255]),
-        (8, 2, b"\0\5\5\5\7\7\7", b"\0\7" * 3, [5, 255]),
-    ):
-        image = np.asarray(open_image(png(2, 1, depth, colour, rows, (b"tRNS", key))))
-        assert image[0].tolist() == [[value] * 3 for value in expected]
-
-
-def test_the_first_of_several_frames(tmp_path):
-    first, second = four_corners(64, 32, CORNERS), Image.new("RGB", (64, 32), "white")
-    for kind in ("TIFF", "WEBP", "PNG", "MPO"):
-        options = LOSSLESS["JPEG"] if kind == "MPO" else LOSSLESS[kind]
-        data = encode(first, kind, save_all=True, append_images=[second], **options)
-        path = tmp_path / f"frames.{kind}"
-        path.write_bytes(data)
-        for source in (data, path):
-            assert near(corners(open_image(source)), CORNERS, 3 if kind == "MPO" else 0), kind
-
-
-def test_text_named_jpg(tmp_path):
-    path = tmp_path / "secret.jpg"
-    for text in (
-        b"version https://git-lfs\n",
-        "<html>Br\u00fccke</html>".encode(),
-        b"BMW, 7 photos of it",
-        b"x",
-    ):
-        path.write_bytes(text)
-        assert reason(path) == "not an image (text?)"  # and not its name
+@pytest.mark.parametrize("kind", ["TIFF", "WEBP", "PNG", "MPO"])
+def test_the_first_of_several_frames(kind):
+    options = LOSSLESS["JPEG" if kind == "MPO" else kind]
+    second = Image.new("RGB", (64, 32), "white")
+    data = encode(four_corners(64, 32, CORNERS), kind, save_all=True, append_images=[second], **options)
+    assert near(corners(open_image(data)), CORNERS, 3 if kind == "MPO" else 0)
 
 
 @pytest.mark.parametrize(
     ("data", "words"),
     [
         (b"", "empty file"),
+        (b"version https://git-lfs\n", "not an image (text?)"),
+        (b"BMW, 7 photos of it", "not an image (text?)"),
         (encode(Image.new("P", (4, 4)), "GIF"), "GIF, none of JPEG, PNG, WebP, BMP, TIFF"),
         (b"%PDF-1.7\n\xe2", "PDF, none of"),
         (b"\0\0\0\x20ftypisom\0\0\2\0isom", "video or other media, none of"),
@@ -234,7 +195,7 @@ def test_text_named_jpg(tmp_path):
     ],
 )
 def test_other_bytes_are_named(tmp_path, data, words):
-    path = tmp_path / "photo.jpg"
+    path = tmp_path / "secret.jpg"
     path.write_bytes(data)
     assert reason(path).startswith(words) and reason(data).startswith(words)
 
@@ -263,20 +224,19 @@ def test_paths_that_are_no_photos(tmp_path, monkeypatch):
         os.mkfifo(tmp_path / "pipe.jpg")
         assert reason(tmp_path / "pipe.jpg") == "not a regular file"
 
-    def refuse(*args):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr("builtins.open", refuse)
-    assert reason(path) == "permission denied"
+    monkeypatch.setattr("builtins.open", Mock(side_effect=PermissionError(13, "Permission denied")))
+    assert reason(path) == "cannot open the file (Permission denied)"
 
 
-def test_the_byte_limit(tmp_path):
+def test_the_byte_limit(tmp_path, monkeypatch):
     data = encode(scenery(64, 64))
     path = tmp_path / "a.png"
     path.write_bytes(data)
     for source in (path, data, io.BytesIO(data)):
-        assert open_image(source, max_bytes=len(data)).size == (64, 64)
-        assert f"exceed the limit of {len(data) - 1:,} bytes" in reason(source, max_bytes=len(data) - 1)
+        monkeypatch.setattr(images, "MAX_BYTES", len(data))
+        assert open_image(source).size == (64, 64)
+        monkeypatch.setattr(images, "MAX_BYTES", len(data) - 1)
+        assert f"exceed the limit of {len(data) - 1:,} bytes" in reason(source)
 
 
 def test_bombs_do_not_explode():
@@ -306,14 +266,12 @@ def test_the_pixel_limit_of_jpeg_counts_what_is_decoded():
 
 
 def test_memory_that_is_not_there(monkeypatch):
-    def fail(self):
-        raise MemoryError
-
-    monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", Mock(side_effect=MemoryError))
     assert reason(encode(Image.new("L", (4, 4)))) == "not enough memory to decode it"
 
 
-def test_mutants_raise_nothing_else():
+def test_mutants_raise_nothing_else(monkeypatch):
+    monkeypatch.setattr(images, "MAX_PIXELS", 10**6)
     pick = random.Random(0)
     image = scenery(48, 40)
     exif = Image.Exif()
@@ -331,7 +289,7 @@ def test_mutants_raise_nothing_else():
             if pick.random() < 0.2:
                 del mutant[pick.randrange(8, len(mutant)) :]
             try:
-                result = open_image(bytes(mutant), min_size=pick.choice((None, (8, 8))), max_pixels=10**6)
+                result = open_image(bytes(mutant), min_size=pick.choice((None, (8, 8))))
             except UnreadableImage as error:
                 assert 3 < len(str(error)) < 120 and "\n" not in str(error)
             else:
@@ -347,38 +305,20 @@ def test_sources(tmp_path):
     path.write_bytes(data)
     stream = io.BytesIO(data)
     stream.read(9)
-    for source in (path, str(path), data, stream):
+    for source in (path, str(path), data, memoryview(data), stream):
         assert np.array_equal(np.asarray(open_image(source)), np.asarray(image))
     assert not stream.closed
-    assert refusal(path) is None and refusal(tmp_path / "none.png") == "no such file"
-
-
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
-def test_files_are_closed(tmp_path):
-    for kind in ("JPEG", "PNG", "WEBP", "TIFF", "BMP"):
-        data = encode(scenery(64, 64), kind, **LOSSLESS[kind])
-        (tmp_path / f"good.{kind}").write_bytes(data)
-        (tmp_path / f"bad.{kind}").write_bytes(data[: len(data) // 2])
-    before = len(os.listdir("/proc/self/fd"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", ResourceWarning)
-        for path in tmp_path.iterdir():
-            assert (refusal(path) is None) == path.name.startswith("good")
-    assert len(os.listdir("/proc/self/fd")) == before
-
-
-def heic():
-    pillow_heif = pytest.importorskip("pillow_heif")
-    buffer = io.BytesIO()
-    pillow_heif.from_pillow(four_corners(64, 32, CORNERS)).save(buffer, quality=-1, chroma=444)
-    return buffer.getvalue()
 
 
 def test_heic(monkeypatch):
-    data = heic()
+    pillow_heif = pytest.importorskip("pillow_heif")
+    buffer = io.BytesIO()
+    pillow_heif.from_pillow(four_corners(64, 32, CORNERS)).save(buffer, quality=-1, chroma=444)
+    data = buffer.getvalue()
     assert near(corners(open_image(data)), CORNERS, 6)
-    assert reason(data, max_pixels=1000) == "64 x 32 px exceed the limit of 0.001 MP"
     reason(data[: len(data) // 2])
+    monkeypatch.setattr(images, "MAX_PIXELS", 1000)
+    assert reason(data) == "64 x 32 px exceed the limit of 0.001 MP"
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     assert reason(data) == "HEIC photo: install the extra `heic` (python -m pip install -e '.[heic]')"
 
@@ -387,14 +327,9 @@ def test_heic(monkeypatch):
     ("min_size", "scale"),
     [(None, 1), ((400, 400), 1), ((224, 224), 2), ((150, 200), 4), ((80, 80), 8), ((8, 8), 8), ((1, 500), 1)],
 )
-def test_jpeg_is_decoded_at_a_smaller_scale(monkeypatch, min_size, scale):
-    seen = []
-    original = JpegImagePlugin.JpegImageFile.draft
-    monkeypatch.setattr(
-        JpegImagePlugin.JpegImageFile, "draft", lambda self, *a: seen.append(a) or original(self, *a)
-    )
+def test_jpeg_is_decoded_at_a_smaller_scale(min_size, scale):
     image = open_image(encode(Image.new("RGB", (1600, 1280)), "JPEG"), min_size=min_size)
-    assert image.size == (1600 // scale, 1280 // scale) and bool(seen) == (min_size is not None)
+    assert image.size == (1600 // scale, 1280 // scale)
     exif = Image.Exif()
     exif[274] = 6
     turned = encode(Image.new("RGB", (1600, 400)), "JPEG", exif=exif)  # seen as 400 wide, 1600 high
@@ -430,9 +365,9 @@ def test_squash_is_pillow_s_letterbox_pads_and_crop_takes_the_centre():
 
 
 def test_preprocess_is_built_from_a_mapping():
-    for given in ({}, {"image_size": [24, 40], "resize": "crop", "mean": [0, 0, 0], "std": [1, 1, 1]}):
-        preprocess = Preprocess.from_dict(given)
-        assert preprocess == Preprocess(**given) and hash(preprocess)
+    given = {"image_size": [24, 40], "resize": "crop", "mean": [0, 0, 0], "std": [1, 1, 1]}
+    preprocess = Preprocess.from_dict(given)
+    assert preprocess == Preprocess(**given) and hash(preprocess)
     assert preprocess.size == (24, 40) and preprocess.mean == (0.0, 0.0, 0.0)
     assert Preprocess(np.int64(9)).size == (9, 9)
 
@@ -456,13 +391,12 @@ def test_preprocess_refuses(arguments, words):
         Preprocess.from_dict(arguments)
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_an_image_that_somebody_opened_comes_out_as_its_file(tmp_path, suffix, orientation):
-    pixels = np.random.default_rng(0).integers(0, 256, (24, 40, 4 if suffix == "png" else 3), np.uint8)
-    image = Image.fromarray(pixels)
+def test_an_image_that_somebody_opened_comes_out_as_its_file(kind, orientation):
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 40, 4 if kind == "PNG" else 3), np.uint8)
     exif = Image.Exif()
-    exif[0x0112] = orientation
-    image.save(tmp_path / f"a.{suffix}", exif=exif)
-    with Image.open(tmp_path / f"a.{suffix}") as opened:
-        assert np.array_equal(as_upright_rgb(opened), open_image(tmp_path / f"a.{suffix}"))
+    exif[274] = orientation
+    data = encode(Image.fromarray(pixels), kind, exif=exif)
+    with Image.open(io.BytesIO(data)) as opened:
+        assert np.array_equal(as_upright_rgb(opened), open_image(data))

@@ -54,11 +54,7 @@ def test_encode_classes_refuses_several_and_unknown():
         SPACE.encode_classes({"defect": ("Leaks", "Missing")})
     with pytest.raises(InputError, match="unknown component 'Brackt': did you mean 'Bracket'"):
         SPACE.encode_classes({"component": ("Brackt",)})
+    with pytest.raises(InputError, match="unknown label 'leeks': did you mean 'Leaks'"):
+        SPACE.encode({"defect": ("leeks",)})
     with pytest.raises(InputError, match="unknown component 'Leaks'"):
         SPACE.encode_classes({"component": ("Leaks",)})
-
-
-def test_position_of_an_unknown_label_names_the_nearest():
-    assert SPACE.position("Leaks") == 3
-    with pytest.raises(InputError, match="unknown label 'leeks': did you mean 'Leaks'"):
-        SPACE.position("leeks")

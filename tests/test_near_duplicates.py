@@ -3,6 +3,8 @@ import io
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from src.datamodules.near_duplicates import distances, near_pairs, nearest_across, perceptual_hash
 from src.images import open_image
@@ -48,11 +50,11 @@ def test_other_photos_and_turned_ones_are_far_away():
     assert apart(images[0], images[0].rotate(180)) > 12
 
 
-@pytest.mark.parametrize("value", [0, 128, 255])
-def test_a_photo_without_contrast_has_no_hash(value):
+def test_a_photo_without_contrast_has_no_hash():
     noise = np.random.default_rng(0).integers(-3, 4, (64, 64))
-    flat = Image.fromarray(np.clip(value + noise, 0, 255).astype(np.uint8))
-    assert perceptual_hash(flat.convert("RGB")) is None
+    for value in (0, 128, 255):
+        flat = Image.fromarray(np.clip(value + noise, 0, 255).astype(np.uint8))
+        assert perceptual_hash(flat.convert("RGB")) is None
 
 
 def brute_force(hashes, limit):
@@ -86,16 +88,28 @@ def test_equal_hashes_are_paired_with_the_first_alone():
 
 
 def test_a_dense_cluster_gives_each_pair_once():
+    assert near_pairs(np.empty(0, np.uint64), 4)[0].shape == (0, 2)
     bits = np.uint64(1) << np.arange(64, dtype=np.uint64)
     hashes = np.concatenate([[0], bits, bits[:20] | bits[1:21]]).astype(np.uint64)
     pairs, _ = near_pairs(hashes, 4)
     assert len(pairs) == len({tuple(pair) for pair in pairs.tolist()}) == len(brute_force(hashes, 4))
 
 
-def test_no_hashes_no_pairs():
-    assert near_pairs(np.empty(0, np.uint64), 4)[0].shape == (0, 2)
-    with pytest.raises(ValueError, match="0 to 7"):
-        near_pairs(np.zeros(2, np.uint64), 8)
+def test_frames_of_a_fixed_camera_are_as_many_pairs_as_photos():
+    rng = np.random.default_rng(0)
+    scenes = rng.integers(0, 2**64, 3, np.uint64)
+    flips = np.uint64(1) << rng.integers(0, 64, (3, 120, 2)).astype(np.uint64)
+    hashes = (scenes[:, None] ^ flips[..., 0] ^ flips[..., 1]).ravel()
+    every, _ = near_pairs(hashes, 4)
+    few, apart = near_pairs(hashes, 4, many=200)
+    assert len(every) > 20_000 and len(few) == 360 - 3 and apart.max() <= 4
+    assert (few[:, 0] < few[:, 1]).all() and (apart == distances(hashes, few)).all()
+
+    def sets(pairs):
+        links = coo_array((np.ones(len(pairs)), pairs.T), shape=(360, 360))
+        return connected_components(links, directed=False)[1]
+
+    assert (sets(every) == sets(few)).all() and sets(few).max() == 2
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -103,12 +117,7 @@ def test_the_nearest_across_is_that_of_all_comparisons(seed):
     rng = np.random.default_rng(seed)
     hashes, sides = rng.integers(0, 2**64, 60, dtype=np.uint64), rng.integers(0, 3, 60)
     i, j, distance = nearest_across(hashes, sides, block=7)
-    everything = {
-        (int(np.bitwise_count(hashes[a] ^ hashes[b])), a, b)
-        for a in range(60)
-        for b in range(a)
-        if sides[a] != sides[b]
-    }
-    assert distance == min(everything)[0] and sides[i] != sides[j]
+    apart = np.bitwise_count(hashes[:, None] ^ hashes)[sides[:, None] != sides]
+    assert distance == apart.min() and sides[i] != sides[j]
     assert int(np.bitwise_count(hashes[i] ^ hashes[j])) == distance
     assert nearest_across(hashes, np.zeros(60, int)) is None

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from src.datamodules import base as photo_module
+from src.datamodules import photo_datamodule as photo_module
 from src.inference import Predictor
 from src.models import PhotoClassifier
 from src.process import Terminated, exit_code, interruption, sigterm_raises

@@ -4,7 +4,7 @@ import random
 import numpy as np
 import pytest
 
-from src.datamodules.groups import assign_groups, join_groups, link_records
+from src.datamodules.groups import assign_groups, link_records
 from src.datamodules.records import Record, Source
 from src.datamodules.splits import SPLITS, data_hash, read_split_file, split_hash
 from src.datamodules.splits import split_records as split_linked
@@ -60,13 +60,12 @@ def test_groups_and_identical_photos_stay_in_one_split(seed):
 def test_shares_are_kept_for_photos_and_every_frequent_label(seed):
     records = made(2000, seed)
     splits = split_records(records, SHARES, seed)
+    labels = {n for r in records for n in r.labels["label"]}
     for name, share in SHARES.items():
         assert len(splits[name]) / len(records) == pytest.approx(share, abs=0.01)
-        for label in {n for r in records for n in r.labels["label"]}:
-            if len(groups_with(records, label)) >= 50:
-                part = sum(label in r.labels["label"] for r in splits[name])
-                whole = sum(label in r.labels["label"] for r in records)
-                assert part / whole == pytest.approx(share, abs=0.02), (label, name)
+        for label in (label for label in labels if len(groups_with(records, label)) >= 50):
+            part, whole = (sum(label in r.labels["label"] for r in some) for some in (splits[name], records))
+            assert part / whole == pytest.approx(share, abs=0.02), (label, name)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -82,11 +81,9 @@ def test_rare_labels_stand_in_train_first_and_with_three_groups_everywhere(seed)
 
 
 def test_one_group_of_a_label_is_trained_on_even_if_it_is_large():
-    records = [record(f"big{i}", ["big"], "G") for i in range(80)] + [
-        record(f"s{i}", ["small"]) for i in range(20)
-    ]
-    splits = split_records(records, SHARES, 0)
-    assert {r.id for r in splits["train"]} >= {f"big{i}" for i in range(80)}
+    big = [record(f"big{i}", ["big"], "G") for i in range(80)]
+    splits = split_records([*big, *(record(f"s{i}", ["small"]) for i in range(20))], SHARES, 0)
+    assert set(where(splits).items()) >= {(r.id, "train") for r in big}
     assert splits["val"] and splits["test"]
 
 
@@ -100,7 +97,7 @@ def test_a_split_depends_on_the_seed_and_not_on_the_order():
     assert data_hash(shuffled) == data_hash(records) and len(data_hash(records)) == 16
 
 
-def test_hashes_stand_for_what_they_say():
+def test_hashes_depend_on_ids_labels_contents_and_splits():
     records = [record("a", ["x", "y"]), record("b")]
     assert data_hash(records) == data_hash([record("b"), record("a", ["y", "x"])])
     for other in (record("a", ["x"]), record("c", ["x", "y"]), record("a", ["x", "y"], digest="other")):
@@ -130,11 +127,8 @@ def test_three_photos_are_enough_and_a_split_may_be_left_out():
     assert [len(splits[name]) for name in SPLITS] == [1, 1, 1]
     splits = split_records([record(f"p{i}") for i in range(20)], {"train": 80, "val": 20}, 0)
     assert [len(splits[name]) for name in SPLITS] == [16, 4, 0]
-
-
-def test_photos_without_labels_are_split_too():
-    records = [record(f"p{i}", []) for i in range(20)] + [record(f"q{i}") for i in range(20)]
-    assert sum(not r.labels["label"] for r in split_records(records, SHARES, 0)["train"]) == 14
+    unlabelled = [record(f"p{i}", []) for i in range(20)] + [record(f"q{i}") for i in range(20)]
+    assert sum(not r.labels["label"] for r in split_records(unlabelled, SHARES, 0)["train"]) == 14
 
 
 def test_a_given_split_is_never_altered_and_crossing_groups_are_reported(caplog):
@@ -170,6 +164,10 @@ def test_split_files(tmp_path):
     (tmp_path / "val_metadata.csv").write_text("ID,path\na,a.jpg\n")
     with pytest.raises(InputError, match="IDs in two splits: a"):
         read_split_file(tmp_path)
+    (tmp_path / "train_metadata.csv").unlink()
+    for gone in (tmp_path / "gone.csv", tmp_path):
+        with pytest.raises(InputError, match=r"data.split_file=.*(gone|train_metadata).csv: no such file"):
+            read_split_file(gone)
 
 
 @pytest.mark.parametrize(
@@ -187,17 +185,6 @@ def test_bad_split_files_are_one_line(tmp_path, text, message):
         read_split_file(tmp_path / "s.csv")
 
 
-def test_a_split_file_that_is_missing(tmp_path):
-    with pytest.raises(InputError, match=r"data.split_file=.*no such file"):
-        read_split_file(tmp_path / "gone.csv")
-    with pytest.raises(InputError, match=r"data.split_file=.*train_metadata.csv: no such file"):
-        read_split_file(tmp_path)
-
-
-def test_join_groups_links_through_both():
-    assert join_groups(list("aabbcd"), ["1", "2", "2", "3", "", ""]).tolist() == [0, 0, 0, 0, 1, 2]
-
-
 def named(*names):
     return Source(None, [Record(f"id/{n}", f"s/{n}.jpg", {}) for n in names])
 
@@ -206,16 +193,12 @@ def groups_of(source, group):
     return [r.group for r in assign_groups(source, group)]
 
 
-def test_the_group_is_the_id_unless_said_otherwise():
-    assert groups_of(named("a1_x", "a1_y"), None) == ["id/a1_x", "id/a1_y"]
-
-
 def test_group_by_the_first_capture_that_is_not_empty(caplog):
+    assert groups_of(named("a1_x", "a1_y"), None) == ["id/a1_x", "id/a1_y"]
     source = named("a1_x", "a1_y", "zzz", "_q")
     assert groups_of(source, r"^(a\d)?_?|(q)") == ["a1", "a1", "id/zzz", "id/_q"]
     assert "2 of 4 photos; the others are groups of their own" in caplog.text
-    assert groups_of(named("b_7", "c-7"), r"b_(\d)|c-(\d)") == ["7", "7"]
-    assert groups_of(named("a"), r"^(.)\.jpg$") == ["a"]
+    assert groups_of(named("b_7", "c-7"), r"b_(\d)|c-(\d)\.jpg$") == ["7", "7"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,3 @@
-import logging
 import unicodedata
 from pathlib import Path
 
@@ -6,26 +5,22 @@ import pytest
 
 from src.datamodules.csv_table import pick_column, read_csv
 from src.datamodules.records import PhotoIndex
-from src.datamodules.table import TableDataModule, read_table
+from src.datamodules.table import TableDataModule
 from src.errors import InputError
 
-WORDS = {"component": ["Bracket", "Joint"], "defect": ["Corrosion-Heavy", "Leaks"]}
-NO_WORDS = {"component": [], "defect": []}
-HEALTHY = ["Intact", "None"]
+WORDS = {"components": ["Bracket", "Joint"], "defects": ["Corrosion-Heavy", "Leaks"]}
+COMMON = {"preprocess": {}, "splits": {}, "healthy": ["Intact", "None"]}
 
 
 @pytest.fixture
 def table(make_tree, tmp_path):
     """Return a function that writes a table beside photos and reads it."""
 
-    def read(text, *photos, task="multilabel", words=NO_WORDS, **options):
+    def read(text, *photos, task="multilabel", words=None, **options):
         make_tree(tmp_path / "images", *(photos or ("a.jpg", "b.jpg", "c.jpg")))
         path = tmp_path / "t.csv"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        given = {"id_column": None, "columns": None, "separator": ";", "delimiter": None, "encoding": None}
-        return read_table(
-            path, tmp_path / "images", task, vocabulary=words, healthy=HEALTHY, **given | options
-        )
+        return TableDataModule(csv=str(path), task=task, **COMMON, **(words or {}), **options).read()
 
     return read
 
@@ -48,11 +43,11 @@ def test_encodings(table, encoding):
 
 
 def test_encodings_that_do_not_fit(table):
-    with pytest.raises(InputError, match=r"not text in utf-8; name its encoding with data.encoding="):
+    with pytest.raises(InputError, match=r"not text in utf-8; save it as UTF-8, or .* data.encoding="):
         table(TEXT.encode("cp1252"), encoding="utf-8")
     with pytest.raises(InputError, match="not text in nonsense"):
         table(TEXT, encoding="nonsense")
-    with pytest.raises(InputError, match=r"not a text file.*; name its encoding with data.encoding="):
+    with pytest.raises(InputError, match=r"not a text file.*; save it as UTF-8, or .* data.encoding="):
         table("ID,label\na,b\n".encode("utf-16-le"))
 
 
@@ -108,33 +103,19 @@ def test_missing_table_and_photos(table, tmp_path, make_tree):
     with pytest.raises(InputError, match="directory"):
         read_csv(tmp_path)
     with pytest.raises(InputError, match=r"data.csv is not set"):
-        TableDataModule(task="multilabel", preprocess={}, splits={})
+        TableDataModule(task="multilabel", **COMMON)
     with pytest.raises(InputError, match="no such folder"):
-        read_table(
-            tmp_path / "image_data.csv",
-            tmp_path / "gone",
-            "multilabel",
-            None,
-            None,
-            ";",
-            None,
-            None,
-            NO_WORDS,
-            [],
-        )
+        TableDataModule(
+            csv=str(tmp_path / "image_data.csv"), images=str(tmp_path / "gone"), task="multilabel", **COMMON
+        ).read()
 
 
 def test_placeholders_in_any_case_and_rows_unioned(table, caplog):
-    source = table(
-        "ID,component,defect\na,Joint,NaN\na,component,Leaks\na,Joint; Bracket ;,Defect\n"
-        "b,COMPONENT,nan\nb,,\n"
-    )
+    rows = ("a,Joint,NaN", "a,component,Leaks", "a.jpg,Joint; Bracket ;,Defect", "b,COMPONENT,nan", "b,,")
+    source = table("\n".join(("ID,component,defect", *rows)))
     assert labels(source) == {"a": {"component": ["Joint", "Bracket"], "defect": ["Leaks"]}}
     assert "Left out 1 photos whose rows carry placeholders only, which are unlabelled: b.jpg" in caplog.text
-
-
-def test_healthy_is_a_label_and_not_a_placeholder(table):
-    source = table("ID,component,defect\na,Joint,Intact\nb,,None\n")
+    source = table("ID,component,defect\na,Joint,Intact\nb,,None\n")  # which mean healthy
     assert labels(source)["a"]["defect"] == ["Intact"] and labels(source)["b"]["defect"] == ["None"]
 
 
@@ -148,18 +129,10 @@ def test_labels_in_the_wrong_column_are_routed_and_reported(table, caplog):
     assert "'Bracket' from defect to component (1 rows)" in caplog.text
 
 
-def test_without_vocabulary_labels_stay_where_they_stand(table):
-    source = table("ID,component,defect\na,Leaks,Bracket\n")
-    assert labels(source) == {"a": {"component": ["Leaks"], "defect": ["Bracket"]}}
-
-
 def test_unknown_labels_name_the_nearest(table):
     with pytest.raises(InputError, match=r"unknown labels 'Leeks' \(2 rows\); 'Leeks': did you mean 'Leaks'"):
         table("ID,component,defect\na,Joint,Leeks\nb,Joint,Leeks\n", words=WORDS)
-    open_defects = {"component": ["Joint"], "defect": []}
-    source = table(
-        "ID,component,defect\na,Joint,Leeks\nb,Crack,Joint\n".replace("Crack", ""), words=open_defects
-    )
+    source = table("ID,component,defect\na,Joint,Leeks\nb,,Joint\n", words={"components": ["Joint"]})
     assert labels(source)["a"]["defect"] == ["Leeks"] and labels(source)["b"]["component"] == ["Joint"]
 
 
@@ -170,10 +143,7 @@ def test_one_column_of_labels_with_a_vocabulary(table, task, caplog):
         "a": {"component": ["Joint"], "defect": ["Leaks"]},
         "b": {"component": ["Bracket"], "defect": ["Intact"]},
     }
-    assert "wrong" not in caplog.text and "other kind" not in caplog.text
-
-
-def test_one_column_of_labels_without_a_vocabulary_is_one_kind(table):
+    assert "other kind" not in caplog.text
     assert labels(table("ID,labels\na,x;y\n")) == {"a": {"label": ["x", "y"]}}
 
 
@@ -190,21 +160,18 @@ def test_the_table_feeds_the_single_label_tasks(table):
 def test_columns_by_name(table):
     text = "Foto,Teil,Schaden,component,defect\na,Joint,Leaks,x,y\n"
     columns = {"component": "Teil", "defect": "schaden"}
-    assert labels(table(text, id_column="Foto", columns=columns)) == {
+    assert labels(table(text, id="Foto", columns=columns)) == {
         "a": {"component": ["Joint"], "defect": ["Leaks"]}
     }
     with pytest.raises(InputError, match=r"no column 'Schadn': it has Schaden, .*data.columns.defect="):
-        table(text, id_column="Foto", columns={"defect": "Schadn"})
+        table(text, id="Foto", columns={"defect": "Schadn"})
     with pytest.raises(InputError, match="multiclass has the one kind 'label'"):
-        table(text, id_column="Foto", columns=columns, task="multiclass")
+        table(text, id="Foto", columns=columns, task="multiclass")
 
 
-def test_columns_without_a_name_are_passed_over(tmp_path):
+def test_columns_without_a_name_are_passed_over_and_one_column_may_hold_commas(tmp_path):
     (tmp_path / "t.csv").write_text(",ID,,label\n0,a,,x\n")
     assert list(read_csv(tmp_path / "t.csv").columns) == ["ID", "label"]
-
-
-def test_a_table_of_one_column_may_hold_commas(tmp_path):
     (tmp_path / "t.csv").write_text("path\na, b.jpg\nc;d.jpg\n")
     assert read_csv(tmp_path / "t.csv")["path"].tolist() == ["a, b.jpg", "c;d.jpg"]
 
@@ -227,27 +194,23 @@ def test_ids_without_one_file_are_counted_listed_and_left_out(table, caplog):
     assert list(labels(source)) == ["a"] and source.rows == ["a", "", "", "", ""]
     assert "Left out 2 IDs without a file" in caplog.text and "gone, (empty)" in caplog.text
     assert "Left out 1 IDs that name several files: twice (s/twice.jpg, t/twice.jpg)" in caplog.text
-    with caplog.at_level(logging.INFO):
-        table("ID,label\na,x\n", "a.jpg")
-    assert "photos below" in caplog.text and "stand in no row" in caplog.text
 
 
-def test_what_an_id_can_mean(make_tree, tmp_path):
+def test_meanings_of_an_id(make_tree, tmp_path):
     nfd = unicodedata.normalize("NFD", "Brücke.jpg")
-    index = PhotoIndex(
-        make_tree(
-            tmp_path / "i",
-            "a.jpg",
-            "s/a.jpg",
-            "s/b c.jpg",
-            "d.jpg",
-            "d.png",
-            "e.v2.JPG",
-            nfd,
-            "G.jpg",
-            "g.jpg",
-        )
+    names = (
+        "a.jpg",
+        "s/a.jpg",
+        "s/b c.jpg",
+        "d.jpg",
+        "d.png",
+        "e.v2.JPG",
+        nfd,
+        "G.jpg",
+        "g.jpg",
+        "t/b c.jpg",
     )
+    index = PhotoIndex(make_tree(tmp_path / "i", *names))
     for id_, paths in {
         "a": ["a.jpg"],
         "a.jpg": ["a.jpg"],
@@ -255,7 +218,7 @@ def test_what_an_id_can_mean(make_tree, tmp_path):
         "s\\a.jpg": ["s/a.jpg"],
         "./s/a.jpg": ["s/a.jpg"],
         f"{tmp_path}/i/s/a.jpg": ["s/a.jpg"],
-        "b c": ["s/b c.jpg"],
+        "b c": ["s/b c.jpg", "t/b c.jpg"],
         "d": ["d.jpg", "d.png"],
         "d.png": ["d.png"],
         "e.v2": ["e.v2.JPG"],
@@ -268,19 +231,12 @@ def test_what_an_id_can_mean(make_tree, tmp_path):
         assert index.find(id_) == paths, id_
 
 
-def test_two_spellings_of_one_photo_are_unioned(table):
-    assert labels(table("ID,label\na,x\na.jpg,y\n")) == {"a": {"label": ["x", "y"]}}
-
-
 def test_root_alone_names_table_and_photos(make_tree, tmp_path):
     make_tree(tmp_path / "images", "a.jpg")
-    common = {"task": "multilabel", "preprocess": {}, "splits": {}}
+    common = {"task": "multilabel", **COMMON}
     module = TableDataModule(root=str(tmp_path), delimiter="tab", **common)
-    assert (module.csv, module.images, module.delimiter) == (
-        tmp_path / "image_data.csv",
-        tmp_path / "images",
-        "\t",
-    )
+    assert (module.csv, module.images) == (tmp_path / "image_data.csv", tmp_path / "images")
+    assert module.delimiter == "\t"
     assert TableDataModule(csv=str(tmp_path / "images" / "t.csv"), **common).images == tmp_path / "images"
     with pytest.raises(InputError, match=r"both in data.components and in data.defects: Bolt"):
         TableDataModule(root="x", components=["Bolt"], defects=["Bolt"], **common)

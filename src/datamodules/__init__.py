@@ -6,7 +6,7 @@ __getattr__ = deferred(
     __name__,
     {
         "FolderDataModule": "src.datamodules.folders",
-        "PhotoDataModule": "src.datamodules.base",
+        "PhotoDataModule": "src.datamodules.photo_datamodule",
         "TableDataModule": "src.datamodules.table",
     },
 )

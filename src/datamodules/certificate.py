@@ -1,5 +1,6 @@
-"""What a split guarantees, in figures: shares kept, groups and near duplicates that cross it."""
+"""Certificate of a split: shares kept, groups and near duplicates that cross it, in figures."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from src.datamodules.groups import Linked
 from src.datamodules.near_duplicates import nearest_across
 from src.datamodules.records import Record
-from src.datamodules.splits import SPLITS, carried_by, columns_of, labels_of, pairs_of, split_hash
+from src.datamodules.splits import SPLITS, label_matrix, pair_matrix, split_hash
 
 SEARCHED = 10_000  # up to so many photos the closest pair across splits is looked for
 SHOWN = 20  # pairs and groups that cross are listed up to so many
@@ -41,14 +42,11 @@ def certify(
     photos = np.bincount(chosen, minlength=len(SPLITS))
     shares = photos if asked is None else np.array([asked.get(name, 0.0) for name in SPLITS])
     shares = shares / shares.sum()
-    carried = carried_by(records, labels_of)
-    labels = _tally(carried, chosen)
-    pairs = _tally(carried_by(records, pairs_of), chosen)
-    groups = {
-        label: len(np.unique(linked.groups[column]))
-        for label, column in zip(sorted(labels), columns_of(carried).T, strict=True)
-    }
-    numbers = [len(set(linked.groups[chosen == split].tolist())) for split in range(len(SPLITS))]
+    labels, carried = label_matrix(records)
+    pairs, paired = pair_matrix(records)
+    counts = _counts(carried, chosen)
+    groups = [len(np.unique(linked.groups[column])) for column in carried.T]
+    numbers = [len(np.unique(linked.groups[chosen == split])) for split in range(len(SPLITS))]
     return {
         "hash": split_hash(splits),
         "given": asked is None,
@@ -56,11 +54,11 @@ def certify(
         "photos": dict(zip(SPLITS, photos.tolist(), strict=True)),
         "groups": dict(zip(SPLITS, numbers, strict=True)),
         "labels": [
-            {"label": key[1], "kind": key[0], **dict(zip(SPLITS, counts, strict=True)), "groups": groups[key]}
-            for key, counts in sorted(labels.items())
+            {"label": label, "kind": kind, **dict(zip(SPLITS, row, strict=True)), "groups": number}
+            for (kind, label), row, number in zip(labels, counts.tolist(), groups, strict=True)
         ],
-        "deviation": _deviation({name: counts for (_, name), counts in labels.items()}, shares),
-        "pair_deviation": _deviation({" + ".join(pair): n for pair, n in pairs.items()}, shares),
+        "deviation": _deviation([label for _, label in labels], counts, shares),
+        "pair_deviation": _deviation([" + ".join(pair) for pair in pairs], _counts(paired, chosen), shares),
         "crossing": _crossing(linked, chosen),
         "near_duplicates": {
             "max_distance": near_duplicates,
@@ -70,26 +68,24 @@ def certify(
             "groups_joined": int(linked.groups.max()) + 1,
         },
         "closest": _closest(records, chosen),
-        "not_evaluable": _not_evaluable(labels, groups, photos),
+        "not_evaluable": {
+            label: f"no photo in {' and '.join(lacking)}: {number} group(s) carry it"
+            for (_, label), row, number in zip(labels, counts, groups, strict=True)
+            if (lacking := [SPLITS[split] for split in (1, 2) if photos[split] and not row[split]])
+        },
     }
 
 
-def _tally(carried: Sequence[set], chosen: np.ndarray) -> dict[Any, list[int]]:
-    """Return how many photos of each split carry each item."""
-    counts: dict[Any, list[int]] = {}
-    for items, split in zip(carried, chosen.tolist(), strict=True):
-        for item in items:
-            counts.setdefault(item, [0] * len(SPLITS))[split] += 1
-    return counts
+def _counts(carried: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Return how many photos of each split carry each item, `[items, splits]`."""
+    return np.stack([carried[chosen == split].sum(0) for split in range(len(SPLITS))], axis=1)
 
 
-def _deviation(counts: Mapping[str, Sequence[int]], shares: np.ndarray) -> dict[str, Any] | None:
+def _deviation(names: Sequence[str], counts: np.ndarray, shares: np.ndarray) -> dict[str, Any] | None:
     """Return mean and worst of |share of an item in a split - share of the split|; None without items."""
-    if not counts:
+    if not names:
         return None
-    names = list(counts)
-    table = np.array([counts[name] for name in names], float)
-    apart = np.abs(table / table.sum(1, keepdims=True) - shares)
+    apart = np.abs(counts / counts.sum(1, keepdims=True) - shares)
     worst, split = np.unravel_index(apart.argmax(), apart.shape)
     return {
         "mean": round(float(apart.mean()), 6),
@@ -100,17 +96,17 @@ def _deviation(counts: Mapping[str, Sequence[int]], shares: np.ndarray) -> dict[
 
 
 def _crossing(linked: Linked, chosen: np.ndarray) -> dict[str, Any]:
-    """Return what stands in several splits: groups of the user, identical photos, near duplicates."""
+    """Return the groups of the user, identical photos and near duplicates that are in several splits."""
 
     def several(keys: Sequence[str]) -> list[str]:
-        first = dict(zip(reversed(keys), reversed(chosen.tolist()), strict=True))
-        return sorted({key for key, split in zip(keys, chosen.tolist(), strict=True) if first[key] != split})
+        places = set(zip(keys, chosen.tolist(), strict=True))
+        return sorted(key for key, number in Counter(key for key, _ in places).items() if number > 1)
 
     groups = several([r.group for r in linked.records])
     across = linked.pairs[chosen[linked.pairs[:, 0]] != chosen[linked.pairs[:, 1]]]
     return {
         "groups": len(groups),
-        "identical_photos": len([digest for digest in several([r.digest for r in linked.records]) if digest]),
+        "identical_photos": sum(map(bool, several([r.digest for r in linked.records]))),
         "near_duplicate_pairs": len(across),
         "examples": {
             "groups": groups[:SHOWN],
@@ -122,7 +118,7 @@ def _crossing(linked: Linked, chosen: np.ndarray) -> dict[str, Any]:
 
 
 def _placed(records: Sequence[Record], chosen: np.ndarray, position: int) -> dict[str, str]:
-    """Return where a photo stands."""
+    """Return path and split of a photo."""
     return {"path": records[position].path, "split": SPLITS[chosen[position]]}
 
 
@@ -136,19 +132,3 @@ def _closest(records: Sequence[Record], chosen: np.ndarray) -> dict[str, Any] | 
         return None
     *pair, distance = found
     return {"distance": distance, "photos": [_placed(records, chosen, hashed[i]) for i in pair]}
-
-
-def _not_evaluable(
-    labels: Mapping[tuple[str, str], Sequence[int]], groups: Mapping[tuple[str, str], int], photos: np.ndarray
-) -> dict[str, str]:
-    """Return `{label: why}` of the labels without a photo in a split that has photos."""
-    reasons = {}
-    for key, counts in sorted(labels.items()):
-        lacking = [
-            name
-            for name, held, size in zip(SPLITS, counts, photos.tolist(), strict=True)
-            if size and not held and name != "train"
-        ]
-        if lacking:
-            reasons[key[1]] = f"no photo in {' and '.join(lacking)}: {groups[key]} group(s) carry it"
-    return reasons

@@ -50,8 +50,7 @@ def read_with_delimiter(
     path: Path, delimiter: str | None, encoding: str | None, key: str = "data.csv"
 ) -> tuple[pd.DataFrame, str]:
     """Return a table with its columns without a name, and its delimiter; see `read_csv`."""
-    text = _decode(_content(path, key), encoding, f"{key}={path}", to_choose=key == "data.csv")
-    cure = " and data.delimiter" if key == "data.csv" else ""
+    text = _decode(_content(path, key), encoding, f"{key}={path}")
     try:
         delimiter = delimiter or _detect(text)
         lines = csv.reader(
@@ -59,7 +58,7 @@ def read_with_delimiter(
         )
         rows = {n: cells for n, cells in enumerate(lines, 1) if any(cell.strip() for cell in cells)}
     except (csv.Error, TypeError, ValueError) as error:
-        raise InputError(f"{key}={path}: not a table ({error}); see its quotes{cure}") from error
+        raise InputError(f"{key}={path}: not a table ({error}); see its quotes and delimiter") from error
     if not rows:
         raise InputError(f"{key}={path}: the file is empty")
     header = [name.strip() for name in rows.pop(next(iter(rows)))]
@@ -77,21 +76,20 @@ def read_with_delimiter(
 
 
 def _content(path: Path, key: str) -> bytes:
-    """Read the file that `key` names, or say what is wrong with it."""
+    """Read the file that `key` names; an `InputError` where that is not possible."""
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError as error:
         tables = [p.name for p in path.parent.glob("*") if p.suffix.lower() in (".csv", ".tsv")]
         hint = f"; tables beside it: {listed(nearest(path.name, sorted(tables)), 5)}" if tables else ""
         raise InputError(f"{key}={path}: no such file{hint}") from error
     except OSError as error:
         raise InputError(f"{key}={path}: {(error.strerror or 'cannot be read').lower()}") from error
-    return content
 
 
-def _decode(content: bytes, encoding: str | None, where: str, to_choose: bool) -> str:
+def _decode(content: bytes, encoding: str | None, where: str) -> str:
     """Return the text: in the encoding named, else UTF-16 with a mark, UTF-8 or Windows-1252."""
-    cure = "name its encoding with data.encoding=" if to_choose else "save it as UTF-8"
+    cure = "save it as UTF-8, or name the encoding of a table of labels with data.encoding="
     utf_16 = content[:2] in (b"\xff\xfe", b"\xfe\xff")
     candidates = [encoding] if encoding else ["utf-16"] if utf_16 else ["utf-8", "cp1252"]
     for name in candidates:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from src.datamodules.records import Record
-from src.datamodules.transforms import EvalTransform, TrainTransform
+from src.datamodules.transforms import TrainTransform
 from src.errors import InputError
 from src.images import UnreadableImage, content_digest, read_photo
 from src.labels import LabelSpace
@@ -24,9 +24,9 @@ log = logging.getLogger(__name__)
 
 
 class LostPhoto(InputError):
-    """A photo, or what is kept of it, that could be read when the run began, and cannot any more.
+    """A photo, or its row in the cache, that cannot be read any more.
 
-    A loader's worker hands an exception over as the text of its traceback; of that only the message is kept.
+    A loader's worker hands an exception over as the text of its traceback; only the message of it is kept.
     """
 
     def __init__(self, message: str):
@@ -43,61 +43,46 @@ def encoded_targets(records: Sequence[Record], labels: LabelSpace, multilabel: b
 class PhotoDataset(Dataset):
     """The photos of one split.
 
-    An item is asked for by (epoch, index), so that its augmented view depends on nothing else.
-
-    Args:
-        records: the split.
-        root: the folder that the records' paths start from.
-        labels: the label space.
-        multilabel: targets are multi-hot float32 `[labels]`; else class indices int64 `[kinds]`, -1 for
-            none.
-        preprocess: opens and resizes.
-        transform: what happens to the resized image.
-        seed: of the augmentation.
-        images: the resized photos, uint8 `[H, W, 3]` each, where they are kept; None: they are decoded.
+    An item is asked for by (epoch, index), so that its augmented view depends on nothing else. Without
+    `images`, their resized pixels uint8 `[H, W, 3]`, photos are decoded.
     """
 
     def __init__(
         self,
-        records: list[Record],
+        records: Sequence[Record],
         root: Path,
-        labels: LabelSpace,
-        multilabel: bool,
+        targets: torch.Tensor,
         preprocess: Preprocess,
-        transform: TrainTransform | EvalTransform,
+        transform: TrainTransform | None,
         seed: int,
         images: Rows | None = None,
     ):
-        self.paths = [record.path for record in records]
-        self.root, self.preprocess, self.transform, self.seed = root, preprocess, transform, seed
-        self.images = images
-        self.targets = encoded_targets(records, labels, multilabel)
+        self.paths, self.root, self.targets = [record.path for record in records], root, targets
+        self.preprocess, self.transform, self.seed, self.images = preprocess, transform, seed, images
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor | int]:
         epoch, index = key
-        pixels = self._read(index)
-        image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-        image = self.transform(image, self.seed, epoch, index)
+        image = torch.from_numpy(self._read(index)).permute(2, 0, 1).contiguous()
+        if self.transform:
+            image = self.transform(image, self.seed, epoch, index)
         return {"image": image, "target": self.targets[index], "index": index}
 
     def _read(self, index: int) -> np.ndarray:
         """Return a resized photo."""
-        if self.images is not None:
-            try:
-                return self.images[index]
-            except InputError as error:
-                raise LostPhoto(str(error)) from error
+        path = self.root / self.paths[index]
         try:
-            return self.preprocess(self.root / self.paths[index])
+            return self.preprocess(path) if self.images is None else self.images[index]
         except UnreadableImage as error:
-            raise LostPhoto(f"{self.root / self.paths[index]} cannot be read any more: {error}") from error
+            raise LostPhoto(f"{path} cannot be read any more: {error}") from error
+        except InputError as error:
+            raise LostPhoto(str(error)) from error
 
 
 class FeatureDataset(Dataset):
-    """What a frozen backbone sees in the photos of one split: batches of `{"features", "target", "index"}`.
+    """The features of the photos of one split: batches of `{"features", "target", "index"}`.
 
     Args:
         views: the features `[photos, F]` of each view of the photos; an epoch takes its view in turn.
@@ -121,21 +106,21 @@ class EpochSampler(Sampler[tuple[int, int]]):
     """Yields (epoch, index); the order is a pure function of (seed, epoch).
 
     Several processes take their parts of one order: of each global batch in training, of the whole split in
-    evaluation. Parts of one batch differ by a photo at the most, and every photo is in exactly one.
+    evaluation. Parts of one batch differ by a photo at most, and every photo is in exactly one.
 
-    Lightning calls `set_epoch` before each epoch, but after a resume it starts the workers on the first one
-    before that: a resumed fit gives its first epoch here.
+    Lightning calls `set_epoch` before each epoch, but after a resume it starts the workers before that: a
+    resumed fit gives its first epoch here.
 
     Args:
         size: photos of the split.
         seed: of the order.
         shuffle: whether the order is a random one.
-        epoch: the first one that will be asked for.
+        epoch: the first one.
         batch: photos of a global batch, of all processes together; a last one with a single photo, or with
-            fewer than there are processes, is left out, unless it is the only one. Null: the split is one
+            fewer than there are processes, is left out, unless it is the only one. None: the split is one
             batch, left whole.
-        rank: which process this is, from 0.
-        world: how many processes there are.
+        rank: number of this process, from 0.
+        world: number of processes.
     """
 
     def __init__(
@@ -174,41 +159,6 @@ class EpochSampler(Sampler[tuple[int, int]]):
             order = torch.randperm(self.size, generator=generator)
         epoch = self.epoch
         return ((epoch, int(index)) for start, end in self._parts() for index in order[start:end])
-
-
-def make_loader(
-    dataset: PhotoDataset | FeatureDataset,
-    batch_size: int,
-    num_workers: int,
-    seed: int,
-    train: bool,
-    epoch: int = 0,
-    rank: int = 0,
-    world: int = 1,
-) -> DataLoader:
-    """Return the loader of a split; in training shuffled, and without a last batch of one photo.
-
-    `batch_size` counts the photos of one process; for the rest see `EpochSampler`. Features need no process
-    to read them.
-    """
-    batch = batch_size * world if train else None
-    whole = isinstance(dataset, FeatureDataset)
-    num_workers = 0 if whole else num_workers
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=EpochSampler(len(dataset), seed, train, epoch, batch, rank, world),
-        num_workers=num_workers,
-        collate_fn=_as_it_is if whole else None,
-        persistent_workers=num_workers > 0,
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator().manual_seed(seed),
-    )
-
-
-def _as_it_is(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return a batch that its dataset has put together."""
-    return batch
 
 
 def image_store(cache_dir: str | Path, preprocess: Preprocess) -> RowStore:

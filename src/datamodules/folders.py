@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from src.datamodules.base import PhotoDataModule
+from src.datamodules.photo_datamodule import PhotoDataModule
 from src.datamodules.records import Record, Source, find_photos, ids_from_paths, tidy
 from src.datamodules.splits import SPLIT_NAMES
 from src.errors import InputError, listed, nearest
@@ -36,56 +36,6 @@ def parse_pair(
     pattern = rf"({longest_first(components)}){joint}({longest_first(defects)})"
     match = re.fullmatch(pattern, name.strip())
     return (match[1], match[2]) if match else None
-
-
-def read_folders(
-    root: Path,
-    task: str,
-    separator: str,
-    vocabulary: Mapping[str, list[str]],
-    healthy: list[str],
-    strict: bool,
-) -> Source:
-    """Read the records below `root`.
-
-    In task `multiclass` a folder's whole name is the label; else it is parsed as a pair.
-
-    Raises:
-        InputError: no such folder, no photo, no folder that parses, or (`strict`) one that does not.
-    """
-    paths = _photos(root)
-    split_of = _split_folders(paths)
-    known_defects = [*vocabulary["defect"], *healthy] if vocabulary["defect"] else []
-    labels_of: dict[str, dict[str, tuple[str, ...]] | None] = {}
-    records, given = [], {}
-    outside: list[str] = []
-    unparsed: Counter[str] = Counter()
-    for path, id_ in zip(paths, ids_from_paths(paths), strict=True):
-        *folders, _ = path.split("/")
-        split = split_of.get(folders[0]) if folders else None
-        folders = folders[1:] if split else folders
-        if not folders or (split_of and not split):
-            outside.append(path)
-            continue
-        name = tidy(folders[0])
-        if name not in labels_of:
-            if task == "multiclass":
-                labels_of[name] = {"label": (name,)}
-            else:
-                pair = parse_pair(name, separator, vocabulary["component"], known_defects)
-                labels_of[name] = pair and {"component": pair[:1], "defect": pair[1:]}
-        if labels_of[name] is None:
-            unparsed[name] += 1
-            continue
-        records.append(Record(id_, path, labels_of[name]))
-        if split:
-            given[id_] = split
-    _report(root, records, outside, unparsed, strict, separator)
-    if empty := _empty_folders(root, split_of, set(labels_of)):
-        log.warning("Folders without a photo: %s", listed(empty, 30))
-    labelled = {record.path for record in records}
-    unlabelled = [path for path in paths if path not in labelled]
-    return Source(root, records, given=given if split_of else None, unlabelled=unlabelled)
 
 
 def _photos(root: Path) -> list[str]:
@@ -120,34 +70,13 @@ def _empty_folders(root: Path, split_of: Mapping[str, str], used: set[str]) -> l
     return [p.relative_to(root).as_posix() for p in folders if tidy(p.name) not in used]
 
 
-def _report(
-    root: Path, records: list[Record], outside: list[str], unparsed: Counter, strict: bool, separator: str
-) -> None:
-    """Log what was left out and why; refuse it if `strict`, or if nothing is left."""
-    shown = listed((f"'{name}' ({count} photos)" for name, count in sorted(unparsed.items())), 30)
-    if unparsed and (strict or not records):
-        raise InputError(
-            f"data.root={root}: {len(unparsed)} folders do not parse as Component{separator}Defect: {shown}; "
-            "rename them, set data.separator, or give data.components and data.defects "
-            "(one label per folder: model=multiclass)"
-        )
-    if unparsed:
-        log.warning(
-            "Left out %d folders that do not parse as Component%sDefect: %s", len(unparsed), separator, shown
-        )
-    if outside:
-        log.warning("Left out %d photos that lie in no label's folder: %s", len(outside), listed(outside, 5))
-    if not records:
-        raise InputError(f"data.root={root}: its photos lie in no folder that names a label")
-
-
 class FolderDataModule(PhotoDataModule):
     """Photos in folders named `Component_Defect` (or one label), or below `train/`, `val/`, `test/`.
 
     Args:
         root: the folder that holds the label folders.
-        separator: what stands between component and defect in a folder's name; known components and defects
-            parse names that it cannot.
+        separator: between component and defect in a folder's name; known components and defects parse names
+            that it cannot.
         strict: whether a folder that does not parse is an error.
         **common: see `PhotoDataModule`.
     """
@@ -159,10 +88,66 @@ class FolderDataModule(PhotoDataModule):
                 "data.root is not set: name the folder that holds the label folders, data.root=photos/"
             )
         if not separator:
-            raise InputError("data.separator is empty: name what stands between component and defect")
+            raise InputError("data.separator is empty: name the text between component and defect")
         self.root, self.separator, self.strict = root, separator, strict
 
     def read(self) -> Source:
-        """Read the folders; see `read_folders`."""
+        """Read the records below `root`.
+
+        Raises:
+            InputError: no such folder, no photo, no folder that parses, or (`strict`) one that does not.
+        """
         root = user_path(self.root)
-        return read_folders(root, self.task, self.separator, self.vocabulary, self.healthy, self.strict)
+        paths = _photos(root)
+        split_of = _split_folders(paths)
+        labels_of: dict[str, dict[str, tuple[str, ...]] | None] = {}
+        records, given, outside = [], {}, []
+        unparsed: Counter[str] = Counter()
+        for path, id_ in zip(paths, ids_from_paths(paths), strict=True):
+            *folders, _ = path.split("/")
+            split = split_of.get(folders[0]) if folders else None
+            folders = folders[1:] if split else folders
+            if not folders or (split_of and not split):
+                outside.append(path)
+                continue
+            name = tidy(folders[0])
+            if name not in labels_of:
+                labels_of[name] = self._labels(name)
+            if labels_of[name] is None:
+                unparsed[name] += 1
+                continue
+            records.append(Record(id_, path, labels_of[name]))
+            if split:
+                given[id_] = split
+        self._report(root, records, outside, unparsed)
+        if empty := _empty_folders(root, split_of, set(labels_of)):
+            log.warning("Folders without a photo: %s", listed(empty, 30))
+        labelled = {record.path for record in records}
+        unlabelled = [path for path in paths if path not in labelled]
+        return Source(root, records, given=given if split_of else None, unlabelled=unlabelled)
+
+    def _labels(self, name: str) -> dict[str, tuple[str, ...]] | None:
+        """Return the labels that a folder's name stands for; None where it is no pair."""
+        if self.task == "multiclass":
+            return {"label": (name,)}
+        known = self.vocabulary["defect"]
+        defects = [*known, *self.healthy] if known else []
+        pair = parse_pair(name, self.separator, self.vocabulary["component"], defects)
+        return pair and {"component": pair[:1], "defect": pair[1:]}
+
+    def _report(self, root: Path, records: list[Record], outside: list[str], unparsed: Counter) -> None:
+        """Log the folders and photos that were left out; stop if `strict`, or if nothing is left."""
+        shown = listed((f"'{name}' ({count} photos)" for name, count in sorted(unparsed.items())), 30)
+        shown = f"{len(unparsed)} folders do not parse as Component{self.separator}Defect: {shown}"
+        if unparsed and (self.strict or not records):
+            raise InputError(
+                f"data.root={root}: {shown}; rename them, set data.separator, or give data.components and "
+                "data.defects (one label per folder: model=multiclass)"
+            )
+        if unparsed:
+            log.warning("Left out photos: %s", shown)
+        if outside:
+            count = len(outside)
+            log.warning("Left out %d photos that lie in no label's folder: %s", count, listed(outside, 5))
+        if not records:
+            raise InputError(f"data.root={root}: its photos lie in no folder that names a label")

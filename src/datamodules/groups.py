@@ -1,4 +1,4 @@
-"""Which photos belong together: the user's groups, joined with copies and photos that look alike."""
+"""Groups of photos that stay together: the user's, joined by copies and near duplicates."""
 
 import logging
 import re
@@ -22,7 +22,7 @@ NO_PAIRS = np.empty((0, 2), np.int64)
 
 @dataclass(frozen=True)
 class Linked:
-    """Records, and what holds them together.
+    """Records, and the groups that hold them together.
 
     Attributes:
         records: sorted by path.
@@ -60,12 +60,11 @@ def report_copies(records: list[Record]) -> None:
     copies: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         copies[record.digest].append(record)
-    copies = {digest: same for digest, same in copies.items() if digest and len(same) > 1}
-    if copies:
-        extra = sum(len(same) - 1 for same in copies.values())
+    several = [same for digest, same in copies.items() if digest and len(same) > 1]
+    if several:
+        extra = sum(len(same) - 1 for same in several)
         log.info("%d photos are byte-identical copies of others; copies stay in one split", extra)
-    differing = [same for same in copies.values() if any(r.labels != same[0].labels for r in same)]
-    if differing:
+    if differing := [same for same in several if any(r.labels != same[0].labels for r in same)]:
         shown = listed((" = ".join(r.path for r in same[:3]) for same in differing), 3)
         log.warning("%d photos have byte-identical copies with other labels: %s", len(differing), shown)
 
@@ -88,18 +87,18 @@ def join_groups(groups: Sequence[str], others: Sequence[str], pairs: np.ndarray 
     Items that are linked by equal `groups`, by equal, non-empty `others` or by one of `pairs` `[pairs, 2]`
     have the same number.
     """
-    count = len(groups)
-    items = np.arange(count)
-    first, _ = pd.factorize(np.array(groups, object))
-    second, _ = pd.factorize(np.array([other or None for other in others], object))
-    named = second >= 0
-    second += count + first.max(initial=0) + 1
-    rows = np.concatenate([items, items[named], pairs[:, 0]])
-    columns = np.concatenate([count + first, second[named], pairs[:, 1]])
-    size = int(columns.max(initial=0)) + 1
-    links = coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(max(size, count),) * 2)
-    numbers = connected_components(links, directed=False)[1][:count]
+    links = np.concatenate([_equal(groups), _equal(others), pairs])
+    shape = (len(groups),) * 2
+    matrix = coo_array((np.ones(len(links), bool), (links[:, 0], links[:, 1])), shape=shape)
+    numbers = connected_components(matrix, directed=False)[1]
     return pd.factorize(numbers)[0].astype(np.int64)
+
+
+def _equal(keys: Sequence[str]) -> np.ndarray:
+    """Return the first item with the same key, and the item, int64 `[items with a key, 2]`."""
+    first: dict[str, int] = {}
+    pairs = [(first.setdefault(key, i), i) for i, key in enumerate(keys) if key]
+    return np.array(pairs, np.int64).reshape(-1, 2)
 
 
 def assign_groups(source: Source, group: str | None) -> list[Record]:
@@ -127,11 +126,8 @@ def assign_groups(source: Source, group: str | None) -> list[Record]:
 def _groups_of_column(source: Source, column: str) -> dict[str, str]:
     """Return `{ID: group}`; groups that share a photo, through several rows of one ID, are one."""
     cells = (value.strip() for value in source.columns[column])
-    rows = [
-        (id_, value)
-        for id_, value in zip(source.rows, cells, strict=True)
-        if id_ and value.lower() not in ("", "nan")
-    ]
+    pairs = zip(source.rows, cells, strict=True)
+    rows = [(id_, value) for id_, value in pairs if id_ and value.lower() not in ("", "nan")]
     if not rows:
         raise InputError(f"data.group={column}: this column is empty for every photo")
     ids, values = zip(*rows, strict=True)
@@ -139,12 +135,9 @@ def _groups_of_column(source: Source, column: str) -> dict[str, str]:
     numbers = join_groups(values, ids).tolist()
     for number, value in zip(numbers, values, strict=True):
         names[number][value] = None
-    if joined := [list(several) for several in names.values() if len(several) > 1]:
-        log.warning(
-            "Photos with several values in column '%s' join their groups into one: %s",
-            column,
-            listed((" + ".join(several) for several in joined), 5),
-        )
+    if joined := [" + ".join(several) for several in names.values() if len(several) > 1]:
+        shown = listed(joined, 5)
+        log.warning("Photos with several values in column '%s' join their groups into one: %s", column, shown)
     return {id_: next(iter(names[number])) for id_, number in zip(ids, numbers, strict=True)}
 
 

@@ -1,4 +1,4 @@
-"""One reading of every photo: can it be decoded, its digest and perceptual hash, figures about its look.
+"""Readability, digest, perceptual hash and image statistics of every photo, from one reading.
 
 The result is kept on disk, so that neither `explore` nor training reads a photo again that has not changed.
 """
@@ -11,8 +11,7 @@ import time
 import zlib
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, fields, replace
-from operator import attrgetter
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,15 @@ from src.datamodules.near_duplicates import HASHED_SIZE, perceptual_hash
 from src.datamodules.records import Record, Source
 from src.errors import InputError, listed
 from src.files import write_whole
-from src.images import Header, UnreadableImage, content_digest, open_image, read_header, read_photo
+from src.images import (
+    MAX_PIXELS,
+    Header,
+    UnreadableImage,
+    content_digest,
+    open_image,
+    read_header,
+    read_photo,
+)
 from src.parallel import bounded_map, cores
 from src.preprocess import decoder
 from src.progress_bar import ProgressBar
@@ -36,7 +43,6 @@ TILE_CONTRAST = 6.0  # gray levels of standard deviation that such a tile has
 ROUNDING = 20 / 12  # variance of the Laplacian that whole gray levels alone bring about
 WHITE = 250  # gray level from which a pixel counts as blown out
 AHEAD = 100  # photos that are read while a large one before them still is
-SAVED_AT_ONCE = 10_000  # photos, and a tenth of all, that a kill makes read again at most
 SETTLED = 2 * 10**9  # nanoseconds; a younger file may still change within one tick of its file system's clock
 
 
@@ -82,9 +88,6 @@ class ImageStats:
     located: bool = False
 
 
-NAMES = tuple(field.name for field in fields(ImageStats))
-
-
 def inspect_photos(
     root: Path, paths: Sequence[str], size: tuple[int, int] = (32, 32), cache_dir: str | Path | None = None
 ) -> list[ImageStats]:
@@ -96,55 +99,51 @@ def inspect_photos(
         size: `(height, width)` in pixels that training resizes to; limits of `open_image` depend on it.
         cache_dir: the folder of all caches; None: every photo is read.
     """
-    cache = _open_cache(cache_dir, root)
-    keys = [cache.key(path) for path in paths] if cache else [None] * len(paths)
-    found = [cache.known.get(key) for key in keys] if cache else [None] * len(paths)
+    cache = _StatsCache(cache_dir, root)
+    keys = [cache.key(path) for path in paths]
+    found = [cache.known.get(key) for key in keys]
     unread = [i for i, stats in enumerate(found) if stats is None]
     results = bounded_map(lambda i: inspect_photo(root / paths[i], size), unread, cores(), AHEAD)
-    with closing(results), ProgressBar("Checking photos", len(unread), "photos") as bar:
-        for count, (i, (stats, any_size)) in enumerate(zip(unread, results, strict=True), 1):
-            found[i] = stats
-            bar.update()
-            if cache and any_size and keys[i]:
-                cache.known[keys[i]] = stats
-                cache.unsaved += 1
-            if cache and (cache.unsaved >= SAVED_AT_ONCE + len(unread) // 10 or count == len(unread)):
-                cache.save()
+    try:
+        with closing(results), ProgressBar("Checking photos", len(unread), "photos") as bar:
+            for i, stats in zip(unread, results, strict=True):
+                found[i] = stats
+                # whether a huge JPEG is within the limits depends on the size it is decoded for
+                if keys[i] and not stats.reason and stats.width * stats.height <= MAX_PIXELS:
+                    cache.known[keys[i]] = stats
+                bar.update()
+    finally:
+        if unread:
+            cache.save()
     return found
 
 
-def inspect_photo(path: Path, size: tuple[int, int] = (32, 32)) -> tuple[ImageStats, bool]:
-    """Read one photo; also return whether the result holds for photos resized to any size."""
+def inspect_photo(path: Path, size: tuple[int, int] = (32, 32)) -> ImageStats:
+    """Read one photo; `size` as for `inspect_photos`."""
     try:
         content = read_photo(path)
-        hashed = open_image(content, min_size=HASHED_SIZE)
-        any_size = True
-        try:
-            header = read_header(content)
-        except UnreadableImage:  # a huge JPEG may be within the limits only when small
-            any_size, header = False, read_header(content, min_size=max(size, HASHED_SIZE, key=max))
-        gray = gray_levels(_large_enough(hashed, content, header))
+        photo = hashed = open_image(content, min_size=HASHED_SIZE)
+        header = read_header(content, min_size=size)
+        if min(hashed.size) < min(SHORT_SIDE, header.width, header.height):  # decoded at twice this, or more
+            photo = open_image(content, min_size=(SHORT_SIDE // 2, SHORT_SIDE // 2))
+        gray = gray_levels(photo)
     except UnreadableImage as error:
-        return ImageStats(reason=str(error)), False
-    stats = ImageStats(
+        return ImageStats(reason=str(error))
+    white = gray >= WHITE
+    return ImageStats(
         digest=content_digest(content),
         phash=perceptual_hash(hashed),
         format=header.format,
         width=header.width,
         height=header.height,
+        brightness=float(gray.mean()),
+        bright_end=int(np.percentile(gray, 95, method="inverted_cdf")),
+        contrast=float(gray.std()),
         sharpness=sharpness(gray),
-        glare=_largest_inner_area(gray >= WHITE),
-        **_levels(gray),
+        white=float(white.mean()),
+        glare=_largest_inner_area(white),
         **_camera(header),
     )
-    return stats, any_size
-
-
-def _large_enough(hashed: Image.Image, content: bytes, header: Header) -> Image.Image:
-    """Return the photo at no less than `SHORT_SIDE`, if it has that; a phone photo is not decoded again."""
-    if min(hashed.size) >= min(SHORT_SIDE, header.width, header.height):
-        return hashed
-    return open_image(content, min_size=(SHORT_SIDE // 2, SHORT_SIDE // 2))  # decoded at twice that, or more
 
 
 def gray_levels(image: Image.Image) -> np.ndarray:
@@ -157,24 +156,12 @@ def gray_levels(image: Image.Image) -> np.ndarray:
     return np.asarray(gray)
 
 
-def _levels(gray: np.ndarray) -> dict[str, float]:
-    """Return what the histogram of the gray levels tells."""
-    counts, levels = np.bincount(gray.ravel(), minlength=256), np.arange(256)
-    mean = counts @ levels / gray.size
-    return {
-        "brightness": float(mean),
-        "bright_end": int(np.searchsorted(counts.cumsum(), 0.95 * gray.size)),
-        "contrast": float(np.sqrt(max(counts @ levels**2 / gray.size - mean**2, 0.0))),
-        "white": float(counts[WHITE:].sum() / gray.size),
-    }
-
-
 def sharpness(gray: np.ndarray) -> float | None:
-    """Return how sharp the sharpest parts of a photo are; None where nothing in it has contrast.
+    """Return the sharpness of the sharpest parts of a photo; None where nothing in it has contrast.
 
     The variance of the Laplacian (Pech-Pacheco and others, 2000) falls with blur, but also with contrast:
-    smooth concrete is not blurred. So it is divided by the variance of the gray levels, tile by tile, and one
-    sharp edge tells of a sharp photo although the rest is smooth.
+    smooth concrete is not blurred. So it is divided by the variance of the gray levels, tile by tile: one
+    sharp edge makes a sharp photo although the rest is smooth.
 
     Args:
         gray: uint8 `[height, width]`.
@@ -208,51 +195,51 @@ def _largest_inner_area(white: np.ndarray) -> float:
 
 
 def _camera(header: Header) -> dict[str, object]:
-    """Return what EXIF says of camera, time and place, in plain values."""
-    said = {name: _plain(header.exif.get(name)) for name in ("Make", "Model", "DateTime")}
-    make, model = said["Make"], said["Model"]
-    camera = model if model.lower().startswith(make.lower()) else f"{make} {model}".strip()
-    orientation = header.exif.get("Orientation")
+    """Return camera, time and place from EXIF, in plain values."""
+    make, model, taken = (_plain(header.exif[tag]) for tag in ("Make", "Model", "DateTime"))
+    orientation = header.exif["Orientation"]
     return {
         "orientation": orientation if isinstance(orientation, int) else None,
-        "camera": camera,
-        "taken": said["DateTime"],
-        "located": bool(header.exif.get("GPSInfo")),
+        "camera": model if model.lower().startswith(make.lower()) else f"{make} {model}".strip(),
+        "taken": taken,
+        "located": header.exif["GPSInfo"] is not None,
     }
 
 
 def _plain(value: object) -> str:
     """Return a tag's text without padding; cameras fill with zeros and spaces."""
-    if isinstance(value, bytes):
-        value = value.decode("latin-1")
     return " ".join(value.replace("\0", " ").split())[:60] if isinstance(value, str) else ""
 
 
 class _StatsCache:
-    """The stats of the photos below one folder, on disk.
+    """The stats of the photos below one folder, on disk; a file that cannot be read or written is left alone.
 
     A photo is known by its path, size, timestamps and inode. A file that is put in its place has another time
     of change, which no program can set; one that was changed within the last two seconds is not kept, as its
     timestamps could not tell a second change.
 
-    Raises:
-        InputError: see `checked_folder`.
+    Args:
+        cache_dir: the folder of all caches; None: nothing is kept.
+        root: the folder that the photos' paths start from.
     """
 
-    def __init__(self, cache_dir: str | Path, root: Path):
-        about = [str(root.absolute()), HASHED_SIZE, sorted(decoder().items()), NAMES]
+    def __init__(self, cache_dir: str | Path | None, root: Path):
+        self.root, self.file = root, None
+        self.known: dict[str | None, ImageStats] = {}
+        if not cache_dir:
+            return
+        names = [field.name for field in fields(ImageStats)]
+        about = [2, str(root.absolute()), HASHED_SIZE, sorted(decoder().items()), names]
         about += [SHORT_SIDE, TILE, TILE_CONTRAST, ROUNDING, WHITE]
         name = hashlib.blake2b(repr(about).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
-        self.root, self.file = root, checked_folder(cache_dir) / "inspected" / f"{name}.json.z"
-        self.known: dict[str | None, ImageStats] = {}
-        self.unsaved = 0  # photos
         try:
+            self.file = checked_folder(cache_dir) / "inspected" / f"{name}.json.z"
             rows = json.loads(zlib.decompress(self.file.read_bytes()))
             self.known = {key: ImageStats(*row) for key, row in rows.items()}
         except FileNotFoundError:
             return
         except (OSError, ValueError, TypeError, AttributeError, zlib.error) as error:
-            log.warning("%s is damaged (%s): photos are read anew", self.file, error)
+            log.warning("Photos are read anew: %s", error if self.file is None else f"{self.file} is damaged")
 
     def key(self, path: str) -> str | None:
         """Return the key of a photo, or None for one that is not there or too young."""
@@ -266,47 +253,38 @@ class _StatsCache:
         return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
     def save(self) -> None:
-        """Write the file if anything is new; where the disk refuses, photos are read again next time."""
-        if not self.unsaved:
+        """Write the file; where the disk refuses, photos are read again next time."""
+        if self.file is None:
             return
-        row = attrgetter(*NAMES)
-        content = json.dumps({key: row(stats) for key, stats in self.known.items()})
+        content = json.dumps({key: astuple(stats) for key, stats in self.known.items()})
         try:
             clear_stale(self.file.parent)
             write_whole(self.file, zlib.compress(content.encode(), 1))
-            self.unsaved = 0
         except OSError as error:
-            why = f"cannot be written ({error.strerror})"
-            log.warning("%s %s: photos are read again next time", self.file, why)
-
-
-def _open_cache(cache_dir: str | Path | None, root: Path) -> _StatsCache | None:
-    """Return the cache of a folder's photos; None, and a line, where there can be none."""
-    try:
-        return _StatsCache(cache_dir, root) if cache_dir else None
-    except InputError as error:
-        log.warning("Photos are read anew: %s", error)
-        return None
+            log.warning(
+                "%s cannot be written (%s): photos are read again next time", self.file, error.strerror
+            )
 
 
 def drop_unreadable(
     source: Source, skip: bool, size: tuple[int, int] = (32, 32), cache_dir: str | None = None
 ) -> tuple[Source, dict[str, str]]:
     """Read all photos; stop with the list of unreadable ones, or leave them out and report them."""
-    found = inspect_photos(source.root, [record.path for record in source.records], size, cache_dir=cache_dir)
+    found = inspect_photos(source.root, [record.path for record in source.records], size, cache_dir)
     inspected = list(zip(source.records, found, strict=True))
-    reasons = {record.path: seen.reason for record, seen in inspected if seen.reason}
+    reasons = {record.path: stats.reason for record, stats in inspected if stats.reason}
+    shown = listed((f"{path} ({reason})" for path, reason in reasons.items()), 20 if skip else 200)
+    if reasons and not skip:
+        raise InputError(
+            f"{len(reasons)} of {len(found)} photos cannot be read: {shown}; "
+            "mend or remove them, or leave them out with data.skip_unreadable=true"
+        )
     if reasons:
-        shown = [f"{path} ({reason})" for path, reason in reasons.items()]
-        lines = listed(shown, 20) if skip else listed(shown, 200)
-        if not skip:
-            raise InputError(
-                f"{len(reasons)} of {len(found)} photos cannot be read: {lines}; "
-                "mend or remove them, or leave them out with data.skip_unreadable=true"
-            )
-        log.warning("Left out %d unreadable photos: %s", len(reasons), lines)
+        log.warning("Left out %d unreadable photos: %s", len(reasons), shown)
     kept = [
-        replace(record, digest=seen.digest, phash=seen.phash) for record, seen in inspected if not seen.reason
+        replace(record, digest=stats.digest, phash=stats.phash)
+        for record, stats in inspected
+        if not stats.reason
     ]
     if not kept:
         raise InputError(f"none of the {len(found)} photos below {source.root} can be read")
@@ -314,9 +292,9 @@ def drop_unreadable(
 
 
 def replaced_since(root: Path, records: Sequence[Record], moment: int) -> list[str]:
-    """Return the paths of photos whose files have another content than their records say.
+    """Return the paths of photos whose content is not that of their records any more.
 
-    Only files that have been written or put in their place from a moment on are read.
+    Only files that were written or put in their place after a moment are read.
 
     Args:
         root: the folder that the paths start from.
@@ -328,13 +306,12 @@ def replaced_since(root: Path, records: Sequence[Record], moment: int) -> list[s
         path = root / record.path
         try:
             status = path.stat()
-            if not record.digest or max(status.st_mtime_ns, status.st_ctime_ns) < moment:
-                return False
-            return content_digest(read_photo(path)) != record.digest
-        except OSError:
-            return False  # it is gone: its reader has said so
+            young = max(status.st_mtime_ns, status.st_ctime_ns) >= moment
+            return bool(record.digest) and young and content_digest(read_photo(path)) != record.digest
         except UnreadableImage:
             return True
+        except OSError:
+            return False  # it is gone: its reader has said so
 
     found = bounded_map(is_replaced, records, cores(), AHEAD)
     return [record.path for record, replaced in zip(records, found, strict=True) if replaced]

@@ -1,4 +1,4 @@
-"""The one table of records that folders and CSVs both end in, and what is done to it before the split."""
+"""Records of photos, from folders and tables alike; file search, IDs, labels per kind."""
 
 import logging
 import os
@@ -7,8 +7,6 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-
-import numpy as np
 
 from src.errors import InputError, listed
 from src.images import EXTENSIONS
@@ -89,16 +87,14 @@ def find_photos(root: Path) -> list[str]:
         ]
         relative = Path(folder).relative_to(root).as_posix()
         before = "" if relative == "." else f"{relative}/"
-        for name in files:  # no Path for each of a million files
-            if os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith("."):
-                found.append(before + name)
+        found += [
+            before + name  # no Path for each of many files
+            for name in files
+            if os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith(".")
+        ]
     for path in found:
-        if not is_unicode(path):
-            raise InputError(f"{root}: the file name {path!a} is not UTF-8: rename it")
-        if "\r" in path or "\n" in path:
-            raise InputError(
-                f"{root}: the file name {path!a} holds a line break, which no table can: rename it"
-            )
+        if not is_unicode(path) or "\r" in path or "\n" in path:
+            raise InputError(f"{root}: the file name {path!a} is not UTF-8, or holds a line break: rename it")
     return sorted(found)
 
 
@@ -177,11 +173,8 @@ def id_from_path(path: str, shared: Collection[str]) -> str:
 
 
 def shared_ids(paths: Sequence[str]) -> set[str]:
-    """Return the paths without extension that several of the paths have in common; a few bytes a path."""
-    stems = np.fromiter((hash(os.path.splitext(path)[0]) for path in paths), np.int64)
-    stems.sort()
-    twice = set(stems[1:][stems[1:] == stems[:-1]].tolist())
-    count = Counter(stem for path in paths if hash(stem := os.path.splitext(path)[0]) in twice)
+    """Return the paths without extension that several of the paths have in common."""
+    count = Counter(os.path.splitext(path)[0] for path in paths)
     return {stem for stem, times in count.items() if times > 1}
 
 
@@ -195,14 +188,11 @@ def one_label_per_kind(records: list[Record], multiple: str) -> list[Record]:
         return [replace(r, labels={kind: names[:1] for kind, names in r.labels.items()}) for r in records]
     if multiple == "drop":
         log.warning("Left out %d photos with several labels of a kind", len(several))
-        dropped = {r.id for r in several}
-        return [r for r in records if r.id not in dropped]
-    shown = listed(
-        (f"{r.id} ({'; '.join('+'.join(n) for n in r.labels.values() if len(n) > 1)})" for r in several), 5
-    )
+        return [r for r in records if all(len(names) < 2 for names in r.labels.values())]
+    shown = (f"{r.id} ({'; '.join('+'.join(n) for n in r.labels.values() if len(n) > 1)})" for r in several)
     raise InputError(
-        f"{len(several)} photos have several labels of a kind, which a softmax head cannot learn: {shown}; "
-        "use model=multilabel, or data.multiple=first or data.multiple=drop"
+        f"{len(several)} photos have several labels of a kind, which a softmax head cannot learn: "
+        f"{listed(shown, 5)}; use model=multilabel, or data.multiple=first or data.multiple=drop"
     )
 
 

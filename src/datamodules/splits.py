@@ -1,9 +1,9 @@
-"""Which photo is trained on, validated on, tested on: whole groups, label shares as equal as these allow."""
+"""Train, val and test splits by whole groups, with label shares as equal as these allow."""
 
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -46,26 +46,24 @@ def split_records(
         InputError: for shares that make no sense, or where no photo is left for train or val.
     """
     weights = _weights(shares)
-    records, groups = linked.records, linked.groups
+    records = linked.records
     if not records:
         raise InputError("no photo is left to split")
-    targets, pairs = label_columns(records), pair_columns(records)
     _report_giant(linked)
-    if given is None and fold is None:
-        chosen = np.array(SPLITS, object)[split_groups(targets, groups, weights, seed, pairs=pairs)]
-    elif fold is not None:
-        chosen = _folded(linked, targets, pairs, fold, shares, seed)
+    if fold is not None:
+        chosen = _folded(linked, fold, shares, seed)
+    elif given is None:
+        chosen = _drawn(linked, np.ones(len(records), bool), weights, seed)
     else:
         chosen = np.array([given[r.id] for r in records], object)
         lacking = [name for name, w in zip(SPLITS, weights, strict=True) if w > 0 and name not in chosen]
-        if frozen and lacking:
+        if lacking and frozen:
             log.warning("The split file names no photo for %s", " and ".join(lacking))
-            lacking = []
-        if lacking:
-            chosen = _carve(chosen, targets, groups, lacking, weights, seed)
-        report_crossing(records, groups, chosen)
+        elif lacking:
+            chosen = _carve(linked, chosen, lacking, weights, seed)
+        _report_crossing(linked, chosen)
     splits = {name: [r for r, split in zip(records, chosen, strict=True) if split == name] for name in SPLITS}
-    few = f"{len(records)} photos in {len(set(groups.tolist()))} group(s) are too few"
+    few = f"{len(records)} photos in {len(np.unique(linked.groups))} group(s) are too few"
     for name in ("train", "val"):
         if not splits[name]:
             raise InputError(f"no photo is left for {name}: {few}")
@@ -79,14 +77,11 @@ def _report_giant(linked: Linked) -> None:
     sizes = np.bincount(linked.groups)
     largest = int(sizes.argmax())
     if sizes[largest] * 2 > len(linked.records) and len(sizes) > 1:
-        members = [linked.records[i] for i in np.flatnonzero(linked.groups == largest)]
-        names = listed(dict.fromkeys(r.group for r in members), 3)
+        names = dict.fromkeys(linked.records[i].group for i in np.flatnonzero(linked.groups == largest))
         log.warning(
             "One group holds %d of %d photos (%s) and stays in one split, so the shares cannot be as asked; "
             "see data.group and data.near_duplicates",
-            len(members),
-            len(linked.records),
-            names,
+            *(sizes[largest], len(linked.records), listed(names, 3)),
         )
 
 
@@ -101,8 +96,15 @@ def split_folds(linked: Linked, folds: int, seed: int, key: str = "folds") -> np
         raise InputError(f"{key}={folds}: all photos are one group, which cannot be divided; see data.group")
     if not 2 <= folds <= count:
         raise InputError(f"{key}={folds}: needs a number from 2 to {count}, the number of groups")
-    targets, pairs = label_columns(linked.records), pair_columns(linked.records)
+    (_, targets), (_, pairs) = label_matrix(linked.records), pair_matrix(linked.records)
     return split_groups(targets, linked.groups, [1.0] * folds, seed, required=None, pairs=pairs)
+
+
+def _drawn(linked: Linked, part: np.ndarray, weights: Sequence[float], seed: int) -> np.ndarray:
+    """Return the names of the splits that the photos of a part, bool `[records]`, are divided into."""
+    (_, targets), (_, pairs) = label_matrix(linked.records), pair_matrix(linked.records)
+    _, groups = np.unique(linked.groups[part], return_inverse=True)
+    return np.array(SPLITS, object)[split_groups(targets[part], groups, weights, seed, pairs=pairs[part])]
 
 
 def fold_shares(shares: Mapping[str, float], folds: int) -> dict[str, float]:
@@ -112,14 +114,7 @@ def fold_shares(shares: Mapping[str, float], folds: int) -> dict[str, float]:
     return {"train": rest * train / (train + val), "val": rest * val / (train + val), "test": 1 / folds}
 
 
-def _folded(
-    linked: Linked,
-    targets: np.ndarray,
-    pairs: np.ndarray,
-    fold: tuple[int, int],
-    shares: Mapping[str, float],
-    seed: int,
-) -> np.ndarray:
+def _folded(linked: Linked, fold: tuple[int, int], shares: Mapping[str, float], seed: int) -> np.ndarray:
     """Return the splits of one fold of a cross-validation, `[records]`.
 
     A label that the fold holds all photos of gives back its smallest group: it has to be trained on.
@@ -127,17 +122,13 @@ def _folded(
     which, folds = fold
     rest = split_folds(linked, folds, seed, key="data.folds") != which
     sizes = np.bincount(linked.groups)
-    for column in targets.T:
+    for column in label_matrix(linked.records)[1].T:
         if not (column & rest).any():
             groups = np.unique(linked.groups[column])
             rest |= linked.groups == groups[np.argmin(sizes[groups])]
     wanted = fold_shares(shares, folds)
     chosen = np.full(len(rest), "test", object)
-    _, numbers = np.unique(linked.groups[rest], return_inverse=True)
-    two = [wanted["train"], wanted["val"], 0.0]
-    chosen[rest] = np.array(SPLITS, object)[
-        split_groups(targets[rest], numbers, two, seed, pairs=pairs[rest])
-    ]
+    chosen[rest] = _drawn(linked, rest, [wanted["train"], wanted["val"], 0.0], seed)
     return chosen
 
 
@@ -155,86 +146,57 @@ def _weights(shares: Mapping[str, float]) -> list[float]:
     return weights
 
 
-def label_columns(records: Sequence[Record]) -> np.ndarray:
-    """Return which labels each photo carries, bool `[photos, labels]`, the labels sorted."""
-    return columns_of(carried_by(records, labels_of))
+def label_matrix(records: Sequence[Record]) -> tuple[list[tuple[str, str]], np.ndarray]:
+    """Return the (kind, label) pairs that occur, sorted, and which photo has which, bool `[photos, n]`."""
+    return _matrix(records, lambda labels: {(kind, name) for kind, names in labels for name in names})
 
 
-def pair_columns(records: Sequence[Record]) -> np.ndarray:
-    """Return which pairs of labels of two kinds each photo carries, bool `[photos, pairs]`, sorted."""
-    return columns_of(carried_by(records, pairs_of))
+def pair_matrix(records: Sequence[Record]) -> tuple[list[tuple[str, str]], np.ndarray]:
+    """Return the pairs of labels of two kinds that occur, sorted, and which photo has which."""
+    return _matrix(
+        records,
+        lambda labels: {pair for (_, a), (_, b) in combinations(labels, 2) for pair in product(a, b)},
+    )
 
 
-def labels_of(labels: Mapping[str, Sequence[str]]) -> set[tuple[str, str]]:
-    """Return the (kind, label) pairs among a photo's labels."""
-    return {(kind, name) for kind, names in labels.items() for name in names}
-
-
-def pairs_of(labels: Mapping[str, Sequence[str]]) -> set[tuple[str, str]]:
-    """Return the pairs of labels of two kinds among a photo's labels."""
-    kinds = list(labels.values())
-    return {pair for i, names in enumerate(kinds) for others in kinds[:i] for pair in product(others, names)}
-
-
-def carried_by(records: Sequence[Record], what: Callable[[Mapping[str, Sequence[str]]], set]) -> list[set]:
-    """Return what each photo's labels make, made once for each combination of labels.
-
-    Not a set for each of a million photos, which Python's garbage collector would visit again and again.
-    """
-    made: dict[tuple, set] = {}
-    found = []
-    for record in records:
-        key = tuple(record.labels.items())
-        if key not in made:
-            made[key] = what(record.labels)
-        found.append(made[key])
-    return found
-
-
-def columns_of(carried: Sequence[set]) -> np.ndarray:
-    """Return which of the sets hold each item that occurs, bool `[sets, items]`, the items sorted."""
-    column = {item: i for i, item in enumerate(sorted(set().union(*carried)))}
-    rows = np.repeat(np.arange(len(carried)), [len(items) for items in carried])
-    found = np.zeros((len(carried), len(column)), bool, order="F")
-    found[rows, [column[item] for items in carried for item in items]] = True
-    return found
+def _matrix(
+    records: Sequence[Record], items_of: Callable[[Sequence[tuple[str, tuple[str, ...]]]], set]
+) -> tuple[list[tuple[str, str]], np.ndarray]:
+    """Return the items that photos have by their labels, sorted, and bool `[photos, items]`."""
+    numbers: dict[tuple, int] = {}  # of the combinations of labels, which are few
+    which = [numbers.setdefault(tuple(record.labels.items()), len(numbers)) for record in records]
+    sets = [items_of(labels) for labels in numbers]
+    items = sorted(set().union(*sets))
+    rows = np.array([[item in has for item in items] for has in sets], bool).reshape(len(sets), len(items))
+    return items, rows[which]
 
 
 def _carve(
-    chosen: np.ndarray,
-    targets: np.ndarray,
-    joined: np.ndarray,
-    lacking: list[str],
-    weights: list[float],
-    seed: int,
+    linked: Linked, chosen: np.ndarray, lacking: Sequence[str], weights: Sequence[float], seed: int
 ) -> np.ndarray:
     """Return `chosen` with the splits that it lacks taken, by whole groups, from its train part."""
     train = chosen == "train"
     if not train.any():
         raise InputError("the given split has no train photos")
     log.warning("The given split has no %s: taken from its train photos", " and no ".join(lacking))
-    shares = [
-        weight if name == "train" or name in lacking else 0.0
-        for name, weight in zip(SPLITS, weights, strict=True)
-    ]
-    _, numbers = np.unique(joined[train], return_inverse=True)
-    chosen = chosen.copy()
-    chosen[train] = np.array(SPLITS, object)[split_groups(targets[train], numbers, shares, seed)]
+    asked = {"train", *lacking}
+    weights = [w if name in asked else 0.0 for name, w in zip(SPLITS, weights, strict=True)]
+    _, groups = np.unique(linked.groups[train], return_inverse=True)
+    targets = label_matrix(linked.records)[1][train]
+    chosen[train] = np.array(SPLITS, object)[split_groups(targets, groups, weights, seed)]
     return chosen
 
 
-def report_crossing(records: Sequence[Record], joined: np.ndarray, chosen: np.ndarray) -> None:
-    """Warn of groups, copies or near duplicates that stand in several parts of a split that the user gave."""
-    members: dict[int, dict[str, list[str]]] = {}
-    for record, number, split in zip(records, joined.tolist(), chosen, strict=True):
-        members.setdefault(number, {}).setdefault(split, []).append(record.path)
-    crossing = [splits for splits in members.values() if len(splits) > 1]
-    if crossing:
-        example = listed((f"{paths[0]} ({split})" for split, paths in crossing[0].items()), 3)
+def _report_crossing(linked: Linked, chosen: np.ndarray) -> None:
+    """Warn of groups, copies or near duplicates in several parts of a split that the user gave."""
+    members: dict[int, dict[str, str]] = {}
+    for record, number, split in zip(linked.records, linked.groups.tolist(), chosen, strict=True):
+        members.setdefault(number, {}).setdefault(split, record.path)
+    if crossing := [first for first in members.values() if len(first) > 1]:
         log.warning(
             "LEAK: %d groups (assets, copies, near duplicates) stand in several of the given splits, as %s",
             len(crossing),
-            example,
+            listed((f"{path} ({split})" for split, path in crossing[0].items()), 3),
         )
 
 
@@ -259,22 +221,22 @@ def read_split_file(path: Path) -> dict[str, str]:
     Raises:
         InputError: no such file, no run folder, an unknown split's name, an ID in two splits.
     """
-    key = "data.split_file"
+    key, pairs = "data.split_file", []
     if path.is_dir():
-        pairs = []
         for name in SPLITS:
             file = path / f"{name}_metadata.csv"
             if name != "test" or file.is_file():
                 frame = read_csv(file, key=key, allow_empty=True)
-                pairs += [(id_, name) for id_ in frame[pick_column(frame, "ID", (), file, "")].tolist()]
+                pairs += [(id_, name) for id_ in frame[pick_column(frame, "ID", (), file, "")]]
     else:
         frame = read_csv(path, key=key)
-        ids = [id_.strip() for id_ in frame[pick_column(frame, None, ID_COLUMNS, path, "")].tolist()]
-        names = [name.strip().lower() for name in frame[pick_column(frame, "split", (), path, "")].tolist()]
-        for row, name in enumerate(names, 1):
-            if name not in SPLIT_NAMES:
+        ids, names = pick_column(frame, None, ID_COLUMNS, path, ""), pick_column(frame, "split", (), path, "")
+        for row, (id_, name) in enumerate(
+            zip(frame[ids].str.strip(), frame[names].str.strip(), strict=True), 1
+        ):
+            if name.lower() not in SPLIT_NAMES:
                 raise InputError(f"{path}, row {row}: unknown split '{name}': {did_you_mean(name, SPLITS)}")
-        pairs = [(id_, SPLIT_NAMES[name]) for id_, name in zip(ids, names, strict=True)]
+            pairs.append((id_, SPLIT_NAMES[name.lower()]))
     given = dict(pairs)
     if twice := dict.fromkeys(id_ for id_, name in pairs if given[id_] != name):
         raise InputError(f"{key}={path}: IDs in two splits: {listed(twice)}")

@@ -1,8 +1,9 @@
-"""Counts of the training photos: the tables that a run begins with, and the class weights."""
+"""Tables of label counts, and class weights."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -14,18 +15,12 @@ from src.labels import LabelSpace
 
 def label_table(splits: Mapping[str, Sequence[Record]], labels: LabelSpace) -> pd.DataFrame:
     """Return photos per label and split: one row per label with `kind, label, <split>, <split> %`, ..."""
-    rows = []
-    for kind, names in labels.kinds.items():
-        counts = {
-            s: Counter(n for r in records for n in r.labels.get(kind, ())) for s, records in splits.items()
-        }
-        for name in names:
-            row: dict[str, object] = {"kind": kind, "label": name}
-            for split, records in splits.items():
-                row[split] = counts[split][name]
-                row[f"{split} %"] = round(100 * counts[split][name] / max(1, len(records)), 1)
-            rows.append(row)
-    return pd.DataFrame(rows)
+    counts = {split: label_counts(records) for split, records in splits.items()}
+    return pd.DataFrame(
+        {"kind": kind, "label": name, **_figures(splits, counts, name)}
+        for kind, names in labels.kinds.items()
+        for name in names
+    )
 
 
 def pair_table(splits: Mapping[str, Sequence[Record]], labels: LabelSpace) -> pd.DataFrame:
@@ -33,31 +28,33 @@ def pair_table(splits: Mapping[str, Sequence[Record]], labels: LabelSpace) -> pd
 
     A photo without a label of a kind counts as `(none)` of it.
     """
-    first, second = list(labels.kinds)[:2]
-    none = ("(none)",)
+    kinds = list(labels.kinds)[:2]
     counts = {
         split: Counter(
-            (a, b) for r in records for a in r.labels.get(first) or none for b in r.labels.get(second) or none
+            pair for r in records for pair in product(*(r.labels.get(kind) or ("(none)",) for kind in kinds))
         )
         for split, records in splits.items()
     }
-    rows = []
-    for pair in sorted(set().union(*counts.values())):
-        row: dict[str, object] = dict(zip((first, second), pair, strict=True))
-        for split, records in splits.items():
-            row[split] = counts[split][pair]
-            row[f"{split} %"] = round(100 * counts[split][pair] / max(1, len(records)), 1)
-        rows.append(row)
-    return pd.DataFrame(rows)
+    pairs = sorted(set().union(*counts.values()))
+    return pd.DataFrame(
+        dict(zip(kinds, pair, strict=True)) | _figures(splits, counts, pair) for pair in pairs
+    )
 
 
-def not_evaluable(splits: Mapping[str, Sequence[Record]], labels: LabelSpace) -> dict[str, list[str]]:
-    """Return `{split: labels}` that have no photo in `val` or `test`: no figure there speaks of them."""
-    held = {
-        split: {n for r in records for names in r.labels.values() for n in names}
-        for split, records in splits.items()
-    }
-    return {s: [n for n in labels.names if n not in held[s]] for s in ("val", "test") if splits.get(s)}
+def label_counts(records: Sequence[Record]) -> Counter[str]:
+    """Return how many photos carry each label; a name is of one kind only."""
+    return Counter(name for record in records for names in record.labels.values() for name in names)
+
+
+def _figures(
+    splits: Mapping[str, Sequence[Record]], counts: Mapping[str, Counter], item: Hashable
+) -> dict[str, float]:
+    """Return the number and the percentage of photos of each split that an item counts."""
+    figures = {}
+    for split, records in splits.items():
+        figures[split] = counts[split][item]
+        figures[f"{split} %"] = round(100 * counts[split][item] / max(1, len(records)), 1)
+    return figures
 
 
 @dataclass(frozen=True)
@@ -89,9 +86,8 @@ def class_weights(
     """
     if clip is not None and (len(clip) != 2 or not 0 < clip[0] <= clip[1]):
         raise InputError(f"data.class_weights.clip={list(clip)}: needs two numbers, 0 < low <= high")
-    weights = {}
+    weights, counter = {}, label_counts(records)
     for kind, names in labels.kinds.items():
-        counter = Counter(n for r in records for n in r.labels.get(kind, ()))
         positives = np.array([max(1, counter[name]) for name in names], float)
         if multilabel:
             values = np.maximum(len(records) - positives, 1) / positives

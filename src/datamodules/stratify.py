@@ -1,4 +1,4 @@
-"""Stratification of groups with several labels: which split each goes to, so that all shares are as asked."""
+"""Stratification of groups with several labels: splits in which all labels keep their shares."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,8 @@ SIZE_WEIGHT = 2.0  # what keeping the split's size counts against keeping one la
 PAIR_WEIGHT = 0.1  # what keeping one pair's share counts
 FEW_GROUPS, PASSES = 20_000, 3  # up to so many groups each is placed again in so many passes
 SPREADS = 4  # turns that each label has at standing in every split
-CANDIDATES, EXCHANGES = (
-    512,
-    200,
-)  # groups of each split that an exchange is looked for among; exchanges at most
+CANDIDATES = 512  # groups of each split among which an exchange is looked for
+EXCHANGES = 200  # at most
 
 
 def split_groups(
@@ -101,12 +99,6 @@ def _dealt(count: int, wanted: np.ndarray, shares: np.ndarray) -> np.ndarray:
 def _sums(held: np.ndarray, assigned: np.ndarray, splits: int) -> np.ndarray:
     """Return the sum over each split's groups, `[splits, columns]`."""
     return (assigned == np.arange(splits)[:, None]).astype(float) @ held.T
-
-
-def _beyond(held: np.ndarray, assigned: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Return what each split has beyond its share of what is placed, in photos, `[splits, columns]`."""
-    sums = _sums(held, assigned, len(shares))
-    return sums - shares[:, None] * sums.sum(0)
 
 
 def _place(
@@ -201,7 +193,8 @@ def _exchange(
     """
     labels = carries.shape[1]
     splits = np.flatnonzero(shares > 0)
-    over = _beyond(held, assigned, shares)
+    sums = _sums(held, assigned, len(shares))
+    over = sums - shares[:, None] * sums.sum(0)  # photos of each split beyond its share, [splits, columns]
     counts = _sums(carries.T.astype(float), assigned, len(shares))
     couples = [(a, b) for a in splits for b in splits if a < b]
     tired = 0

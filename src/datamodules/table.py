@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from src.datamodules.base import PhotoDataModule
 from src.datamodules.csv_table import ID_COLUMNS, pick_column, read_csv
+from src.datamodules.photo_datamodule import PhotoDataModule
 from src.datamodules.records import PhotoIndex, Record, Source, tidy
 from src.errors import InputError, did_you_mean, listed
 from src.files import user_path
@@ -16,28 +16,12 @@ from src.files import user_path
 log = logging.getLogger(__name__)
 
 
-def label_columns(
-    names: Collection[str], task: str, wanted: Mapping[str, str] | None
-) -> dict[str, tuple[str, ...]]:
-    """Return `{kind: names its column may have}`: as configured, else component and defect, else label."""
-    if wanted:
-        if task == "multiclass" and list(wanted) != ["label"]:
-            raise InputError(
-                f"data.columns names {listed(wanted)}: model=multiclass has the one kind 'label', as "
-                "data.columns={label: COLUMN}"
-            )
-        return {kind: (column or kind,) for kind, column in wanted.items()}
-    if task != "multiclass" and {"component", "defect"} & {name.casefold() for name in names}:
-        return {"component": ("component",), "defect": ("defect",)}
-    return {"label": ("label", "labels", "class", "category")}
-
-
 class TableReader:
     """Reads rows into labels by kind: splits cells, drops placeholders, routes labels to their kind.
 
     Args:
         columns: `{kind: column}`.
-        separator: what stands between labels in a cell.
+        separator: between labels in a cell.
         vocabulary: `{kind: known labels}`; empty lists where none is given.
         healthy: labels that mean "nothing wrong": they stay in the kind of their column.
         task: in `multiclass` a label may be called component or defect; else a cell that says so has none.
@@ -78,7 +62,7 @@ class TableReader:
         return found
 
     def _kind(self, label: str, column_kind: str) -> str | None:
-        """The kind of a label; None for one that a closed vocabulary does not know."""
+        """Return the kind of a label; None for one that a closed vocabulary does not know."""
         if label in self.kind_of:
             return self.kind_of[label]
         healthy = label in self.healthy
@@ -88,108 +72,29 @@ class TableReader:
         return column_kind if column_kind and (healthy or column_kind not in self.closed) else None
 
 
-def read_table(
-    csv_path: Path,
-    images: Path,
-    task: str,
-    id_column: str | None,
-    columns: Mapping[str, str] | None,
-    separator: str,
-    delimiter: str | None,
-    encoding: str | None,
-    vocabulary: Mapping[str, list[str]],
-    healthy: list[str],
-) -> Source:
-    """Read the records of a table whose photos lie below `images`; see `TableDataModule`."""
-    frame = read_csv(csv_path, delimiter, encoding)
-    if not images.is_dir():
-        raise InputError(f"data.images={images}: no such folder")
-    id_column = pick_column(frame, id_column, ID_COLUMNS, csv_path, "data.id")
-    names = {
-        kind: pick_column(frame, None, candidates, csv_path, f"data.columns.{kind}")
-        for kind, candidates in label_columns(frame.columns, task, columns).items()
-    }
-    reader = TableReader(names, separator, vocabulary, healthy, task)
-    index = PhotoIndex(images)
-    if not index.paths:
-        raise InputError(f"data.images={images}: no photo in it (jpg, jpeg, png, bmp, tif, tiff, webp)")
-    rows, ids, lost, annotations = _matched(frame, id_column, names, reader, index)
-    labels = {path: _union(found, reader.kinds) for path, found in annotations.items()}
-    shared: dict[tuple, dict[str, tuple[str, ...]]] = {}  # records of the same labels hold one mapping
-    _report(csv_path, index, reader, labels, lost)
-    records = [
-        Record(ids[path], path, shared.setdefault(tuple(found.items()), found))
-        for path, found in labels.items()
-        if any(found.values())
-    ]
-    if not records:
-        raise InputError(f"{csv_path}: no row carries a label (columns read: {listed(names.values())})")
-    labelled = {record.path for record in records}
-    return Source(
-        images,
-        records,
-        rows,
-        {column: frame[column].tolist() for column in frame.columns},
-        annotations=annotations,
-        lost=lost,
-        unlabelled=[path for path in index.paths if path not in labelled],
-        label_columns=names,
-    )
-
-
-def _matched(
-    frame: pd.DataFrame, id_column: str, names: Mapping[str, str], reader: TableReader, index: PhotoIndex
-) -> tuple[list[str], dict[str, str], dict[str, list[str]], dict[str, list[dict[str, list[str]]]]]:
-    """Match the rows with photos.
-
-    Returns:
-        the ID of each row, empty for one without a photo; `{path: ID}`; `{ID: paths}` of IDs that name none,
-        or several; `{path: labels by kind of each of its rows}`.
-    """
-    rows: list[str] = []
-    ids: dict[str, str] = {}
-    lost: dict[str, list[str]] = {}
-    matched: list[tuple[str, tuple[str, ...]]] = []
-    for id_, *cells in zip(*(frame[name].tolist() for name in (id_column, *names.values())), strict=True):
-        id_ = id_.strip()
-        found = index.find(id_) if id_ else []
-        if len(found) != 1:
-            lost[id_] = found
-            rows.append("")
-            continue
-        (path,) = found
-        rows.append(ids.setdefault(path, id_))
-        matched.append((path, tuple(cells)))
-    times = Counter(cells for _, cells in matched)
-    said = {cells: reader.labels(dict(zip(names, cells, strict=True)), n) for cells, n in times.items()}
+def _annotations(
+    frame: pd.DataFrame, paths: Sequence[str | None], reader: TableReader
+) -> dict[str, list[dict[str, list[str]]]]:
+    """Return `{path: labels by kind of each of its rows}`; rows of the same cells share one mapping."""
+    cells = zip(*(frame[column] for column in reader.columns.values()), strict=True)
+    rows = [(path, row) for path, row in zip(paths, cells, strict=True) if path]
+    times = Counter(row for _, row in rows)
+    labels = {row: reader.labels(dict(zip(reader.columns, row, strict=True)), n) for row, n in times.items()}
     annotations: dict[str, list[dict[str, list[str]]]] = defaultdict(list)
-    for path, cells in matched:  # rows of the same cells share what they say: a million rows say few things
-        annotations[path].append(said[cells])
-    return rows, ids, lost, annotations
-
-
-def _union(rows: Sequence[Mapping[str, list[str]]], kinds: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return the labels of all rows of a photo by kind, each once, in their order."""
-    return {kind: tuple(dict.fromkeys(name for row in rows for name in row[kind])) for kind in kinds}
+    for path, row in rows:
+        annotations[path].append(labels[row])
+    return annotations
 
 
 def _report(
     csv_path: Path, index: PhotoIndex, reader: TableReader, labels: dict, lost: Mapping[str, list[str]]
 ) -> None:
-    """Say what of the table is not used; stop where nothing can be."""
-    missing = [id_ or "(empty)" for id_, found in lost.items() if not found]
-    ambiguous = [f"{id_} ({listed(found, 2)})" for id_, found in lost.items() if found]
+    """Log the rows and photos that are not used; stop where none can be."""
     if not labels:
         raise InputError(
             f"none of the {len(lost)} IDs of {csv_path} (as {listed(lost, 3)}) names one photo "
             f"below {index.root} (there: {listed(index.paths, 3)}); check data.images and data.id"
         )
-    if missing:
-        log.warning(
-            "Left out %d IDs without a file below %s: %s", len(missing), index.root, listed(missing, 30)
-        )
-    if ambiguous:
-        log.warning("Left out %d IDs that name several files: %s", len(ambiguous), listed(ambiguous, 10))
     if reader.unknown:
         first = next(iter(reader.unknown))
         shown = listed((f"'{label}' ({count} rows)" for label, count in reader.unknown.most_common()), 10)
@@ -197,17 +102,19 @@ def _report(
             f"{csv_path}: unknown labels {shown}; '{first}': {did_you_mean(first, reader.kind_of)}; "
             "correct the table or add them to data.components or data.defects"
         )
+    missing = [id_ or "(empty)" for id_, found in lost.items() if not found]
+    ambiguous = [f"{id_} ({listed(found, 2)})" for id_, found in lost.items() if found]
+    unlabelled = [path for path, found in labels.items() if not any(found.values())]
+    for found, meaning in (
+        (missing, f"IDs without a file below {index.root}"),
+        (ambiguous, "IDs that name several files"),
+        (unlabelled, "photos whose rows carry placeholders only, which are unlabelled"),
+    ):
+        if found:
+            log.warning("Left out %d %s: %s", len(found), meaning, listed(found, 20))
     if reader.routed:
-        log.warning(
-            "Labels that stood in the other kind's column: %s",
-            listed((f"{what} ({count} rows)" for what, count in reader.routed.most_common()), 20),
-        )
-    if unlabelled := [path for path, found in labels.items() if not any(found.values())]:
-        log.warning(
-            "Left out %d photos whose rows carry placeholders only, which are unlabelled: %s",
-            len(unlabelled),
-            listed(unlabelled, 5),
-        )
+        moves = [f"{move} ({count} rows)" for move, count in reader.routed.most_common()]
+        log.warning("Labels that stood in the other kind's column: %s", listed(moves, 20))
     if unnamed := len(index.paths) - len(labels):
         log.info("%d photos below %s stand in no row", unnamed, index.root)
 
@@ -221,8 +128,8 @@ class TableDataModule(PhotoDataModule):
         root: a folder that holds both.
         id: the column that names the photo, with or without extension; null: the first of ID, file, path, ...
         columns: `{kind: column}` of the labels; null: component and defect, else label or labels.
-        separator: what stands between labels in a cell.
-        delimiter: what stands between columns; null: detected.
+        separator: between labels in a cell.
+        delimiter: between columns; null: detected.
         encoding: of the file; null: UTF-8 (with or without BOM), UTF-16 with one, else Windows-1252.
         **common: see `PhotoDataModule`.
     """
@@ -245,7 +152,7 @@ class TableDataModule(PhotoDataModule):
                 "data.csv is not set: name the table and the photos, data.csv=... data.images=..."
             )
         if not separator:
-            raise InputError("data.separator is empty: name what stands between labels in a cell")
+            raise InputError("data.separator is empty: name the text between labels in a cell")
         self.named_by_root = not csv
         self.csv = user_path(csv) if csv else user_path(root) / "image_data.csv"
         if images:
@@ -258,21 +165,74 @@ class TableDataModule(PhotoDataModule):
         self.encoding = encoding
 
     def read(self) -> Source:
-        """Read the table; see `read_table`."""
+        """Read the records of the table.
+
+        Raises:
+            InputError: for a file that is no table, columns that are not there, no photo, no label.
+        """
         if self.named_by_root and not self.csv.is_file() and self.csv.parent.is_dir():
             raise InputError(
                 f"data.root={self.csv.parent}: no {self.csv.name} in it; name the table with data.csv=, "
                 "or read folders that are named after labels with data=folders"
             )
-        return read_table(
-            self.csv,
+        frame = read_csv(self.csv, self.delimiter, self.encoding)
+        if not self.images.is_dir():
+            raise InputError(f"data.images={self.images}: no such folder")
+        ids = frame[pick_column(frame, self.id, ID_COLUMNS, self.csv, "data.id")].str.strip()
+        columns = {
+            kind: pick_column(frame, None, names, self.csv, f"data.columns.{kind}")
+            for kind, names in self._column_names(frame).items()
+        }
+        reader = TableReader(columns, self.separator, self.vocabulary, self.healthy, self.task)
+        index = PhotoIndex(self.images)
+        if not index.paths:
+            raise InputError(
+                f"data.images={self.images}: no photo in it (jpg, jpeg, png, bmp, tif, tiff, webp)"
+            )
+        found = {id_: index.find(id_) if id_ else [] for id_ in ids.unique()}
+        lost = {id_: paths for id_, paths in found.items() if len(paths) != 1}
+        paths = [None if id_ in lost else found[id_][0] for id_ in ids]
+        id_of = dict(reversed([(path, id_) for path, id_ in zip(paths, ids, strict=True) if path]))
+        annotations = _annotations(frame, paths, reader)
+        labels = {
+            path: {
+                kind: tuple(dict.fromkeys(name for row in rows for name in row[kind]))
+                for kind in reader.kinds
+            }
+            for path, rows in annotations.items()
+        }
+        _report(self.csv, index, reader, labels, lost)
+        shared: dict[tuple, dict[str, tuple[str, ...]]] = {}  # records of the same labels hold one mapping
+        records = [
+            Record(id_of[path], path, shared.setdefault(tuple(found.items()), found))
+            for path, found in labels.items()
+            if any(found.values())
+        ]
+        if not records:
+            raise InputError(f"{self.csv}: no row carries a label (columns read: {listed(columns.values())})")
+        labelled = {record.path for record in records}
+        return Source(
             self.images,
-            self.task,
-            self.id,
-            self.columns,
-            self.separator,
-            self.delimiter,
-            self.encoding,
-            self.vocabulary,
-            self.healthy,
+            records,
+            rows=[id_of[path] if path else "" for path in paths],
+            columns={column: frame[column].tolist() for column in frame.columns},
+            annotations=annotations,
+            lost=lost,
+            unlabelled=[path for path in index.paths if path not in labelled],
+            label_columns=columns,
         )
+
+    def _column_names(self, frame: pd.DataFrame) -> dict[str, tuple[str, ...]]:
+        """Return `{kind: possible column names}`: as configured, else component and defect, else label."""
+        if self.columns:
+            if self.task == "multiclass" and list(self.columns) != ["label"]:
+                raise InputError(
+                    f"data.columns names {listed(self.columns)}: model=multiclass has the one kind 'label', "
+                    "as data.columns={label: COLUMN}"
+                )
+            return {kind: (column or kind,) for kind, column in self.columns.items()}
+        if self.task != "multiclass" and {"component", "defect"} & {
+            name.casefold() for name in frame.columns
+        }:
+            return {"component": ("component",), "defect": ("defect",)}
+        return {"label": ("label", "labels", "class", "category")}

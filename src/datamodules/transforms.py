@@ -1,4 +1,4 @@
-"""What happens to a resized photo before it reaches the model: augmentation, in training only."""
+"""Augmentation of resized photos, in training only."""
 
 import torch
 from torchvision.transforms import v2
@@ -35,11 +35,3 @@ class TrainTransform:
             # torch.manual_seed would queue a call for a GPU that is not in use, and keep each of them
             torch.default_generator.manual_seed(mixed_seed(seed, epoch, index))
             return self.steps(image)
-
-
-class EvalTransform:
-    """The image as it is, in every epoch."""
-
-    def __call__(self, image: torch.Tensor, seed: int, epoch: int, index: int) -> torch.Tensor:
-        """Return `image`."""
-        return image

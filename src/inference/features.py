@@ -13,8 +13,8 @@ import numpy as np
 import torch
 import torchvision
 
-from src.datamodules.base import PhotoDataModule
 from src.datamodules.dataset import read_unchanged
+from src.datamodules.photo_datamodule import PhotoDataModule
 from src.datamodules.records import Record
 from src.datamodules.transforms import TrainTransform
 from src.inference.batches import Batch, Result, batch_range, count_batches

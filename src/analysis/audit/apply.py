@@ -10,10 +10,10 @@ import pandas as pd
 
 from src.analysis.audit.decisions import Labels, read_decisions, settle
 from src.analysis.pages import label_names
-from src.datamodules.base import PhotoDataModule
 from src.datamodules.csv_table import read_with_delimiter
 from src.datamodules.folders import FolderDataModule
 from src.datamodules.groups import Linked
+from src.datamodules.photo_datamodule import PhotoDataModule
 from src.datamodules.records import PhotoIndex, Record, label_space
 from src.datamodules.splits import split_records
 from src.datamodules.table import TableDataModule, TableReader

@@ -15,7 +15,7 @@ from src.analysis.audit.page import TITLES, Audit, audit_page
 from src.analysis.audit.suspects import find_suspects, nearest_labelled
 from src.analysis.pages import label_names
 from src.config import build
-from src.datamodules.base import PhotoDataModule
+from src.datamodules.photo_datamodule import PhotoDataModule
 from src.datamodules.records import Record, label_space
 from src.datamodules.splits import split_folds
 from src.errors import InputError, listed

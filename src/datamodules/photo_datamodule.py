@@ -1,6 +1,5 @@
 """The datamodule that folders and tables share: records -> splits -> label space -> loaders."""
 
-import csv
 import logging
 import os
 import time
@@ -8,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import lightning as L
+import pandas as pd
+import torch
 from torch.utils.data import DataLoader
 
 from src.config_check import check_arguments
@@ -15,54 +16,34 @@ from src.datamodules import records as rec
 from src.datamodules import splits as sp
 from src.datamodules import statistics
 from src.datamodules.certificate import certify
-from src.datamodules.dataset import FeatureDataset, PhotoDataset, image_store, make_loader, store_images
+from src.datamodules.dataset import (
+    EpochSampler,
+    FeatureDataset,
+    PhotoDataset,
+    encoded_targets,
+    image_store,
+    store_images,
+)
 from src.datamodules.groups import Linked, assign_groups, link_records, report_copies, report_near_duplicates
 from src.datamodules.inspection import SETTLED, drop_unreadable, replaced_since
 from src.datamodules.near_duplicates import FAITHFUL
-from src.datamodules.transforms import EvalTransform, TrainTransform
+from src.datamodules.transforms import TrainTransform
 from src.errors import InputError, did_you_mean, listed
 from src.files import user_path
 from src.labels import TASKS, LabelSpace
 from src.parallel import MOST, allowed_cores, cores, quota
 from src.preprocess import Preprocess
 from src.process import launched
-from src.row_store import Rows, RowStore, checked_folder
+from src.row_store import Rows, checked_folder
 
 log = logging.getLogger(__name__)
-CACHES = (None, "images", "features")
 
 
 class PhotoDataModule(L.LightningDataModule):
     """Reads records once, splits them by group, and serves uint8 batches.
 
-    Args:
-        task: `dual_head`, `multiclass` or `multilabel`.
-        preprocess: arguments of `preprocess.Preprocess`.
-        splits: `{train: share, val: share, test: share}`.
-        group: a column, or a regular expression on the file name; null: every ID is a group.
-        split_file: a run folder or a CSV `ID,split` whose split is used as it is.
-        components: known components, or null; folders' names are parsed with them, and labels of a table that
-            stand in the wrong column go to their kind; any other label of a table is an error.
-        defects: known defects, or null, likewise.
-        healthy: labels that mean "nothing wrong": a class for heads, no label for `multilabel`.
-        multiple: for heads, what to do with several labels of a kind on one photo: `error`, `first`, `drop`.
-        near_duplicates: photos whose perceptual hashes (64 bits) differ in so many bits or fewer stay in one
-            split; null: only byte-identical ones do.
-        folds: of a cross-validation; null: one split by `splits`.
-        fold: which of them is the test split, from 0; the rest is train and val.
-        skip_unreadable: leave unreadable photos out instead of stopping.
-        class_weights: `{sqrt: bool, clip: [low, high] or null}`, or null for an unweighted loss.
-        augment: arguments of `TrainTransform`, or null for none.
-        cache: `features` keeps on disk what a frozen backbone sees in each photo, `images` resized photos;
-            null: photos are decoded in every epoch.
-        views: views of each training photo that `cache=features` keeps, one per epoch in turn: the photo as
-            it is, its mirror image, then random ones; without that cache each epoch has new random ones.
-        cache_dir: the folder of what is kept, shared by all runs; what reading a photo told is remembered
-            there in any case. null: nothing is.
-        batch_size: photos a batch and device.
-        num_workers: processes that decode for a device; null: on a CPU one per core, 4 at most, as it trains
-            beside them; on a GPU its share of the cores, 16 at most.
-        seed: of the split, the order and the augmentation.
+    The arguments are the keys of `data` in docs/configuration.md. `splits` is `{split: share}`; `preprocess`
+    and `augment` hold the arguments of `Preprocess` and `TrainTransform`.
 
     After `setup`: `labels`, `splits` (`{split: records}`), `root`, `split_hash`, `data_hash`, `unreadable`,
     `certificate`, `begun` (nanoseconds since 1970, before the photos were read).
@@ -98,7 +79,7 @@ class PhotoDataModule(L.LightningDataModule):
         for name, value, choices in (
             ("task", task, TASKS),
             ("data.multiple", multiple, ("error", "first", "drop")),
-            ("data.cache", cache, CACHES),
+            ("data.cache", cache, (None, "images", "features")),
         ):
             if value not in choices:
                 raise InputError(
@@ -111,7 +92,10 @@ class PhotoDataModule(L.LightningDataModule):
         ):
             if value < least:
                 raise InputError(f"data.{name}={value}: needs at least {least}")
-        _check_kept(cache, cache_dir)
+        if cache and not cache_dir:
+            raise InputError(f"data.cache={cache} needs a folder: data.cache_dir=outputs/cache")
+        if cache:
+            checked_folder(cache_dir)
         _check_split(near_duplicates, folds, fold, split_file)
         check_arguments(preprocess, Preprocess, "preprocess")
         check_arguments(augment or {}, TrainTransform, "data.augment")
@@ -123,10 +107,9 @@ class PhotoDataModule(L.LightningDataModule):
         self.vocabulary = self._vocabulary(components or (), defects or ())
         self.preprocess = Preprocess(**preprocess)
         self.weighting = statistics.Weighting(**class_weights) if class_weights is not None else None
-        self.transform = TrainTransform(**augment) if augment else EvalTransform()
+        self.transform = TrainTransform(**augment) if augment else None
         self.views, self.cache, self.cache_dir = views, cache, cache_dir
-        self.batch_size, self.seed = batch_size, seed
-        self.num_workers = num_workers
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.splits: dict[str, list[rec.Record]] = {}
         self.first_epoch = 0  # of the fit; a resumed one begins later
         self.features: dict[str, list[Rows]] = {}  # by split, where a frozen backbone has seen the photos
@@ -154,7 +137,10 @@ class PhotoDataModule(L.LightningDataModule):
     def collect(self) -> Linked:
         """Read, check and group the photos, not yet split; sets `source`, `root` and `unreadable`."""
         source = self.read()
-        self._check_ids(source.records)
+        paths: dict[str, str] = {}
+        for record in source.records:
+            if (other := paths.setdefault(record.id, record.path)) != record.path:
+                raise InputError(f"ID '{record.id}' names two photos: {other} and {record.path}")
         if not rec.is_unicode(whole := str(source.root.absolute())):
             raise InputError(f"data.root: the folder {whole!a} has a name that is not UTF-8: rename it")
         self.source, self.unreadable = drop_unreadable(
@@ -185,31 +171,21 @@ class PhotoDataModule(L.LightningDataModule):
             raise InputError(
                 "data.folds draws the splits itself: no data.split_file, no train/ and val/ folders"
             )
-        splits = sp.split_records(linked, self.shares, self.seed, given, bool(self.split_file), fold)
-        self.splits = splits
+        self.splits = sp.split_records(linked, self.shares, self.seed, given, bool(self.split_file), fold)
         self.labels = self._label_space()
-        self.split_hash, self.data_hash = sp.split_hash(splits), sp.data_hash(linked.records)
-        asked = (
-            sp.fold_shares(self.shares, self.folds) if fold else None if given is not None else self.shares
-        )
-        self.certificate = certify(linked, splits, asked, self.near_duplicates)
+        self.split_hash, self.data_hash = sp.split_hash(self.splits), sp.data_hash(linked.records)
+        asked = None if given is not None else self.shares
+        asked = sp.fold_shares(self.shares, self.folds) if fold else asked
+        self.certificate = certify(linked, self.splits, asked, self.near_duplicates)
 
     def replaced_photos(self) -> list[str]:
         """Return the paths of photos of train and val that others have replaced since `setup` began.
 
-        What is cached, and has been told from the photos' contents, holds none of these.
+        A cache holds none of these: its rows were read by the photos' contents.
         """
         if self.cache:
             return []
         return replaced_since(self.root, self.splits["train"] + self.splits["val"], self.begun)
-
-    def _check_ids(self, records: list[rec.Record]) -> None:
-        """Refuse two photos with one ID."""
-        seen: dict[str, str] = {}
-        for record in records:
-            if record.id in seen:
-                raise InputError(f"ID '{record.id}' names two photos: {seen[record.id]} and {record.path}")
-            seen[record.id] = record.path
 
     def _frozen(self, records: list[rec.Record]) -> tuple[list[rec.Record], dict[str, str]]:
         """Return the records that the split file names, by ID or path, and `{ID: split}` of them."""
@@ -233,9 +209,8 @@ class PhotoDataModule(L.LightningDataModule):
         """Fix the labels from the training split, and hold the other splits to them."""
         train = self.splits["train"]
         labels = rec.label_space(train)
-        for kind in dict.fromkeys(kind for record in train for kind in record.labels):
-            if kind not in labels.kinds:
-                log.warning("No training photo carries a label of kind '%s': the kind is left out", kind)
+        for kind in sorted({kind for record in train for kind in record.labels} - set(labels.kinds)):
+            log.warning("No training photo carries a label of kind '%s': the kind is left out", kind)
         strangers: dict[str, list[str]] = {}
         for split in ("val", "test"):
             for record in self.splits[split]:
@@ -261,7 +236,7 @@ class PhotoDataModule(L.LightningDataModule):
         )
 
     def log_tables(self) -> None:
-        """Log what the run stands on: photos per label, pair and split, weights, labels without a test."""
+        """Log photos per label, pair and split, weights, and labels that cannot be evaluated."""
         sizes = ", ".join(
             f"{name} {len(records)} photos in {self.certificate['groups'][name]} groups"
             for name, records in self.splits.items()
@@ -274,56 +249,54 @@ class PhotoDataModule(L.LightningDataModule):
         if len(self.labels.kinds) > 1:
             pairs = statistics.pair_table(self.splits, self.labels)
             log.info("Pairs:\n%s", pairs.to_string(index=False))
-        for split, names in statistics.not_evaluable(self.splits, self.labels).items():
-            if names:
-                log.warning("Cannot be evaluated, no photo in %s: %s", split, listed(names, 30))
+        if lacking := self.certificate["not_evaluable"]:
+            shown = listed((f"{label} ({why})" for label, why in lacking.items()), 30)
+            log.warning("Cannot be evaluated: %s", shown)
 
     def write_metadata(self, folder: Path) -> None:
         """Write `<split>_metadata.csv` for each split: `ID, path, group` and a column per kind."""
+        kinds = list(self.labels.kinds)
         for name, records in self.splits.items():
-            with open(folder / f"{name}_metadata.csv", "w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerow(["ID", "path", "group", *self.labels.kinds])
-                for r in records:
-                    cells = [";".join(r.labels.get(kind, ())) for kind in self.labels.kinds]
-                    writer.writerow([r.id, r.path, r.group, *cells])
+            rows = [
+                (r.id, r.path, r.group, *(";".join(r.labels.get(kind, ())) for kind in kinds))
+                for r in records
+            ]
+            table = pd.DataFrame(rows, columns=["ID", "path", "group", *kinds])
+            table.to_csv(folder / f"{name}_metadata.csv", index=False, lineterminator="\n")
 
     def prepare_data(self) -> None:
         """Keep every resized photo, where `cache=images` asks for it; once per machine, before the fit."""
         if self.cache == "images":
             records = [record for split in self.splits.values() for record in split]
-            store_images(self._image_store(), self.root, records, self.preprocess)
-
-    def _image_store(self) -> RowStore:
-        """Return the store of resized photos."""
-        return image_store(self.cache_dir, self.preprocess)
+            store_images(image_store(self.cache_dir, self.preprocess), self.root, records, self.preprocess)
 
     def dataset(self, split: str) -> PhotoDataset:
         """Return the photos of a split, augmented only for `train`."""
-        train, records = split == "train", self.splits[split]
-        images = None
+        records, images = self.splits[split], None
         if self.cache == "images":
-            images = self._image_store().rows([record.digest for record in records])
-        return PhotoDataset(
-            records,
-            self.root,
-            self.labels,
-            self.multilabel,
-            self.preprocess,
-            self.transform if train else EvalTransform(),
-            self.seed,
-            images,
-        )
+            store = image_store(self.cache_dir, self.preprocess)
+            images = store.rows([record.digest for record in records])
+        transform = self.transform if split == "train" else None
+        targets = encoded_targets(records, self.labels, self.multilabel)
+        return PhotoDataset(records, self.root, targets, self.preprocess, transform, self.seed, images)
 
     def _loader(self, split: str) -> DataLoader:
-        """Return the loader of a split; that of training shuffles."""
-        train = split == "train"
-        epoch = self.first_epoch if train else 0
-        dataset = self.dataset(split)
+        """Return the loader of a split; in training shuffled, and without a last batch of one photo."""
+        train, dataset, workers = split == "train", self.dataset(split), self._workers()
         if self.features:
-            dataset = FeatureDataset(self.features[split], dataset.targets)
+            dataset, workers = FeatureDataset(self.features[split], dataset.targets), 0
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return make_loader(dataset, self.batch_size, self._workers(), self.seed, train, epoch, rank, world)
+        epoch, batch = (self.first_epoch, self.batch_size * world) if train else (0, None)
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=EpochSampler(len(dataset), self.seed, train, epoch, batch, rank, world),
+            num_workers=workers,
+            collate_fn=(lambda batch: batch) if self.features else None,  # its dataset has put it together
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator().manual_seed(self.seed),
+        )
 
     def _workers(self) -> int:
         """Return the number of processes that decode for this device."""
@@ -331,11 +304,9 @@ class PhotoDataModule(L.LightningDataModule):
             return self.num_workers
         if self.trainer is None or self.trainer.strategy.root_device.type == "cpu":
             return min(4, cores())
+        devices, allowed, paid = self.trainer.num_devices, allowed_cores(), quota()
         by_srun = launched() > 1 and "RANK" not in os.environ  # it shares cores out, torchrun does not
-        bound = by_srun and allowed_cores() < (os.cpu_count() or 1)
-        devices = self.trainer.num_devices
-        own = allowed_cores() // (1 if bound else devices)
-        paid = quota()
+        own = allowed if by_srun and allowed < (os.cpu_count() or 1) else allowed // devices
         return max(1, min(MOST, own, own if paid is None else paid // devices))
 
     def train_dataloader(self) -> DataLoader:
@@ -349,14 +320,6 @@ class PhotoDataModule(L.LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         """Return the test split in order."""
         return self._loader("test")
-
-
-def _check_kept(cache: str | None, cache_dir: str | None) -> None:
-    """Refuse a cache without a folder that can be one."""
-    if cache and not cache_dir:
-        raise InputError(f"data.cache={cache} needs a folder: data.cache_dir=outputs/cache")
-    if cache:
-        checked_folder(cache_dir)
 
 
 def _check_split(near_duplicates: int | None, folds: int | None, fold: int, split_file: str | None) -> None:
