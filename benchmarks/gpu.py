@@ -10,10 +10,10 @@ from benchmarks import plain, predict, train
 from benchmarks.harness import CORES, Work, threads
 from benchmarks.photos import drawn
 from src.errors import InputError
-from src.inference import Predictor
+from src.inference.predictor import Predictor
 from src.inference.torch_backend import TorchBackend
-from src.models import MultiLabelClassifier
 from src.models.base import set_full_precision
+from src.models.classifiers import MultiLabelClassifier
 
 SIZE, PHOTOS, DIFFERENT = (3000, 2000), 1536, 64  # pixels; photos; those of different pixels
 LABELS = {"component": [f"part {i}" for i in range(8)], "defect": [f"fault {i}" for i in range(12)]}

@@ -25,13 +25,14 @@ from benchmarks.harness import command, markdown
 from demo.make import make_demo
 from demo.tables import read_truth
 from src.analysis.audit.suspects import find_suspects
-from src.datamodules import FolderDataModule, TableDataModule
+from src.datamodules.folders import FolderDataModule
 from src.datamodules.groups import Linked
 from src.datamodules.records import label_space
 from src.datamodules.splits import split_folds
+from src.datamodules.table import TableDataModule
 from src.inference.features import extract_features
 from src.labels import LabelSpace
-from src.models import MultiLabelClassifier
+from src.models.classifiers import MultiLabelClassifier
 from src.models.linear import out_of_fold
 
 MISSING, WRONG, FOLDS, SEED, COUNT = 0.2, 0.05, 5, 42, 600

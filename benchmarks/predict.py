@@ -15,8 +15,10 @@ from benchmarks import plain
 from benchmarks.harness import BENCH, BOTH, REPOSITORY, Work, threads
 from benchmarks.photos import drawn
 from src.files import file_digest
-from src.inference import Photo, Predictor
-from src.models import PhotoClassifier, load_model
+from src.inference.batches import Photo
+from src.inference.predictor import Predictor
+from src.models.checkpoint import load_model
+from src.models.image import PhotoClassifier
 
 BATCH = 16
 TOLERANCE = 1e-4  # of a score

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from benchmarks.harness import BENCH, command, composed, markdown
 from src import config
-from src.datamodules import PhotoDataModule
 from src.datamodules.dataset import encoded_targets
+from src.datamodules.photo_datamodule import PhotoDataModule
 from src.datamodules.statistics import Weighting
 from src.datamodules.transforms import TrainTransform
 from src.inference.features import MIRRORED, View, store_features
 from src.inference.torch_backend import threads
-from src.models import PhotoClassifier
 from src.models.base import WarmCosine
+from src.models.image import PhotoClassifier
 from src.overrides import override
 from src.seeds import mixed_seed
 

@@ -13,8 +13,9 @@ from src import config
 @config.command("predict")
 def main(cfg: DictConfig) -> None:
     """Predict photos, all or a shard; unreadable ones become rows with `status=error` and exit code 1."""
-    from src.inference import Predictor, find_images, refuse_to_overwrite
+    from src.inference.batches import find_images, refuse_to_overwrite
     from src.inference.output import Output, find_output, find_shard, make_manifest
+    from src.inference.predictor import Predictor
     from src.overrides import shown
     from src.preprocess import decoder
     from src.progress_bar import ProgressBar

@@ -18,8 +18,8 @@ def main(cfg: DictConfig) -> float:
     import lightning as L
 
     from src.inference.torch_backend import threads
-    from src.models import init_from
     from src.models.base import set_full_precision
+    from src.models.checkpoint import init_from
     from src.models.defaults import fill_defaults
     from src.training.evaluate import ending_on_signals, finish_run
     from src.training.logging import quiet_lightning

@@ -20,8 +20,9 @@ from src.analysis.audit.lists import audit_csv, judged_labels
 from src.analysis.audit.page import Audit, audit_page
 from src.analysis.audit.suspects import Suspect
 from src.config import CONF, build
-from src.datamodules import FolderDataModule, TableDataModule
+from src.datamodules.folders import FolderDataModule
 from src.datamodules.records import Record
+from src.datamodules.table import TableDataModule
 from src.errors import InputError
 from src.labels import LabelSpace
 from src.models.defaults import fill_defaults

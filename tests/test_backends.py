@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from src.errors import InputError
-from src.inference import Photo, Predictor, batches
-from src.inference.batches import run_batches
-from src.inference.predictor import load_backend
+from src.inference import batches
+from src.inference.batches import Photo, run_batches
+from src.inference.predictor import Predictor, load_backend
 from src.inference.torch_backend import TorchBackend, check_precision
-from src.models import MultiLabelClassifier, backbones
+from src.models import backbones
+from src.models.classifiers import MultiLabelClassifier
 from tests.made import REPOSITORY, tiny
 
 PIXELS = {"image_size": 16, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}

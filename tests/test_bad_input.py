@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from src.inference import Predictor
-from src.models import PhotoClassifier
+from src.inference.predictor import Predictor
+from src.models.image import PhotoClassifier
 from tests.made import FAST, REPOSITORY, make_folders, run_script
 
 

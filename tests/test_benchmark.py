@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks import forward, gpu, harness, label_errors, leak, plain, predict, recipes, split, train
 from demo.make import make_demo
-from src.inference import Predictor
-from src.models import load_model
+from src.inference.predictor import Predictor
+from src.models.checkpoint import load_model
 from tests.made import FAST, load_script, run_script, trained
 
 

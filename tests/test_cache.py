@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from src import row_store as cache
-from src.datamodules import FolderDataModule, inspection
+from src.datamodules import inspection
 from src.datamodules.dataset import image_store, store_images
+from src.datamodules.folders import FolderDataModule
 from src.datamodules.inspection import inspect_photos
 from src.errors import InputError
 from src.preprocess import Preprocess

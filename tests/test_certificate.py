@@ -4,8 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from src.datamodules import FolderDataModule
 from src.datamodules.certificate import certify
+from src.datamodules.folders import FolderDataModule
 from src.datamodules.groups import link_records
 from src.datamodules.records import Record
 from src.datamodules.splits import SPLITS, split_folds, split_hash, split_records

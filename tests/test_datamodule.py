@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from src.datamodules import FolderDataModule, TableDataModule, inspection, photo_datamodule
+from src.datamodules import inspection, photo_datamodule
 from src.datamodules.dataset import LostPhoto
+from src.datamodules.folders import FolderDataModule
 from src.datamodules.records import Record
 from src.datamodules.statistics import class_weights, label_table, pair_table
+from src.datamodules.table import TableDataModule
 from src.errors import InputError
 from src.labels import LabelSpace
 from tests.made import run_script

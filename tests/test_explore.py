@@ -14,10 +14,11 @@ from src.analysis.explore.exploration import Exploration
 from src.analysis.explore.folder import FILES, PAGE, PNGS, check_folder, write_exploration
 from src.analysis.explore.problems import find_problems
 from src.analysis.explore.summary import summarise
-from src.datamodules import FolderDataModule, TableDataModule
+from src.datamodules.folders import FolderDataModule
 from src.datamodules.groups import assign_groups
 from src.datamodules.inspection import ImageStats, gray_levels, inspect_photos, sharpness
 from src.datamodules.records import Record, Source
+from src.datamodules.table import TableDataModule
 from src.images import open_image
 from tests.made import run_script
 
@@ -323,7 +324,7 @@ def test_the_script_writes_the_folder_and_says_what_was_found(planted, tmp_path,
         (["data.root=empty"], "no photo in it"),
         (["data.root=gone"], "no such folder"),
         (["data.root=photos", "data.group='^(Z\\d+)'"], "matches no file name, for example a.jpg, b.jpg"),
-        (["data.root=photos", "output=file"], "output=file: there is a file of this name"),
+        (["data.root=photos", "output=file"], "output=file: cannot be written (there is a file where a folder is needed)"),
         (["data.root=photos", "output=photos/look"], "lies in the photos' folder photos"),
         (["data.root=photos", "output=link/look"], "lies in the photos' folder photos"),
         (

@@ -16,12 +16,14 @@ import pytest
 import torch
 
 from src.errors import InputError
-from src.inference import Predictor, find_images, onnx_backend, parity
 from src.inference import export as exporting
+from src.inference import onnx_backend, parity
+from src.inference.batches import find_images
 from src.inference.onnx_backend import OnnxBackend
 from src.inference.parity import compare_scores
-from src.inference.predictor import load_backend
-from src.models import backbones, load_model
+from src.inference.predictor import Predictor, load_backend
+from src.models import backbones
+from src.models.checkpoint import load_model
 from tests.made import FAST, REPOSITORY, make_folders, make_table, only_run, run_script, tiny
 from tests.test_backends import check_division, check_predictor
 

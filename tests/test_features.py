@@ -11,7 +11,8 @@ from src.images import content_digest
 from src.inference import features
 from src.inference.features import extract_features, store_features
 from src.inference.torch_backend import threads
-from src.models import MultiLabelClassifier, backbones
+from src.models import backbones
+from src.models.classifiers import MultiLabelClassifier
 from src.preprocess import Preprocess
 from tests.made import tiny
 

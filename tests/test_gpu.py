@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from src.inference import Predictor
 from src.inference.features import extract_features
+from src.inference.predictor import Predictor
 from src.inference.torch_backend import TorchBackend
-from src.models import REGISTRY, load_model
 from src.models.base import set_full_precision
+from src.models.checkpoint import REGISTRY, load_model
 from tests.made import FAST, make_folders, make_table, only_run, run_script
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA GPU")

@@ -8,10 +8,11 @@ import torch
 from sklearn import metrics as sk
 from torch.nn import functional as nnf
 
-from src.callbacks import TuneThresholds
+from src.callbacks.tune_thresholds import TuneThresholds
 from src.labels import LabelSpace
-from src.models import DualHeadClassifier, MultiLabelClassifier, load_model
 from src.models.base import WarmCosine
+from src.models.checkpoint import load_model
+from src.models.classifiers import DualHeadClassifier, MultiLabelClassifier
 from src.models.metrics import heads_figures, multilabel_figures
 
 LABELS = {"component": ["a", "b", "c"], "defect": ["x", "y"]}

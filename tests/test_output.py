@@ -15,8 +15,10 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 
 from src.decisions.predictions import number_columns
-from src.inference import Predictor, batches, output
-from src.models import MultiLabelClassifier, backbones
+from src.inference import batches, output
+from src.inference.predictor import Predictor
+from src.models import backbones
+from src.models.classifiers import MultiLabelClassifier
 from tests.made import REPOSITORY, run_script, tiny
 
 LABELS = {"component": ["Bolt", "Bracket"], "defect": ["Leaks", "Loose", "Missing"]}

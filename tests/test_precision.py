@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from src.models import REGISTRY
+from src.models.checkpoint import REGISTRY
 
 LABELS = {"component": ["Bolt", "Plate"], "defect": ["Crack", "Leaks", "Rust"]}
 

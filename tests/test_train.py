@@ -18,8 +18,8 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from src.callbacks.checkpointing import AtomicCheckpointIO, epochs_done
 from src.errors import InputError
 from src.inference import batches
-from src.models import load_model
 from src.models.base import SCHEMA
+from src.models.checkpoint import load_model
 from src.models.image import PhotoClassifier
 from src.overrides import override
 from src.training import setup

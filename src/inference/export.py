@@ -28,7 +28,8 @@ from src.inference.parity import (
     split_photos,
 )
 from src.inference.torch_backend import TorchBackend
-from src.models import PhotoClassifier, load_model
+from src.models.checkpoint import load_model
+from src.models.image import PhotoClassifier
 from src.overrides import shown
 from src.runs import run_of
 

@@ -19,8 +19,8 @@ from src.datamodules.records import Record
 from src.datamodules.transforms import TrainTransform
 from src.inference.batches import Batch, Result, batch_range, count_batches
 from src.inference.torch_backend import ROWS, TorchBackend, choose_device
-from src.models import PhotoClassifier
 from src.models.backbones import builder_version
+from src.models.image import PhotoClassifier
 from src.parallel import bounded_map, cores
 from src.preprocess import Preprocess, decoder
 from src.progress_bar import ProgressBar

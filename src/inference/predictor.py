@@ -224,7 +224,7 @@ def load_backend(
                 f"python scripts/export.py {typed('ckpt', shown(path))}"
             )
         from src.inference.torch_backend import TorchBackend
-        from src.models import load_model
+        from src.models.checkpoint import load_model
 
         return TorchBackend(load_model(path), device, str(precision), compile)
     if backend == "torch":

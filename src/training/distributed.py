@@ -16,9 +16,9 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
-from src.datamodules import PhotoDataModule
+from src.datamodules.photo_datamodule import PhotoDataModule
 from src.errors import InputError
-from src.models import PhotoClassifier
+from src.models.image import PhotoClassifier
 from src.process import launched
 
 log = logging.getLogger(__name__)

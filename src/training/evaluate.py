@@ -18,16 +18,16 @@ from src.analysis.figures import class_distribution_figure, loss_curve_figure
 from src.analysis.report.run_report import write_report
 from src.callbacks.checkpointing import epochs_done
 from src.callbacks.tensorboard import confusion_of
-from src.datamodules import PhotoDataModule
+from src.datamodules.photo_datamodule import PhotoDataModule
 from src.datamodules.statistics import label_table
 from src.errors import InputError, listed
 from src.files import write_json
-from src.inference import Photo, Predictor
-from src.inference.batches import Result, run_batches
+from src.inference.batches import Photo, Result, run_batches
 from src.inference.features import results_from_features
 from src.inference.output import write_rows
-from src.models import PhotoClassifier
+from src.inference.predictor import Predictor
 from src.models.checkpoint import read_checkpoint
+from src.models.image import PhotoClassifier
 from src.overrides import shown, typed
 from src.process import exit_code, interruption, sigterm_raises
 from src.runs import read_run

@@ -13,14 +13,14 @@ from omegaconf import DictConfig
 from src.callbacks.checkpointing import AtomicCheckpointIO, BestCheckpoint, epochs_done
 from src.callbacks.history import History
 from src.config import build, check_seed
-from src.datamodules import PhotoDataModule
 from src.datamodules.inspection import replaced_since
+from src.datamodules.photo_datamodule import PhotoDataModule
 from src.errors import InputError, did_you_mean
 from src.files import file_lock, write_json, write_whole
 from src.inference.batches import trained_sizes
 from src.inference.features import split_features
-from src.models import PhotoClassifier
 from src.models.checkpoint import read_checkpoint
+from src.models.image import PhotoClassifier
 from src.overrides import save_config, typed
 from src.process import is_main, launched
 from src.training.distributed import OneRun, check_devices, inference_device
@@ -116,7 +116,7 @@ def make_trainer(cfg: DictConfig, model: PhotoClassifier, since: int | None) -> 
 def check_trainer(trainer: L.Trainer, model: PhotoClassifier) -> None:
     """Refuse what the figures per epoch, the thresholds or the order of the photos could not follow."""
     if not isinstance(trainer.checkpoint_callback, BestCheckpoint) and not trainer.fast_dev_run:
-        raise InputError("callbacks.checkpoint: a run needs src.callbacks.BestCheckpoint")
+        raise InputError("callbacks.checkpoint: a run needs src.callbacks.checkpointing.BestCheckpoint")
     known = [f"{split}/{name}" for split in ("val", "train") for name in model.logged]
     for callback in trainer.callbacks:
         monitor = getattr(callback, "monitor", None)

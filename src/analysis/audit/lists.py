@@ -22,7 +22,8 @@ from src.errors import InputError, listed
 from src.files import write_whole
 from src.inference.features import extract_features
 from src.labels import LabelSpace
-from src.models import PhotoClassifier, load_model
+from src.models.checkpoint import load_model
+from src.models.image import PhotoClassifier
 from src.models.linear import out_of_fold
 from src.runs import find_checkpoint
 
