@@ -324,7 +324,10 @@ def test_the_script_writes_the_folder_and_says_what_was_found(planted, tmp_path,
         (["data.root=empty"], "no photo in it"),
         (["data.root=gone"], "no such folder"),
         (["data.root=photos", "data.group='^(Z\\d+)'"], "matches no file name, for example a.jpg, b.jpg"),
-        (["data.root=photos", "output=file"], "output=file: cannot be written (there is a file where a folder is needed)"),
+        (
+            ["data.root=photos", "output=file"],
+            "output=file: cannot be written (there is a file where a folder is needed)",
+        ),
         (["data.root=photos", "output=photos/look"], "lies in the photos' folder photos"),
         (["data.root=photos", "output=link/look"], "lies in the photos' folder photos"),
         (
