@@ -11,6 +11,7 @@ from src.errors import InputError, did_you_mean, listed
 
 TASKS = ("dual_head", "multiclass", "multilabel")
 MISSING = -1  # class index of a kind that a photo has no label for
+DEFAULT = 0.5  # threshold of a sigmoid score
 
 
 @dataclass(frozen=True)
@@ -114,3 +115,22 @@ class LabelSpace:
             kind: [label for label, on in zip(labels, hot[self.slices[kind]], strict=True) if on]
             for kind, labels in self.kinds.items()
         }
+
+
+def apply_thresholds(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Return `scores >= thresholds`, both as float32: the one comparison, wherever decisions are made.
+
+    Args:
+        scores: Probabilities of shape `[..., labels]`.
+        thresholds: Shape `[labels]`.
+
+    Returns:
+        Booleans of the shape of `scores`.
+
+    Raises:
+        ValueError: if the number of labels differs.
+    """
+    scores, thresholds = np.asarray(scores, np.float32), np.asarray(thresholds, np.float32)
+    if thresholds.ndim != 1 or scores.shape[-1:] != thresholds.shape:
+        raise ValueError(f"scores {scores.shape} and thresholds {thresholds.shape} differ in their labels")
+    return scores >= thresholds

@@ -213,7 +213,7 @@ def plain(value: object) -> object:
 
 
 FLOORS = {  # the others are below
-    1: ("datamodules", "models"),
+    1: ("datamodules", "models", "decisions"),
     2: ("callbacks", "inference", "analysis"),
     3: ("training",),
 }

@@ -3,9 +3,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from src.decisions.predictions import apply_thresholds
 from src.decisions.thresholds import GRID, METHODS, tune_thresholds, with_room
 from src.errors import InputError
+from src.labels import apply_thresholds
 
 
 def f1(scores, targets, threshold):

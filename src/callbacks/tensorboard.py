@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 
 from src.analysis import figures as fig
 from src.datamodules.statistics import label_table
-from src.decisions.predictions import apply_thresholds, decide
+from src.decisions.predictions import decide
 from src.errors import InputError
-from src.labels import MISSING, LabelSpace
+from src.labels import MISSING, LabelSpace, apply_thresholds
 
 
 class TensorBoardFigures(L.Callback):

@@ -12,28 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from src.errors import InputError, did_you_mean
-from src.labels import TASKS, LabelSpace
-
-DEFAULT = 0.5  # threshold
-
-
-def apply_thresholds(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Return `scores >= thresholds`, both as float32: the one comparison, wherever decisions are made.
-
-    Args:
-        scores: Probabilities of shape `[..., labels]`.
-        thresholds: Shape `[labels]`.
-
-    Returns:
-        Booleans of the shape of `scores`.
-
-    Raises:
-        ValueError: if the number of labels differs.
-    """
-    scores, thresholds = np.asarray(scores, np.float32), np.asarray(thresholds, np.float32)
-    if thresholds.ndim != 1 or scores.shape[-1:] != thresholds.shape:
-        raise ValueError(f"scores {scores.shape} and thresholds {thresholds.shape} differ in their labels")
-    return scores >= thresholds
+from src.labels import TASKS, LabelSpace, apply_thresholds
 
 
 def columns(task: str, labels: LabelSpace, probabilities: bool = False) -> list[str]:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from src.decisions.predictions import DEFAULT
 from src.errors import InputError, did_you_mean
+from src.labels import DEFAULT
 
 METHODS = ("pr_curve", "grid")
 GRID = np.linspace(0, 1, 41, dtype=np.float32)[1:]  # without 0, which says yes to everything

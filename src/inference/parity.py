@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from src.decisions.predictions import apply_thresholds
 from src.errors import InputError
 from src.inference.batches import Backend, Photo, count_batches, photos_root, read_batch
+from src.labels import apply_thresholds
 from src.models.image import PhotoClassifier
 from src.parallel import bounded_map, cores
 from src.preprocess import Preprocess

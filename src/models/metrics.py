@@ -10,8 +10,7 @@ from torchmetrics import Metric
 from torchmetrics.functional import classification as F
 from torchmetrics.utilities import dim_zero_cat
 
-from src.decisions.predictions import DEFAULT, apply_thresholds
-from src.labels import MISSING, LabelSpace
+from src.labels import DEFAULT, MISSING, LabelSpace, apply_thresholds
 
 
 class Collected(Metric):
