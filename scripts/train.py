@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -45,7 +46,7 @@ def main(cfg: DictConfig) -> float:
         trainer = prepare_run(cfg, model, datamodule)
         last = str(run / "checkpoints" / "last.ckpt") if resuming else None
         begun = time.perf_counter()
-        with ending_on_signals(trainer), threads(1 if datamodule.features else None):
+        with ending_on_signals(trainer), threads(1) if datamodule.features else nullcontext():
             trainer.fit(model, datamodule, ckpt_path=last, weights_only=True)
         score = finish_run(cfg, trainer, model, datamodule, time.perf_counter() - begun)
     return score

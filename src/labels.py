@@ -10,6 +10,7 @@ import numpy as np
 from src.errors import InputError, did_you_mean, listed
 
 TASKS = ("dual_head", "multiclass", "multilabel")
+SPLITS = ("train", "val", "test")
 MISSING = -1  # class index of a kind that a photo has no label for
 DEFAULT = 0.5  # threshold of a sigmoid score
 

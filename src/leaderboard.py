@@ -1,6 +1,7 @@
 """`leaderboard.csv` beside the jobs of a sweep: one row per job, the best score first."""
 
 import csv
+import io
 import math
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,9 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+
+from src.files import write_whole
+from src.process import is_main
 
 FIELDS = ("score", "job", "overrides", "status", "reason")
 
@@ -20,11 +24,12 @@ class Leaderboard(Callback):
         hydra = job_return.hydra_cfg.hydra
         if "MULTIRUN" in str(hydra.mode):
             folder, job = Path(config.hydra.sweep.dir), str(hydra.job.num)
-            folder.mkdir(parents=True, exist_ok=True)
+            given = " ".join(job_return.overrides or ())
         else:
             folder, job = Path(hydra.runtime.output_dir).parent, Path(hydra.runtime.output_dir).name
-            if not (folder / "leaderboard.csv").is_file():
+            if not (folder / "leaderboard.csv").is_file() or not is_main():
                 return
+            given = None
         rows = {row["job"]: row for row in _read(folder / "leaderboard.csv")}
         before = rows.get(job, {})
         if job_return.status == JobStatus.COMPLETED:
@@ -34,13 +39,15 @@ class Leaderboard(Callback):
         else:
             reason = str(job_return._return_value).strip()
             row = {"score": "", "status": "failed", "reason": reason.splitlines()[0] if reason else ""}
-        given = before.get("overrides", " ".join(job_return.overrides or ()))
+        if given is None:  # a resumed job keeps its own
+            given = before.get("overrides", "")
         rows[job] = {**row, "job": job, "overrides": given}
         ranked = sorted(rows.values(), key=lambda row: (-float(row["score"] or -math.inf), row["job"]))
-        with open(folder / "leaderboard.csv", "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(ranked)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(ranked)
+        write_whole(folder / "leaderboard.csv", text.getvalue().encode())
 
 
 def _read(file: Path) -> list[dict[str, str]]:

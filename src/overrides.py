@@ -109,12 +109,14 @@ def run_folder(resume: str | None, otherwise: str) -> str:
     """Return the folder that a training works in: the resumed run's, or another one.
 
     Raises:
-        InputError: if `resume` is not a run folder.
+        InputError: if `resume` is not a run folder, or holds no checkpoint.
     """
     if not resume:
         return otherwise
     run = user_path(resume).absolute()
     if os.path.isfile(_saved_config(run)):  # False also for a name that is too long
+        if not (run / "checkpoints" / "last.ckpt").is_file():
+            raise InputError(f"resume={resume}: it holds no checkpoints/last.ckpt; start a new run instead")
         return str(run)
     within = [folder for folder in run.parents[:2] if os.path.isfile(_saved_config(folder))]
     cure = f"; name the run: {typed('resume', shown(within[0]))}" if within else ""

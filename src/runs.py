@@ -16,19 +16,18 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src.errors import InputError, first_line
 from src.files import is_locked, read_json, user_path
-from src.labels import TASKS
+from src.labels import SPLITS, TASKS
 
 if TYPE_CHECKING:  # a prediction without tables does without pandas
     import pandas as pd
 
 log = logging.getLogger(__name__)
-SPLITS = ("train", "val", "test")
 LOCK = ".lock"  # locked by a training until its last file is written
 BEST = "best.ckpt"
 
 
 def find_checkpoint(ckpt: str | Path | None, outputs: Path = Path("outputs")) -> Path:
-    """Return the file for `ckpt=`: that file, a run folder's best, an export folder's `model.onnx`.
+    """Return the file for `ckpt=`: that file, a run folder's best, an export folder's ONNX file.
 
     Null is the newest finished run.
 
@@ -37,9 +36,9 @@ def find_checkpoint(ckpt: str | Path | None, outputs: Path = Path("outputs")) ->
     """
     if ckpt:
         path = user_path(ckpt)
-        for candidate in (path, path / "checkpoints" / BEST, path / BEST, path / "model.onnx"):
-            if candidate.is_file():
-                return candidate
+        for name in ("", f"checkpoints/{BEST}", BEST, "model.onnx", "model_int8.onnx"):
+            if (path / name).is_file():
+                return path / name
         no_run = "a folder without checkpoints/best.ckpt, so not a finished training run"
         raise InputError(f"ckpt={ckpt}: {no_run if path.is_dir() else 'no such file or run folder'}")
     run = _newest_finished(outputs)

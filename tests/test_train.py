@@ -229,6 +229,12 @@ def test_resume_refuses_other_settings_and_changed_photos(finished, monkeypatch,
     assert run_script(monkeypatch, "train", f"resume={copy}", f"data.root='{other}'") == 2
     said = capsys.readouterr().err
     assert "have changed" in said and f"start a new run with model.init_from={copy}" in said
+    config = (copy / ".hydra" / "config.yaml").read_bytes()
+    checkpoints = shutil.move(copy / "checkpoints", tmp_path / "kept")
+    assert run_script(monkeypatch, "train", f"resume={copy}") == 2
+    assert "holds no checkpoints/last.ckpt" in capsys.readouterr().err
+    assert (copy / ".hydra" / "config.yaml").read_bytes() == config
+    shutil.move(checkpoints, copy / "checkpoints")
     assert run_script(monkeypatch, "train", f"resume={copy / 'checkpoints' / 'last.ckpt'}") == 2
     assert "name the run: resume=run" in capsys.readouterr().err
     assert run_script(monkeypatch, "train", "resume=nowhere") == 2

@@ -13,9 +13,9 @@ from src.datamodules.groups import Linked
 from src.datamodules.records import Record
 from src.datamodules.stratify import split_groups
 from src.errors import InputError, did_you_mean, listed
+from src.labels import SPLITS
 
 log = logging.getLogger(__name__)
-SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
                "test": "test", "testing": "test"}  # fmt: skip
 

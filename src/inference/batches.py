@@ -205,10 +205,6 @@ class Backend(ABC):
         """Hold forward passes of the calling thread to one core."""
         return nullcontext()
 
-    def threads_kept(self) -> AbstractContextManager[None]:
-        """Give the process its number of threads back after `one_thread` in other threads."""
-        return nullcontext()
-
     def loaded(self, read: Callable[[int], Batch], count: int, num_workers: int) -> Iterator[Batch]:
         """Yield `read(0)` to `read(count - 1)`, read in processes; for GPUs only."""
         raise NotImplementedError
@@ -299,5 +295,5 @@ def run_batches(
     elif workers < 1:
         yield from map(work, range(count))
     else:
-        with backend.threads_kept(), closing(bounded_map(work, range(count), workers)) as results:
+        with closing(bounded_map(work, range(count), workers)) as results:
             yield from results

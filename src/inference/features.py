@@ -245,7 +245,7 @@ def _rows(
     else:
         found = bounded_map(see, range(count), max(1, workers))
     bar = ProgressBar("Features", len(views), "views")
-    with backend.threads_kept(), closing(found), bar:
+    with closing(found), bar:
         for number, rows in enumerate(found):
             rows = rows[: len(views) - number * BATCH]
             bar.update(len(rows))

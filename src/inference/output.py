@@ -187,6 +187,8 @@ class Output:
         if self._digest() and not finished:
             why = "a table that predict.py did not write, that was changed since, or of an earlier version"
             raise InputError(f"output={self.output}: {why}: name another file, or delete it")
+        if len(self.own) == len(self.chunks) and self.folder.exists():
+            shutil.rmtree(self.folder)  # chunks without a manifest are left over from a killed merge
         try:
             write_json(self.folder / "manifest.json", self.manifest)
         except OSError as error:

@@ -122,7 +122,7 @@ def scores_of(backend: Backend, pixels: np.ndarray) -> np.ndarray:
             return backend.scores(pixels[start : start + BATCH])
 
     starts = range(0, len(pixels), BATCH)
-    with backend.threads_kept(), closing(bounded_map(work, starts, cores())) as found:
+    with closing(bounded_map(work, starts, cores())) as found:
         return np.concatenate(list(found))
 
 

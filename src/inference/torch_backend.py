@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -100,10 +101,6 @@ class TorchBackend(Backend):
         """Hold forward passes of the calling thread to one core."""
         return threads(1)
 
-    def threads_kept(self) -> AbstractContextManager[None]:
-        """Give the process its number of threads back: a new thread takes the last number that was set."""
-        return threads(None)
-
     def loaded(self, read: Callable[[int], Batch], count: int, num_workers: int) -> Iterator[Batch]:
         """Yield `read(0)` to `read(count - 1)`, read in processes, in pinned memory for CUDA."""
         loader = DataLoader(
@@ -122,19 +119,30 @@ def _as_tensor(read: Callable[[int], Batch], number: int) -> tuple[list[Result],
     return batch.photos, torch.from_numpy(batch.pixels)
 
 
-@contextmanager
-def threads(count: int | None) -> Iterator[None]:
-    """Let torch work on `count` threads in the block (None: as many as now), then on as many as before.
+class _Threads:
+    """Blocks in which torch works on fewer threads, open at once in several threads of the process."""
 
-    Small products are slower on several threads, which wait for each other at every step.
+    lock, blocks, before = threading.Lock(), 0, 1
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch work on `count` threads in the block, and then on as many as before the first open block.
+
+    A number that one thread sets becomes that of threads which begin later, so blocks that overlap would
+    restore each other's. Small products are slower on several threads, which wait for each other.
     """
-    before = torch.get_num_threads()
+    with _Threads.lock:
+        if not _Threads.blocks:
+            _Threads.before = torch.get_num_threads()
+        _Threads.blocks += 1
+        torch.set_num_threads(count)
     try:
-        if count is not None:
-            torch.set_num_threads(count)
         yield
     finally:
-        torch.set_num_threads(before)
+        with _Threads.lock:
+            _Threads.blocks -= 1
+            torch.set_num_threads(_Threads.before)
 
 
 def choose_device(name: str) -> torch.device:

@@ -86,10 +86,6 @@ def inference_device(cfg: DictConfig) -> str:
     return "cpu" if cfg.trainer.accelerator == "cpu" else "auto"
 
 
-class OtherFailed(SystemExit):
-    """The end of a process because another one, which has told why, ended with this exit code."""
-
-
 class OneRun(L.Callback):
     """Checks that all processes have the same photos, and ends each at once on SIGTERM.
 

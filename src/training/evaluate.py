@@ -29,7 +29,7 @@ from src.inference.predictor import Predictor
 from src.models.checkpoint import read_checkpoint
 from src.models.image import PhotoClassifier
 from src.overrides import shown, typed
-from src.process import exit_code, interruption, sigterm_raises
+from src.process import Terminated, exit_code, interruption, sigterm_raises
 from src.runs import read_run
 from src.training.distributed import ending_together, inference_device
 from src.training.provenance import git_commit, versions
@@ -117,6 +117,8 @@ def evaluated(
     for split, evaluate in splits:
         (logged,) = evaluate(model, datamodule, ckpt_path=best, weights_only=True, verbose=False)
         losses[split] = logged[f"{split}/loss"]
+        if trainer.received_sigterm:  # the next loop would forget it
+            raise Terminated
     trainer.loggers = loggers
     return {"test": {}} | {split: {"loss": loss, **model.figures[split]} for split, loss in losses.items()}
 

@@ -23,6 +23,7 @@ from src.models.checkpoint import read_checkpoint
 from src.models.image import PhotoClassifier
 from src.overrides import save_config, typed
 from src.process import is_main, launched
+from src.runs import LOCK
 from src.training.distributed import OneRun, check_devices, inference_device
 from src.training.provenance import git_commit, versions
 
@@ -80,7 +81,7 @@ def alone_in(run: Path, resuming: bool) -> Iterator[None]:
         yield
         return
     run.mkdir(parents=True, exist_ok=True)
-    with file_lock(run / ".lock", PATIENCE if resuming else 0.0) as alone:
+    with file_lock(run / LOCK, PATIENCE if resuming else 0.0) as alone:
         if not alone:
             cure = "wait for it, or end it" if resuming else "start this one again"
             raise InputError(f"{run}: another process is training there, or not quite ended yet: {cure}")
@@ -167,6 +168,7 @@ def begin_run(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule, re
     datamodule.log_tables()
     if not resuming or not (run / "classes.json").is_file():  # else its split has been compared
         datamodule.write_metadata(run)
+    (run / "metrics.json").unlink(missing_ok=True)  # of a resumed run: it is not finished any more
     write_json(run / "classes.json", datamodule.labels.as_dict())
     write_json(run / "split_certificate.json", datamodule.certificate)
     write_whole(run / ".hydra" / "data_root.txt", f"{datamodule.root.absolute()}\n".encode())

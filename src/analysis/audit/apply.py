@@ -93,6 +93,8 @@ def train_command(datamodule: PhotoDataModule, folder: Path) -> str:
     is_table = isinstance(datamodule, TableDataModule)
     replaced = REPLACED if is_table else REPLACED | {"data.separator"}
     new = {"data": "table", "data.csv": shown(folder.absolute() / TABLE), "data.images": datamodule.root}
+    if datamodule.group:  # the demo set's is not in the overrides
+        new["data.group"] = datamodule.group
     if is_table and datamodule.encoding:
         new["data.encoding"] = "utf-8"
     if datamodule.source.given and not datamodule.split_file:
