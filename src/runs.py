@@ -38,6 +38,8 @@ def find_checkpoint(ckpt: str | Path | None, outputs: Path = Path("outputs")) ->
         path = user_path(ckpt)
         for name in ("", f"checkpoints/{BEST}", BEST, "model.onnx", "model_int8.onnx"):
             if (path / name).is_file():
+                if name.startswith("checkpoints") and not _is_finished(path):
+                    log.warning("%s: its training has not finished, a later best.ckpt may differ", path)
                 return path / name
         no_run = "a folder without checkpoints/best.ckpt, so not a finished training run"
         raise InputError(f"ckpt={ckpt}: {no_run if path.is_dir() else 'no such file or run folder'}")
@@ -54,10 +56,15 @@ def _newest_finished(outputs: Path) -> Path | None:
     """Return the run that ended last: `metrics.json` is there, and no training has locked the folder."""
     ended = [file for task in TASKS for file in (outputs / task).glob("**/metrics.json")]
     for file in sorted(ended, key=lambda file: (file.stat().st_mtime, file.as_posix()), reverse=True):
-        run = file.parent
-        if (run / "checkpoints" / BEST).is_file() and not is_locked(run / LOCK):
-            return run
+        if _is_finished(file.parent):
+            return file.parent
     return None
+
+
+def _is_finished(run: Path) -> bool:
+    """Return whether a run has its figures and its best checkpoint, and no training works in it."""
+    files = (run / "metrics.json", run / "checkpoints" / BEST)
+    return all(map(Path.is_file, files)) and not is_locked(run / LOCK)
 
 
 def run_of(checkpoint: Path) -> Path | None:

@@ -201,4 +201,4 @@ def test_the_best_epoch_is_on_the_disk_once_and_a_learning_backbone_has_no_cache
     train("refused", "data.cache=features", "model.freeze_backbone=false", code=2)
     assert "needs model.freeze_backbone=true" in capsys.readouterr().err
     train("endless", "data.cache=features", "trainer.max_epochs=null", code=2)
-    assert "max_epochs=null: needs a number of epochs" in capsys.readouterr().err
+    assert "max_epochs=null: needs at least one epoch" in capsys.readouterr().err

@@ -249,9 +249,9 @@ def test_resume_trains_on_with_more_epochs_and_remembers_it(finished, monkeypatc
     torn = (copy / f".history.csv.{'0123456789abcdef' * 2}.tmp", copy / "checkpoints" / ".last.ckpt.tmp")
     for path in (*torn, copy / ".mine.tmp"):
         path.write_text("epoch")
-    before = contents(copy)
     monkeypatch.setattr(setup, "PATIENCE", 0.3)
-    with setup.alone_in(copy, resuming=False):
+    with setup.alone_in(copy, resuming=True):
+        before = contents(copy)
         assert run_script(monkeypatch, "train", f"resume={copy}", "trainer.max_epochs=14") == 2
     assert "another process is training there" in capsys.readouterr().err and contents(copy) == before
     assert run_script(monkeypatch, "train", f"resume={copy}", "trainer.max_epochs=14") == 0

@@ -39,7 +39,7 @@ class TableReader:
         self.kind_of = {label: kind for kind, labels in vocabulary.items() for label in labels}
         self.kinds = tuple(vocabulary) if self.kind_of else tuple(columns)
         self.closed = {kind for kind, labels in vocabulary.items() if labels}
-        words = () if task == "multiclass" else ("component", "defect")
+        words = ("label", "labels", *(() if task == "multiclass" else ("component", "defect")))
         self.placeholders = {"", "nan", *words, *(name.lower() for pair in columns.items() for name in pair)}
         self.routed: Counter[str] = Counter()
         self.unknown: Counter[str] = Counter()

@@ -177,8 +177,9 @@ def split_features(
         if shown > 1 and datamodule.transform.arguments["horizontal_flip"]:
             views.append(MIRRORED)
         views += [(datamodule.transform, datamodule.seed, number) for number in range(len(views), shown)]
-        if datamodule.transform.arguments["rotation"] and not isinstance(views[-1], tuple):
-            log.info("Cached views are not rotated; data.views=%d adds one that is", len(views) + 1)
+        rotated = 3 if datamodule.transform.arguments["horizontal_flip"] else 2
+        if datamodule.transform.arguments["rotation"] and datamodule.views < rotated:
+            log.info("Cached views are not rotated; data.views=%d adds one that is", rotated)
     splits = {split: records for split, records in datamodule.splits.items() if records}
     asked = {view: [split for split in splits if view is None or split == "train"] for view in views}
     records = {view: [r for split in names for r in splits[split]] for view, names in asked.items()}

@@ -51,8 +51,10 @@ def check_plan(cfg: DictConfig) -> None:
         raise InputError("resume= continues one run: leave out -m")
     if launched() > 1 and not cfg.resume and not any("run.dir=" in given for given in hydra.overrides.hydra):
         raise InputError("processes that torchrun or srun starts need one folder: add hydra.run.dir=FOLDER")
-    if cfg.trainer.get("max_epochs") is None:
-        raise InputError("trainer.max_epochs=null: needs a number of epochs")
+    if (epochs := cfg.trainer.get("max_epochs")) is None or epochs < 1:
+        raise InputError(
+            f"trainer.max_epochs={'null' if epochs is None else epochs}: needs at least one epoch"
+        )
     precision = str(cfg.trainer.get("precision", "32-true"))
     if precision not in PRECISIONS:
         raise InputError(f"trainer.precision={precision}: {did_you_mean(precision, PRECISIONS)}")
@@ -75,7 +77,8 @@ def alone_in(run: Path, resuming: bool) -> Iterator[None]:
     """Hold the lock of a run's folder; remove the temporary files of a killed process.
 
     Raises:
-        InputError: if another process holds it; a resumed run waits for the workers of a killed one.
+        InputError: if it holds another run, or another process has the lock; a resumed run waits for a while,
+            as the workers of a killed one end later.
     """
     if not is_main():
         yield
@@ -85,19 +88,13 @@ def alone_in(run: Path, resuming: bool) -> Iterator[None]:
         if not alone:
             cure = "wait for it, or end it" if resuming else "start this one again"
             raise InputError(f"{run}: another process is training there, or not quite ended yet: {cure}")
+        if not resuming and any(run.glob("checkpoints/*.ckpt")):
+            go_on = typed("resume", run)
+            raise InputError(f"{run} already holds a run: start this one again, or continue it with {go_on}")
         if resuming:
             for left in (*run.glob(f".*.{'[0-9a-f]' * 32}.tmp"), *(run / "checkpoints").glob(".*.tmp")):
                 left.unlink()
         yield
-
-
-def claim(run: Path) -> None:
-    """Take a run's folder, also one that a run left before its first checkpoint; refuse any other run's."""
-    (run / "checkpoints").mkdir(parents=True, exist_ok=True)
-    if any(run.glob("checkpoints/*.ckpt")):
-        raise InputError(
-            f"{run} already holds a run: start this one again, or continue it with {typed('resume', run)}"
-        )
 
 
 def make_trainer(cfg: DictConfig, model: PhotoClassifier, since: int | None) -> L.Trainer:
@@ -123,8 +120,6 @@ def check_trainer(trainer: L.Trainer, model: PhotoClassifier) -> None:
         monitor = getattr(callback, "monitor", None)
         if monitor and monitor not in known:
             raise InputError(f"{type(callback).__name__}.monitor={monitor}: {did_you_mean(monitor, known)}")
-    if (trainer.max_epochs or 0) < 1:
-        raise InputError(f"trainer.max_epochs={trainer.max_epochs}: needs at least one epoch")
     for name in ("limit_train_batches", "limit_val_batches", "accumulate_grad_batches"):
         if not getattr(trainer, name):
             raise InputError(f"trainer.{name}=0: needs at least one batch")
@@ -156,8 +151,6 @@ def prepare_run(cfg: DictConfig, model: PhotoClassifier, datamodule: PhotoDataMo
         return trainer
     if launched() == trainer.num_nodes == 1:  # else Lightning does, and lets the others wait
         datamodule.prepare_data()
-    if not cfg.resume:
-        claim(run)
     save_config(cfg)
     begin_run(run, model, datamodule, resuming=bool(cfg.resume))
     return trainer
