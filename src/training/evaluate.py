@@ -30,7 +30,7 @@ from src.models.checkpoint import read_checkpoint
 from src.models.image import PhotoClassifier
 from src.overrides import shown, typed
 from src.process import Terminated, exit_code, interruption, sigterm_raises
-from src.runs import read_run
+from src.runs import BEST, read_run
 from src.training.distributed import ending_together, inference_device
 from src.training.provenance import git_commit, versions
 
@@ -182,7 +182,7 @@ def write_predictions(run: Path, datamodule: PhotoDataModule, device: str = "aut
     Photos that are decoded go through the batches of `predict.py` on `test_metadata.csv`: the same bytes.
     Where their features are kept, only the heads run again, and scores agree to 1e-6.
     """
-    predictor = Predictor.load(run, device=device, num_workers=datamodule.num_workers)
+    predictor = Predictor.load(run / "checkpoints" / BEST, device=device, num_workers=datamodule.num_workers)
     test = datamodule.splits["test"]
     order = sorted(range(len(test)), key=lambda i: test[i].path)
     photos = [Photo(test[i].id, test[i].path, datamodule.root) for i in order]
