@@ -40,19 +40,19 @@ def whole_file(path: Path, folder: Path | None = None) -> Iterator[BinaryIO]:
     """Give a file to write that takes the place of `path` when all went well.
 
     A full disk or a kill leaves what was there before. Two writers of one path leave one of their files.
-    Until then it lies in `folder`, which has to be there, or else beside `path`.
+    Until then it lies in `folder`, which has to be there, or else next to `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # not the process's number: machines that share a folder may well have the same
-    beside = (folder or path.parent) / f".{path.name}.{uuid4().hex}.tmp"
+    temporary = (folder or path.parent) / f".{path.name}.{uuid4().hex}.tmp"
     try:
-        with open(beside, "wb") as file:
+        with open(temporary, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(temporary, path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_whole(path: str | Path, content: bytes | memoryview) -> None:

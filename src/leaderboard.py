@@ -1,4 +1,4 @@
-"""`leaderboard.csv` beside the jobs of a sweep: one row per job, the best score first."""
+"""`leaderboard.csv` next to the jobs of a sweep: one row per job, the best score first."""
 
 import csv
 import io

@@ -44,7 +44,7 @@ class Preprocess:
         resize: `squash` fits the whole photo without regard to its aspect ratio; `letterbox` fits it within,
             centred on gray 114; `crop` fits the short side and cuts the long one, centred.
         mean: Of red, green and blue, for values between 0 and 1. Only carried here: the model normalises.
-        std: Standard deviations, likewise. The defaults are ImageNet's.
+        std: Standard deviations of red, green and blue, from 0 to 1. The defaults are ImageNet's.
 
     Raises:
         InputError: for sizes below 1, an unknown `resize`, or `mean` and `std` that are not three numbers.

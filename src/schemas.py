@@ -77,7 +77,7 @@ class ExploreConfig(TrainConfig):
 
 @dataclass
 class AuditConfig(TrainConfig):
-    """Root keys of `conf/audit.yaml`, likewise."""
+    """Root keys of `conf/audit.yaml`: those of training, and its own."""
 
     ckpt: str | None = None
     folds: int = 5

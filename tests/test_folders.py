@@ -161,7 +161,7 @@ def test_linked_folders_are_read_once(make_tree, tmp_path):
 
 def test_missing_root_names_the_folders_beside(make_tree, tmp_path):
     make_tree(tmp_path / "photos", "A_B/1.jpg")
-    with pytest.raises(InputError, match=r"data.root=.*photo: no such folder; folders beside it: photos"):
+    with pytest.raises(InputError, match=r"data.root=.*photo: no such folder; folders next to it: photos"):
         read(tmp_path / "photo")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no photo in it"):

@@ -98,7 +98,7 @@ def test_bad_tables_are_one_line(table, text, message):
 
 def test_missing_table_and_photos(table, tmp_path, make_tree):
     (tmp_path / "image_data.csv").write_text("ID,label\na,b\n")
-    with pytest.raises(InputError, match=r"no such file; tables beside it: image_data.csv"):
+    with pytest.raises(InputError, match=r"no such file; tables next to it: image_data.csv"):
         read_csv(tmp_path / "imagedata.csv")
     with pytest.raises(InputError, match="directory"):
         read_csv(tmp_path)

@@ -41,9 +41,9 @@ class BestCheckpoint(ModelCheckpoint):
     """Keeps `best.ckpt` (by `monitor`) and `last.ckpt`, the latter from before the first step on.
 
     So a run that is killed at any point resumes from the end of a whole epoch, or from its start. That is the
-    last epoch but where writing takes long beside it, as it does with heads on cached features: such a kill
-    loses ten times as long as one writing takes at most. A run folder that has been moved or renamed keeps
-    its best score.
+    last epoch, except where an epoch takes little longer than writing, as with heads on cached features: such
+    a kill loses at most ten times as long as one writing takes. A run folder that has been moved or renamed
+    keeps its best score.
 
     Args:
         dirpath: the folder.
@@ -113,15 +113,15 @@ class BestCheckpoint(ModelCheckpoint):
 
 def _link(source: Path, target: Path) -> bool:
     """Give a file a second name in the place of another one; False where the disk knows no such thing."""
-    beside = target.with_name(f".{target.name}.tmp")
+    temporary = target.with_name(f".{target.name}.tmp")
     try:
-        beside.unlink(missing_ok=True)
-        os.link(source, beside)
-        os.replace(beside, target)
+        temporary.unlink(missing_ok=True)
+        os.link(source, temporary)
+        os.replace(temporary, target)
     except OSError:
         return False
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return True
 
 

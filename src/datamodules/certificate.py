@@ -11,8 +11,8 @@ from src.datamodules.near_duplicates import nearest_across
 from src.datamodules.records import Record
 from src.datamodules.splits import SPLITS, label_matrix, pair_matrix, split_hash
 
-SEARCHED = 10_000  # up to so many photos the closest pair across splits is looked for
-SHOWN = 20  # pairs and groups that cross are listed up to so many
+SEARCHED = 10_000  # most photos among which the closest pair across splits is looked for
+SHOWN = 20  # most pairs and groups that cross in the list
 
 
 def certify(

@@ -81,7 +81,7 @@ def _content(path: Path, key: str) -> bytes:
         return path.read_bytes()
     except FileNotFoundError as error:
         tables = [p.name for p in path.parent.glob("*") if p.suffix.lower() in (".csv", ".tsv")]
-        hint = f"; tables beside it: {listed(nearest(path.name, sorted(tables)), 5)}" if tables else ""
+        hint = f"; tables next to it: {listed(nearest(path.name, sorted(tables)), 5)}" if tables else ""
         raise InputError(f"{key}={path}: no such file{hint}") from error
     except OSError as error:
         raise InputError(f"{key}={path}: {(error.strerror or 'cannot be read').lower()}") from error

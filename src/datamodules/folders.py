@@ -42,8 +42,8 @@ def _photos(root: Path) -> list[str]:
     """Return the paths of the photos below `root`, or say that there are none."""
     if not root.is_dir():
         found = root.parent.iterdir() if root.parent.is_dir() else ()
-        beside = [p.name for p in found if p.is_dir() and not p.name.startswith(".")]
-        hint = f"; folders beside it: {listed(nearest(root.name, sorted(beside)), 5)}" if beside else ""
+        others = [p.name for p in found if p.is_dir() and not p.name.startswith(".")]
+        hint = f"; folders next to it: {listed(nearest(root.name, sorted(others)), 5)}" if others else ""
         raise InputError(f"data.root={root}: no such folder{hint}")
     paths = find_photos(root)
     if not paths:

@@ -207,7 +207,7 @@ def split_hash(splits: Mapping[str, Iterable[Record]]) -> str:
 
 
 def data_hash(records: Iterable[Record]) -> str:
-    """Return 16 hex digits that stand for the photos' contents and labels, in whatever order they come."""
+    """Return 16 hex digits that stand for the photos' contents and labels, independent of their order."""
     lines = sorted(
         f"{r.id}\t{r.path}\t{r.digest}\t{sorted((k, *sorted(v)) for k, v in r.labels.items())}"
         for r in records

@@ -6,7 +6,7 @@ import numpy as np
 
 SIZE_WEIGHT = 2.0  # what keeping the split's size counts against keeping one label's share
 PAIR_WEIGHT = 0.1  # what keeping one pair's share counts
-FEW_GROUPS, PASSES = 20_000, 3  # up to so many groups each is placed again in so many passes
+FEW_GROUPS, PASSES = 20_000, 3  # most groups for placing each again, and the passes of it
 SPREADS = 4  # turns that each label has at standing in every split
 CANDIDATES = 512  # groups of each split among which an exchange is looked for
 EXCHANGES = 200  # at most

@@ -1,4 +1,4 @@
-"""A table of labels, one or more rows per photo, beside a folder of photos."""
+"""A table of labels, one or more rows per photo, with a folder of photos."""
 
 import logging
 from collections import Counter, defaultdict

@@ -164,7 +164,7 @@ def split_features(
 ) -> dict[str, list[Rows]]:
     """Return the features of each split's photos for `data.cache=features`.
 
-    Those of the training split are one for each view that so many epochs show: the photo as it is, its
+    Those of the training split are one for each view that the epochs show: the photo as it is, its
     mirror image where the augmentation mirrors, then random views.
 
     Raises:

@@ -167,7 +167,7 @@ class Classifier(L.LightningModule, ABC):
 
     @abstractmethod
     def accuracy_of(self, figures: Mapping[str, Any]) -> dict[str, float | None]:
-        """Return the figures that are logged beside loss and F1: `{name: value}`."""
+        """Return the figures that are logged with loss and F1: `{name: value}`."""
 
     def train(self, mode: bool = True) -> "Classifier":
         """Set training mode; a frozen backbone stays in eval mode."""

@@ -80,7 +80,7 @@ def fit_heads(features: np.ndarray, targets: np.ndarray, labels: LabelSpace, mul
 
 
 def _regression(features: int) -> LogisticRegression:
-    """Return an unfitted regression for so many standardised features."""
+    """Return an unfitted regression for standardised features."""
     return LogisticRegression(C=PRIOR_VARIANCE / features, max_iter=MAX_ITERATIONS)
 
 

@@ -33,7 +33,7 @@ def check_devices(
         InputError: before any process is started.
     """
     world, started = trainer.world_size, launched()
-    # of processes from the shell Lightning takes their number for the world's, whatever is asked for
+    # Lightning takes the number of processes that a launcher started, not `trainer.devices`
     if started > 1 and started != trainer.num_devices * trainer.num_nodes:
         raise InputError(
             f"{started} processes were started for trainer.devices={trainer.num_devices} on "

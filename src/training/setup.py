@@ -139,7 +139,7 @@ def check_places(trainer: L.Trainer, run: Path) -> None:
 
 
 def prepare_run(cfg: DictConfig, model: PhotoClassifier, datamodule: PhotoDataModule) -> L.Trainer:
-    """Fill the caches, take the run's folder, write what stands before the fit, and return its trainer."""
+    """Fill the caches, take the run's folder, write its first files, and return its trainer."""
     run, since = Path(cfg.output_dir), None
     if cfg.resume:
         since = resume_point(run, model, datamodule, cfg.trainer.max_epochs)
@@ -189,7 +189,7 @@ def _trained_on(model: PhotoClassifier, datamodule: PhotoDataModule) -> dict[str
 def _file_sizes(datamodule: PhotoDataModule) -> set[int] | None:
     """Return the sizes of the training photos' files; None where one is gone or replaced.
 
-    Without them, whoever predicts compares the digests of all photos.
+    Without them, a prediction compares the digests of all photos.
     """
     train = datamodule.splits["train"]
     if replaced_since(datamodule.root, train, datamodule.begun):

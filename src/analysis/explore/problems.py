@@ -52,7 +52,7 @@ LISTS = {
     "identical": (
         "Exact duplicates",
         PAIR,
-        "Files of the same bytes, each copy beside the first one. A split keeps them together.",
+        "Files of the same bytes, each copy with the first one. A split keeps them together.",
     ),
     "near_duplicates": (
         "Near duplicates",
