@@ -19,7 +19,7 @@ INK, MUTED, FAINT, PAPER = "#1f2933", "#66727f", "#d9dee4", "#ffffff"
 BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#9aa5b1"  # Okabe and Ito, 2008
 SMALL = {"fontsize": 8, "color": MUTED}
 NOTE = {**SMALL, "loc": "left"}
-BESIDE = {**SMALL, "va": "center"}
+BAR_LABEL = {**SMALL, "va": "center"}
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from src.analysis import drawing as draw
-from src.analysis.drawing import BESIDE, BLUE, GREEN, GREY, INK, MUTED, NOTE, ORANGE, RED, SMALL
+from src.analysis.drawing import BAR_LABEL, BLUE, GREEN, GREY, INK, MUTED, NOTE, ORANGE, RED, SMALL
 
 SPLIT_COLOURS = {"train": BLUE, "val": ORANGE, "test": GREEN}
 BLUES = LinearSegmentedColormap.from_list("blues", ["#f7f9fb", "#a9cbe6", "#3b8bc4", "#0b4f86", "#062f52"])
@@ -161,7 +161,7 @@ def class_distribution_figure(counts: pd.DataFrame) -> Figure:
             axes.barh(range(len(rows)), rows[split], left=start, height=0.72, color=colour, label=split)
             start += rows[split].to_numpy()
         for i, parts in enumerate(rows[splits].to_numpy()):
-            axes.text(parts.sum() + most * 0.01, i, " · ".join(f"{n:,}" for n in parts), **BESIDE)
+            axes.text(parts.sum() + most * 0.01, i, " · ".join(f"{n:,}" for n in parts), **BAR_LABEL)
         axes.set_xlim(0, most * 1.22)
     place = {"ncols": len(splits), "loc": "lower right", "bbox_to_anchor": (1, 1)}
     panels[0].legend(fontsize=8, frameon=False, labelcolor=INK, **place)
@@ -180,10 +180,10 @@ def label_f1_figure(per_class: Mapping[str, Mapping[str, float | None]]) -> Figu
     figure, axes = draw.titled_panel("F1 per label", *size, "x")
     for i, (_, f1, support) in enumerate(rows):
         if f1 is None:
-            axes.text(0.01, i, "not evaluated: no photo", style="italic", **BESIDE)
+            axes.text(0.01, i, "not evaluated: no photo", style="italic", **BAR_LABEL)
             continue
         axes.barh(i, f1, height=0.72, color="#b9d3e6" if support < FEW else BLUE)
-        axes.text(f1 + 0.01, i, f"{f1:.2f}   n = {support:,}", **BESIDE)
+        axes.text(f1 + 0.01, i, f"{f1:.2f}   n = {support:,}", **BAR_LABEL)
     axes.set(xlim=(0, 1.22), ylim=(max(len(rows), 1) - 0.4, -0.6), xticks=np.arange(0, 1.01, 0.2))
     draw.name_axis(axes, "y", [row[0] for row in rows])
     axes.set_xlabel(f"F1; pale: fewer than {FEW} photos", **NOTE)

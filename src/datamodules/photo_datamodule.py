@@ -92,10 +92,7 @@ class PhotoDataModule(L.LightningDataModule):
         ):
             if value < least:
                 raise InputError(f"data.{name}={value}: needs at least {least}")
-        if cache and not cache_dir:
-            raise InputError(f"data.cache={cache} needs a folder: data.cache_dir=outputs/cache")
-        if cache:
-            checked_folder(cache_dir)
+        _check_cache(cache, cache_dir)
         _check_split(near_duplicates, folds, fold, split_file)
         check_arguments(preprocess, Preprocess, "preprocess")
         check_arguments(augment or {}, TrainTransform, "data.augment")
@@ -335,3 +332,11 @@ def _check_split(near_duplicates: int | None, folds: int | None, fold: int, spli
         raise InputError(f"data.fold={fold}: from 0 to {folds - 1}, as data.folds={folds}")
     if folds is not None and split_file:
         raise InputError("data.folds draws the splits itself: leave out data.split_file")
+
+
+def _check_cache(cache: str | None, cache_dir: str | None) -> None:
+    """Refuse a cache without a folder that can be written."""
+    if cache and not cache_dir:
+        raise InputError(f"data.cache={cache} needs a folder: data.cache_dir=outputs/cache")
+    if cache:
+        checked_folder(cache_dir)

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from src.analysis import drawing as draw
-from src.analysis.drawing import BESIDE, BLUE, INK, NOTE, ORANGE, SMALL
+from src.analysis.drawing import BAR_LABEL, BLUE, INK, NOTE, ORANGE, SMALL
 
 COMMON_RATIOS = {"9:16": 9 / 16, "3:4": 3 / 4, "1:1": 1.0, "4:3": 4 / 3, "3:2": 3 / 2, "16:9": 16 / 9}
 BOX = {
@@ -27,7 +27,7 @@ def counts_figure(kinds: Mapping[str, Mapping[str, int]], few: int) -> Figure:
         colours = [ORANGE if count < few else BLUE for count in counts.values()]
         axes.barh(range(len(counts)), list(counts.values()), height=0.72, color=colours)
         for i, count in enumerate(counts.values()):
-            axes.text(count + most * 0.01, i, f"{count:,}", **BESIDE)
+            axes.text(count + most * 0.01, i, f"{count:,}", **BAR_LABEL)
         axes.set_xlim(0, most * 1.12)
     panels[-1].set_xlabel(f"photos; orange: fewer than {few}", **NOTE)
     return figure
