@@ -23,7 +23,7 @@ from src.inference.torch_backend import threads
 from src.models.base import WarmCosine
 from src.models.image import PhotoClassifier
 from src.overrides import override
-from src.seeds import mixed_seed
+from src.parallel import mixed_seed
 
 Seen = dict[str, list[Tensor]]  # features [N, F] of each view, by split
 SEEDS, SIZES = range(10, 16), (224, 256, 288)

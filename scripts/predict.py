@@ -17,8 +17,8 @@ def main(cfg: DictConfig) -> None:
     from src.inference.output import Output, find_output, find_shard, make_manifest
     from src.inference.predictor import Predictor
     from src.overrides import shown
+    from src.parallel import ProgressBar
     from src.preprocess import decoder
-    from src.progress_bar import ProgressBar
     from src.runs import find_checkpoint
 
     shard = find_shard(cfg.shard)

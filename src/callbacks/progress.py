@@ -6,7 +6,7 @@ import sys
 import lightning as L
 from lightning.pytorch.callbacks import TQDMProgressBar
 
-from src.progress_bar import ProgressLines
+from src.parallel import ProgressLines
 
 log = logging.getLogger(__name__)
 

@@ -14,11 +14,9 @@ from src.datamodules.transforms import TrainTransform
 from src.errors import InputError
 from src.images import UnreadableImage, content_digest, read_photo
 from src.labels import LabelSpace
-from src.parallel import bounded_map, cores
+from src.parallel import ProgressBar, bounded_map, cores, mixed_seed
 from src.preprocess import Preprocess, decoder
-from src.progress_bar import ProgressBar
 from src.row_store import Rows, RowStore, gigabytes
-from src.seeds import mixed_seed
 
 log = logging.getLogger(__name__)
 

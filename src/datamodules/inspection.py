@@ -31,9 +31,8 @@ from src.images import (
     read_header,
     read_photo,
 )
-from src.parallel import bounded_map, cores
+from src.parallel import ProgressBar, bounded_map, cores
 from src.preprocess import decoder
-from src.progress_bar import ProgressBar
 from src.row_store import checked_folder, clear_stale
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ import torch
 from torchvision.transforms import v2
 
 from src.errors import InputError
-from src.seeds import mixed_seed
+from src.parallel import mixed_seed
 
 
 class TrainTransform:

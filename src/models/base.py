@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from src.errors import InputError, did_you_mean, listed
 from src.labels import LabelSpace
 from src.models.metrics import Collected
-from src.seeds import mixed_seed
+from src.parallel import mixed_seed
 
 SCHEMA = 2
 
