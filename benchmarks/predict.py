@@ -18,7 +18,7 @@ from src.files import file_digest
 from src.inference.batches import Photo
 from src.inference.predictor import Predictor
 from src.models.checkpoint import load_model
-from src.models.image import PhotoClassifier
+from src.models.classifiers import PhotoClassifier
 
 BATCH = 16
 TOLERANCE = 1e-4  # of a score

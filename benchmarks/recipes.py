@@ -21,7 +21,7 @@ from src.datamodules.transforms import TrainTransform
 from src.inference.features import MIRRORED, View, store_features
 from src.inference.torch_backend import threads
 from src.models.base import WarmCosine
-from src.models.image import PhotoClassifier
+from src.models.classifiers import PhotoClassifier
 from src.overrides import override
 from src.parallel import mixed_seed
 

@@ -19,9 +19,9 @@ def main(cfg: DictConfig) -> float:
     import lightning as L
 
     from src.inference.torch_backend import threads
+    from src.models.backbones import fill_defaults
     from src.models.base import set_full_precision
     from src.models.checkpoint import init_from
-    from src.models.defaults import fill_defaults
     from src.training.evaluate import ending_on_signals, finish_run
     from src.training.logging import quiet_lightning
     from src.training.setup import alone_in, check_plan, prepare_run

@@ -20,7 +20,7 @@ from src.datamodules.transforms import TrainTransform
 from src.inference.batches import Batch, Result, batch_range, count_batches
 from src.inference.torch_backend import ROWS, TorchBackend, choose_device
 from src.models.backbones import builder_version
-from src.models.image import PhotoClassifier
+from src.models.classifiers import PhotoClassifier
 from src.parallel import ProgressBar, bounded_map, cores
 from src.preprocess import Preprocess, decoder
 from src.row_store import Rows, RowStore, gigabytes

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import InputError, did_you_mean, listed
+from src.models.backbones import read_pickled
 from src.models.base import SCHEMA
-from src.models.classifiers import DualHeadClassifier, MultiLabelClassifier
-from src.models.image import PhotoClassifier
-from src.models.safe_load import read_pickled
+from src.models.classifiers import DualHeadClassifier, MultiLabelClassifier, PhotoClassifier
 from src.runs import find_checkpoint
 
 log = logging.getLogger(__name__)

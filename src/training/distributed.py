@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from src.datamodules.photo_datamodule import PhotoDataModule
 from src.errors import InputError
-from src.models.image import PhotoClassifier
+from src.models.classifiers import PhotoClassifier
 from src.process import launched
 
 log = logging.getLogger(__name__)

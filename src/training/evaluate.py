@@ -27,7 +27,7 @@ from src.inference.features import results_from_features
 from src.inference.output import write_rows
 from src.inference.predictor import Predictor
 from src.models.checkpoint import read_checkpoint
-from src.models.image import PhotoClassifier
+from src.models.classifiers import PhotoClassifier
 from src.overrides import shown, typed
 from src.process import Terminated, exit_code, interruption, sigterm_raises
 from src.runs import BEST, read_run
