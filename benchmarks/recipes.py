@@ -14,10 +14,9 @@ from torch import Tensor
 
 from benchmarks.harness import BENCH, command, composed, markdown
 from src import config
-from src.datamodules.dataset import encoded_targets
+from src.datamodules.dataset import TrainTransform, encoded_targets
 from src.datamodules.photo_datamodule import PhotoDataModule
-from src.datamodules.statistics import Weighting
-from src.datamodules.transforms import TrainTransform
+from src.datamodules.split_figures import Weighting
 from src.inference.features import MIRRORED, View, store_features
 from src.inference.torch_backend import threads
 from src.models.base import WarmCosine

@@ -6,7 +6,7 @@ import torch
 from matplotlib.figure import Figure
 
 from src.analysis import figures as fig
-from src.datamodules.statistics import label_table
+from src.datamodules.split_figures import label_table
 from src.decisions.predictions import decide
 from src.errors import InputError
 from src.labels import MISSING, LabelSpace, apply_thresholds

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from src.datamodules.near_duplicates import HASHED_SIZE, perceptual_hash
+from src.datamodules.groups import HASHED_SIZE, perceptual_hash
 from src.datamodules.records import Record, Source
 from src.errors import InputError, listed
 from src.files import write_whole

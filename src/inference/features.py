@@ -13,10 +13,9 @@ import numpy as np
 import torch
 import torchvision
 
-from src.datamodules.dataset import read_unchanged
+from src.datamodules.dataset import TrainTransform, read_unchanged
 from src.datamodules.photo_datamodule import PhotoDataModule
 from src.datamodules.records import Record
-from src.datamodules.transforms import TrainTransform
 from src.inference.batches import Batch, Result, batch_range, count_batches
 from src.inference.torch_backend import ROWS, TorchBackend, choose_device
 from src.models.backbones import builder_version

@@ -19,7 +19,7 @@ from src.analysis.report.run_report import write_report
 from src.callbacks.checkpointing import epochs_done
 from src.callbacks.tensorboard import confusion_of
 from src.datamodules.photo_datamodule import PhotoDataModule
-from src.datamodules.statistics import label_table
+from src.datamodules.split_figures import label_table
 from src.errors import InputError, listed
 from src.files import write_json
 from src.inference.batches import Photo, Result, run_batches
