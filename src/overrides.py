@@ -3,7 +3,7 @@
 import os
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -42,6 +42,12 @@ def _parsed(text: str) -> object:
 def typed(key: str, value: object) -> str:
     """Return an override quoted for the shell and for Hydra, to be shown in a command."""
     return _in_shell(override(key, value))
+
+
+def typed_list(key: str, values: Iterable[str]) -> str:
+    """Return an override with a list of texts, quoted for the shell and for Hydra."""
+    texts = (override("", value).removeprefix("=") for value in values)
+    return _in_shell(f"{key}=[{','.join(t if t[0] == QUOTES[0] else QUOTES[0] + t + QUOTES[0] for t in texts)}]")
 
 
 def quoted(key: str, value: str) -> str:

@@ -12,6 +12,7 @@ from src.datamodules.splits import SPLIT_NAMES
 from src.errors import InputError, listed, nearest
 from src.files import user_path
 
+KINDS = ("component", "defect")
 log = logging.getLogger(__name__)
 
 
@@ -77,11 +78,10 @@ class FolderDataModule(PhotoDataModule):
         root: the folder that holds the label folders.
         separator: between component and defect in a folder's name; known components and defects parse names
             that it cannot.
-        strict: whether a folder that does not parse is an error.
         **common: see `PhotoDataModule`.
     """
 
-    def __init__(self, root: str | None, separator: str = "_", strict: bool = False, **common):
+    def __init__(self, root: str | None, separator: str = "_", **common):
         super().__init__(**common)
         if not root:
             raise InputError(
@@ -89,9 +89,9 @@ class FolderDataModule(PhotoDataModule):
             )
         if not separator:
             raise InputError("data.separator is empty: name the text between component and defect")
-        self.root, self.separator, self.strict = root, separator, strict
+        self.root, self.separator = root, separator
 
-    def read(self) -> Source:
+    def _source(self) -> Source:
         """Read the records below `root`.
 
         Raises:
@@ -129,11 +129,13 @@ class FolderDataModule(PhotoDataModule):
     def _labels(self, name: str) -> dict[str, tuple[str, ...]] | None:
         """Return the labels that a folder's name stands for; None where it is no pair."""
         if self.task == "multiclass":
-            return {"label": (name,)}
+            return {"label": tuple(filter(None, [self.label(name)]))}
         known = self.vocabulary["defect"]
         defects = [*known, *self.healthy] if known else []
         pair = parse_pair(name, self.separator, self.vocabulary["component"], defects)
-        return pair and {"component": pair[:1], "defect": pair[1:]}
+        if not pair:
+            return None
+        return {k: tuple(filter(None, [self.label(n)])) for k, n in zip(KINDS, pair, strict=True)}
 
     def _report(self, root: Path, records: list[Record], outside: list[str], unparsed: Counter) -> None:
         """Log the folders and photos that were left out; stop if `strict`, or if nothing is left."""

@@ -23,6 +23,7 @@ from src.datamodules.dataset import (
     image_store,
     store_images,
 )
+from src.datamodules.findings import check_labels, report_findings, word
 from src.datamodules.groups import (
     FAITHFUL,
     Linked,
@@ -69,6 +70,9 @@ class PhotoDataModule(L.LightningDataModule):
         components: list[str] | None = None,
         defects: list[str] | None = None,
         healthy: Sequence[str] = (),
+        missing: Sequence[str] = (),
+        rename: Sequence[str] = (),
+        strict: bool = False,
         multiple: str = "error",
         skip_unreadable: bool = False,
         class_weights: Mapping | None = None,
@@ -105,6 +109,8 @@ class PhotoDataModule(L.LightningDataModule):
         self.task, self.shares, self.group, self.split_file = task, dict(splits), group, split_file
         self.near_duplicates, self.folds, self.fold = near_duplicates, folds, fold
         self.healthy = list(map(rec.tidy, healthy))
+        self.missing, self.strict = {word(str(name)) for name in missing}, strict
+        self.renamed = _renamed(rename)
         self.multiple, self.skip_unreadable = multiple, skip_unreadable
         self.vocabulary = self._vocabulary(components or (), defects or ())
         self.preprocess = Preprocess(**preprocess)
@@ -133,12 +139,28 @@ class PhotoDataModule(L.LightningDataModule):
         return self.task == "multilabel"
 
     def read(self) -> rec.Source:
+        """Return the records, with the findings in folders, table and labels."""
+        source = self._source()
+        spellings = {name for r in source.records for names in r.labels.values() for name in names}
+        known = {word(name) for name in self.healthy}
+        self.healthy += sorted(n for n in spellings.difference(self.healthy) if word(n) in known)
+        in_table = bool(source.label_columns)
+        source.findings += check_labels(source.records, self.healthy, self.multilabel, in_table)
+        return source
+
+    def _source(self) -> rec.Source:
         """Return the records of this kind of source."""
         raise NotImplementedError
+
+    def label(self, name: str) -> str:
+        """Return a label by its name after `data.rename`; empty for one that `data.missing` names."""
+        name = self.renamed.get(name, name)
+        return "" if word(name) in self.missing else name
 
     def collect(self) -> Linked:
         """Read, check and group the photos, not yet split; sets `source`, `root` and `unreadable`."""
         source = self.read()
+        report_findings(source.findings, self.strict)
         paths: dict[str, str] = {}
         for record in source.records:
             if (other := paths.setdefault(record.id, record.path)) != record.path:
@@ -335,6 +357,17 @@ def _check_split(near_duplicates: int | None, folds: int | None, fold: int, spli
         raise InputError(f"data.fold={fold}: from 0 to {folds - 1}, as data.folds={folds}")
     if folds is not None and split_file:
         raise InputError("data.folds draws the splits itself: leave out data.split_file")
+
+
+def _renamed(pairs: Sequence[str]) -> dict[str, str]:
+    """Return `{old name: new name}` from texts `OLD=NEW`."""
+    found = {}
+    for pair in pairs:
+        old, _, new = map(rec.tidy, str(pair).rpartition("="))
+        if not (old and new):
+            raise InputError(f"data.rename: '{pair}' is not OLD=NEW, as data.rename=['crack=Crack']")
+        found[old] = new
+    return found
 
 
 def _check_cache(cache: str | None, cache_dir: str | None) -> None:

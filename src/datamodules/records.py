@@ -37,6 +37,28 @@ class Record:
     phash: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing in the data that looks wrong although it can be read.
+
+    Attributes:
+        name: of the kind of finding.
+        text: a clause with counts and up to three examples.
+        cure: a key to set, or another way out.
+        count: photos, files, rows or labels concerned.
+        paths: up to three photos, relative to the data root.
+    """
+
+    name: str
+    text: str
+    cure: str
+    count: int
+    paths: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.text}; {self.cure}" if self.cure else self.text
+
+
 @dataclass
 class Source:
     """What a reader found.
@@ -51,6 +73,7 @@ class Source:
         label_columns: of a table, `{kind: column}` of the labels.
         lost: of a table, `{ID: paths}` that name no photo, or several.
         unlabelled: paths of photos that carry no label.
+        findings: what looks wrong in folders, table and labels.
     """
 
     root: Path
@@ -62,6 +85,7 @@ class Source:
     label_columns: Mapping[str, str] = field(default_factory=dict)
     lost: Mapping[str, list[str]] = field(default_factory=dict)
     unlabelled: Sequence[str] = ()
+    findings: list[Finding] = field(default_factory=list)
 
 
 def tidy(name: str) -> str:

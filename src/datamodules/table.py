@@ -2,12 +2,13 @@
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from src.datamodules.csv_table import ID_COLUMNS, pick_column, read_csv
+from src.datamodules.findings import listed_labels, word
 from src.datamodules.photo_datamodule import PhotoDataModule
 from src.datamodules.records import PhotoIndex, Record, Source, tidy
 from src.errors import InputError, did_you_mean, listed
@@ -24,6 +25,7 @@ class TableReader:
         separator: between labels in a cell.
         vocabulary: `{kind: known labels}`; empty lists where none is given.
         healthy: labels that mean "nothing wrong": they stay in the kind of their column.
+        label: gives the label that a name stands for, empty for none.
         task: in `multiclass` a label may be called component or defect; else a cell that says so has none.
     """
 
@@ -33,9 +35,11 @@ class TableReader:
         separator: str,
         vocabulary: Mapping[str, list[str]],
         healthy: Collection[str],
+        label: Callable[[str], str],
         task: str,
     ):
-        self.columns, self.separator, self.healthy = columns, separator, set(healthy)
+        self.columns, self.separator, self.label = columns, separator, label
+        self.healthy = {word(name) for name in healthy}
         self.kind_of = {label: kind for kind, labels in vocabulary.items() for label in labels}
         self.kinds = tuple(vocabulary) if self.kind_of else tuple(columns)
         self.closed = {kind for kind, labels in vocabulary.items() if labels}
@@ -43,13 +47,18 @@ class TableReader:
         self.placeholders = {"", "nan", *words, *(name.lower() for pair in columns.items() for name in pair)}
         self.routed: Counter[str] = Counter()
         self.unknown: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
 
     def labels(self, cells: Mapping[str, str], times: int = 1) -> dict[str, list[str]]:
         """Return the labels of a row by kind, from its cells by kind of column; `times` rows have these."""
         found: dict[str, list[str]] = {kind: [] for kind in self.kinds}
         for column_kind, cell in cells.items():
-            for label in map(tidy, cell.split(self.separator)):
+            names = [tidy(name) for name in listed_labels(cell) or cell.split(self.separator)]
+            for name in names:
+                label = self.label(name)
                 if label.lower() in self.placeholders and label not in self.kind_of:
+                    if label and len(names) > 1:
+                        self.dropped[name] += times
                     continue
                 kind = self._kind(label, column_kind)
                 if kind is None:
@@ -65,7 +74,7 @@ class TableReader:
         """Return the kind of a label; None for one that a closed vocabulary does not know."""
         if label in self.kind_of:
             return self.kind_of[label]
-        healthy = label in self.healthy
+        healthy = word(label) in self.healthy
         if column_kind not in self.kinds:
             open_kinds = [kind for kind in self.kinds if kind not in self.closed]
             column_kind = self.kinds[-1] if healthy else open_kinds[0] if open_kinds else ""
@@ -164,7 +173,7 @@ class TableDataModule(PhotoDataModule):
         self.delimiter = {"tab": "\t", "\\t": "\t"}.get(delimiter, delimiter) if delimiter else None
         self.encoding = encoding
 
-    def read(self) -> Source:
+    def _source(self) -> Source:
         """Read the records of the table.
 
         Raises:
@@ -183,7 +192,7 @@ class TableDataModule(PhotoDataModule):
             kind: pick_column(frame, None, names, self.csv, f"data.columns.{kind}")
             for kind, names in self._column_names(frame).items()
         }
-        reader = TableReader(columns, self.separator, self.vocabulary, self.healthy, self.task)
+        reader = TableReader(columns, self.separator, self.vocabulary, self.healthy, self.label, self.task)
         index = PhotoIndex(self.images)
         if not index.paths:
             raise InputError(

@@ -1,0 +1,240 @@
+"""Findings: what can be read and yet looks wrong in labels, each with its count, examples and the cure."""
+
+import ast
+import json
+import logging
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from src.datamodules.records import Finding, Record
+from src.errors import InputError, listed
+from src.overrides import typed, typed_list
+
+log = logging.getLogger(__name__)
+EXAMPLES = 3
+SENTENCE = 80  # letters; a longer label is a remark
+MANY = 20  # labels; more of them than half the photos are no labels
+LISTING = (";", ",", "|", "\n", "\t", "、", "，", "；")  # marks that hardly stand in a label's name
+SEPARATORS = (*LISTING, "/", "+", "#", "&", "\\", ":", " and ", " und ", " et ", " y ", " - ", "-", "_", " ")
+MISSING = frozenset(
+    """n/a na n.a. n.a #n/a nan <na> nat null nil none unknown unk unclear undefined unspecified unlabeled
+    unlabelled unsorted unclassified untitled tbd tbc todo ? ?? ??? - -- --- – — _ . .. x? * /
+    #value! #ref! #name? #div/0! #null! #num! k.a. unbekannt inconnu desconocido sconosciuto
+    not_available not_labeled not_labelled not_annotated no_label no_data to_do to_sort new_folder""".split()
+)
+HEALTHY = frozenset(
+    """ok okay i.o. io good normal intact healthy clean fine pass passed sound undamaged flawless faultless none
+    no_defect no_defects no_damage no_damages no_crack no_fault no_issue no_issues no_problem no_anomaly nothing
+    not_damaged not_defective without_defect without_defects defect_free damage_free good_condition
+    no_visible_defect no_visible_defects no_visible_damage negative ohne_befund in_ordnung bon bueno""".split()
+)
+# letters of Cyrillic and Greek, in lower case, that read as Latin ones in one of their cases
+LOOKALIKES = str.maketrans("авекмнорстухіјѕԁһԛԝαβεζηικμνορτυχ’‘´`″“”", "abekmhopctyxijsdhqwabezhikmnoptyx''''\"\"\"")
+DASHES = re.compile(r"[\s_\-\u2010-\u2015\u2212\u00ad]+")
+
+
+def report_findings(findings: Sequence[Finding], strict: bool) -> None:
+    """Log a line for each finding; stop with all of them if `strict`."""
+    if findings and strict:
+        shown = " | ".join(map(str, findings))
+        raise InputError(f"data.strict=true and {len(findings)} findings in the data: {shown}")
+    for finding in findings:
+        log.warning("%s", str(finding).replace("\n", "\\n"))
+
+
+def quoted(names: Iterable[str], counts: Mapping[str, int], limit: int = EXAMPLES) -> str:
+    """Return names in quotes with their counts; letters that cannot be seen as escapes."""
+    return listed((f"{visible(name)} ({counts[name]})" for name in names), limit)
+
+
+def visible(name: str) -> str:
+    """Return a name in quotes; as ASCII where letters cannot be seen, or look like the Latin ones among them."""
+    plain = all(unicodedata.category(c) not in ("Cf", "Cc", "Zs", "Zl", "Zp") or c == " " for c in name)
+    letters = "".join(filter(str.isalpha, name.casefold()))
+    mixed = not letters.isascii() and letters.translate(LOOKALIKES).isascii() and re.search("[a-z]", letters)
+    return f"'{name}'" if plain and not mixed else ascii(name)
+
+
+def same_to_a_reader(name: str) -> str:
+    """Return a text that two names share where a reader takes them for one label.
+
+    Letter case, blanks, dashes, invisible letters, letters of other scripts that look like Latin ones, and
+    spellings of a number (`1`, `01`, `1.0`) make no difference.
+    """
+    text = unicodedata.normalize("NFKC", name).casefold()
+    text = "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Cc") or c.isspace())
+    text = DASHES.sub(" ", text.translate(LOOKALIKES)).strip()
+    text = re.sub(r"(?<!\d) | (?!\d)", "", text)  # a blank matters only between digits
+    text = re.sub(r"(?<=\d),(?=\d)", ".", text)
+    text = re.sub(r"(\d\.\d*?)0+(?!\d)", r"\1", text)
+    return re.sub(r"(?<![\d.])0+(?=\d)", "", re.sub(r"(?<=\d)\.(?!\d)", "", text))
+
+
+def word(label: str) -> str:
+    """Return a label as in `MISSING` and `HEALTHY`: lower case, `_` for blanks and dashes within it."""
+    text = label.strip().casefold()
+    return DASHES.sub("_", text) if any(c.isalnum() for c in text) else text
+
+
+def listed_labels(cell: str) -> list[str] | None:
+    """Return the labels of a cell that is a serialised list, as of Python or JSON; None for any other cell.
+
+    `["Crack", "Leak"]`, `['Crack']`, and `{"choices": ["Crack", "Leak"]}` of Label Studio are such lists.
+    """
+    text = cell.strip()
+    if text[:1] + text[-1:] not in ("[]", "{}", "()"):
+        return None
+    for read in (json.loads, ast.literal_eval):
+        try:
+            found = read(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+        if isinstance(found, dict):
+            found = found.get("choices")
+        if isinstance(found, list | tuple | set) and all(isinstance(name, str) for name in found):
+            return sorted(found) if isinstance(found, set) else list(found)
+    return None
+
+
+def check_labels(
+    records: Sequence[Record], healthy: Sequence[str], multilabel: bool, table: bool
+) -> list[Finding]:
+    """Return the findings in the labels of all records.
+
+    Args:
+        records: labelled photos.
+        healthy: labels that mean "nothing wrong".
+        multilabel: whether a photo may carry several labels; a healthy one is then no label.
+        table: whether labels stand in the cells of a table.
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+    paths: dict[str, list[str]] = defaultdict(list)
+    for record in records:
+        for kind, names in record.labels.items():
+            for name in names:
+                counts[kind, name] += 1
+                if len(paths[name]) < EXAMPLES:
+                    paths[name].append(record.path)
+    totals: Counter[str] = Counter()
+    for (_, name), count in counts.items():
+        totals[name] += count
+
+    def finding(name: str, text: str, cure: str, labels: Sequence[str]) -> Finding:
+        shown = [path for label in labels for path in paths[label][:1]][:EXAMPLES]
+        return Finding(name, text, cure, sum(totals[label] for label in labels), tuple(shown))
+
+    named = {word(name) for name in healthy}
+    missing = [name for name in totals if word(name) in MISSING - named]
+    alike = _alike(totals)
+    odd = _odd_names(totals, {*missing, *(name for names in alike for name in names)})
+    found = [
+        finding("labels_alike", f"labels that read the same: {quoted(names, totals)}", _merged(names), names)
+        for names in alike
+    ]
+    for separator, names in _lists(totals).items():
+        cure = f"use {typed('data.separator', separator)}" if table else "a table can hold lists: data=table"
+        text = f"labels that are made of several labels: {quoted(names, totals)}"
+        found.append(finding("labels_listed", text, cure, names))
+    if missing:
+        text = f"labels that look like a missing one: {quoted(missing, totals)}"
+        cure = f"if they are none, use {typed_list('data.missing', missing)}"
+        found.append(finding("labels_missing", text, cure, missing))
+    unnamed = [name for kind, name in counts if kind != "component" and word(name) in HEALTHY - named]
+    if multilabel and unnamed:
+        text = f"labels that sound like nothing wrong and count as defects: {quoted(unnamed, totals)}"
+        cure = f"use {typed_list('data.healthy', [*healthy, *unnamed])}"
+        found.append(finding("labels_healthy", text, cure, unnamed))
+    found += [finding(name, f"{text}: {quoted(names, totals)}", cure, names) for name, text, cure, names in odd]
+    return found + _too_many(counts, records) + _contradictions(records, named)
+
+
+def _alike(totals: Mapping[str, int]) -> list[list[str]]:
+    """Return the sets of names that a reader takes for one label, the commonest spelling first."""
+    sets: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(totals, key=lambda name: (-totals[name], len(name), name.isupper(), name)):
+        sets[same_to_a_reader(name)].append(name)
+    return [names for names in sets.values() if len(names) > 1]
+
+
+def _merged(names: Sequence[str]) -> str:
+    """Return the cure for spellings of one label."""
+    return f"if they are one, use {typed_list('data.rename', [f'{name}={names[0]}' for name in names[1:]])}"
+
+
+def _lists(totals: Mapping[str, int]) -> dict[str, list[str]]:
+    """Return `{separator: names}` of names that are made of other labels."""
+    plain = {same_to_a_reader(name) for name in totals}
+    found: dict[str, list[str]] = {}
+    taken: set[str] = set()
+    for separator in SEPARATORS:
+        parts = {
+            name: [same_to_a_reader(part) for part in name.split(separator)]
+            for name in totals
+            if name not in taken and separator in name
+        }
+        parts = {name: cut for name, cut in parts.items() if len(cut) > 1 and all(cut)}
+        times = Counter(part for cut in parts.values() for part in set(cut))
+        known = plain | ({part for part, n in times.items() if n > 1} if separator in LISTING else set())
+        enough = len(parts) > 2 or separator not in LISTING
+        names = [
+            name
+            for name, cut in parts.items()
+            if known.issuperset(cut) and (enough or not plain.isdisjoint(cut))
+        ]
+        if names:
+            found[separator] = names
+            taken.update(names)
+    return found
+
+
+def _odd_names(totals: Mapping[str, int], told: set[str]) -> list[tuple[str, str, str, list[str]]]:
+    """Return `(kind, text, cure, labels)` of names that break what they are written into."""
+    rest = [name for name in totals if name not in told]
+    unseen = [name for name in rest if visible(name) != f"'{name}'"]
+    run = [name for name in rest if name[0] in "=+-@" and not _is_number(name)]
+    long = [name for name in rest if len(name) > SENTENCE]
+    rename = "rename them, or use data.rename=['OLD=NEW']"
+    found = (
+        ("labels_invisible", "labels with letters that cannot be seen, or look like others", rename, unseen),
+        ("labels_formula", "labels that a spreadsheet takes for a formula", rename, run),
+        ("labels_long", f"labels of more than {SENTENCE} letters", "check that the column holds labels", long),
+    )
+    return [row for row in found if row[-1]]
+
+
+def _is_number(name: str) -> bool:
+    try:
+        return bool(float(name.replace(",", "."))) or True
+    except ValueError:
+        return False
+
+
+def _too_many(counts: Mapping[tuple[str, str], int], records: Sequence[Record]) -> list[Finding]:
+    """Return a finding for each kind that has nearly as many labels as photos: a remark, or an ID."""
+    labels = Counter(kind for kind, _ in counts)
+    return [
+        Finding(
+            "labels_unique",
+            f"{n:,} different labels of kind '{kind}' on {len(records):,} photos",
+            "check that its column or folder names labels, not photos or remarks",
+            n,
+        )
+        for kind, n in labels.items()
+        if n > MANY and 2 * n > len(records)
+    ]
+
+
+def _contradictions(records: Sequence[Record], healthy: set[str]) -> list[Finding]:
+    """Return a finding of the photos with a label that means "nothing wrong" and another of the same kind."""
+    paths = [
+        record.path
+        for record in records
+        for names in record.labels.values()
+        if len(names) > 1 and 0 < sum(word(name) in healthy for name in names) < len(names)
+    ]
+    if not paths:
+        return []
+    text = f"{len(paths)} photos carry a label for nothing wrong next to another one: {listed(paths, EXAMPLES)}"
+    return [Finding("labels_contradict", text, "correct them; the other label counts", len(paths), tuple(paths[:EXAMPLES]))]
