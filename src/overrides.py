@@ -160,6 +160,9 @@ def resumed(cfg: DictConfig) -> DictConfig:
         saved.data.split_file = str(run)
     if saved.data.get("views") is None:  # of an earlier version
         saved.data.views = 1
+    for name, callback in (saved.callbacks or {}).items():  # an earlier version may have had it elsewhere
+        if callback and cfg.callbacks.get(name):
+            callback._target_ = cfg.callbacks[name]._target_
     saved.output_dir = str(run)
     saved.resume = str(run)
     return saved
