@@ -249,6 +249,22 @@ def _config(path: Path) -> object:
         raise InputError(f"{path}: cannot be read as YAML ({first_line(error)})") from error
 
 
+def missing_runs(folder: Path) -> list[str]:
+    """Return the runs below a folder that have not finished, and the folds that no finished run has."""
+    import yaml
+
+    missing, folds = [], {}
+    for file in sorted(folder.glob("**/.hydra/config.yaml")):
+        run, data = file.parent.parent, yaml.safe_load(file.read_text(encoding="utf-8")).get("data") or {}
+        if not (run / "metrics.json").is_file():
+            missing.append(f"{run} has no metrics.json")
+        elif data.get("folds"):
+            folds.setdefault(data["folds"], set()).add(data["fold"])
+    for count, found in folds.items():
+        missing += [f"no finished run has fold {fold} of {count}" for fold in sorted({*range(count)} - found)]
+    return missing
+
+
 class Leaderboard(Callback):
     """Updates `leaderboard.csv` after each job of a sweep, and after a job that `resume=` continues."""
 
