@@ -310,7 +310,7 @@ def replaced_since(root: Path, records: Sequence[Record], moment: int) -> list[s
         except UnreadableImage:
             return True
         except OSError:
-            return False  # it is gone: its reader has said so
+            return False  # it is gone: its reader has named it
 
     found = bounded_map(is_replaced, records, cores(), AHEAD)
     return [record.path for record, replaced in zip(records, found, strict=True) if replaced]
