@@ -46,8 +46,9 @@ def typed(key: str, value: object) -> str:
 
 def typed_list(key: str, values: Iterable[str]) -> str:
     """Return an override with a list of texts, quoted for the shell and for Hydra."""
-    texts = (override("", value).removeprefix("=") for value in values)
-    return _in_shell(f"{key}=[{','.join(t if t[0] == QUOTES[0] else QUOTES[0] + t + QUOTES[0] for t in texts)}]")
+    texts = [override("", value)[1:] for value in values]
+    quoted_texts = ",".join(text if text.startswith("'") else f"'{text}'" for text in texts)
+    return _in_shell(f"{key}=[{quoted_texts}]")
 
 
 def quoted(key: str, value: str) -> str:

@@ -8,30 +8,28 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from src.datamodules.records import Finding, Record
+from src.datamodules.records import EXAMPLES, Finding, Record
 from src.errors import InputError, listed
 from src.overrides import typed, typed_list
 
 log = logging.getLogger(__name__)
-EXAMPLES = 3
 SENTENCE = 80  # letters; a longer label is a remark
 MANY = 20  # labels; more of them than half the photos are no labels
-LISTING = (";", ",", "|", "\n", "\t", "、", "，", "；")  # marks that hardly stand in a label's name
+LISTING = (";", ",", "|", "\n", "\t", "、", "\uff0c", "\uff1b")  # marks that hardly stand in a label's name
 SEPARATORS = (*LISTING, "/", "+", "#", "&", "\\", ":", " and ", " und ", " et ", " y ", " - ", "-", "_", " ")
-MISSING = frozenset(
-    """n/a na n.a. n.a #n/a nan <na> nat null nil none unknown unk unclear undefined unspecified unlabeled
-    unlabelled unsorted unclassified untitled tbd tbc todo ? ?? ??? - -- --- – — _ . .. x? * /
-    #value! #ref! #name? #div/0! #null! #num! k.a. unbekannt inconnu desconocido sconosciuto
-    not_available not_labeled not_labelled not_annotated no_label no_data to_do to_sort new_folder""".split()
-)
-HEALTHY = frozenset(
-    """ok okay i.o. io good normal intact healthy clean fine pass passed sound undamaged flawless faultless none
-    no_defect no_defects no_damage no_damages no_crack no_fault no_issue no_issues no_problem no_anomaly nothing
-    not_damaged not_defective without_defect without_defects defect_free damage_free good_condition
-    no_visible_defect no_visible_defects no_visible_damage negative ohne_befund in_ordnung bon bueno""".split()
-)
-# letters of Cyrillic and Greek, in lower case, that read as Latin ones in one of their cases
-LOOKALIKES = str.maketrans("авекмнорстухіјѕԁһԛԝαβεζηικμνορτυχ’‘´`″“”", "abekmhopctyxijsdhqwabezhikmnoptyx''''\"\"\"")
+_NO_LABEL = """n/a na n.a. n.a #n/a nan <na> nat null nil none unknown unk unclear undefined unspecified
+    unlabeled unlabelled unsorted unclassified untitled tbd tbc todo ? ?? ??? - -- --- \u2013 \u2014 _ . .. x?
+    * / #value! #ref! #name? #div/0! #null! #num! k.a. unbekannt inconnu desconocido sconosciuto
+    not_available not_labeled not_labelled not_annotated no_label no_data to_do to_sort new_folder"""
+_NO_DEFECT = """ok okay i.o. io good normal intact healthy clean fine pass passed sound undamaged flawless
+    faultless none no_defect no_defects no_damage no_damages no_crack no_cracks no_fault no_issue no_issues
+    no_problem no_anomaly nothing not_damaged not_defective non_defective without_defect without_defects
+    defect_free damage_free good_condition no_visible_defect no_visible_defects no_visible_damage negative
+    ohne_befund in_ordnung"""
+MISSING, HEALTHY = frozenset(_NO_LABEL.split()), frozenset(_NO_DEFECT.split())
+# letters of Cyrillic and Greek, in lower case, that read as Latin ones in one of their cases; quotes
+_OTHERS = "авекмнорстухіјѕԁһԛԝαβεζηικμνορτυχ\u2019\u2018´`\u2033\u201c\u201d"  # noqa: RUF001
+LOOKALIKES = str.maketrans(_OTHERS, "abekmhopctyxijsdhqwabezhikmnoptyx''''\"\"\"")
 DASHES = re.compile(r"[\s_\-\u2010-\u2015\u2212\u00ad]+")
 
 
@@ -50,7 +48,7 @@ def quoted(names: Iterable[str], counts: Mapping[str, int], limit: int = EXAMPLE
 
 
 def visible(name: str) -> str:
-    """Return a name in quotes; as ASCII where letters cannot be seen, or look like the Latin ones among them."""
+    """Return a name in quotes; as ASCII where letters cannot be seen, or look like Latin ones among them."""
     plain = all(unicodedata.category(c) not in ("Cf", "Cc", "Zs", "Zl", "Zp") or c == " " for c in name)
     letters = "".join(filter(str.isalpha, name.casefold()))
     mixed = not letters.isascii() and letters.translate(LOOKALIKES).isascii() and re.search("[a-z]", letters)
@@ -146,7 +144,9 @@ def check_labels(
         text = f"labels that sound like nothing wrong and count as defects: {quoted(unnamed, totals)}"
         cure = f"use {typed_list('data.healthy', [*healthy, *unnamed])}"
         found.append(finding("labels_healthy", text, cure, unnamed))
-    found += [finding(name, f"{text}: {quoted(names, totals)}", cure, names) for name, text, cure, names in odd]
+    found += [
+        finding(name, f"{text}: {quoted(names, totals)}", cure, names) for name, text, cure, names in odd
+    ]
     return found + _too_many(counts, records) + _contradictions(records, named)
 
 
@@ -199,7 +199,12 @@ def _odd_names(totals: Mapping[str, int], told: set[str]) -> list[tuple[str, str
     found = (
         ("labels_invisible", "labels with letters that cannot be seen, or look like others", rename, unseen),
         ("labels_formula", "labels that a spreadsheet takes for a formula", rename, run),
-        ("labels_long", f"labels of more than {SENTENCE} letters", "check that the column holds labels", long),
+        (
+            "labels_long",
+            f"labels of more than {SENTENCE} letters",
+            "check that the column holds labels",
+            long,
+        ),
     )
     return [row for row in found if row[-1]]
 
@@ -236,5 +241,6 @@ def _contradictions(records: Sequence[Record], healthy: set[str]) -> list[Findin
     ]
     if not paths:
         return []
-    text = f"{len(paths)} photos carry a label for nothing wrong next to another one: {listed(paths, EXAMPLES)}"
-    return [Finding("labels_contradict", text, "correct them; the other label counts", len(paths), tuple(paths[:EXAMPLES]))]
+    text = f"{len(paths)} photos carry a label for nothing wrong next to another: {listed(paths, EXAMPLES)}"
+    cure = "correct them; the other label counts"
+    return [Finding("labels_contradict", text, cure, len(paths), tuple(paths[:EXAMPLES]))]

@@ -6,9 +6,18 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from src.datamodules.layouts import check_level, check_names, label_folders, refuse_exports, split_folders
 from src.datamodules.photo_datamodule import PhotoDataModule
-from src.datamodules.records import Record, Source, find_photos, ids_from_paths, tidy
-from src.datamodules.splits import SPLIT_NAMES
+from src.datamodules.records import (
+    EXAMPLES,
+    Finding,
+    Listing,
+    Record,
+    Source,
+    ids_from_paths,
+    list_photos,
+    tidy,
+)
 from src.errors import InputError, listed, nearest
 from src.files import user_path
 
@@ -39,36 +48,34 @@ def parse_pair(
     return (match[1], match[2]) if match else None
 
 
-def _photos(root: Path) -> list[str]:
-    """Return the paths of the photos below `root`, or say that there are none."""
+def _listing(root: Path) -> Listing:
+    """Return the files below `root`, or say that there are no photos."""
     if not root.is_dir():
         found = root.parent.iterdir() if root.parent.is_dir() else ()
         others = [p.name for p in found if p.is_dir() and not p.name.startswith(".")]
         hint = f"; folders next to it: {listed(nearest(root.name, sorted(others)), 5)}" if others else ""
         raise InputError(f"data.root={root}: no such folder{hint}")
-    paths = find_photos(root)
-    if not paths:
-        raise InputError(f"data.root={root}: no photo in it (jpg, jpeg, png, bmp, tif, tiff, webp)")
-    return paths
+    listing = list_photos(root)
+    if not listing.paths:
+        left = "".join(f"; {finding.text}" for finding in listing.findings())
+        raise InputError(f"data.root={root}: no photo in it (jpg, jpeg, png, bmp, tif, tiff, webp){left}")
+    return listing
 
 
-def _split_folders(paths: list[str]) -> dict[str, str]:
-    """Return `{top folder: split}` of a tree that is split already, else nothing.
-
-    A tree is split where its top folders hold a `train` and either another split or nothing else, so that a
-    class named `train` among others stays a class.
-    """
-    tops = {path.partition("/")[0] for path in paths if "/" in path}
-    split_of = {top: SPLIT_NAMES[top.lower()] for top in tops if top.lower() in SPLIT_NAMES}
-    is_split = "train" in split_of.values() and (len(split_of) > 1 or len(tops) == 1)
-    return split_of if is_split else {}
-
-
-def _empty_folders(root: Path, split_of: Mapping[str, str], used: set[str]) -> list[str]:
-    """Return the label folders, relative to `root`, without a photo: classes that somebody meant to have."""
-    tops = [root / top for top in sorted(split_of)] or [root]
-    folders = [p for top in tops for p in sorted(top.iterdir()) if p.is_dir() and not p.name.startswith(".")]
-    return [p.relative_to(root).as_posix() for p in folders if tidy(p.name) not in used]
+def _empty_folders(listing: Listing, split_of: Mapping[str, str], used: set[str]) -> list[str]:
+    """Return the label folders without a photo, classes that somebody meant to have."""
+    found = []
+    for folder in listing.folders:
+        above, _, name = folder.rpartition("/")
+        if (above in split_of if split_of else not above) and tidy(name) not in used:
+            files = Counter()
+            for (place, extension), count in listing.others.items():
+                if place == folder or place.startswith(f"{folder}/"):
+                    files[extension or "no extension"] += count
+            found.append(
+                folder + (f" (files: {listed(f'{e} {n}' for e, n in files.items())})" if files else "")
+            )
+    return found
 
 
 class FolderDataModule(PhotoDataModule):
@@ -77,11 +84,13 @@ class FolderDataModule(PhotoDataModule):
     Args:
         root: the folder that holds the label folders.
         separator: between component and defect in a folder's name; known components and defects parse names
-            that it cannot.
+            names that it cannot.
+        label_folder: the folder that names the label: `top`, below `root` or the split, or the `parent` of
+            the photo; None: the top one, and a tree where that is doubtful is refused.
         **common: see `PhotoDataModule`.
     """
 
-    def __init__(self, root: str | None, separator: str = "_", **common):
+    def __init__(self, root: str | None, separator: str = "_", label_folder: str | None = None, **common):
         super().__init__(**common)
         if not root:
             raise InputError(
@@ -89,7 +98,9 @@ class FolderDataModule(PhotoDataModule):
             )
         if not separator:
             raise InputError("data.separator is empty: name the text between component and defect")
-        self.root, self.separator = root, separator
+        if label_folder not in (None, "top", "parent"):
+            raise InputError(f"data.label_folder={label_folder}: choices: top, parent, null")
+        self.root, self.separator, self.label_folder = root, separator, label_folder
 
     def _source(self) -> Source:
         """Read the records below `root`.
@@ -98,19 +109,21 @@ class FolderDataModule(PhotoDataModule):
             InputError: no such folder, no photo, no folder that parses, or (`strict`) one that does not.
         """
         root = user_path(self.root)
-        paths = _photos(root)
-        split_of = _split_folders(paths)
+        listing = _listing(root)
+        paths, split_of = listing.paths, split_folders(listing.paths)
+        refuse_exports(listing, split_of)
+        if self.label_folder is None:
+            check_level(listing, split_of, self._labels, self.task != "multiclass")
+        level = -1 if self.label_folder == "parent" else 0
         labels_of: dict[str, dict[str, tuple[str, ...]] | None] = {}
         records, given, outside = [], {}, []
         unparsed: Counter[str] = Counter()
         for path, id_ in zip(paths, ids_from_paths(paths), strict=True):
-            *folders, _ = path.split("/")
-            split = split_of.get(folders[0]) if folders else None
-            folders = folders[1:] if split else folders
+            split, folders = split_of.get(path.partition("/")[0]), label_folders(path, split_of)
             if not folders or (split_of and not split):
                 outside.append(path)
                 continue
-            name = tidy(folders[0])
+            name = tidy(folders[level])
             if name not in labels_of:
                 labels_of[name] = self._labels(name)
             if labels_of[name] is None:
@@ -119,12 +132,15 @@ class FolderDataModule(PhotoDataModule):
             records.append(Record(id_, path, labels_of[name]))
             if split:
                 given[id_] = split
-        self._report(root, records, outside, unparsed)
-        if empty := _empty_folders(root, split_of, set(labels_of)):
-            log.warning("Folders without a photo: %s", listed(empty, 30))
+        findings = [*listing.findings(), *check_names(listing, split_of)]
+        findings += self._left_out(root, records, outside, unparsed)
+        if level == 0 and (empty := _empty_folders(listing, split_of, set(labels_of))):
+            text = f"Folders without a photo: {listed(empty, 30)}"
+            findings.append(Finding("folders_empty", text, "", len(empty)))
         labelled = {record.path for record in records}
         unlabelled = [path for path in paths if path not in labelled]
-        return Source(root, records, given=given if split_of else None, unlabelled=unlabelled)
+        given = given if split_of else None
+        return Source(root, records, given=given, unlabelled=unlabelled, findings=findings)
 
     def _labels(self, name: str) -> dict[str, tuple[str, ...]] | None:
         """Return the labels that a folder's name stands for; None where it is no pair."""
@@ -137,19 +153,24 @@ class FolderDataModule(PhotoDataModule):
             return None
         return {k: tuple(filter(None, [self.label(n)])) for k, n in zip(KINDS, pair, strict=True)}
 
-    def _report(self, root: Path, records: list[Record], outside: list[str], unparsed: Counter) -> None:
-        """Log the folders and photos that were left out; stop if `strict`, or if nothing is left."""
+    def _left_out(
+        self, root: Path, records: list[Record], outside: list[str], unparsed: Counter
+    ) -> list[Finding]:
+        """Return findings of the folders and photos that were left out; stop if nothing is left."""
+        found = []
         shown = listed((f"'{name}' ({count} photos)" for name, count in sorted(unparsed.items())), 30)
         shown = f"{len(unparsed)} folders do not parse as Component{self.separator}Defect: {shown}"
-        if unparsed and (self.strict or not records):
-            raise InputError(
-                f"data.root={root}: {shown}; rename them, set data.separator, or give data.components and "
-                "data.defects (one label per folder: model=multiclass)"
-            )
-        if unparsed:
-            log.warning("Left out photos: %s", shown)
-        if outside:
-            count = len(outside)
-            log.warning("Left out %d photos that lie in no label's folder: %s", count, listed(outside, 5))
+        cure = (
+            "rename them, set data.separator, or give data.components and data.defects "
+            "(one label per folder: model=multiclass)"
+        )
+        if unparsed and not records:
+            raise InputError(f"data.root={root}: {shown}; {cure}")
         if not records:
             raise InputError(f"data.root={root}: its photos lie in no folder that names a label")
+        if unparsed:
+            found.append(Finding("folders_unparsed", f"Left out photos: {shown}", cure, unparsed.total()))
+        if outside:
+            text = f"Left out {len(outside)} photos that lie in no label's folder: {listed(outside, 5)}"
+            found.append(Finding("photos_outside", text, "", len(outside), tuple(outside[:EXAMPLES])))
+        return found

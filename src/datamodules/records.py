@@ -14,6 +14,18 @@ from src.labels import LabelSpace
 
 log = logging.getLogger(__name__)
 RANKS = 4  # names that an ID may have for a photo
+EXAMPLES = 3  # of a finding
+RUN_FILES = {".hydra", "explore.json", "audit.html"}  # of folders that training, explore and audit write
+SYSTEM_FOLDERS = {
+    "__macosx", "@eadir", "#recycle", "@recycle", "@recently-snapshot", "#snapshot", "@tmp", "@sharebin",
+    "$recycle.bin", "system volume information", "lost+found", "network trash folder", "temporary items",
+    "thumbnails", "thumbs", "_thumbs", "_thumbnails", "thumb",
+}  # fmt: skip
+# of files that lie next to photos and are none
+BESIDES = {
+    ".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".html", ".htm", ".log",
+    ".ini", ".db", ".xmp", ".aae", ".thm", ".xls", ".xlsx", ".ods", ".names", ".cfg", ".py", ".ipynb", ".sh", ".url",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,33 +105,100 @@ def tidy(name: str) -> str:
     return unicodedata.normalize("NFC", name.strip())
 
 
-def find_photos(root: Path) -> list[str]:
-    """Return the POSIX paths below `root` of all files with a photo's extension, sorted.
+@dataclass
+class Listing:
+    """The files below a folder.
+
+    Attributes:
+        root: the folder.
+        paths: POSIX paths of the photos, relative to the folder, sorted.
+        skipped: photos in folders of systems, tools and earlier runs, by the folder's name; no photo of these
+            is in `paths`.
+        others: files of other types, by folder and extension.
+        folders: all folders that were searched.
+    """
+
+    root: Path
+    paths: list[str] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+    others: Counter[tuple[str, str]] = field(default_factory=Counter)
+    folders: list[str] = field(default_factory=list)
+
+    def findings(self) -> list[Finding]:
+        """Return a finding of the skipped photos, and one of the files that are no photos."""
+        found = []
+        if self.skipped:
+            total = sum(self.skipped.values())
+            shown = listed(f"{name} ({count})" for name, count in self.skipped.most_common())
+            text = f"Left out {total} photos in folders of systems, tools or runs: {shown}"
+            found.append(Finding("files_skipped", text, "move them if they are meant", total))
+        types: Counter[str] = Counter()
+        for (_, extension), count in self.others.items():
+            types[extension or "no extension"] += count * (extension not in BESIDES)
+        if total := sum(types.values()):
+            shown = listed((f"{name} {count}" for name, count in types.most_common() if count), 8)
+            text = f"{total} files left out, which are no photos by their extension: {shown}"
+            found.append(
+                Finding("files_of_other_types", text, "convert those that are photos to JPEG", total)
+            )
+        return found
+
+
+def list_photos(root: Path) -> Listing:
+    """Return all files below `root` with a photo's extension, and what was left out.
 
     Hidden files and folders are left out. Linked folders are searched too, each folder once.
 
     Raises:
         InputError: for a folder that cannot be listed, or a file name that is not UTF-8.
     """
-    found = []
+    found = Listing(root)
     seen = {os.path.realpath(root)}
     for folder, subfolders, files in os.walk(root, onerror=_unlisted, followlinks=True):
+        relative = Path(folder).relative_to(root).as_posix()
+        before = "" if relative == "." else f"{relative}/"
+        if before and RUN_FILES.intersection(subfolders + files):
+            found.skipped[before[:-1]] += _count_photos(folder)
+            subfolders.clear()
+            continue
+        for name in subfolders:
+            if name.lower() in SYSTEM_FOLDERS and (count := _count_photos(os.path.join(folder, name))):
+                found.skipped[name] += count
         subfolders[:] = [
             name
             for name in sorted(subfolders)
-            if not name.startswith((".", "__MACOSX")) and _is_new(os.path.join(folder, name), seen)
+            if not name.startswith(".")
+            and name.lower() not in SYSTEM_FOLDERS
+            and _is_new(os.path.join(folder, name), seen)
         ]
-        relative = Path(folder).relative_to(root).as_posix()
-        before = "" if relative == "." else f"{relative}/"
-        found += [
-            before + name  # no Path for each of many files
-            for name in files
-            if os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith(".")
-        ]
-    for path in found:
+        found.folders += [before + name for name in subfolders]
+        for name in files:
+            extension = os.path.splitext(name)[1].lower()
+            if name.startswith("."):
+                continue
+            if extension in EXTENSIONS:
+                found.paths.append(before + name)  # no Path for each of many files
+            else:
+                found.others[before[:-1], extension] += 1
+    for path in found.paths:
         if not is_unicode(path) or "\r" in path or "\n" in path:
             raise InputError(f"{root}: the file name {path!a} is not UTF-8, or holds a line break: rename it")
-    return sorted(found)
+    found.paths.sort()
+    return found
+
+
+def _count_photos(folder: str) -> int:
+    """Return the number of files with a photo's extension below a folder."""
+    names = (name for _, _, files in os.walk(folder) for name in files)
+    return sum(os.path.splitext(name)[1].lower() in EXTENSIONS for name in names)
+
+
+def find_photos(root: Path) -> list[str]:
+    """Return the paths of `list_photos`; log what was left out."""
+    listing = list_photos(root)
+    for finding in listing.findings():
+        log.warning("%s", finding)
+    return listing.paths
 
 
 def is_unicode(name: str) -> bool:
@@ -150,8 +229,8 @@ class PhotoIndex:
     """
 
     def __init__(self, root: Path):
-        self.root = root
-        self.paths = find_photos(root)
+        self.root, self.listing = root, list_photos(root)
+        self.paths = self.listing.paths
         # nearly every name means one photo: a list for each would be most of the index
         self._first: list[dict[str, str]] = [{} for _ in range(RANKS)]
         self._others: dict[tuple[int, str], list[str]] = defaultdict(list)

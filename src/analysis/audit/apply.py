@@ -156,7 +156,9 @@ def _new_table(
             frame.at[first[path], column] = separator.join(names)
     kept = ~paths.isin([path for path, labels in after.items() if labels is None])
     frame, paths = frame[kept], paths[kept].tolist()
-    reader = TableReader(columns, separator, datamodule.vocabulary, datamodule.healthy, datamodule.label, datamodule.task)
+    reader = TableReader(
+        columns, separator, datamodule.vocabulary, datamodule.healthy, datamodule.label, datamodule.task
+    )
     _check_labels(reader, frame, paths, {**before, **after})
     return frame, paths, delimiter
 

@@ -1,0 +1,168 @@
+"""Folder trees as other tools leave them: splits, sites, exports, companions of photos."""
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+
+from src.datamodules.records import EXAMPLES, Finding, Listing
+from src.datamodules.splits import SPLIT_NAMES
+from src.errors import InputError, listed
+
+_PICTURES = "images image imgs img pictures photos frames jpegimages leftimg8bit input inputs rgb"
+_ANSWERS = """labels label annotations annotation annots masks mask segmentationclass segmentationobject
+    ground_truth groundtruth gt gtfine imagesets bboxes boxes polygons targets target overlays heatmaps"""
+PICTURES, ANSWERS = frozenset(_PICTURES.split()), frozenset(_ANSWERS.split())
+OTHER_SPLITS = {**SPLIT_NAMES, "dev": "val", "eval": "val", "evaluation": "val", "holdout": "test"}
+SPLIT_LIKE = re.compile(
+    rf"(?:.*[\W_])?({'|'.join(sorted(OTHER_SPLITS, key=len, reverse=True))})"
+    r"[\W_]*(?:set|data|split|images|imgs|photos|\d+)?"
+)
+PLACE_OR_TIME = re.compile(
+    r"(?:19|20)\d\d(?:[\W_]?\d\d?){0,2}|\d+"
+    r"|(?:site|batch|fold|split|part|set|session|day|week|month|year|campaign|inspection|camera|cam|station|line|plant"
+    r"|lot|building|section|tunnel|bridge|floor|room|drone|user|inspector|run|visit|area|zone)[\W_]*\w{0,3}"
+)
+COMPANION = re.compile(
+    r"(.+?)[_\-. ](?:masks?|seg|segm|segmentation|labels?|gt|annot|annotation|overlay|depth|heatmap"
+    r"|thumb|thumbnail|preview|small|\d+x\d+)"
+)
+COPY = re.compile(
+    r"(.+?)(?: ?\(\d+\)| - (?:copy|kopie)(?: ?\(\d+\))?| copy(?: \d+)?)|(?:copy of|kopie von) (.+)"
+)
+
+
+def split_folders(paths: Iterable[str]) -> dict[str, str]:
+    """Return `{top folder: split}` of a tree that is split already, else nothing.
+
+    A tree is split where its top folders hold a `train` and either another split or nothing else, so that a
+    class named `train` among others stays a class; or where all top folders are named after two or three
+    splits in another way (`dev`, `seg_train`, `val2017`).
+    """
+    tops = {path.partition("/")[0] for path in paths if "/" in path}
+    split_of = {top: SPLIT_NAMES[top.lower()] for top in tops if top.lower() in SPLIT_NAMES}
+    if "train" in split_of.values() and (len(split_of) > 1 or len(tops) == 1):
+        return split_of
+    alike = {top: SPLIT_LIKE.fullmatch(top.lower()) for top in tops}
+    if not all(alike.values()):
+        return {}
+    split_of = {top: OTHER_SPLITS[match[1]] for top, match in alike.items()}
+    return split_of if "train" in split_of.values() and len(set(split_of.values())) > 1 else {}
+
+
+def label_folders(path: str, split_of: Mapping[str, str]) -> list[str]:
+    """Return the folders of a photo below its split's, the top one first."""
+    *folders, _ = path.split("/")
+    if folders and folders[0] in split_of:
+        again = len(folders) > 1 and folders[1].lower() == folders[0].lower()  # as unpacked: train/train/
+        return folders[1 + again :]
+    return folders
+
+
+def refuse_exports(listing: Listing, split_of: Mapping[str, str]) -> None:
+    """Refuse a tree of an annotation tool, whose folders do not name labels."""
+    tops = {folders[0] for path in listing.paths if (folders := label_folders(path, split_of))}
+    if {top.lower() for top in tops} - PICTURES - ANSWERS:
+        return
+    names = {name.lower() for folder in listing.folders for name in folder.split("/")}
+    types: Counter[str] = Counter()
+    for (_, extension), count in listing.others.items():
+        types[extension] += count
+    if not tops and not types[".json"] + types[".xml"] + types[".txt"]:
+        return
+    kinds = (
+        ("a Pascal VOC export", ("annotations" in names and "jpegimages" in names) or types[".xml"]),
+        ("a segmentation set", names & {"masks", "mask", "segmentationclass", "gtfine"}),
+        ("a YOLO export", types[".txt"] and ("labels" in names or ".yaml" in types)),
+        ("a COCO export", types[".json"] and ("annotations" in names or types[".json"] < 10)),
+        ("an export of an annotation tool", types[".json"] + types[".txt"] + len(names & ANSWERS)),
+    )
+    layout = next((name for name, sign in kinds if sign), "")
+    if not layout and len(tops) < 2:
+        return
+    where = f"its folders ({listed(sorted(tops), 4)}) name no label" if tops else "no folder names one"
+    raise InputError(
+        f"data.root={listing.root}: this looks like {layout or 'photos and other pictures'}: {where}; write "
+        "a table with the columns ID and label (or component and defect), data.csv=... data.images=..."
+    )
+
+
+def check_level(listing: Listing, split_of: Mapping[str, str], is_label, pairs: bool) -> None:
+    """Refuse a tree whose top folders are splits, sites or years, with the labels' folders below them.
+
+    Args:
+        listing: the photos.
+        split_of: `{top folder: split}`.
+        is_label: whether a folder's name can be read as labels.
+        pairs: whether folders name pairs of labels, so that names can be told from others.
+    """
+    below: dict[str, set[str]] = defaultdict(set)
+    direct: set[str] = set()
+    for path in listing.paths:
+        folders = label_folders(path, split_of)
+        if len(folders) > 1:
+            below[folders[0]].add(folders[1])
+        elif folders:
+            direct.add(folders[0])
+    common = Counter(name for names in below.values() for name in names)
+    shared = [name for name, count in common.items() if 2 * count > len(below)]
+    if direct or len(shared) < 2 or 2 * len(shared) < len(common):
+        return
+    tops, shared = sorted(below), sorted(shared)
+    labels_on_top = pairs and all(map(is_label, tops)) and not all(map(is_label, shared))
+    if not all(map(_is_place, tops)) and (all(map(_is_place, shared)) or labels_on_top):
+        return
+    raise InputError(
+        f"data.root={listing.root}: the folders {listed(tops, 4)} hold folders of the same names "
+        f"({listed(shared, 4)}), which look like the labels: take these with data.label_folder=parent, "
+        f"or {listed(tops, 4)} with data.label_folder=top"
+    )
+
+
+def _is_place(name: str) -> bool:
+    """Whether a folder's name is that of a site, time, split or kind of file rather than of a label."""
+    name = name.lower()
+    return bool(PLACE_OR_TIME.fullmatch(name) or SPLIT_LIKE.fullmatch(name) or name in PICTURES | ANSWERS)
+
+
+def check_names(listing: Listing, split_of: Mapping[str, str]) -> list[Finding]:
+    """Return findings of folders that are copies or hold masks, and of companions of photos."""
+    places: dict[str, list[str]] = defaultdict(list)
+    stems: dict[str, set[str]] = defaultdict(set)
+    for path in listing.paths:
+        folder, _, name = path.rpartition("/")
+        stems[folder].add(os.path.splitext(name)[0])
+        for top in label_folders(path, split_of)[:1]:
+            places[top].append(path)
+    found = []
+    copies = [
+        top
+        for top in sorted(places)
+        if (match := COPY.fullmatch(top.lower())) and (match[1] or match[2]) in {*map(str.lower, places)}
+    ]
+    answers = [top for top in sorted(places) if top.lower() in ANSWERS and len(places) > 1]
+    for name, text, folders in (
+        ("folders_copied", "folders that look like copies of others", copies),
+        ("folders_of_masks", "folders that hold masks or annotations by their names", answers),
+    ):
+        if folders:
+            shown = listed((f"'{top}' ({len(places[top])} photos)" for top in folders), EXAMPLES)
+            paths = tuple(places[top][0] for top in folders[:EXAMPLES])
+            count = sum(len(places[top]) for top in folders)
+            found.append(Finding(name, f"{text}: {shown}", "move them out of data.root", count, paths))
+    companions = [
+        path
+        for path in listing.paths
+        if (match := COMPANION.fullmatch(os.path.splitext(os.path.basename(path))[0]))
+        and match[1] in stems[os.path.dirname(path)]
+    ]
+    companions += [
+        path
+        for path in listing.paths
+        if ANSWERS.intersection(map(str.lower, label_folders(path, split_of)[1:]))
+    ]
+    if companions:
+        text = f"{len(companions)} photos look like masks or small copies: {listed(companions, EXAMPLES)}"
+        cure, shown = "move them out of data.root", tuple(companions[:EXAMPLES])
+        found.append(Finding("companions", text, cure, len(companions), shown))
+    return found
