@@ -36,7 +36,8 @@ def main(cfg: DictConfig) -> None:
     summary = write_exploration(data, folder)
     found = [f"{part['title'].lower()} {part['count']:,}" for part in summary["problems"] if part["count"]]
     print(f"{len(records):,} labelled photos, {summary['groups']['joined']:,} groups")
-    print("".join(f"note   {notice}\n" for notice in summary["notices"]), end="")
+    for notice in [*map(str, source.findings), *summary["notices"]]:
+        print(f"note   {notice}")
     print(f"found  {', '.join(found) or 'no problem'}")
     print(f"read   {shown(folder / PAGE)}")
 

@@ -4,6 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import lightning as L
@@ -201,6 +202,7 @@ class PhotoDataModule(L.LightningDataModule):
         asked = None if given is not None else self.shares
         asked = sp.fold_shares(self.shares, self.folds) if fold else asked
         self.certificate = certify(linked, self.splits, asked, self.near_duplicates)
+        self.certificate["findings"] = [asdict(finding) for finding in self.source.findings]
 
     def replaced_photos(self) -> list[str]:
         """Return the paths of photos of train and val that others have replaced since `setup` began.

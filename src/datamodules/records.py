@@ -24,7 +24,7 @@ SYSTEM_FOLDERS = {
 # of files that lie next to photos and are none
 BESIDES = {
     ".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".html", ".htm", ".log",
-    ".ini", ".db", ".xmp", ".aae", ".thm", ".xls", ".xlsx", ".ods", ".names", ".cfg", ".py", ".ipynb", ".sh", ".url",
+    ".ini", ".db", ".xmp", ".aae", ".thm", ".xls", ".xlsx", ".ods", ".names", ".cfg", ".py", ".ipynb", ".url",
 }  # fmt: skip
 
 

@@ -45,6 +45,7 @@ def find_label_errors(cfg: DictConfig, datamodule: PhotoDataModule) -> Audit:
     probabilities = out_of_fold(features, targets, folds, labels, multilabel)
     suspects = find_suspects(linked, labels, multilabel, probabilities)
     unjudged, nearest = unjudgeable(linked, labels), nearest_labelled(features, linked.groups)
+    notes = [*map(str, datamodule.source.findings), *notes]
     return Audit(datamodule.root, linked, labels, suspects, unjudged, nearest, origin, notes)
 
 

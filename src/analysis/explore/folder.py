@@ -59,6 +59,7 @@ def write_exploration(data: Exploration, folder: Path) -> dict:
     write_whole(folder / FIGURES, json.dumps(summary, indent=1, ensure_ascii=False).encode() + b"\n")
     rows = [row for problem in summary["problems"] for row in problem["shown"]]
     shown = [row[name] for row in rows for name in ("path", "other", "file") if name in row]
+    shown += [path for finding in summary["findings"] for path in finding["paths"]]
     samples = _samples(data)
     paths = list(dict.fromkeys([*shown, *samples]))
     with ThreadPoolExecutor() as pool:

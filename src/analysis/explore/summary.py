@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from itertools import combinations, product
 
 import numpy as np
@@ -39,6 +40,7 @@ def summarise(data: Exploration, problems: Mapping[str, Sequence[Row]]) -> dict:
             "unlabelled": len(data.source.unlabelled),
         },
         "notices": _notices(data, labels, groups),
+        "findings": [asdict(finding) for finding in data.source.findings],
         "problems": [
             {
                 "name": name,

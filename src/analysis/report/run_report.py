@@ -114,7 +114,8 @@ def _judged_split(run: RunFolder) -> str:
 
 def _notes(run: RunFolder) -> list[str]:
     """Return the cautions for readers of the figures."""
-    counts, notes = label_counts(run), []
+    counts = label_counts(run)
+    notes = [f"{found['text']}; {found['cure']}".strip("; ") for found in run.certificate.get("findings", ())]
     for split in ("val", "test"):
         if split in counts and (none := list(counts.index[counts[split] == 0])):
             notes.append(f"Cannot be evaluated, no {SPLIT_NAMES[split]} photo: {', '.join(none)}.")
