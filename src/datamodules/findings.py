@@ -125,7 +125,7 @@ def check_labels(
 
     named = {word(name) for name in healthy}
     missing = [name for name in totals if word(name) in MISSING - named]
-    alike = _alike(totals)
+    alike = [names for names in _alike(totals) if not (multilabel and {word(n) for n in names} <= named)]
     odd = _odd_names(totals, {*missing, *(name for names in alike for name in names)})
     found = [
         finding("labels_alike", f"labels that read the same: {quoted(names, totals)}", _merged(names), names)

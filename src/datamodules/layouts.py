@@ -3,11 +3,12 @@
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 from src.datamodules.records import EXAMPLES, Finding, Listing
 from src.datamodules.splits import SPLIT_NAMES
 from src.errors import InputError, listed
+from src.overrides import typed
 
 _PICTURES = "images image imgs img pictures photos frames jpegimages leftimg8bit input inputs rgb"
 _ANSWERS = """labels label annotations annotation annots masks mask segmentationclass segmentationobject
@@ -32,18 +33,19 @@ COPY = re.compile(
 )
 
 
-def split_folders(paths: Iterable[str]) -> dict[str, str]:
+def split_folders(paths: Sequence[str]) -> dict[str, str]:
     """Return `{top folder: split}` of a tree that is split already, else nothing.
 
     A tree is split where its top folders hold a `train` and either another split or nothing else, so that a
-    class named `train` among others stays a class; or where all top folders are named after two or three
-    splits in another way (`dev`, `seg_train`, `val2017`).
+    class named `train` among others stays a class; or where all top folders with folders of photos are named
+    after two or three splits in another way (`dev`, `seg_train`, `val2017`).
     """
     tops = {path.partition("/")[0] for path in paths if "/" in path}
     split_of = {top: SPLIT_NAMES[top.lower()] for top in tops if top.lower() in SPLIT_NAMES}
     if "train" in split_of.values() and (len(split_of) > 1 or len(tops) == 1):
         return split_of
-    alike = {top: SPLIT_LIKE.fullmatch(top.lower()) for top in tops}
+    deep = {path.partition("/")[0] for path in paths if path.count("/") > 1}
+    alike = {top: SPLIT_LIKE.fullmatch(top.lower()) for top in deep or tops}
     if not all(alike.values()):
         return {}
     split_of = {top: OTHER_SPLITS[match[1]] for top, match in alike.items()}
@@ -74,17 +76,18 @@ def refuse_exports(listing: Listing, split_of: Mapping[str, str]) -> None:
         ("a Pascal VOC export", ("annotations" in names and "jpegimages" in names) or types[".xml"]),
         ("a segmentation set", names & {"masks", "mask", "segmentationclass", "gtfine"}),
         ("a YOLO export", types[".txt"] and ("labels" in names or ".yaml" in types)),
+        ("a LabelMe export", 2 * types[".json"] > len(listing.paths)),
         ("a COCO export", types[".json"] and ("annotations" in names or types[".json"] < 10)),
         ("an export of an annotation tool", types[".json"] + types[".txt"] + len(names & ANSWERS)),
     )
-    layout = next((name for name, sign in kinds if sign), "")
-    if not layout and len(tops) < 2:
-        return
+    layout = next((name for name, sign in kinds if sign), "photos without label folders")
     where = f"its folders ({listed(sorted(tops), 4)}) name no label" if tops else "no folder names one"
-    raise InputError(
-        f"data.root={listing.root}: this looks like {layout or 'photos and other pictures'}: {where}; write "
-        "a table with the columns ID and label (or component and defect), data.csv=... data.images=..."
+    cure = (
+        "write a table with the columns ID and label (or component and defect): data.csv=... data.images=..."
     )
+    if tables := sorted(p.name for p in listing.root.glob("*.csv")):
+        cure = f"if {listed(tables, 3)} holds labels, use data=table"
+    raise InputError(f"data.root={listing.root}: this looks like {layout}: {where}; {cure}")
 
 
 def check_level(listing: Listing, split_of: Mapping[str, str], is_label, pairs: bool) -> None:
@@ -112,6 +115,12 @@ def check_level(listing: Listing, split_of: Mapping[str, str], is_label, pairs: 
     labels_on_top = pairs and all(map(is_label, tops)) and not all(map(is_label, shared))
     if not all(map(_is_place, tops)) and (all(map(_is_place, shared)) or labels_on_top):
         return
+    if len(tops) == 1 and not split_of:
+        deeper = typed("data.root", (listing.root / tops[0]).as_posix())
+        raise InputError(
+            f"data.root={listing.root}: all photos lie in {tops[0]}, in the folders {listed(shared, 4)}: "
+            f"{deeper} takes these as labels (data.label_folder=top takes {tops[0]})"
+        )
     raise InputError(
         f"data.root={listing.root}: the folders {listed(tops, 4)} hold folders of the same names "
         f"({listed(shared, 4)}), which look like the labels: take these with data.label_folder=parent, "

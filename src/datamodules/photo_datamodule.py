@@ -144,9 +144,9 @@ class PhotoDataModule(L.LightningDataModule):
         source = self._source()
         spellings = {name for r in source.records for names in r.labels.values() for name in names}
         known = {word(name) for name in self.healthy}
-        self.healthy += sorted(n for n in spellings.difference(self.healthy) if word(n) in known)
         in_table = bool(source.label_columns)
         source.findings += check_labels(source.records, self.healthy, self.multilabel, in_table)
+        self.healthy += sorted(n for n in spellings.difference(self.healthy) if word(n) in known)
         return source
 
     def _source(self) -> rec.Source:
