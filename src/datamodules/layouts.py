@@ -63,7 +63,8 @@ def label_folders(path: str, split_of: Mapping[str, str]) -> list[str]:
 
 def refuse_exports(listing: Listing, split_of: Mapping[str, str]) -> None:
     """Refuse a tree of an annotation tool, whose folders do not name labels."""
-    tops = {folders[0] for path in listing.paths if (folders := label_folders(path, split_of))}
+    folders = [label_folders(path, split_of) for path in listing.paths]
+    tops = {names[0] for names in folders if names}
     if {top.lower() for top in tops} - PICTURES - ANSWERS:
         return
     names = {name.lower() for folder in listing.folders for name in folder.split("/")}
@@ -80,7 +81,10 @@ def refuse_exports(listing: Listing, split_of: Mapping[str, str]) -> None:
         ("a COCO export", types[".json"] and ("annotations" in names or types[".json"] < 10)),
         ("an export of an annotation tool", types[".json"] + types[".txt"] + len(names & ANSWERS)),
     )
-    layout = next((name for name, sign in kinds if sign), "photos without label folders")
+    layout = next((name for name, sign in kinds if sign), "")
+    if not layout and any(len(names) > 1 for names in folders):
+        return
+    layout = layout or "photos without label folders"
     where = f"its folders ({listed(sorted(tops), 4)}) name no label" if tops else "no folder names one"
     cure = (
         "write a table with the columns ID and label (or component and defect): data.csv=... data.images=..."
