@@ -125,7 +125,8 @@ def check_labels(
 
     named = {word(name) for name in healthy}
     missing = [name for name in totals if word(name) in MISSING - named]
-    alike = [names for names in _alike(totals) if not (multilabel and {word(n) for n in names} <= named)]
+    harmless = MISSING | named if multilabel else MISSING  # told below, or no label
+    alike = [names for names in _alike(totals) if not harmless.issuperset(map(word, names))]
     odd = _odd_names(totals, {*missing, *(name for names in alike for name in names)})
     found = [
         finding("labels_alike", f"labels that read the same: {quoted(names, totals)}", _merged(names), names)
