@@ -129,20 +129,20 @@ def check_labels(
     alike = [names for names in _alike(totals) if not harmless.issuperset(map(word, names))]
     odd = _odd_names(totals, {*missing, *(name for names in alike for name in names)})
     found = [
-        finding("labels_alike", f"labels that read the same: {quoted(names, totals)}", _merged(names), names)
+        finding("labels_alike", f"Labels that read the same: {quoted(names, totals)}", _merged(names), names)
         for names in alike
     ]
     for separator, names in _lists(totals).items():
         cure = f"use {typed('data.separator', separator)}" if table else "a table can hold lists: data=table"
-        text = f"labels that are made of several labels: {quoted(names, totals)}"
+        text = f"Labels that are made of several labels: {quoted(names, totals)}"
         found.append(finding("labels_listed", text, cure, names))
     if missing:
-        text = f"labels that look like a missing one: {quoted(missing, totals)}"
+        text = f"Labels that look like a missing one: {quoted(missing, totals)}"
         cure = f"if they are none, use {typed_list('data.missing', missing)}"
         found.append(finding("labels_missing", text, cure, missing))
     unnamed = [name for kind, name in counts if kind != "component" and word(name) in HEALTHY - named]
     if multilabel and unnamed:
-        text = f"labels that sound like nothing wrong and count as defects: {quoted(unnamed, totals)}"
+        text = f"Labels that sound like nothing wrong and count as defects: {quoted(unnamed, totals)}"
         cure = f"use {typed_list('data.healthy', [*healthy, *unnamed])}"
         found.append(finding("labels_healthy", text, cure, unnamed))
     found += [
@@ -198,11 +198,11 @@ def _odd_names(totals: Mapping[str, int], told: set[str]) -> list[tuple[str, str
     long = [name for name in rest if len(name) > SENTENCE]
     rename = "rename them, or use data.rename=['OLD=NEW']"
     found = (
-        ("labels_invisible", "labels with letters that cannot be seen, or look like others", rename, unseen),
-        ("labels_formula", "labels that a spreadsheet takes for a formula", rename, run),
+        ("labels_invisible", "Labels with letters that cannot be seen, or look like others", rename, unseen),
+        ("labels_formula", "Labels that a spreadsheet takes for a formula", rename, run),
         (
             "labels_long",
-            f"labels of more than {SENTENCE} letters",
+            f"Labels of more than {SENTENCE} letters",
             "check that the column holds labels",
             long,
         ),

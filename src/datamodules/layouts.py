@@ -155,8 +155,8 @@ def check_names(listing: Listing, split_of: Mapping[str, str]) -> list[Finding]:
     ]
     answers = [top for top in sorted(places) if top.lower() in ANSWERS and len(places) > 1]
     for name, text, folders in (
-        ("folders_copied", "folders that look like copies of others", copies),
-        ("folders_of_masks", "folders that hold masks or annotations by their names", answers),
+        ("folders_copied", "Folders that look like copies of others", copies),
+        ("folders_of_masks", "Folders that hold masks or annotations by their names", answers),
     ):
         if folders:
             shown = listed((f"'{top}' ({len(places[top])} photos)" for top in folders), EXAMPLES)

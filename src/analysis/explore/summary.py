@@ -32,7 +32,7 @@ def summarise(data: Exploration, problems: Mapping[str, Sequence[Row]]) -> dict:
             "labelled photos": len(data.records),
             "labels": sum(map(len, labels.values())),
             "groups": groups["joined"],
-            "kinds of problems": sum(map(bool, problems.values())),
+            "kinds of problems": sum(map(bool, problems.values())) + len(data.source.findings),
         },
         "photos": {
             "labelled": len(data.records),
