@@ -8,7 +8,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from src.datamodules.records import EXAMPLES, Finding, Record
+from src.datamodules.records import EXAMPLES, Finding, Record, tidy
 from src.errors import InputError, listed
 from src.overrides import typed, typed_list
 
@@ -74,6 +74,17 @@ def word(label: str) -> str:
     """Return a label as in `MISSING` and `HEALTHY`: lower case, `_` for blanks and dashes within it."""
     text = label.strip().casefold()
     return DASHES.sub("_", text) if any(c.isalnum() for c in text) else text
+
+
+def renames(pairs: Sequence[str]) -> dict[str, str]:
+    """Return `{old name: new name}` from texts `OLD=NEW`."""
+    found = {}
+    for pair in pairs:
+        old, _, new = map(tidy, str(pair).rpartition("="))
+        if not (old and new):
+            raise InputError(f"data.rename: '{pair}' is not OLD=NEW, as data.rename=['crack=Crack']")
+        found[old] = new
+    return found
 
 
 def listed_labels(cell: str) -> list[str] | None:
