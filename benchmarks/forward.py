@@ -11,7 +11,7 @@ from benchmarks.harness import Work, close
 from benchmarks.photos import drawn
 from benchmarks.predict import checkpoint, eager, exported
 from src.models.checkpoint import load_model
-from src.models.image import PhotoClassifier
+from src.models.classifiers import PhotoClassifier
 from src.preprocess import Preprocess
 
 BATCH, TIMES, THREADS = 8, 20, 2

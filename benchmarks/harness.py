@@ -47,7 +47,7 @@ class Work:
 
 def composed(*overrides: str) -> DictConfig:
     """Return the configuration of a training run with its defaults filled in."""
-    from src.models.defaults import fill_defaults  # imports torch
+    from src.models.backbones import fill_defaults  # imports torch
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return fill_defaults(compose("train", list(overrides)))

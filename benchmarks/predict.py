@@ -18,7 +18,7 @@ from src.files import file_digest
 from src.inference.batches import Photo
 from src.inference.predictor import Predictor
 from src.models.checkpoint import load_model
-from src.models.image import PhotoClassifier
+from src.models.classifiers import PhotoClassifier
 
 BATCH = 16
 same_scores = partial(close, tolerance=1e-4)  # as those of torch from the same pixels

@@ -14,16 +14,15 @@ from torch import Tensor
 
 from benchmarks.harness import BENCH, command, composed, figures_of, markdown
 from src import config
-from src.datamodules.dataset import encoded_targets
+from src.datamodules.dataset import TrainTransform, encoded_targets
 from src.datamodules.photo_datamodule import PhotoDataModule
-from src.datamodules.statistics import Weighting
-from src.datamodules.transforms import TrainTransform
+from src.datamodules.split_figures import Weighting
 from src.inference.features import MIRRORED, View, store_features
 from src.inference.torch_backend import threads
 from src.models.base import WarmCosine
-from src.models.image import PhotoClassifier
+from src.models.classifiers import PhotoClassifier
 from src.overrides import override
-from src.seeds import mixed_seed
+from src.parallel import mixed_seed
 
 Seen = dict[str, list[Tensor]]  # features [N, F] of each view, by split
 SEEDS, SIZES = range(10, 16), (224, 256, 288)

@@ -16,8 +16,7 @@ from src import config
 from src.inference.features import split_features
 from src.inference.torch_backend import threads as torch_threads
 from src.training.distributed import inference_device
-from src.training.logging import quiet_lightning
-from src.training.setup import make_trainer
+from src.training.setup import make_trainer, quiet_lightning
 
 TRAIN, VAL, EPOCHS = 192, 64, 10
 alike = partial(close, tolerance=1e-5)  # losses, accuracies and heads of the same decoder

@@ -25,7 +25,7 @@ from src.datamodules.records import Record
 from src.datamodules.table import TableDataModule
 from src.errors import InputError
 from src.labels import LabelSpace
-from src.models.defaults import fill_defaults
+from src.models.backbones import fill_defaults
 from tests.made import FAST, make_folders, make_table, run_script
 
 COMMON = {

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from src.inference.predictor import Predictor
-from src.models.image import PhotoClassifier
+from src.models.classifiers import PhotoClassifier
 from tests.made import FAST, make_folders, run_script
 
 

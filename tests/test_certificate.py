@@ -4,10 +4,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from src.datamodules.certificate import certify
 from src.datamodules.folders import FolderDataModule
 from src.datamodules.groups import link_records
 from src.datamodules.records import Record
+from src.datamodules.split_figures import certify
 from src.datamodules.splits import SPLITS, split_folds, split_hash, split_records
 from tests.made import make_folders
 

@@ -11,7 +11,7 @@ from src.datamodules import inspection, photo_datamodule
 from src.datamodules.dataset import LostPhoto
 from src.datamodules.folders import FolderDataModule
 from src.datamodules.records import Record
-from src.datamodules.statistics import class_weights, label_table, pair_table
+from src.datamodules.split_figures import class_weights, label_table, pair_table
 from src.datamodules.table import TableDataModule
 from src.errors import InputError
 from src.labels import LabelSpace

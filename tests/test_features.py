@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from src.datamodules.dataset import TrainTransform
 from src.datamodules.records import Record
-from src.datamodules.transforms import TrainTransform
 from src.errors import InputError
 from src.images import content_digest
 from src.inference import features

@@ -6,7 +6,8 @@ from PIL import Image, ImageFilter
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from src.datamodules.near_duplicates import distances, near_pairs, nearest_across, perceptual_hash
+from src.datamodules import groups
+from src.datamodules.groups import distances, near_pairs, nearest_across, perceptual_hash
 from src.images import open_image
 
 
@@ -88,13 +89,15 @@ def test_equal_hashes_are_paired_with_the_first_alone():
     assert len(near_pairs(many, 4)[0]) == 49_999 and near_pairs(many[:0], 4)[0].shape == (0, 2)
 
 
-def test_frames_of_a_fixed_camera_are_as_many_pairs_as_photos():
+def test_frames_of_a_fixed_camera_are_as_many_pairs_as_photos(monkeypatch):
     rng = np.random.default_rng(0)
     scenes = rng.integers(0, 2**64, 3, np.uint64)
     flips = np.uint64(1) << rng.integers(0, 64, (3, 120, 2)).astype(np.uint64)
     hashes = (scenes[:, None] ^ flips[..., 0] ^ flips[..., 1]).ravel()
     every, _ = near_pairs(hashes, 4)
-    few, apart = near_pairs(hashes, 4, many=200)
+    monkeypatch.setattr(groups, "MANY", 200)
+    monkeypatch.setattr(groups, "PER_PHOTO", 0)
+    few, apart = near_pairs(hashes, 4)
     assert len(every) > 20_000 and len(few) == 360 - 3 and apart.max() <= 4
     assert (few[:, 0] < few[:, 1]).all() and (apart == distances(hashes, few)).all()
 
@@ -106,10 +109,11 @@ def test_frames_of_a_fixed_camera_are_as_many_pairs_as_photos():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_nearest_across_is_that_of_all_comparisons(seed):
+def test_the_nearest_across_is_that_of_all_comparisons(seed, monkeypatch):
     rng = np.random.default_rng(seed)
     hashes, sides = rng.integers(0, 2**64, 60, dtype=np.uint64), rng.integers(0, 3, 60)
-    i, j, distance = nearest_across(hashes, sides, block=7)
+    monkeypatch.setattr(groups, "BLOCK", 7)
+    i, j, distance = nearest_across(hashes, sides)
     apart = np.bitwise_count(hashes[:, None] ^ hashes)[sides[:, None] != sides]
     assert distance == apart.min() and sides[i] != sides[j]
     assert int(np.bitwise_count(hashes[i] ^ hashes[j])) == distance

@@ -20,7 +20,7 @@ from src.errors import InputError
 from src.inference import batches
 from src.models.base import SCHEMA
 from src.models.checkpoint import load_model
-from src.models.image import PhotoClassifier
+from src.models.classifiers import PhotoClassifier
 from src.overrides import override
 from src.training import setup
 from tests.made import FAST, make_folders, make_table, run_script, trained
