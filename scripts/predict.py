@@ -51,6 +51,7 @@ def main(cfg: DictConfig) -> None:
         compile=cfg.compile,
         decoder=decoder(),
         arithmetic=predictor.backend.arithmetic,
+        **({"spreadsheet_safe": True} if cfg.spreadsheet_safe else {}),  # jobs before this key go on
     )
     out = Output(output, photos, manifest, shard, cfg.resume)
     with ProgressBar("Predicting", out.total, "photos", out.done) as bar:

@@ -10,10 +10,11 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from src.files import write_whole
+from src.files import read_json, write_whole
 from src.process import is_main
+from src.runs import mean_of
 
-FIELDS = ("score", "job", "overrides", "status", "reason")
+FIELDS = ("score", "job", "overrides", "status", "reason", "labels")
 
 
 class Leaderboard(Callback):
@@ -33,7 +34,9 @@ class Leaderboard(Callback):
         rows = {row["job"]: row for row in _read(folder / "leaderboard.csv")}
         before = rows.get(job, {})
         if job_return.status == JobStatus.COMPLETED:
+            evaluated = read_json(folder / job / "metrics.json").get("val", {})
             row = {"score": f"{job_return.return_value:.6f}", "status": "done", "reason": ""}
+            row["labels"] = mean_of(evaluated)
         elif before.get("status") == "done":
             return
         else:

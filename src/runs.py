@@ -6,10 +6,11 @@ A file that is missing reads as empty, a broken one is an `InputError`.
 import logging
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -240,3 +241,9 @@ def _config(path: Path) -> object:
         return OmegaConf.load(path)
     except (OmegaConfBaseException, yaml.YAMLError, OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as YAML ({first_line(error)})") from error
+
+
+def mean_of(figures: Mapping[str, Any]) -> str:
+    """Return `over 3 of 5 labels` where the means leave labels out for want of positives, else nothing."""
+    count, total = figures.get("labels_evaluated"), figures.get("labels_total")
+    return f"over {count} of {total} labels" if count != total else ""

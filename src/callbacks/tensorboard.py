@@ -6,6 +6,7 @@ import torch
 from matplotlib.figure import Figure
 
 from src.analysis import figures as fig
+from src.analysis.drawing import lettered
 from src.datamodules.statistics import label_table
 from src.decisions.predictions import decide
 from src.errors import InputError
@@ -66,7 +67,8 @@ class TensorBoardFigures(L.Callback):
         """Hand a figure to every logger that takes figures."""
         for logger in trainer.loggers:
             if hasattr(logger.experiment, "add_figure"):
-                logger.experiment.add_figure(name, figure, global_step=max(0, trainer.global_step - 1))
+                with lettered(figure):
+                    logger.experiment.add_figure(name, figure, global_step=max(0, trainer.global_step - 1))
 
 
 def true_names(labels: LabelSpace, target: np.ndarray) -> list[str]:
