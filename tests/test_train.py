@@ -453,3 +453,19 @@ def test_labels_without_validation_photos(validation, task, said, monkeypatch, t
         metrics["val"]["f1_macro"] or 0, abs=1e-5
     )
     assert "test macro F1 over 1 of 3 labels" in (tmp_path / "r" / "report.html").read_text()
+
+
+def test_labels_of_any_letters_are_drawn_and_logged(monkeypatch, tmp_path, recwarn):
+    names = ("a/b", "../c", 'd:"e"', ".f\\g", "裂缝 $x_1$", "=SUM(A1)")
+    for i in range(36):
+        photo(tmp_path / "p" / "images" / f"{i}.jpg", "", "", i)
+    cells = ('"' + names[i % 6].replace('"', '""') + '"' for i in range(36))
+    rows = "".join(f"{i},{cell}\n" for i, cell in enumerate(cells))
+    (tmp_path / "p" / "image_data.csv").write_text(f"ID,label\n{rows}", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    given = ("model=multiclass", "data=table", "data.root=p", "hydra.run.dir=r", "trainer.max_epochs=1")
+    assert run_script(monkeypatch, "train", *given, *FAST[:-1]) == 0
+    classes = json.loads((tmp_path / "r" / "classes.json").read_text(encoding="utf-8"))
+    assert classes == {"label": sorted(names)}
+    assert {path.name for path in tmp_path.iterdir()} == {"outputs", "p", "r"}  # no file has a label for its name
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]

@@ -19,7 +19,7 @@ _SAID: set[str] = set()  # fonts that a line has named
 
 def fit_letters(figure: Figure) -> None:
     """Add to each text of a figure the fonts that its letters need; name fonts to install, once each."""
-    lacking: dict[str, dict[str, None]] = {}
+    lacking: dict[str, str] = {}
     for text in figure.findobj(Text):
         text.set_usetex(False)  # a user's setting would read labels as LaTeX
         letters = [c for c in dict.fromkeys(text.get_text()) if not c.isascii() and c not in _default()]
@@ -30,11 +30,12 @@ def fit_letters(figure: Figure) -> None:
             text.set_fontfamily([family for family in dict.fromkeys(families) if family])
         for c in letters:
             if not _FAMILIES[c]:
-                lacking.setdefault(_font_for(c), {})[c] = None
-    if new := {font: "".join([*some][:8]) for font, some in lacking.items() if font not in _SAID}:
+                lacking.setdefault(_font_for(c), text.get_text())
+    if new := {font: text for font, text in lacking.items() if font not in _SAID}:
         _SAID.update(new)
-        words = ", ".join(f"'{some}'" for some in new.values())
-        log.warning("no installed font draws %s: install %s", words, ", ".join(new))
+        parts = ["".join(c for c in text if _FAMILIES.get(c) == "" and _font_for(c) == font)
+                 for font, text in new.items()]  # fmt: skip
+        log.warning("no installed font draws '%s': install %s", "', '".join(parts), ", ".join(new))
 
 
 @cache
