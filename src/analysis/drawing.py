@@ -117,13 +117,13 @@ def photo_panels(count: int, columns: int, width: float, height: float) -> tuple
     return figure, panels
 
 
-def short(name: object, limit: int = 32) -> str:
-    """Cut a long name, with an ellipsis; the limit is in Latin letters, Chinese ones count two."""
+def short(name: object) -> str:
+    """Cut a name of more than 32 Latin letters, with an ellipsis; Chinese ones count two."""
     name = _drawable(str(name))
     reached = list(accumulate(map(_columns, name), initial=0))
-    if reached[-1] <= limit:
+    if reached[-1] <= 32:
         return name
-    return name[: sum(end < limit for end in reached[1:])].rstrip() + "…"
+    return name[: sum(end < 32 for end in reached[1:])].rstrip() + "…"
 
 
 def _drawable(text: str) -> str:
@@ -138,11 +138,11 @@ def _columns(letter: str) -> int:
     return 0 if unicodedata.combining(letter) else 1 + wide
 
 
-def wrapped(text: str, width: int = 32, lines: int = 3) -> str:
-    """Break at spaces into at most `lines` lines of `width` characters."""
+def wrapped(text: str, width: int = 32) -> str:
+    """Break at spaces into at most three lines of `width` characters."""
     text = _drawable(text.replace(";", "; "))
     width = max(8, width * len(text) // max(1, sum(map(_columns, text)))) if not text.isascii() else width
-    return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder="…", break_on_hyphens=False))
+    return "\n".join(textwrap.wrap(text, width, max_lines=3, placeholder="…", break_on_hyphens=False))
 
 
 def text_width(names: Iterable[str]) -> float:

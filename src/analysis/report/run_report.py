@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path, PurePath
 
-from src.analysis.pages import LISTED, TASKS, folder_name, is_number, render, thumbnail
+from src.analysis.pages import ABOUT_TASK, LISTED, folder_name, is_number, render, thumbnail
 from src.analysis.report.worst_errors import compared
 from src.errors import listed
 from src.files import write_whole
@@ -54,7 +54,7 @@ def write_report(run: Path, images_root: Path | None = None) -> Path:
     mistakes, count = compared(folder)
     figures = {name: folder.path / name for name in FIGURES if (folder.path / name).is_file()}
     labels = ", ".join(f"{len(names)} of kind {kind}" for kind, names in folder.classes.items())
-    about = TASKS.get(folder.task, folder.task)
+    about = ABOUT_TASK.get(folder.task, folder.task)
     page = render(
         "report.html",
         title=f"{folder.task} {name} {date}".strip(),
