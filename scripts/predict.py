@@ -34,6 +34,8 @@ def main(cfg: DictConfig) -> None:
         checkpoint, device=cfg.device, backend=cfg.backend, num_workers=cfg.num_workers, **settings
     )
     refuse_to_overwrite(output, photos, cfg.images, cfg.ckpt)
+    if cfg.spreadsheet_safe:  # else left out: jobs before this key go on
+        settings["spreadsheet_safe"] = True
     columns, arithmetic = predictor.columns(cfg.probabilities), predictor.backend.arithmetic
     manifest = make_manifest(checkpoint, photos, columns, arithmetic=arithmetic, **settings)
     out = Output(output, photos, manifest, shard, cfg.resume)

@@ -9,6 +9,7 @@ import logging
 import math
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +31,7 @@ if TYPE_CHECKING:  # a prediction without tables does without pandas
 log = logging.getLogger(__name__)
 LOCK = ".lock"  # locked by a training until its last file is written
 BEST, LAST = "best.ckpt", "last.ckpt"
-LEADERBOARD = ("score", "job", "overrides", "status", "reason")  # its columns
+LEADERBOARD = ("score", "job", "overrides", "status", "reason", "labels")  # its columns
 
 
 def find_checkpoint(ckpt: str | Path | None, outputs: Path = Path("outputs")) -> Path:
@@ -249,6 +250,12 @@ def _config(path: Path) -> object:
         raise InputError(f"{path}: cannot be read as YAML ({first_line(error)})") from error
 
 
+def mean_of(figures: Mapping[str, Any]) -> str:
+    """Return `over 3 of 5 labels` where the means leave labels out for want of positives, else nothing."""
+    count, total = figures.get("labels_evaluated"), figures.get("labels_total")
+    return f"over {count} of {total} labels" if count != total else ""
+
+
 def missing_runs(folder: Path) -> list[str]:
     """Return the runs below a folder that have not finished, and the folds that no finished run has."""
     import yaml
@@ -282,7 +289,9 @@ class Leaderboard(Callback):
         rows = {row["job"]: row for row in _board_rows(folder / "leaderboard.csv")}
         before = rows.get(job, {})
         if job_return.status == JobStatus.COMPLETED:
+            evaluated = read_json(folder / job / "metrics.json").get("val", {})
             row = {"score": f"{job_return.return_value:.6f}", "status": "done", "reason": ""}
+            row["labels"] = mean_of(evaluated)
         elif before.get("status") == "done":
             return
         else:

@@ -10,7 +10,8 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
-from src.analysis import drawing, figures
+from src.analysis import drawing, figures, fonts
+from src.analysis.explore import photo_figures
 from src.analysis.pages import thumbnail
 from src.analysis.report.run_report import write_report
 from src.analysis.report.worst_errors import compared
@@ -392,3 +393,74 @@ def test_saved_pictures_are_the_same_bytes_without_metadata(tmp_path):
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
     with Image.open(tmp_path / "one.png") as picture:
         assert not {"Software", "Creation Time", "date"} & set(picture.info)
+
+
+def figures_of(names) -> dict:
+    """Every figure that has a row or a column for each label."""
+    rng = np.random.default_rng(0)
+    n = len(names)
+    matrix = np.diag(rng.integers(1, 90, n)) + (rng.random((n, n)) < 3 / n)
+    splits = {split: rng.integers(1, 90, n) for split in ("train", "val", "test")}
+    counts = pd.DataFrame({"kind": "defect", **splits}, index=pd.Index(names, dtype=object))
+    rows = {name: {"f1": float(rng.random()), "support": i % 9} for i, name in enumerate(names)}
+    return {
+        "confusion": figures.confusion_matrix_figure({"defect": matrix}, {"defect": names}),
+        "outcomes": figures.label_outcomes_figure({name: (5, i, 2, 90) for i, name in enumerate(names)}),
+        "distribution": figures.class_distribution_figure(counts),
+        "f1": figures.label_f1_figure(rows),
+        "counts": photo_figures.counts_figure({"defect": {name: 9 for name in names}}, 25),
+        "brightness": photo_figures.brightness_figure({"defect": {name: [9, 30] for name in names}}),
+    }
+
+
+@pytest.mark.parametrize("count", [2, 3000])
+def test_figures_of_many_labels_are_bounded_and_say_so(tmp_path, count):
+    for name, figure in figures_of([f"Label {i:04d}" for i in range(count)]).items():
+        title = figure.axes[0].get_title(loc="left")
+        assert ("3,000" in title or "2,666 labels" in title) == (count == 3000), (name, title)
+        assert max(figure.get_size_inches()) * drawing.DPI < 2500, name
+        assert all(len(axes.texts) <= 40 * 40 for axes in figure.axes)
+    drawing.save(figure, tmp_path / "brightness.png")
+    assert (tmp_path / "brightness.png").stat().st_size < 300_000
+
+
+def test_the_most_confused_of_many_labels_are_drawn():
+    matrix = np.diag(np.full(200, 7))
+    matrix[150, 3], matrix[20, 199] = 5, 9
+    axes = figures.confusion_matrix_figure({"k": matrix}, {"k": [f"L{i}" for i in range(200)]}).axes[0]
+    assert {"L3", "L20", "L150", "L199"} <= set(ticks(axes, "x")) and len(ticks(axes, "x")) == 40
+    assert "L150  (12)" in ticks(axes, "y") and {"5", "9"} <= set(texts(axes))
+    assert axes.get_title(loc="left") == "k: 99.0% right; the 40 most confused of 200 labels"
+
+
+ODD = ("$x_1^2$", "a\\b_c^d", "tab\there", "half \ud83d", "Größe", "Ρωγμή", "Трещина", "L" * 200)
+SCRIPTS = ("裂缝", "شرخ", "दरार", "🔥" + "\ufe0f", "𞤀")
+
+
+@pytest.fixture
+def bundled(monkeypatch):
+    """A machine with no other fonts than matplotlib's own, where no label was drawn yet."""
+    entries = [entry for entry in fonts.fontManager.ttflist if "mpl-data" in entry.fname]
+    monkeypatch.setattr(fonts.fontManager, "ttflist", entries)
+    for name, value in (("findSystemFonts", list), ("_FAMILIES", {}), ("_SAID", set())):
+        monkeypatch.setattr(fonts, name, value)
+
+
+def test_letters_of_any_script_are_drawn_or_named_in_one_line(tmp_path, caplog, bundled, recwarn):
+    drawn = figures_of([*ODD, *SCRIPTS])
+    for name in ("confusion", "f1", "distribution"):
+        drawing.save(drawn[name], tmp_path / f"{name}.png")
+    (line,) = caplog.messages
+    assert line.startswith("no installed font draws '裂缝'")
+    assert "Noto Sans CJK" in line and "Noto Sans Devanagari" in line and "Noto Sans Adlam" in line
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+    assert {drawing.short(name) for name in ODD} > {"$x_1^2$", "tab here", "L" * 31 + "…"}
+    assert drawing.short("裂" * 20) == "裂" * 15 + "…"
+
+
+def test_a_font_that_has_the_letters_is_used(bundled):
+    figure = figures.label_f1_figure({name: {"f1": 0.5, "support": 9} for name in ("Plain", "\U0001d49c")})
+    fonts.fit_letters(figure)
+    plain, script = figure.axes[0].get_yticklabels()
+    assert plain.get_fontfamily() == ["sans-serif"]
+    assert script.get_fontfamily() == ["sans-serif", "STIXGeneral"]

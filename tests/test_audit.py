@@ -259,6 +259,16 @@ def test_a_photo_that_loses_its_labels_is_written_as_healthy_or_empty_or_refused
         without.apply([("1", [], ["Leak"])], ["accept"])
 
 
+def test_labels_that_a_spreadsheet_would_run_go_round(tmp_path, make_tree):
+    text = "ID,label\n-1,=SUM(A1)\n@2,'=x\n3,+y\n"
+    around = small(tmp_path, make_tree, text, names=("-1", "@2", "3"))
+    content = audited(around.linked, True, ("@2", ["+y"], [])).decode("utf-8-sig")
+    assert "'@2,'@2.png,''=x,add +y" in content
+    around.apply([("-1", ["+y"], []), ("@2", ["=SUM(A1)"], ["'=x"])], ["accept", "accept"])
+    changes = {"-1": {"label": {"=SUM(A1)", "+y"}}, "@2": {"label": {"=SUM(A1)"}}}
+    assert around.labels() == around.meant(changes)
+
+
 def test_a_folder_whose_name_a_table_would_not_read_as_a_label(tmp_path, make_tree):
     paths = ["Wall_Defect/1.png", "Wall_Intact/2.png", "Deck_Defect/3.png", "Deck_Intact/4.png"]
     root = make_tree(tmp_path / "photos", *paths)

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image, ImageFilter
 
@@ -278,13 +279,24 @@ def test_notices_name_the_giant_group_and_labels_that_are_too_few():
     assert summary["groups"]["photos_per_group"] == {"1": 20, "21 to 50": 1}
     assert summary["groups"]["largest"] == {"name": "G", "photos": 30, "share": 0.6}
     assert "Cannot be evaluated, fewer than 3 groups: x." in summary["notices"]
-    assert "Rare, fewer than 25 photos: y." in summary["notices"]
+    assert "Rare, fewer than 25 photos: 'y'." in summary["notices"]
     alone = summary_of(["a", "b", "c", "d"], [("x",)] * 4)
     assert "Only one label, x: a classifier needs two or more." in alone["notices"]
     one = summary_of(["a"] * 3, [("x",), ("y",), ("x", "y")])
     assert "All photos are one group, so they cannot be split: see data.group." in one["notices"]
     assert one["labels_per_photo"] == {"label": {"1": 2, "2": 1}}
     assert [p["count"] for p in one["problems"] if p["name"] == "several_labels"] == [1]
+
+
+def test_a_page_of_a_thousand_labels_is_small(tmp_path):
+    names = [{"component": (f"Part {i}",), "defect": (f"Harm {i % 700}",)} for i in range(1000)]
+    made = [Record(f"p{i}", f"p{i}.jpg", labels, f"g{i}") for i, labels in enumerate(names)]
+    looks = [ImageStats(digest=f"d{i}", width=8, height=6, format="JPEG") for i in range(1000)]
+    source = Source(tmp_path / "none", made)
+    write_exploration(Exploration(source, made, looks, "dual_head", "asset", None), tmp_path)
+    page = (tmp_path / "explore.html").read_text(encoding="utf-8")
+    assert len(page) < 3_000_000 and "60 of 1,000 and 40 of 700" in page and "and 1680 more" in page
+    assert len(pd.read_csv(tmp_path / "pairs.csv")) == 1000
 
 
 def test_two_photos_with_one_id_are_listed():

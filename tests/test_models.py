@@ -1,5 +1,6 @@
 """Modules built from primitives: losses, freezing, weights files, partial loading."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -108,6 +109,7 @@ def test_multilabel_figures_against_scikit_learn():
     scores = np.clip(truth * 0.4 + rng.random((60, 5)) * 0.6, 0, 1).astype(np.float32)
     thresholds = np.array([0.5, 0.4, 0.5, 0.62, 0.3], np.float32)
     scores[0, 0] = 0.5
+    scores[20:40] = scores[20:40].round(1)  # ties
     given = (torch.tensor(scores), torch.tensor(truth).float(), torch.tensor(thresholds))
     figures = multilabel_figures(*given, LabelSpace(LABELS))
     decided = scores >= thresholds
@@ -116,13 +118,40 @@ def test_multilabel_figures_against_scikit_learn():
         "hamming_loss": sk.hamming_loss(truth, decided),
         "exact_match": sk.accuracy_score(truth, decided),
     }
-    for how in ("micro", "macro", "weighted"):
-        expected[f"f1_{how}"] = sk.f1_score(truth, decided, average=how, zero_division=0)
     occur = [0, 1, 3, 4]
+    assert decided[:, 2].any()  # false alarms of a label without positives
+    expected["f1_micro"] = sk.f1_score(truth, decided, average="micro")
+    for how in ("macro", "weighted"):
+        expected[f"f1_{how}"] = sk.f1_score(truth, decided, labels=occur, average=how, zero_division=0)
+    half = scores >= 0.5
+    expected["f1_macro_at_0.5"] = sk.f1_score(truth, half, labels=occur, average="macro", zero_division=0)
+    assert (figures["labels_evaluated"], figures["labels_total"]) == (4, 5)
     expected["map"] = sk.average_precision_score(truth[:, occur], scores[:, occur])
     assert {name: figures[name] for name in expected} == pytest.approx(expected, abs=1e-5)
     assert figures["per_class"]["c"]["ap"] is None and figures["per_class"]["c"]["support"] == 0
     assert figures["per_class"]["x"]["threshold"] == pytest.approx(0.62)
+
+
+def test_absent_labels_are_left_out_of_the_means_of_heads_and_multilabel_alike():
+    labels, names = LabelSpace({"defect": tuple("abcde")}), range(5)
+    truth = np.array([0, 0, 1, 1, 2, 2])
+    for said, absent in ((truth, 0.0), (np.array([0, 3, 1, 1, 2, 0]), 0.0)):
+        scores, targets = torch.eye(5)[said], torch.eye(5)[truth]
+        several = multilabel_figures(scores, targets, torch.full((5,), 0.5), labels)
+        heads = heads_figures(scores, torch.tensor(truth)[:, None], labels)["defect"]
+        for how in ("macro", "weighted"):
+            wanted = sk.f1_score(truth, said, labels=[0, 1, 2], average=how)
+            assert several[f"f1_{how}"] == heads[f"f1_{how}"] == pytest.approx(wanted)
+        for figures in (several, heads):
+            assert (figures["labels_evaluated"], figures["labels_total"]) == (3, 5)
+            row = figures["per_class"]["d"]
+            assert (row["f1"], row["recall"], row["precision"], row["support"]) == (None, None, absent, 0)
+        assert several["f1_micro"] == pytest.approx(sk.f1_score(truth, said, labels=names, average="micro"))
+    nothing = multilabel_figures(torch.eye(5), torch.zeros(5, 5), torch.full((5,), 0.5), labels)
+    without = heads_figures(torch.eye(5), torch.full((5, 1), -1), labels)
+    for figures in (nothing, without):
+        assert figures["f1_macro"] is None and figures["labels_evaluated"] == 0
+    json.dumps([nothing, without], allow_nan=False)
 
 
 def test_heads_figures_by_hand():

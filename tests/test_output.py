@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
@@ -370,3 +371,19 @@ def test_parquet_has_the_rows_of_the_csv_with_types(predict, whole, tmp_path, mo
             wanted = text if kind == pa.string() else pytest.approx(float(text), rel=1e-6) if text else None
             assert found == wanted
     assert table["p:Leaks"].null_count == ERRORS
+
+
+def test_cells_that_a_spreadsheet_would_run(predict, tmp_path):
+    names = ("=1+1", "@x", "-2", "plain")
+    for name in names:
+        (tmp_path / "one" / f"{name}.png").parent.mkdir(exist_ok=True)
+        (tmp_path / "one" / f"{name}.png").write_bytes(b"no photo")
+    given = [f"images={tmp_path / 'one'}"]
+    assert predict("raw.csv", *given)[0] == predict("safe.csv", *given, "spreadsheet_safe=true")[0] == 1
+    raw, safe = (pd.read_csv(name, dtype=str, keep_default_na=False) for name in ("raw.csv", "safe.csv"))
+    assert raw["ID"].tolist() == ["-2", "=1+1", "@x", "plain"]
+    assert safe["ID"].tolist() == ["-2", "'=1+1", "'@x", "plain"]  # -2 is a number
+    assert safe["path"].tolist() == ["'-2.png", "'=1+1.png", "'@x.png", "plain.png"]
+    code, said = predict("raw.csv", *given, "spreadsheet_safe=true", "resume=true")
+    assert code == 2 and "raw.csv was made with other spreadsheet_safe (null, now true)" in said
+    assert predict("safe.csv", *given, "spreadsheet_safe=true", "resume=true")[0] == 1

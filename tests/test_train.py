@@ -23,7 +23,7 @@ from src.models.checkpoint import load_model
 from src.models.classifiers import PhotoClassifier
 from src.overrides import override
 from src.training import setup
-from tests.made import FAST, make_folders, make_table, run_script, trained
+from tests.made import FAST, make_folders, make_table, photo, run_script, trained
 
 GROUP = r"data.group='^(A\d+)_'"
 FILES = {f"{split}_metadata.csv" for split in ("train", "val", "test")}
@@ -420,3 +420,54 @@ def test_cross_validation_is_a_sweep_over_folds(photos, monkeypatch, tmp_path):
     assert run_script(monkeypatch, "train", "-m", *arguments) == 0
     tested = [pd.read_csv(file)["ID"] for file in sorted(tmp_path.glob("outputs/*/*/*/test_metadata.csv"))]
     assert len(tested) == 3 and pd.concat(tested).is_unique and sum(map(len, tested)) == 36
+
+
+@pytest.mark.parametrize(
+    ("validation", "task", "said"),
+    [
+        (("Crack", "Leak"), "multiclass", "over 2 of 3 labels"),
+        (("Crack", "Leak"), "multilabel", "over 2 of 3 labels"),
+        (("Intact",), "multilabel", "f1_macro undefined over 0 of 3 labels"),
+    ],
+)
+def test_labels_without_validation_photos(validation, task, said, monkeypatch, tmp_path, capsys):
+    names = {"train": ("Crack", "Leak", "Rust"), "val": validation, "test": ("Crack",)}
+    rows = [(split, label) for split, labels in names.items() for label in labels * 4]
+    for i, (_, label) in enumerate(rows):
+        photo(tmp_path / "p" / "images" / f"{i}.jpg", "", label, i)
+    table = "".join(f"{i},{label}\n" for i, (_, label) in enumerate(rows))
+    (tmp_path / "p" / "image_data.csv").write_text(f"ID,label\n{table}")
+    split = "".join(f"{i},{split}\n" for i, (split, _) in enumerate(rows))
+    (tmp_path / "split.csv").write_text(f"ID,split\n{split}")
+    monkeypatch.chdir(tmp_path)
+    data = ("data=table", "data.root=p", "data.split_file=split.csv")
+    given = (f"model={task}", *data, "hydra.run.dir=r", "trainer.max_epochs=1", *FAST)
+    assert run_script(monkeypatch, "train", *given) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("val ")]
+    assert said in line
+    metrics = json.loads((tmp_path / "r" / "metrics.json").read_text())
+    assert metrics["run"]["best_score"] == (metrics["val"]["f1_macro"] or 0.0)
+    assert float(pd.read_csv(tmp_path / "r" / "history.csv")["val_f1"][0]) == pytest.approx(
+        metrics["val"]["f1_macro"] or 0, abs=1e-5
+    )
+    assert "test macro F1 over 1 of 3 labels" in (tmp_path / "r" / "report.html").read_text()
+
+
+def test_labels_of_any_letters_are_drawn_and_logged(monkeypatch, tmp_path, recwarn):
+    names = ("a/b", "../c", 'd:"e"', ".f\\g", "裂缝 $x_1$", "=SUM(A1)")
+    for i in range(36):
+        photo(tmp_path / "p" / "images" / f"{i}.jpg", "", "", i)
+    cells = ('"' + names[i % 6].replace('"', '""') + '"' for i in range(36))
+    rows = "".join(f"{i},{cell}\n" for i, cell in enumerate(cells))
+    (tmp_path / "p" / "image_data.csv").write_text(f"ID,label\n{rows}", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    given = ("model=multiclass", "data=table", "data.root=p", "hydra.run.dir=r", "trainer.max_epochs=1")
+    assert run_script(monkeypatch, "train", *given, *FAST[:-1]) == 0
+    classes = json.loads((tmp_path / "r" / "classes.json").read_text(encoding="utf-8"))
+    assert classes == {"label": sorted(names)}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "outputs",
+        "p",
+        "r",
+    }  # no file has a label for its name
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]

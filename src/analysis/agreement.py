@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 import pandas as pd
 
 from src.datamodules.records import Record
+from src.decisions.predictions import kept_from_running
 from src.labels import LabelSpace
 
 Rows = Sequence[Mapping[str, Sequence[str]]]
@@ -74,5 +75,5 @@ def _reads_like_a_list(rows: Rows, kind: str, healthy: Collection[str]) -> bool:
 
 def agreement_csv(table: pd.DataFrame) -> bytes:
     """Return the content of `agreement.csv`: a row per label, with the photos whose rows differ."""
-    table = table.assign(differing=table["differing"].map(" | ".join))
+    table = table.assign(differing=table["differing"].map(" | ".join)).map(kept_from_running)
     return table.to_csv(index=False, float_format="%.4f", lineterminator="\n").encode("utf-8-sig")

@@ -1,10 +1,15 @@
 """The look of all figures: palette, text, axes, layouts, and one way to write a PNG."""
 
 import io
+import re
 import textwrap
+import unicodedata
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,9 +17,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from src.analysis.fonts import fit_letters
 from src.files import write_whole
 
+Row = TypeVar("Row")
 DPI = 110
+FIRST, LAST = 40, 20  # rows of a panel that has more labels than both together
 INK, MUTED, FAINT, PAPER = "#1f2933", "#66727f", "#d9dee4", "#ffffff"
 BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#9aa5b1"  # Okabe and Ito, 2008
 SMALL = {"fontsize": 8, "color": MUTED}
@@ -25,12 +33,20 @@ BAR_LABEL = {**SMALL, "va": "center"}
 def save(figure: Figure, path: Path) -> None:
     """Write `figure` as a PNG, whole or not at all; the same figure gives the same bytes."""
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a label in another script
+    with lettered(figure):
         figure.savefig(
             buffer, format="png", dpi=DPI, metadata={"Software": None}, bbox_inches="tight", pad_inches=0.1
         )
     write_whole(Path(path), buffer.getvalue())
+
+
+@contextmanager
+def lettered(figure: Figure) -> Iterator[None]:
+    """Draw a figure with fonts for all its letters, and without a warning for each that no font has."""
+    fit_letters(figure)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -56,6 +72,20 @@ def titled_panel(title: str, width: float, height: float, grid: str | None = Non
     plain_axes(axes, grid)
     set_title(axes, title)
     return figure, axes
+
+
+def ends(title: str, names: Sequence[str], first: str, last: str) -> tuple[str, list[str]]:
+    """Return title and names of a panel; of many names the first and the last, as the title then says."""
+    if len(names) <= FIRST + LAST:
+        return title, list(names)
+    shown = [*names[:FIRST], *names[-LAST:]]
+    return f"{title}: the {FIRST} {first} and the {LAST} {last} of {len(names):,} labels", shown
+
+
+def ends_of_kinds(kinds: Mapping[str, Mapping[str, Row]]) -> dict[str, dict[str, Row]]:
+    """Return a panel per kind, `{title: {label: row}}`, of labels sorted by their photos."""
+    panels = [(ends(kind, list(rows), "commonest", "rarest"), rows) for kind, rows in kinds.items()]
+    return {title: {name: rows[name] for name in names} for (title, names), rows in panels}
 
 
 def kind_panels(kinds: Mapping[str, Iterable[str]], width: float, height: float) -> tuple[Figure, list[Axes]]:
@@ -88,20 +118,36 @@ def photo_panels(count: int, columns: int, width: float, height: float) -> tuple
 
 
 def short(name: object) -> str:
-    """Cut a name of more than 32 characters, with an ellipsis."""
-    name = str(name).replace("\n", " ")
-    return name if len(name) <= 32 else name[:31].rstrip() + "…"
+    """Cut a name of more than 32 Latin letters, with an ellipsis; Chinese ones count two."""
+    name = _drawable(str(name))
+    reached = list(accumulate(map(_columns, name), initial=0))
+    if reached[-1] <= 32:
+        return name
+    return name[: sum(end < 32 for end in reached[1:])].rstrip() + "…"
+
+
+def _drawable(text: str) -> str:
+    """Return text without control characters, variation selectors and halves of characters."""
+    text = re.sub(r"[\x00-\x1f\x7f]", " ", re.sub("[\ufe00-\ufe0f]", "", text))
+    return text.encode("utf-8", "replace").decode()
+
+
+def _columns(letter: str) -> int:
+    """Return the width of a letter in columns of a terminal."""
+    wide = unicodedata.east_asian_width(letter) in "WF"
+    return 0 if unicodedata.combining(letter) else 1 + wide
 
 
 def wrapped(text: str, width: int = 32) -> str:
     """Break at spaces into at most three lines of `width` characters."""
-    text = text.replace(";", "; ")
+    text = _drawable(text.replace(";", "; "))
+    width = max(8, width * len(text) // max(1, sum(map(_columns, text)))) if not text.isascii() else width
     return "\n".join(textwrap.wrap(text, width, max_lines=3, placeholder="…", break_on_hyphens=False))
 
 
 def text_width(names: Iterable[str]) -> float:
     """Return the width of the longest name, in inches, at the size of tick labels."""
-    return 0.25 + 0.082 * max((len(short(name)) for name in names), default=0)
+    return 0.25 + 0.082 * max((sum(map(_columns, short(name))) for name in names), default=0)
 
 
 def draw_cells(axes: Axes, counts: np.ndarray, colours: np.ndarray) -> None:
@@ -110,7 +156,11 @@ def draw_cells(axes: Axes, counts: np.ndarray, colours: np.ndarray) -> None:
     bright = colours[..., :3] @ np.array([0.299, 0.587, 0.114])
     digits = len(str(counts.max())) if counts.size else 1
     size = 8.5 if digits <= 3 or counts.shape[1] <= 8 else 25 / digits
-    for (row, column), count in np.ndenumerate(counts):
+    dots = (counts == 0) & (counts.size > 400)  # as one artist: each text takes milliseconds
+    if dots.any():
+        axes.scatter(*np.nonzero(dots)[::-1], s=1.5, color=GREY)
+    for row, column in np.argwhere(~dots):
+        count = counts[row, column]
         colour = GREY if count == 0 else ("white" if bright[row, column] < 0.55 else INK)
         text = str(count) if count else "·"
         cell = axes.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)

@@ -20,6 +20,7 @@ SPLIT_COLOURS = {"train": BLUE, "val": ORANGE, "test": GREEN}
 BLUES = LinearSegmentedColormap.from_list("blues", ["#f7f9fb", "#a9cbe6", "#3b8bc4", "#0b4f86", "#062f52"])
 GREYS = LinearSegmentedColormap.from_list("greys", ["#f7f9fb", "#c5ccd4"])
 ORANGES = LinearSegmentedColormap.from_list("oranges", ["#fdf8f3", "#f3bf8b", "#d55e00", "#8f3f00"])
+CELLS = 40  # labels of a confusion matrix
 FEW = 5  # below this many photos a score of a label says little
 
 
@@ -28,9 +29,13 @@ def confusion_matrix_figure(
 ) -> Figure:
     """Draw one confusion matrix per kind: counts in the cells, colours normalised by row.
 
-    Each matrix is `[labels, labels]` in the order of `labels`; rows are truth, columns predictions.
+    Each matrix is `[labels, labels]` in the order of `labels`; rows are truth, columns predictions. Of many
+    labels those that are most often taken for one another are drawn.
     """
-    widths, heights = zip(*(_matrix_size(labels[kind]) for kind in matrices), strict=True)
+    shown = {kind: _most_confused(np.asarray(matrix)) for kind, matrix in matrices.items()}
+    widths, heights = zip(
+        *(_matrix_size([labels[kind][i] for i in rows]) for kind, rows in shown.items()), strict=True
+    )
     if sum(widths) <= 13:  # inches: the panels fit side by side
         figure = draw.new_figure(sum(widths), max(heights))
         grid = figure.add_gridspec(1, len(widths), width_ratios=widths)
@@ -38,8 +43,18 @@ def confusion_matrix_figure(
         figure = draw.new_figure(max(widths), sum(heights))
         grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
     for cell, (kind, matrix) in zip(grid, matrices.items(), strict=True):
-        _confusion_panel(figure.add_subplot(cell), kind, np.asarray(matrix), list(labels[kind]))
+        _confusion_panel(figure.add_subplot(cell), kind, np.asarray(matrix), labels[kind], shown[kind])
     return figure
+
+
+def _most_confused(matrix: np.ndarray) -> list[int]:
+    """Return the rows to draw: all, or the `CELLS` labels in the cells with the most errors."""
+    if len(matrix) <= CELLS:
+        return list(range(len(matrix)))
+    errors = matrix - np.diag(np.diag(matrix))
+    cells = np.argsort(-errors, axis=None, kind="stable")[: CELLS**2]
+    pairs = np.stack(np.unravel_index(cells, errors.shape), 1)
+    return sorted(list(dict.fromkeys(pairs.ravel().tolist()))[:CELLS])
 
 
 def _matrix_size(names: Sequence[str]) -> tuple[float, float]:
@@ -48,9 +63,15 @@ def _matrix_size(names: Sequence[str]) -> tuple[float, float]:
     return cells + draw.text_width(names) + 1.6, cells + draw.text_width(names) * 0.8 + 0.9
 
 
-def _confusion_panel(axes: Axes, kind: str, matrix: np.ndarray, names: list[str]) -> None:
-    """Draw one kind's confusion matrix."""
-    total = matrix.sum(axis=1)
+def _confusion_panel(
+    axes: Axes, kind: str, matrix: np.ndarray, labels: Sequence[str], rows: list[int]
+) -> None:
+    """Draw some rows and columns of one kind's confusion matrix; shares are of all photos."""
+    right = f"{np.trace(matrix) / matrix.sum():.1%} right" if matrix.any() else "no photos"
+    few = f"; the {len(rows)} most confused of {len(labels):,} labels" if len(rows) < len(labels) else ""
+    draw.set_title(axes, f"{kind}: {right}{few}")
+    names, total = [labels[i] for i in rows], matrix.sum(axis=1)[rows]
+    matrix = matrix[np.ix_(rows, rows)]
     draw.draw_cells(axes, matrix, BLUES(_share(matrix, total[:, None])))
     axes.set_aspect("equal")
     draw.name_axis(
@@ -59,8 +80,6 @@ def _confusion_panel(axes: Axes, kind: str, matrix: np.ndarray, names: list[str]
     draw.name_axis(axes, "x", names)
     axes.set_ylabel("truth (photos)", **SMALL)
     axes.set_xlabel("prediction", **SMALL)
-    share = f": {np.trace(matrix) / total.sum():.1%} right" if total.sum() else ": no photos"
-    draw.set_title(axes, f"{kind}{share}")
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -73,12 +92,16 @@ def label_outcomes_figure(counts: Mapping[str, tuple[int, int, int, int]]) -> Fi
 
     The counts are true positives, false negatives, false positives and true negatives.
     """
-    names = list(counts)
+    names, most, title = list(counts), draw.FIRST + draw.LAST, "Outcomes per label (photos with it)"
+    if len(names) > most:
+        title = f"Outcomes: the {most} of {len(names):,} labels with the most errors"
+        worst = set(sorted(names, key=lambda name: -sum(counts[name][1:3]))[:most])
+        names = [name for name in names if name in worst]
     table = np.array([counts[name] for name in names], dtype=np.int64).reshape(-1, 4)
     tp, fn, fp, tn = table.T
     parts = ((BLUES, tp, tp + fn), (ORANGES, fn, tp + fn), (ORANGES, fp, tp + fp), (GREYS, tn, fp + tn))
     colours = np.stack([palette(_share(part, whole)) for palette, part, whole in parts], axis=1)
-    title, height = "Outcomes per label (photos with it)", 1.3 + 0.32 * max(len(names), 1)
+    height = 1.3 + 0.32 * max(len(names), 1)
     figure, axes = draw.titled_panel(title, draw.text_width(names) + 5.4, height)
     draw.draw_cells(axes, table, colours)
     shown = [f"{draw.short(name)}  ({n})" for name, n in zip(names, tp + fn, strict=True)]
@@ -149,18 +172,22 @@ def class_distribution_figure(counts: pd.DataFrame) -> Figure:
     splits = [column for column in counts.columns if column != "kind"]
     total = counts[splits].sum(axis=1)
     order = total.sort_values(ascending=False, kind="stable").index
-    kinds = {kind: counts.loc[order][counts.loc[order, "kind"] == kind] for kind in counts["kind"].unique()}
+    rows = dict(zip(order, counts.loc[order, splits].to_numpy(), strict=True))
+    kinds = draw.ends_of_kinds(
+        {kind: {name: rows[name] for name in order if counts.at[name, "kind"] == kind}
+         for kind in counts["kind"].unique()}
+    )  # fmt: skip
     if not kinds:
         return draw.new_figure(6.5, 1.5)
-    figure, panels = draw.kind_panels({kind: rows.index for kind, rows in kinds.items()}, 6.5, 0.27)
+    figure, panels = draw.kind_panels(kinds, 6.5, 0.27)
     most = max(1, total.max())
     for axes, rows in zip(panels, kinds.values(), strict=True):
-        start = np.zeros(len(rows))
-        for split in splits:
+        table = np.array(list(rows.values()))
+        start = table.cumsum(axis=1) - table
+        for split, width, left in zip(splits, table.T, start.T, strict=True):
             colour = SPLIT_COLOURS[split]
-            axes.barh(range(len(rows)), rows[split], left=start, height=0.72, color=colour, label=split)
-            start += rows[split].to_numpy()
-        for i, parts in enumerate(rows[splits].to_numpy()):
+            axes.barh(range(len(rows)), width, left=left, height=0.72, color=colour, label=split)
+        for i, parts in enumerate(table):
             axes.text(parts.sum() + most * 0.01, i, " · ".join(f"{n:,}" for n in parts), **BAR_LABEL)
         axes.set_xlim(0, most * 1.22)
     place = {"ncols": len(splits), "loc": "lower right", "bbox_to_anchor": (1, 1)}
@@ -176,8 +203,12 @@ def label_f1_figure(per_class: Mapping[str, Mapping[str, float | None]]) -> Figu
     """
     rows = [(name, row["f1"] if row["support"] else None, row["support"]) for name, row in per_class.items()]
     rows.sort(key=lambda row: (row[1] is None, -(row[1] or 0)))
-    size = draw.text_width(per_class) + 5.6, 1.1 + 0.28 * max(len(rows), 1)
-    figure, axes = draw.titled_panel("F1 per label", *size, "x")
+    if len(rows) > draw.FIRST + draw.LAST:  # without those that would be all of the worst
+        rows = [row for row in rows if row[1] is not None] or rows
+    title, rows = draw.ends("F1 per label", rows, "best", "worst")
+    names = [row[0] for row in rows]
+    size = draw.text_width(names) + 5.6, 1.1 + 0.28 * max(len(rows), 1)
+    figure, axes = draw.titled_panel(title, *size, "x")
     for i, (_, f1, support) in enumerate(rows):
         if f1 is None:
             axes.text(0.01, i, "not evaluated: no photo", style="italic", **BAR_LABEL)
@@ -185,7 +216,7 @@ def label_f1_figure(per_class: Mapping[str, Mapping[str, float | None]]) -> Figu
         axes.barh(i, f1, height=0.72, color="#b9d3e6" if support < FEW else BLUE)
         axes.text(f1 + 0.01, i, f"{f1:.2f}   n = {support:,}", **BAR_LABEL)
     axes.set(xlim=(0, 1.22), ylim=(max(len(rows), 1) - 0.4, -0.6), xticks=np.arange(0, 1.01, 0.2))
-    draw.name_axis(axes, "y", [row[0] for row in rows])
+    draw.name_axis(axes, "y", names)
     axes.set_xlabel(f"F1; pale: fewer than {FEW} photos", **NOTE)
     return figure
 

@@ -19,6 +19,7 @@ from src.images import UnreadableImage, open_image
 
 TEMPLATES = Path(__file__).parent / "templates"
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+LISTED = 20  # names in a sentence; more are in a table
 THUMBNAIL = 220  # pixels, the longer side
 ABOUT_TASK = {
     "multilabel": "any combination of labels per photo",

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from matplotlib.figure import Figure
 
 from src.analysis import figures as fig
+from src.analysis.drawing import lettered
 from src.datamodules.split_figures import label_table
 from src.decisions.predictions import decide
 from src.errors import InputError
@@ -157,7 +158,8 @@ class TensorBoardFigures(L.Callback):
         """Hand a figure to every logger that takes figures."""
         for logger in trainer.loggers:
             if hasattr(logger.experiment, "add_figure"):
-                logger.experiment.add_figure(name, figure, global_step=max(0, trainer.global_step - 1))
+                with lettered(figure):
+                    logger.experiment.add_figure(name, figure, global_step=max(0, trainer.global_step - 1))
 
 
 def true_names(labels: LabelSpace, target: np.ndarray) -> list[str]:

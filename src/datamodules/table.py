@@ -15,6 +15,8 @@ from src.errors import InputError, did_you_mean, listed
 from src.files import user_path
 
 log = logging.getLogger(__name__)
+TAKEN = ("ID", "path", "group", "loss", "exact_match", "f1_macro", "per_class", "labels_evaluated",
+         "labels_total")  # fmt: skip
 
 
 class TableReader:
@@ -234,6 +236,11 @@ class TableDataModule(PhotoDataModule):
     def _column_names(self, frame: pd.DataFrame) -> dict[str, tuple[str, ...]]:
         """Return `{kind: possible column names}`: as configured, else component and defect, else label."""
         if self.columns:
+            if taken := [kind for kind in self.columns if kind in TAKEN]:
+                raise InputError(
+                    f"data.columns.{taken[0]}: metrics.json or the tables of a run have that name already; "
+                    f"call the kind of labels otherwise, as data.columns={{{taken[0]}_kind: COLUMN}}"
+                )
             if self.task == "multiclass" and list(self.columns) != ["label"]:
                 raise InputError(
                     f"data.columns names {listed(self.columns)}: model=multiclass has the one kind 'label', "

@@ -7,12 +7,16 @@ Lists are joined by `;`, which no label contains, and a confidence is written `L
 contain `:`; the number comes after the last one (`text.rpartition(":")`).
 """
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from src.errors import InputError, did_you_mean
 from src.labels import TASKS, LabelSpace, apply_thresholds
+
+RUN = re.compile(r"'*[=+\-@\t\r]")  # the begin of a cell that a spreadsheet runs, or that was kept from it
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def columns(task: str, labels: LabelSpace, probabilities: bool = False) -> list[str]:
@@ -163,3 +167,14 @@ def _check(task: str, labels: LabelSpace) -> None:
         raise InputError(f"unknown task '{task}': {did_you_mean(str(task), TASKS)}")
     if task == "multiclass" and len(labels.kinds) != 1:
         raise InputError(f"multiclass has one kind of labels, not {len(labels.kinds)}: use dual_head")
+
+
+def kept_from_running(cell: object) -> object:
+    """Return a cell of a CSV with `'` before text that a spreadsheet would run; numbers stay numbers."""
+    runs = isinstance(cell, str) and RUN.match(cell) and not NUMBER.fullmatch(cell)
+    return f"'{cell}" if runs else cell
+
+
+def as_written(cell: str) -> str:
+    """Return the text that `kept_from_running` was given."""
+    return cell[1:] if cell.startswith("'") and RUN.match(cell) else cell

@@ -19,7 +19,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from src.decisions.predictions import number_columns
+from src.decisions.predictions import kept_from_running, number_columns
 from src.errors import InputError, reason
 from src.files import file_digest, read_json, user_path, whole_file, write_json
 from src.inference import batches
@@ -214,6 +214,8 @@ class Output:
                 if len(rows) == self._photos_in(numbers[:1]):
                     if self._job() != self.manifest:
                         return self._gone()
+                    if self.manifest.get("spreadsheet_safe"):
+                        rows = [{key: kept_from_running(cell) for key, cell in row.items()} for row in rows]
                     write_rows(self._chunk(numbers.pop(0)), self.manifest["columns"], [rows], kept)
                     rows = []
                 yield len(batch)

@@ -289,7 +289,8 @@ class Classifier(L.LightningModule, ABC):
         self.collected[split].reset()
         figures = self.evaluate(*self.scored[split])
         self.figures[split] = figures
-        named = {"f1": figures["f1_macro"], **self.accuracy_of(figures)}
+        # without a positive label there is no F1: a monitor gets 0, metrics.json null
+        named = {"f1": figures["f1_macro"] or 0.0, **self.accuracy_of(figures)}
         for name, value in named.items():
             if value is not None:
                 shown = (split, name) == ("val", "f1")

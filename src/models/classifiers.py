@@ -135,7 +135,7 @@ class SigmoidHeads(Classifier):
         return {
             "accuracy": figures["exact_match"],
             "hamming_loss": figures["hamming_loss"],
-            "map": figures["map"],
+            "map": figures["map"] or 0.0,
         }
 
 

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.functional import classification as F
 
 from src.labels import DEFAULT, MISSING, LabelSpace, apply_thresholds
 
@@ -25,54 +24,79 @@ def per_class(names: Sequence[str], support: Tensor, **figures: Tensor) -> dict[
     }
 
 
+def f1_figures(hits: Tensor, said: Tensor, support: Tensor, names: Sequence[str], **more: Tensor) -> dict:
+    """Return the F1 means over the labels with positives, the number of these, and each label's figures.
+
+    A label without positives has no F1 and no recall, whether it is predicted or not, so that a mean is over
+    the same labels in each epoch and for each model; scikit-learn gives it with `labels=` of those labels.
+
+    Args:
+        hits: true positives of each label, int64 `[labels]`.
+        said: predictions of each label.
+        support: positives of each label.
+        names: of the labels.
+        **more: further figures of each label, `[labels]`.
+    """
+    held = support > 0
+    hits, said, positives = hits.double(), said.double(), support.double()
+    f1 = torch.where(held, 2 * hits / (said + positives), torch.nan)
+    return {
+        "f1_macro": number(f1[held].mean()),
+        "f1_weighted": number((f1 * positives)[held].sum() / positives.sum()),
+        "labels_evaluated": int(held.sum()),
+        "labels_total": len(names),
+        "per_class": per_class(
+            names, support, f1=f1, precision=hits / said.clamp(min=1), recall=hits / positives, **more
+        ),
+    }
+
+
 def multilabel_figures(
     scores: Tensor, targets: Tensor, thresholds: Tensor, labels: LabelSpace
 ) -> dict[str, Any]:
     """Return the figures of sigmoid scores `[N, L]` against multi-hot targets `[N, L]`.
 
-    A label without positives counts as F1 0 where nothing is undefined otherwise (`zero_division=0`) in the
-    F1 means, and is left out of `map`, as average precision is not defined for it.
+    A label without positives is left out of `map` and of the F1 means (see `f1_figures`); its false alarms
+    count in `f1_micro`, `hamming_loss` and `exact_match`.
     """
-    count, targets = len(labels), targets.int()
+    targets = targets.bool()
     decided, half = (
-        torch.from_numpy(apply_thresholds(scores.numpy(), values)).int()
-        for values in (thresholds.numpy(), np.full(count, DEFAULT))
+        torch.from_numpy(apply_thresholds(scores.numpy(), values))
+        for values in (thresholds.numpy(), np.full(len(labels), DEFAULT))
     )
-    options = {"num_labels": count, "zero_division": 0}
-    f1 = {
-        how: F.multilabel_f1_score(decided, targets, average=how, **options)
-        for how in ("micro", "macro", "weighted", None)
-    }
     support = targets.sum(0)
-    ap, held = torch.full((count,), torch.nan), support > 0
-    if held.any():
-        ap[held] = F.multilabel_average_precision(
-            scores[:, held], targets[:, held], num_labels=int(held.sum()), average=None
-        ).reshape(-1)
+    ap, held = torch.full((len(labels),), torch.nan), support > 0
+    for i in held.nonzero().flatten().tolist():
+        ap[i] = _average_precision(scores[:, i].numpy(), targets[:, i].numpy())
+    hits, said = (decided & targets).sum(0), decided.sum(0)
+    at_half = f1_figures((half & targets).sum(0), half.sum(0), support, labels.names)
+    f1 = f1_figures(hits, said, support, labels.names, ap=ap, threshold=thresholds)
     return {
         "hamming_loss": number((decided != targets).float().mean()),
         "exact_match": number((decided == targets).all(1).float().mean()),
-        **{f"f1_{how}": number(value) for how, value in f1.items() if how},
-        "f1_macro_at_0.5": number(F.multilabel_f1_score(half, targets, average="macro", **options)),
-        "map": number(ap[held].mean() if held.any() else torch.nan),
-        "per_class": per_class(
-            labels.names,
-            support,
-            f1=f1[None],
-            precision=F.multilabel_precision(decided, targets, average=None, **options),
-            recall=F.multilabel_recall(decided, targets, average=None, **options),
-            ap=ap,
-            threshold=thresholds,
-        ),
+        "f1_micro": number(2 * hits.sum() / (said.sum() + support.sum())),
+        "f1_macro": f1.pop("f1_macro"),
+        "f1_weighted": f1.pop("f1_weighted"),
+        "f1_macro_at_0.5": at_half["f1_macro"],
+        "map": number(ap[held].mean()),
+        **f1,
     }
+
+
+def _average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
+    """Return the average precision of one label, as scikit-learn's: equal scores are one step."""
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # of each score
+    hits = np.cumsum(truth[order])[last]
+    return float((np.diff(hits, prepend=0) * hits / (last + 1)).sum() / hits[-1])
 
 
 def heads_figures(scores: Tensor, targets: Tensor, labels: LabelSpace) -> dict[str, Any]:
     """Return the figures of softmax scores `[N, L]`, kind by kind, against class indices `[N, kinds]`.
 
     A photo without a label of a kind (-1) is left out of that kind's figures, and out of `exact_match`. A
-    class that neither occurs nor is predicted is left out of the F1 means; `f1_macro` is the mean over
-    kinds.
+    class without photos is left out of the F1 means (see `f1_figures`); where it is predicted, the class of
+    that photo is missed. `f1_macro` is the mean over kinds.
     """
     figures: dict[str, Any] = {}
     right = torch.ones(len(targets), dtype=torch.bool)
@@ -85,30 +109,17 @@ def heads_figures(scores: Tensor, targets: Tensor, labels: LabelSpace) -> dict[s
     complete = (targets != MISSING).all(1)
     macros = [figures[kind]["f1_macro"] for kind in labels.kinds if figures[kind]["f1_macro"] is not None]
     return {
-        "exact_match": number(right[complete].float().mean()) if complete.any() else None,
+        "exact_match": number(right[complete].float().mean()),
         "f1_macro": sum(macros) / len(macros) if macros else None,
+        **{key: sum(f[key] for f in figures.values()) for key in ("labels_evaluated", "labels_total")},
         **figures,
     }
 
 
 def _head_figures(predicted: Tensor, truth: Tensor, names: tuple[str, ...]) -> dict[str, Any]:
     """Return the figures of one kind from class indices `[N]`."""
-    if not len(truth):
-        return {"accuracy": None, "f1_macro": None, "f1_weighted": None, "per_class": {}}
-    options = {"num_classes": len(names), "zero_division": 0}
-    f1 = {
-        how: F.multiclass_f1_score(predicted, truth, average=how, **options)
-        for how in ("macro", "weighted", None)
-    }
-    return {
-        "accuracy": number((predicted == truth).float().mean()),
-        "f1_macro": number(f1["macro"]),
-        "f1_weighted": number(f1["weighted"]),
-        "per_class": per_class(
-            names,
-            torch.bincount(truth, minlength=len(names)),
-            f1=f1[None],
-            precision=F.multiclass_precision(predicted, truth, average=None, **options),
-            recall=F.multiclass_recall(predicted, truth, average=None, **options),
-        ),
-    }
+    right = predicted == truth
+    hits, said, support = (
+        torch.bincount(found, minlength=len(names)) for found in (truth[right], predicted, truth)
+    )
+    return {"accuracy": number(right.float().mean()), **f1_figures(hits, said, support, names)}

@@ -28,7 +28,7 @@ from src.models.checkpoint import read_checkpoint
 from src.models.classifiers import PhotoClassifier
 from src.overrides import shown, typed
 from src.process import Terminated
-from src.runs import BEST, read_run
+from src.runs import BEST, mean_of, read_run
 from src.training.distributed import ending_on_signals, inference_device
 from src.training.setup import git_commit, versions
 
@@ -43,7 +43,7 @@ def finish_run(
     Of several processes all evaluate, the main one writes.
 
     Returns:
-        `val/f1` of best.ckpt, the score of a sweep.
+        `val/f1` of best.ckpt, the score of a sweep; 0 where no validation photo has a label.
 
     Raises:
         InputError: if no epoch had a finite validation loss.
@@ -69,7 +69,7 @@ def finish_run(
             metrics["run"] = run_facts(cfg, model, datamodule, best, trainer, durations)
             write_results(run, cfg, trainer, metrics)
             warn_replaced(datamodule, replaced)
-    return float(metrics["val"]["f1_macro"])
+    return float(metrics["val"]["f1_macro"] or 0)
 
 
 def evaluated(
@@ -118,7 +118,7 @@ def run_facts(
         "world_size": trainer.world_size,
         "epochs": trainer.current_epoch,
         "best_epoch": epochs_done(content),
-        "best_score": model.figures["val"]["f1_macro"],
+        "best_score": model.figures["val"]["f1_macro"] or 0.0,
         "num_params": sum(p.numel() for p in model.parameters()),
         "data_hash": datamodule.data_hash,
         "split_hash": datamodule.split_hash,
@@ -204,10 +204,10 @@ def print_figures(run: Path, metrics: Mapping[str, Any]) -> None:
         for kind, part in figures.items():
             if isinstance(part, dict) and "accuracy" in part:
                 values[f"{kind} accuracy"] = part["accuracy"]
-        print(
-            f"{split:4}  "
-            + "  ".join(f"{name} {value:.4f}" for name, value in values.items() if value is not None)
-        )
+        words = {name: f"{name} {value:.4f}" for name, value in values.items() if value is not None}
+        if over := mean_of(figures):
+            words["f1_macro"] = f"{words.get('f1_macro', 'f1_macro undefined')} {over}"
+        print(f"{split:4}  " + "  ".join(words.values()))
     run = shown(run)
     print(f"run   {run}")
     print(f"read  {run / 'report.html'}")

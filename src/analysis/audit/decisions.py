@@ -9,6 +9,7 @@ import pandas as pd
 from src.analysis.audit.lists import CONTENT, GIVEN
 from src.datamodules.csv_table import read_csv
 from src.datamodules.records import Record, label_space, tidy
+from src.decisions.predictions import as_written
 from src.errors import InputError, did_you_mean, listed
 
 Labels = Mapping[str, tuple[str, ...]]
@@ -38,7 +39,7 @@ def read_decisions(
             without decisions.
     """
     where, record_of = f"apply={path}", {record.path: record for record in records}
-    frame = read_csv(path, key="apply").apply(lambda column: column.str.strip())
+    frame = read_csv(path, key="apply").map(lambda cell: as_written(cell.strip()))
     frame.columns = frame.columns.str.casefold()
     given = {f"{GIVEN}{kind}".casefold(): kind for kind in label_space(records).kinds}
     lacking = [n for n in ("path", "suggestion", "decision", *given) if list(frame.columns).count(n) != 1]

@@ -18,6 +18,7 @@ from src.config import build
 from src.datamodules.photo_datamodule import PhotoDataModule
 from src.datamodules.records import Record, label_space
 from src.datamodules.splits import split_folds
+from src.decisions.predictions import kept_from_running
 from src.errors import InputError, listed
 from src.files import write_whole
 from src.inference.features import extract_features
@@ -112,7 +113,7 @@ def write_audit(found: Audit, datamodule: PhotoDataModule, folder: Path, top: in
 def audit_csv(found: Audit) -> bytes:
     """Return the content of `audit.csv`: every list whole, in order, with an empty `decision`.
 
-    It is UTF-8 with a mark, by which spreadsheets know it.
+    It is UTF-8 with a mark, by which spreadsheets know it; a cell that one would run begins with `'`.
     """
     kinds, records, rows = list(found.labels.kinds), found.linked.records, []
     for name, suspects in found.suspects.items():
@@ -126,7 +127,8 @@ def audit_csv(found: Audit) -> bytes:
             rows.append([name, rank, record.id, record.path, *given, *change, "", "", content])
     columns = ["list", "rank", "ID", "path", *(f"{GIVEN}{kind}" for kind in kinds), "suggestion",
                "probability", "other", "nearest", "decision", "comment", "photo"]  # fmt: skip
-    return pd.DataFrame(rows, columns=columns).to_csv(index=False, lineterminator="\n").encode("utf-8-sig")
+    table = pd.DataFrame(rows, columns=columns).map(kept_from_running)
+    return table.to_csv(index=False, lineterminator="\n").encode("utf-8-sig")
 
 
 def _described(record: Record) -> str:

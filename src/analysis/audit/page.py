@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from src.analysis.audit.suspects import Suspect
-from src.analysis.pages import render, thumbnail
+from src.analysis.pages import LISTED, render, thumbnail
 from src.datamodules.groups import Linked
+from src.errors import listed
 from src.labels import LabelSpace
 
 TITLES = {
@@ -57,7 +58,7 @@ def audit_page(audit: Audit, agreements: Sequence[Mapping], top: int, command: s
     reasons = defaultdict(list)
     for label, why in audit.unjudged.items():
         reasons[why].append(label)
-    unjudged = [f"Cannot be judged: {', '.join(names)} ({why})." for why, names in reasons.items()]
+    unjudged = [f"Cannot be judged: {listed(names, LISTED)} ({why})." for why, names in reasons.items()]
     return render(
         "audit.html",
         title=f"Label audit of {name}",

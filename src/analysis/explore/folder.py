@@ -14,7 +14,7 @@ from src.analysis.drawing import save
 from src.analysis.explore import photo_figures as fig
 from src.analysis.explore.exploration import MEASURED, Exploration
 from src.analysis.explore.problems import LISTS, Row, find_problems, identical_sets
-from src.analysis.explore.summary import EVALUABLE, MADE_BY, RARE, summarise
+from src.analysis.explore.summary import EVALUABLE, MADE_BY, RARE, pair_counts, summarise
 from src.analysis.pages import ABOUT_TASK, Thumbnail, make_output, render, thumbnail
 from src.files import write_whole
 from src.images import open_image
@@ -32,6 +32,7 @@ TEXTS = ("duplicate_images.txt", "corrupted_images.txt", "missing_images.txt")
 TABLES = (*LISTS, "labels", "pairs", "photos")
 CONTENT = (FIGURES, PAGE, *PNGS, *TEXTS, *(f"{name}.csv" for name in TABLES))  # of the archive
 FILES = (*CONTENT, ARCHIVE)
+ALL_PAIRS = 10_000  # past it pairs that no photo carries are left out of pairs.csv
 Thumbnails = Mapping[str, Thumbnail]
 Problems = Mapping[str, Sequence[Row]]
 
@@ -95,10 +96,11 @@ def _write_tables(data: Exploration, problems: Problems, summary: dict, folder: 
     _write_csv(folder / "labels.csv", ("kind", "label", "photos", "share", "groups", "verdict"), rows)
     columns = ("kind", "label", "other_kind", "other_label", "photos")
     rows = [
-        dict(zip(columns, (pair["down"], name, pair["across"], other, count), strict=True))
-        for pair in summary["pairs"]
-        for name, counts in zip(pair["rows"], pair["photos"], strict=True)
-        for other, count in zip(pair["columns"], counts, strict=True)
+        dict(zip(columns, (down, name, across, other, counts[name, other]), strict=True))
+        for down, across, counts in pair_counts(data)
+        for name in data.kinds[down]
+        for other in data.kinds[across]
+        if (name, other) in counts or len(data.kinds[down]) * len(data.kinds[across]) <= ALL_PAIRS
     ]
     _write_csv(folder / "pairs.csv", columns, rows)
     columns = ("path", "ID", "group", *data.kinds, *MEASURED)

@@ -21,6 +21,7 @@ BOX = {
 
 def counts_figure(kinds: Mapping[str, Mapping[str, int]], few: int) -> Figure:
     """Draw the number of photos of each label; labels of `few` photos in another colour."""
+    kinds = draw.ends_of_kinds(kinds)
     figure, panels = draw.kind_panels(kinds, 6, 0.27)
     most = max((count for counts in kinds.values() for count in counts.values()), default=1)
     for axes, counts in zip(panels, kinds.values(), strict=True):
@@ -66,7 +67,7 @@ def aspect_ratios_figure(sizes: np.ndarray) -> Figure:
 
 def brightness_figure(brightness: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     """Draw a box of the photos' mean gray levels per label, with whiskers of 1.5 box lengths."""
-    kinds = {kind: labels for kind, labels in brightness.items() if labels}
+    kinds = draw.ends_of_kinds({kind: labels for kind, labels in brightness.items() if labels})
     if not kinds:
         return draw.empty_figure("no photo")
     figure, panels = draw.kind_panels(kinds, 6, 0.3)

@@ -1,21 +1,23 @@
 """The figures of an exploration as plain data: the content of `explore.json` and of the page."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from itertools import combinations, product
+from itertools import chain, combinations, product
 
 import numpy as np
 import pandas as pd
 
 from src.analysis.explore.exploration import Exploration
 from src.analysis.explore.problems import LISTS, Row, near_pairs_of, rule_of
-from src.analysis.pages import folder_name
+from src.analysis.pages import LISTED, folder_name
+from src.errors import listed
 
 MADE_BY = "scripts/explore.py"
 RARE = 25  # photos; below, a threshold or a score of the label says little
 EVALUABLE = 3  # groups; below, a label cannot stand in train, val and test
 SHOWN = 60  # rows of a list that the page shows; its CSV has all
+PAIRS = 60, 40  # rows and columns of a table of pairs
 SIZES = 12  # of the commonest sizes, formats, cameras
 GROUP_SIZES = {"1": 1, "2": 2, "3 to 5": 5, "6 to 10": 10, "11 to 20": 20, "21 to 50": 50, "51 to 200": 200,
                "201 or more": np.inf}  # fmt: skip
@@ -81,15 +83,19 @@ def _labels(data: Exploration) -> dict[str, list[dict]]:
     return found
 
 
-def _pairs(data: Exploration) -> list[dict]:
-    """Return, for each two kinds, how many photos carry each pair of labels; the longer kind in rows."""
-    found = []
+def pair_counts(data: Exploration) -> Iterator[tuple[str, str, Counter]]:
+    """Yield, for each two kinds, how many photos carry each pair of labels; the longer kind first."""
     for kinds in combinations(data.kinds, 2):
         down, across = sorted(kinds, key=lambda kind: -len(data.kinds[kind]))
-        counts = Counter(
-            pair for r in data.records for pair in product(r.labels.get(down, ()), r.labels.get(across, ()))
-        )
-        names, others = list(data.kinds[down]), list(data.kinds[across])
+        pairs = (product(r.labels.get(down, ()), r.labels.get(across, ())) for r in data.records)
+        yield down, across, Counter(chain.from_iterable(pairs))
+
+
+def _pairs(data: Exploration) -> list[dict]:
+    """Return the pairs of the commonest labels of each two kinds as tables."""
+    found = []
+    for down, across, counts in pair_counts(data):
+        names, others = list(data.kinds[down])[: PAIRS[0]], list(data.kinds[across])[: PAIRS[1]]
         table = [[counts[name, other] for other in others] for name in names]
         found.append({"down": down, "across": across, "rows": names, "columns": others, "photos": table})
     return found
@@ -136,7 +142,7 @@ def _notices(data: Exploration, labels: dict, groups: dict) -> list[str]:
         ("rare", f"Rare, fewer than {RARE} photos"),
     ):
         if few := [row["label"] for rows in labels.values() for row in rows if row["verdict"] == verdict]:
-            notices.append(f"{why}: {'; '.join(few)}.")
+            notices.append(f"{why}: {listed(map(repr, few), LISTED)}.")
     return notices if len(data.readable) else [*notices, "No photo can be read."]
 
 

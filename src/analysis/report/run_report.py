@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path, PurePath
 
-from src.analysis.pages import ABOUT_TASK, folder_name, is_number, render, thumbnail
+from src.analysis.pages import ABOUT_TASK, LISTED, folder_name, is_number, render, thumbnail
 from src.analysis.report.worst_errors import compared
 from src.errors import listed
 from src.files import write_whole
 from src.overrides import shown, typed
-from src.runs import RunFolder, crossing_groups, label_counts, read_run, run_date
+from src.runs import RunFolder, crossing_groups, label_counts, mean_of, read_run, run_date
 
 WORST = 24
 FEW = 5  # below this many photos a score of a label says little
@@ -97,7 +97,7 @@ def _headline(run: RunFolder) -> list[tuple[str, object]]:
     """Return the scores for the top of the page: of the test split if there is one."""
     split = _judged_split(run)
     scores = run.metrics.get(split) or {}
-    named = [("macro F1", scores.get("f1_macro"))]
+    named = [(f"macro F1 {mean_of(scores)}".rstrip(), scores.get("f1_macro"))]
     if run.task == "multilabel":
         named += [("mean average precision", scores.get("map")), ("exact match", scores.get("exact_match"))]
     else:
@@ -118,11 +118,11 @@ def _notes(run: RunFolder) -> list[str]:
     notes = [f"{found['text']}; {found['cure']}".strip("; ") for found in run.certificate.get("findings", ())]
     for split in ("val", "test"):
         if split in counts and (none := list(counts.index[counts[split] == 0])):
-            notes.append(f"Cannot be evaluated, no {SPLIT_NAMES[split]} photo: {', '.join(none)}.")
+            notes.append(f"Cannot be evaluated, no {SPLIT_NAMES[split]} photo: {listed(none, LISTED)}.")
     if "test" in counts:
         few = [f"{label} ({count})" for label, count in counts["test"].items() if 0 < count < FEW]
         if few:
-            notes.append(f"Fewer than {FEW} test photos, so the scores say little: {', '.join(few)}.")
+            notes.append(f"Fewer than {FEW} test photos, so the scores say little: {listed(few, LISTED)}.")
     if crossing := crossing_groups(run):
         notes.append(f"Groups in several splits, so the scores are too good: {listed(crossing, 5)}.")
     if broken := len(_unreadable(run)):
@@ -200,6 +200,7 @@ def _scores(run: RunFolder) -> dict:
 def _score_rows(splits: list[Mapping]) -> dict[str, list[object]]:
     """Return each score that a split has, in the usual order."""
     present = dict.fromkeys(name for scores in splits for name, value in scores.items() if is_number(value))
+    present = {name: None for name in present if name not in ("labels_evaluated", "labels_total")}
     ordered = [name for name in SCORES if name in present] + [name for name in present if name not in SCORES]
     return {SCORES.get(name, name): [scores.get(name) for scores in splits] for name in ordered}
 
