@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from markupsafe import escape
 from PIL import Image, ImageFilter
 
 from src.analysis.explore.exploration import Exploration
@@ -195,7 +196,7 @@ def test_the_page_shows_the_figures_of_the_json(written):
         counts = [str(row["photos"]), f"{row['share']:.1%}", str(row["groups"])]
         assert [row["label"] + row["verdict"], *counts] in rows
     assert all(f"<b>{value}</b><span>{name}" in page for name, value in summary["totals"].items())
-    assert all(notice in page for notice in summary["notices"]) and summary["notices"]
+    assert all(str(escape(notice)) in page for notice in summary["notices"]) and summary["notices"]
     links = set(re.findall(r'href="([^"]+)"', page))
     assert all(link.startswith("#") or (written / link).is_file() for link in links)
 
@@ -278,7 +279,7 @@ def test_notices_name_the_giant_group_and_labels_that_are_too_few():
     assert summary["notices"][0].startswith("One group holds 30 of 50 photos (G)")
     assert summary["groups"]["photos_per_group"] == {"1": 20, "21 to 50": 1}
     assert summary["groups"]["largest"] == {"name": "G", "photos": 30, "share": 0.6}
-    assert "Cannot be evaluated, fewer than 3 groups: x." in summary["notices"]
+    assert "Cannot be evaluated, fewer than 3 groups: 'x'." in summary["notices"]
     assert "Rare, fewer than 25 photos: 'y'." in summary["notices"]
     alone = summary_of(["a", "b", "c", "d"], [("x",)] * 4)
     assert "Only one label, x: a classifier needs two or more." in alone["notices"]
