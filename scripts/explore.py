@@ -31,8 +31,10 @@ def main(cfg: DictConfig) -> None:
     check_folder(folder, [source.root, *named])
     records = assign_groups(source, datamodule.group)
     paths = [record.path for record in records]
-    looks = inspect_photos(source.root, paths, datamodule.preprocess.size, datamodule.cache_dir)
-    data = Exploration(source, records, looks, cfg.task, datamodule.group, datamodule.near_duplicates)
+    size, bits = datamodule.preprocess.size, datamodule.preprocess.sample_bits
+    looks = inspect_photos(source.root, paths, size, datamodule.cache_dir, bits)
+    near = datamodule.near_duplicates
+    data = Exploration(source, records, looks, cfg.task, datamodule.group, near, bits)
     summary = write_exploration(data, folder)
     found = [f"{part['title'].lower()} {part['count']:,}" for part in summary["problems"] if part["count"]]
     print(f"{len(records):,} labelled photos, {summary['groups']['joined']:,} groups")

@@ -11,8 +11,8 @@ from torch.utils.data import Dataset, Sampler
 
 from src.datamodules.records import Record
 from src.datamodules.transforms import TrainTransform
-from src.errors import InputError
-from src.images import UnreadableImage, content_digest, read_photo
+from src.errors import InputError, UnreadableImage
+from src.images import content_digest, read_photo
 from src.labels import LabelSpace
 from src.parallel import bounded_map, cores
 from src.preprocess import Preprocess, decoder
@@ -139,6 +139,11 @@ class EpochSampler(Sampler[tuple[int, int]]):
         # a batch of one has no variance for BatchNorm to normalise by where the feature map is a single pixel
         self.kept = size - last if batch and size > batch and last < max(2, world) else size
 
+    @property
+    def smallest(self) -> int:
+        """The photos of the smallest batch of any process."""
+        return min(self.kept % self.batch or self.batch, self.kept) // self.world
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order comes next."""
         self.epoch = epoch
@@ -163,7 +168,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 def image_store(cache_dir: str | Path, preprocess: Preprocess) -> RowStore:
     """Return the store of photos resized like this, uint8 `[H, W, 3]` each."""
-    about = {"resize": preprocess.resize, "decoder": decoder()}
+    about = {"resize": preprocess.resize, "decoder": decoder(), **preprocess.samples}
     return RowStore(cache_dir, "images", about, (*preprocess.size, 3), "uint8")
 
 

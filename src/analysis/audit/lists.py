@@ -45,7 +45,17 @@ def find_label_errors(cfg: DictConfig, datamodule: PhotoDataModule) -> Audit:
     probabilities = out_of_fold(features, targets, folds, labels, multilabel)
     suspects = find_suspects(linked, labels, multilabel, probabilities)
     unjudged, nearest = unjudgeable(linked, labels), nearest_labelled(features, linked.groups)
-    return Audit(datamodule.root, linked, labels, suspects, unjudged, nearest, origin, notes)
+    return Audit(
+        datamodule.root,
+        linked,
+        labels,
+        suspects,
+        unjudged,
+        nearest,
+        origin,
+        notes,
+        datamodule.preprocess.sample_bits,
+    )
 
 
 def judged_labels(records: Sequence[Record], multilabel: bool) -> LabelSpace:
