@@ -10,7 +10,7 @@ from src.datamodules.photo_datamodule import PhotoDataModule
 from src.datamodules.records import Record, Source, find_photos, ids_from_paths, tidy
 from src.datamodules.splits import SPLIT_NAMES
 from src.errors import InputError, listed, nearest
-from src.files import user_path
+from src.files import refuse_archive, user_path
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ def parse_pair(
 
 def _photos(root: Path) -> list[str]:
     """Return the paths of the photos below `root`, or say that there are none."""
+    refuse_archive("data.root", root)
     if not root.is_dir():
         found = root.parent.iterdir() if root.parent.is_dir() else ()
         others = [p.name for p in found if p.is_dir() and not p.name.startswith(".")]

@@ -11,7 +11,7 @@ from src.datamodules.csv_table import ID_COLUMNS, pick_column, read_csv
 from src.datamodules.photo_datamodule import PhotoDataModule
 from src.datamodules.records import PhotoIndex, Record, Source, tidy
 from src.errors import InputError, did_you_mean, listed
-from src.files import user_path
+from src.files import refuse_archive, user_path
 
 log = logging.getLogger(__name__)
 
@@ -170,6 +170,8 @@ class TableDataModule(PhotoDataModule):
         Raises:
             InputError: for a file that is no table, columns that are not there, no photo, no label.
         """
+        for key, path in (("root", self.csv.parent), ("csv", self.csv), ("images", self.images)):
+            refuse_archive(f"data.{key}", path)
         if self.named_by_root and not self.csv.is_file() and self.csv.parent.is_dir():
             raise InputError(
                 f"data.root={self.csv.parent}: no {self.csv.name} in it; name the table with data.csv=, "

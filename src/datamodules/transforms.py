@@ -3,7 +3,7 @@
 import torch
 from torchvision.transforms import v2
 
-from src.errors import InputError
+from src.config_check import check_number
 from src.seeds import mixed_seed
 
 
@@ -16,10 +16,8 @@ class TrainTransform:
     """
 
     def __init__(self, horizontal_flip: float = 0.5, rotation: float = 10.0):
-        if not 0 <= horizontal_flip <= 1:
-            raise InputError(f"data.augment.horizontal_flip={horizontal_flip}: a probability, from 0 to 1")
-        if not 0 <= rotation <= 180:
-            raise InputError(f"data.augment.rotation={rotation}: degrees, from 0 to 180")
+        check_number("data.augment.horizontal_flip", horizontal_flip)
+        check_number("data.augment.rotation", rotation)
         self.arguments = {"horizontal_flip": horizontal_flip, "rotation": rotation}
         steps: list[torch.nn.Module] = []
         if horizontal_flip:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
+from src.config_check import check_number
 from src.errors import InputError, did_you_mean, listed
 from src.labels import MISSING
 from src.models.base import Classifier
@@ -33,8 +34,9 @@ class SoftmaxHeads(Classifier):
         for kind in head_weights or {}:
             if kind not in self.labels.kinds:
                 raise InputError(f"model.head_weights.{kind}: {did_you_mean(kind, self.labels.kinds)}")
-            if not head_weights[kind] >= 0:
-                raise InputError(f"model.head_weights.{kind}={head_weights[kind]}: needs a number from 0 on")
+            check_number(
+                "model.head_weights", head_weights[kind], f"model.head_weights.{kind}={head_weights[kind]}"
+            )
 
     def probabilities(self, logits: Mapping[str, Tensor]) -> Tensor:
         """Return softmax scores `[B, labels]`, each kind summing to 1."""

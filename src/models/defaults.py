@@ -1,22 +1,23 @@
 """Values of a configuration that follow from the backbone and from whether it learns."""
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from src.errors import InputError, did_you_mean
 from src.models.backbones import backbone_defaults
 
 CACHES = ("auto", "features", "images", None)
+BETTER = {"loss": "min"} | dict.fromkeys(("f1", "map", "accuracy", "precision", "recall", "auroc"), "max")
 HEAD_EPOCHS, FINE_TUNING_EPOCHS = 20, 6
 
 
 def fill_defaults(cfg: DictConfig) -> DictConfig:
-    """Replace each null of `preprocess` and each `auto` of `data.cache` and `trainer.max_epochs` in place.
+    """Replace each null of `preprocess`, each `auto` and each callback's `mode` of null in place.
 
     A run saves its configuration after this, so that it resumes with the same values whatever the defaults
     are by then.
 
     Raises:
-        InputError: for an unknown backbone.
+        InputError: for an unknown backbone, or a mode against the figure that a callback monitors.
     """
     if "backbone" not in cfg.model:
         raise InputError("model.backbone: needs a name, as model.backbone=efficientnet_lite0")
@@ -35,4 +36,19 @@ def fill_defaults(cfg: DictConfig) -> DictConfig:
         cfg.data.cache = "features" if frozen and one_device and cfg.data.get("cache_dir") else None
     if epochs == "auto":
         cfg.trainer.max_epochs = HEAD_EPOCHS if frozen else FINE_TUNING_EPOCHS
+    for name, callback in (cfg.get("callbacks") or {}).items():
+        if callback and "monitor" in callback:
+            _fill_mode(cfg, f"callbacks.{name}", str(callback.monitor), callback.get("mode"))
     return cfg
+
+
+def _fill_mode(cfg: DictConfig, where: str, monitor: str, mode: str | None) -> None:
+    """Set whether a callback's figure is better the lower (`min`) or the higher (`max`) it is."""
+    better = next((word for name, word in BETTER.items() if monitor.endswith(name)), None)
+    if mode is None:
+        OmegaConf.update(cfg, f"{where}.mode", better or "min", force_add=True)
+    elif better and mode in ("min", "max") and mode != better and not cfg.get("resume"):
+        worst = "lowest" if mode == "min" else "highest"
+        raise InputError(
+            f"{where}.mode={mode} would keep the {worst} {monitor}: leave it out, or mode={better}"
+        )
