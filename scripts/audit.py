@@ -19,10 +19,10 @@ def main(cfg: DictConfig) -> None:
     """Write the lists of suspects or, with `apply=`, a new table with the decisions on them."""
     from src.analysis import pages
     from src.analysis.audit import apply, lists
-    from src.models import base, defaults
+    from src.models import backbones, base
 
     base.set_full_precision()
-    check_targets(defaults.fill_defaults(cfg))
+    check_targets(backbones.fill_defaults(cfg))
     config.check_seed(cfg.seed)
     if cfg.top < 0:
         raise InputError(f"top={cfg.top}: needs a number from 0 on")

@@ -19,7 +19,7 @@ def main(cfg: DictConfig) -> None:
     from src.datamodules.groups import assign_groups
     from src.datamodules.inspection import inspect_photos
     from src.files import user_path
-    from src.models.defaults import fill_defaults
+    from src.models.backbones import fill_defaults
     from src.overrides import shown
 
     check_targets(fill_defaults(cfg).data, "data")

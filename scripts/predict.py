@@ -17,8 +17,7 @@ def main(cfg: DictConfig) -> None:
     from src.inference.output import Output, find_output, find_shard, make_manifest
     from src.inference.predictor import Predictor
     from src.overrides import shown
-    from src.preprocess import decoder
-    from src.progress_bar import ProgressBar
+    from src.parallel import ProgressBar
     from src.runs import find_checkpoint
 
     shard = find_shard(cfg.shard)
@@ -30,28 +29,13 @@ def main(cfg: DictConfig) -> None:
         from src.models.base import set_full_precision
 
         set_full_precision()
+    settings = {"threshold": threshold, **{key: cfg[key] for key in ("batch_size", "precision", "compile")}}
     predictor = Predictor.load(
-        checkpoint,
-        device=cfg.device,
-        backend=cfg.backend,
-        precision=cfg.precision,
-        compile=cfg.compile,
-        threshold=threshold,
-        batch_size=cfg.batch_size,
-        num_workers=cfg.num_workers,
+        checkpoint, device=cfg.device, backend=cfg.backend, num_workers=cfg.num_workers, **settings
     )
     refuse_to_overwrite(output, photos, cfg.images, cfg.ckpt)
-    manifest = make_manifest(
-        checkpoint,
-        photos,
-        predictor.columns(cfg.probabilities),
-        threshold=threshold,
-        batch_size=cfg.batch_size,
-        precision=cfg.precision,
-        compile=cfg.compile,
-        decoder=decoder(),
-        arithmetic=predictor.backend.arithmetic,
-    )
+    columns, arithmetic = predictor.columns(cfg.probabilities), predictor.backend.arithmetic
+    manifest = make_manifest(checkpoint, photos, columns, arithmetic=arithmetic, **settings)
     out = Output(output, photos, manifest, shard, cfg.resume)
     with ProgressBar("Predicting", out.total, "photos", out.done) as bar:
         for count in out.written(lambda some: predictor.rows(some, cfg.probabilities)):

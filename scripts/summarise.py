@@ -5,11 +5,10 @@ import statistics
 import sys
 from pathlib import Path
 
-import yaml
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from src.errors import leave
+from src.runs import missing_runs
 
 
 def figures(metrics: dict) -> dict[str, float]:
@@ -20,20 +19,6 @@ def figures(metrics: dict) -> dict[str, float]:
         if isinstance(part, dict) and "accuracy" in part:
             values |= {f"{kind}_accuracy": part["accuracy"], f"{kind}_f1_macro": part["f1_macro"]}
     return {name: value for name, value in values.items() if value is not None}
-
-
-def left_out(folder: Path) -> list[str]:
-    """Return the runs below a folder that have not finished, and the folds that no finished run has."""
-    missing, folds = [], {}
-    for file in sorted(folder.glob("**/.hydra/config.yaml")):
-        run, data = file.parent.parent, yaml.safe_load(file.read_text(encoding="utf-8")).get("data") or {}
-        if not (run / "metrics.json").is_file():
-            missing.append(f"{run} has no metrics.json")
-        elif data.get("folds"):
-            folds.setdefault(data["folds"], set()).add(data["fold"])
-    for count, found in folds.items():
-        missing += [f"no finished run has fold {fold} of {count}" for fold in sorted({*range(count)} - found)]
-    return missing
 
 
 def main() -> None:
@@ -57,7 +42,7 @@ def main() -> None:
     if len(rows) > 1:
         spread = [f"{statistics.stdev(row[name] for row in rows):.4f}" for name in names]
         print("| standard deviation | " + " | ".join(spread) + " |")
-    if missing := left_out(folder):
+    if missing := missing_runs(folder):
         leave(1, f"the mean lacks runs: {'; '.join(missing)}")
 
 

@@ -19,12 +19,13 @@ def main(cfg: DictConfig) -> float:
     import lightning as L
 
     from src.inference.torch_backend import threads
+    from src.models.backbones import fill_defaults
     from src.models.base import set_full_precision
     from src.models.checkpoint import init_from
-    from src.models.defaults import fill_defaults
-    from src.training.evaluate import ending_on_signals, finish_run
-    from src.training.logging import quiet_lightning
-    from src.training.setup import alone_in, check_plan, prepare_run
+    from src.runs import LAST
+    from src.training.distributed import ending_on_signals
+    from src.training.evaluate import finish_run
+    from src.training.setup import alone_in, check_plan, prepare_run, quiet_lightning
 
     quiet_lightning()
     set_full_precision()
@@ -44,7 +45,7 @@ def main(cfg: DictConfig) -> float:
             init_from(model, model.init_from, [record.digest for record in datamodule.splits["test"]])
 
         trainer = prepare_run(cfg, model, datamodule)
-        last = str(run / "checkpoints" / "last.ckpt") if resuming else None
+        last = str(run / "checkpoints" / LAST) if resuming else None
         begun = time.perf_counter()
         with ending_on_signals(trainer), threads(1) if datamodule.features else nullcontext():
             trainer.fit(model, datamodule, ckpt_path=last, weights_only=True)

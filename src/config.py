@@ -86,9 +86,9 @@ def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
                 _leave_if_interrupted(error)
                 if failed and {"-m", "--multirun"} & {*sys.argv}:
                     _leave_sweep(failed, full)
-                if failed or not (said := _cannot_start(error)):
+                if failed or not (message := _cannot_start(error)):
                     raise
-                leave(2, said)
+                leave(2, message)
 
         return main
 
@@ -191,8 +191,8 @@ def explain(error: BaseException) -> str:
         if isinstance(inner, InputError):
             return str(inner)
     for inner in chain:
-        if isinstance(inner, OmegaConfBaseException) and (said := _wrong_key_or_value(inner)):
-            return said
+        if isinstance(inner, OmegaConfBaseException) and (message := _wrong_key_or_value(inner)):
+            return message
     if "Config group override must be" in str(error):
         return "a group needs the name of a choice: model=multilabel; '~logger' leaves one out"
     if "Ambiguous value for argument" in str(error):
@@ -227,10 +227,10 @@ def _wrong_key_or_value(error: OmegaConfBaseException) -> str | None:
         return f"unknown key '{name}': {did_you_mean(str(key), [str(k) for k in parent])}{plus}"
     if not name:
         return None
-    said = first_line(error)
-    if "is not a ListConfig" in said:
+    reason = first_line(error)
+    if "is not a ListConfig" in reason:
         return f"{name}: needs a list, {name}=[a,b]"
-    return f"{name}: {'needs a value, not null' if 'is not Optional' in said else said}"
+    return f"{name}: {'needs a value, not null' if 'is not Optional' in reason else reason}"
 
 
 def _same_leaf(name: str) -> list[str]:
@@ -249,8 +249,8 @@ def _unparsed(override: str) -> str:
     """Return the line for an override that Hydra cannot read: how it would have to be typed."""
     key, equals, value = override.partition("=")
     if not equals:
-        said = "to a key: data.root=PATH to train, images=PATH to predict"
-        return f"'{override}' is no override: give KEY=VALUE (a path belongs {said})"
+        place = "to a key: data.root=PATH to train, images=PATH to predict"
+        return f"'{override}' is no override: give KEY=VALUE (a path belongs {place})"
     ends = {"[": "]", "{": "}"}.get(value[:1])
     if ends and (ends not in value or value.endswith(ends)):
         return f"cannot read '{override}': a list is written {key}='[1, 2]', a mapping {key}='{{a: 1, b: 2}}'"

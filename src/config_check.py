@@ -29,6 +29,7 @@ RANGES = {
     "from 0 to 180": "data.augment.rotation",
 }
 RANGE_OF = {key: words for words, keys in RANGES.items() for key in keys.split()}
+BETTER = {"loss": "min"} | dict.fromkeys(("f1", "map", "accuracy", "precision", "recall", "auroc"), "max")
 RESERVED = {"_target_", "_convert_", "_recursive_", "_partial_", "_args_"}
 
 
@@ -74,6 +75,24 @@ def check_numbers(cfg: DictConfig) -> None:
         for where, part in parts:
             if part is not None:
                 check_number(key, part, f"{where}={part}")
+
+
+def fill_modes(cfg: DictConfig) -> None:
+    """Set for each callback that monitors a figure whether that is better the lower (`min`) or the higher.
+
+    Raises:
+        InputError: for a mode that says the opposite.
+    """
+    for name, callback in (cfg.get("callbacks") or {}).items():
+        if not callback or "monitor" not in callback:
+            continue
+        monitor, mode, key = str(callback.monitor), callback.get("mode"), f"callbacks.{name}.mode"
+        better = next((word for figure, word in BETTER.items() if monitor.endswith(figure)), None)
+        if mode is None:
+            OmegaConf.update(cfg, key, better or "min", force_add=True)
+        elif better and mode in ("min", "max") and mode != better and not cfg.get("resume"):
+            kept = "lowest" if mode == "min" else "highest"
+            raise InputError(f"{key}={mode} would keep the {kept} {monitor}: leave it out, or mode={better}")
 
 
 def _check_target(node: dict, where: str) -> None:

@@ -181,6 +181,9 @@ def resumed(cfg: DictConfig) -> DictConfig:
         saved.data.split_file = str(run)
     if saved.data.get("views") is None:  # of an earlier version
         saved.data.views = 1
+    for name, callback in saved.callbacks.items():  # an earlier version may have had ours elsewhere
+        if callback and name in cfg.callbacks and str(callback.get("_target_")).startswith("src."):
+            callback._target_ = cfg.callbacks[name]._target_
     saved.output_dir = str(run)
     saved.resume = str(run)
     return saved

@@ -1,29 +1,36 @@
-"""Run folders: the newest finished one, and their files read back as plain data. No torch.
+"""Run folders: the newest finished one, their files read back as plain data, a sweep's leaderboard. No torch.
 
 A file that is missing reads as empty, a broken one is an `InputError`.
 """
 
+import csv
+import io
 import logging
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from src.errors import InputError, first_line
-from src.files import is_locked, read_json, user_path
+from src.files import is_locked, read_json, user_path, write_whole
 from src.labels import SPLITS, TASKS
+from src.process import is_main
 
 if TYPE_CHECKING:  # a prediction without tables does without pandas
     import pandas as pd
 
 log = logging.getLogger(__name__)
 LOCK = ".lock"  # locked by a training until its last file is written
-BEST = "best.ckpt"
+BEST, LAST = "best.ckpt", "last.ckpt"
+LEADERBOARD = ("score", "job", "overrides", "status", "reason")  # its columns
 
 
 def find_checkpoint(ckpt: str | Path | None, outputs: Path = Path("outputs")) -> Path:
@@ -240,3 +247,61 @@ def _config(path: Path) -> object:
         return OmegaConf.load(path)
     except (OmegaConfBaseException, yaml.YAMLError, OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as YAML ({first_line(error)})") from error
+
+
+def missing_runs(folder: Path) -> list[str]:
+    """Return the runs below a folder that have not finished, and the folds that no finished run has."""
+    import yaml
+
+    missing, folds = [], {}
+    for file in sorted(folder.glob("**/.hydra/config.yaml")):
+        run, data = file.parent.parent, yaml.safe_load(file.read_text(encoding="utf-8")).get("data") or {}
+        if not (run / "metrics.json").is_file():
+            missing.append(f"{run} has no metrics.json")
+        elif data.get("folds"):
+            folds.setdefault(data["folds"], set()).add(data["fold"])
+    for count, found in folds.items():
+        missing += [f"no finished run has fold {fold} of {count}" for fold in sorted({*range(count)} - found)]
+    return missing
+
+
+class Leaderboard(Callback):
+    """Updates `leaderboard.csv` after each job of a sweep, and after a job that `resume=` continues."""
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Write the row of the job; a job that failed does not replace one that was done before."""
+        hydra = job_return.hydra_cfg.hydra
+        if "MULTIRUN" in str(hydra.mode):
+            folder, job = Path(config.hydra.sweep.dir), str(hydra.job.num)
+            given = " ".join(job_return.overrides or ())
+        else:
+            folder, job = Path(hydra.runtime.output_dir).parent, Path(hydra.runtime.output_dir).name
+            if not (folder / "leaderboard.csv").is_file() or not is_main():
+                return
+            given = None
+        rows = {row["job"]: row for row in _board_rows(folder / "leaderboard.csv")}
+        before = rows.get(job, {})
+        if job_return.status == JobStatus.COMPLETED:
+            row = {"score": f"{job_return.return_value:.6f}", "status": "done", "reason": ""}
+        elif before.get("status") == "done":
+            return
+        else:
+            reason = str(job_return._return_value).strip()
+            row = {"score": "", "status": "failed", "reason": reason.splitlines()[0] if reason else ""}
+        if given is None:  # a resumed job keeps its own
+            given = before.get("overrides", "")
+        rows[job] = {**row, "job": job, "overrides": given}
+        ranked = sorted(rows.values(), key=lambda row: (-float(row["score"] or -math.inf), row["job"]))
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, LEADERBOARD, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(ranked)
+        write_whole(folder / "leaderboard.csv", text.getvalue().encode())
+
+
+def _board_rows(file: Path) -> list[dict[str, str]]:
+    """Return the rows of a leaderboard; none where there is no file yet."""
+    if not file.is_file():
+        return []
+    with open(file, newline="", encoding="utf-8") as lines:
+        return [dict(row) for row in csv.DictReader(lines)]

@@ -107,7 +107,7 @@ def test_photos_that_are_replaced_while_it_trains_are_named(
         same.write_bytes(same.read_bytes())
         (root / judged[0]).unlink()
         shutil.copy(other, root / judged[1])
-        real(run, datamodule, device)
+        return real(run, datamodule, device)
 
     monkeypatch.setattr(evaluate, "write_predictions", replaced)
     run = train("kept", f"data.cache={cache}", "trainer.max_epochs=1")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks import label_errors as benchmark
+from src.analysis.audit import suspects
 from src.analysis.audit.evidence import unjudgeable
 from src.analysis.audit.suspects import LISTS, find_suspects, nearest_labelled
 from src.datamodules.groups import Linked
@@ -182,11 +183,12 @@ def test_one_kind_has_no_pairs_and_no_records_have_no_suspects():
     assert find_suspects(empty, space, False, np.empty((0, 2))) == {name: [] for name in LISTS}
 
 
-def test_nearest_photos_are_those_of_brute_force():
+def test_nearest_photos_are_those_of_brute_force(monkeypatch):
     rng = np.random.default_rng(0)
     features = rng.normal(size=(61, 8)).astype(np.float32)
     groups = rng.integers(0, 20, 61)
-    found = nearest_labelled(features, groups, count=3, block=7)
+    monkeypatch.setattr(suspects, "BLOCK", 7)
+    found = nearest_labelled(features, groups)
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     for i in range(61):
         others = [j for j in range(61) if groups[j] != groups[i]]

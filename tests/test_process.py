@@ -9,7 +9,7 @@ import pytest
 
 from src.datamodules import photo_datamodule as photo_module
 from src.inference.predictor import Predictor
-from src.models.image import PhotoClassifier
+from src.models.classifiers import PhotoClassifier
 from src.process import Terminated, exit_code, interruption, sigterm_raises
 from tests.made import FAST, run_script
 
@@ -54,7 +54,8 @@ def test_training_that_starts_its_fit_is_ended_in_one_line(photos, tmp_path, mon
                 raise RuntimeError("Please call iter(combined_loader) first.")
 
     setup = way == "answered by Lightning"
-    where = "src.models.image.PhotoClassifier.configure_optimizers" if setup else "lightning.Trainer.fit"
+    optimizers = "src.models.classifiers.PhotoClassifier.configure_optimizers"
+    where = optimizers if setup else "lightning.Trainer.fit"
     monkeypatch.setattr(where, stop)
     assert run_script(monkeypatch, "train", f"data.root={photos}", *FAST) == 143 and steps == []
     said = capsys.readouterr().err
@@ -94,9 +95,8 @@ def test_predicting_whose_loader_workers_are_ended_with_it_is_ended_in_one_line(
 @pytest.mark.parametrize(
     ("where", "signum"),
     [
-        ("src.models.image.PhotoClassifier.on_train_batch_start", signal.SIGINT),
-        ("src.models.image.PhotoClassifier.test_step", signal.SIGTERM),
-        ("src.training.evaluate.write_report", signal.SIGINT),
+        ("src.models.classifiers.PhotoClassifier.on_train_batch_start", signal.SIGINT),
+        ("src.models.classifiers.PhotoClassifier.test_step", signal.SIGTERM),
         ("src.training.evaluate.write_report", signal.SIGTERM),
     ],
 )

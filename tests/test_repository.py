@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.config import CONF, REPOSITORY
 from src.config_check import check_targets
-from src.models.defaults import fill_defaults
+from src.models.backbones import fill_defaults
 
 TEXT = {".py", ".md", ".yaml", ".yml", ".toml", ".txt", ".ipynb", ".cfg", ".html", ".sh", ".js", ".css", ""}
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))

@@ -9,11 +9,10 @@ from omegaconf import OmegaConf
 
 from src.callbacks.tune_thresholds import TuneThresholds
 from src.config_check import RANGE_OF, check_numbers
+from src.datamodules.dataset import TrainTransform
 from src.datamodules.photo_datamodule import PhotoDataModule
-from src.datamodules.transforms import TrainTransform
 from src.errors import InputError
-from src.models.backbones import BACKBONES, Entry
-from src.models.defaults import fill_defaults
+from src.models.backbones import BACKBONES, Entry, fill_defaults
 from src.overrides import PATHS, readable
 from tests.made import FAST, run_script, trained
 

@@ -87,16 +87,16 @@ def photo_panels(count: int, columns: int, width: float, height: float) -> tuple
     return figure, panels
 
 
-def short(name: object, limit: int = 32) -> str:
-    """Cut a long name, with an ellipsis."""
+def short(name: object) -> str:
+    """Cut a name of more than 32 characters, with an ellipsis."""
     name = str(name).replace("\n", " ")
-    return name if len(name) <= limit else name[: limit - 1].rstrip() + "…"
+    return name if len(name) <= 32 else name[:31].rstrip() + "…"
 
 
-def wrapped(text: str, width: int = 32, lines: int = 3) -> str:
-    """Break at spaces into at most `lines` lines of `width` characters."""
+def wrapped(text: str, width: int = 32) -> str:
+    """Break at spaces into at most three lines of `width` characters."""
     text = text.replace(";", "; ")
-    return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder="…", break_on_hyphens=False))
+    return "\n".join(textwrap.wrap(text, width, max_lines=3, placeholder="…", break_on_hyphens=False))
 
 
 def text_width(names: Iterable[str]) -> float:

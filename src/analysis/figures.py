@@ -196,14 +196,14 @@ def sample_grid_figure(
     """Draw photos, uint8 `[N, H, W, 3]`, with predicted and true labels, framed green (right) or red."""
     figure, panels = draw.photo_panels(len(images), min(4, max(len(images), 1)), 2.9, 3.5)
     words = {"fontsize": 9, "loc": "left", "parse_math": False}
-    for axes, image, true, said, good in zip(panels, images, truth, predicted, right, strict=False):
+    for axes, image, true, labels, good in zip(panels, images, truth, predicted, right, strict=False):
         axes.set_axis_on()
         axes.imshow(image)
         axes.set(xticks=[], yticks=[])
         colour, mark = (GREEN, "✓") if good else (RED, "✗")
         for spine in axes.spines.values():
             spine.set(color=colour, linewidth=3.5)
-        axes.set_title(draw.wrapped(f"{mark} {said or 'nothing'}"), color=colour, **words)
+        axes.set_title(draw.wrapped(f"{mark} {labels or 'nothing'}"), color=colour, **words)
         if not good:
             axes.set_xlabel(draw.wrapped(f"true: {true or 'nothing'}"), color=INK, **words)
     return figure

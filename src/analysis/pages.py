@@ -20,7 +20,7 @@ from src.images import open_image
 TEMPLATES = Path(__file__).parent / "templates"
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 THUMBNAIL = 220  # pixels, the longer side
-TASKS = {
+ABOUT_TASK = {
     "multilabel": "any combination of labels per photo",
     "dual_head": "one label of each kind per photo",
     "multiclass": "one label per photo",

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from src.errors import InputError, reason
 from src.files import write_whole
+from src.runs import BEST, LAST
 
 log = logging.getLogger(__name__)
 WRITING = 0.1  # of the time of training that goes to `last.ckpt` at most, where epochs are short
@@ -54,7 +55,7 @@ class BestCheckpoint(ModelCheckpoint):
     def __init__(self, dirpath: str, monitor: str = "val/loss", mode: str = "min"):
         super().__init__(
             dirpath=dirpath,
-            filename="best",
+            filename=Path(BEST).stem,
             monitor=monitor,
             mode=mode,
             save_last=False,  # Lightning's writes it only in epochs that improve
@@ -88,9 +89,9 @@ class BestCheckpoint(ModelCheckpoint):
         """
         if trainer.fast_dev_run:
             return
-        last = Path(self.dirpath) / "last.ckpt"
+        last = Path(self.dirpath) / LAST
         begun = time.perf_counter()
-        linked = improved and trainer.is_global_zero and _link(last.with_name("best.ckpt"), last)
+        linked = improved and trainer.is_global_zero and _link(last.with_name(BEST), last)
         if not trainer.strategy.broadcast(linked):
             trainer.save_checkpoint(last)
             self._took = time.perf_counter() - begun
@@ -98,7 +99,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best score, with paths in today's folder."""
-        best = str(Path(self.dirpath) / "best.ckpt")
+        best = str(Path(self.dirpath) / BEST)
         scores = list(state_dict["best_k_models"].values())
         kept = {best: scores[-1]} if scores else {}
         paths = {

@@ -1,14 +1,25 @@
-"""`history.csv`: a row per epoch, counted from 1."""
+"""Figures of a fit while it runs: lines in the log, `history.csv`, TensorBoard."""
 
 import csv
 import io
+import logging
+import sys
 import time
 from pathlib import Path
 
 import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import TQDMProgressBar
+from matplotlib.figure import Figure
 
+from src.analysis import figures as fig
+from src.datamodules.split_figures import label_table
+from src.decisions.predictions import decide
 from src.errors import InputError
 from src.files import write_whole
+from src.labels import MISSING, LabelSpace, apply_thresholds
+from src.parallel import ProgressLines
 
 COLUMNS = {
     "train_loss": "train/loss",
@@ -18,6 +29,7 @@ COLUMNS = {
     "train_f1": "train/f1",
     "val_f1": "val/f1",
 }
+log = logging.getLogger(__name__)
 
 
 class History(L.Callback):
@@ -63,3 +75,114 @@ class History(L.Callback):
         with open(self.path, "a", newline="", encoding="utf-8") as file:
             row = [trainer.current_epoch + 1, *figures, f"{self._lr:.6g}", seconds]
             csv.writer(file, lineterminator="\n").writerow(row)
+
+
+class Progress(TQDMProgressBar):
+    """A progress bar on a terminal; in the log a line per epoch, and some within one that takes long."""
+
+    def __init__(self):
+        super().__init__(refresh_rate=1 if sys.stderr.isatty() else 0, leave=False)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin to count the batches of the epoch."""
+        super().on_train_epoch_start(trainer, pl_module)
+        name = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        self._lines = ProgressLines(name, int(trainer.num_training_batches), "batches")
+
+    def on_train_batch_end(self, *arguments: object) -> None:
+        """Count a batch."""
+        super().on_train_batch_end(*arguments)
+        self._lines.update()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the epoch."""
+        super().on_train_epoch_end(trainer, pl_module)
+        logged = trainer.callback_metrics
+        named = ("train/loss", "val/loss", "train/f1", "val/f1", "val/accuracy")
+        figures = "  ".join(f"{name} {float(logged[name]):.4f}" for name in named if name in logged)
+        log.info("epoch %d/%s  %s", trainer.current_epoch + 1, trainer.max_epochs, figures)
+
+
+class TensorBoardFigures(L.Callback):
+    """Draws the validation split after each epoch, the class distribution at the start.
+
+    Args:
+        every: epochs between drawings; the distribution is drawn once.
+        samples: photos in the sample grid.
+    """
+
+    def __init__(self, every: int = 1, samples: int = 12):
+        if every < 1 or samples < 1:
+            raise InputError(f"callbacks.figures: every={every}, samples={samples}: both need at least 1")
+        self.every, self.samples = every, samples
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw how many photos each label has in each split."""
+        if not trainer.is_global_zero:
+            return
+        table = label_table(trainer.datamodule.splits, pl_module.labels).set_index("label")
+        figure = fig.class_distribution_figure(table[["kind", "train", "val", "test"]])
+        self._show(trainer, "class_distribution", figure)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw the figures of this epoch's validation."""
+        fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
+        if not fitting or trainer.current_epoch % self.every or not trainer.is_global_zero:
+            return
+        scores, targets = pl_module.scored["val"]
+        self._show(trainer, "val/confusion", confusion_of(pl_module, scores, targets))
+        figures = pl_module.figures["val"]
+        kinds = [figures] if "per_class" in figures else [figures[kind] for kind in pl_module.labels.kinds]
+        per_class = {label: values for part in kinds for label, values in part["per_class"].items()}
+        self._show(trainer, "val/f1_per_label", fig.label_f1_figure(per_class))
+        self._show(trainer, "val/samples", self._sample_grid(trainer, pl_module, scores, targets))
+
+    def _sample_grid(
+        self, trainer: L.Trainer, module: L.LightningModule, scores: torch.Tensor, targets: torch.Tensor
+    ) -> Figure:
+        """Draw photos from all over the validation split with their predicted and true labels."""
+        dataset = trainer.datamodule.dataset("val")
+        chosen = np.linspace(0, len(dataset) - 1, min(self.samples, len(dataset))).round().astype(int)
+        photos = np.stack([dataset[0, int(i)]["image"].permute(1, 2, 0).numpy() for i in chosen])
+        thresholds = module.thresholds.cpu().numpy() if hasattr(module, "thresholds") else None
+        truth, predicted = [], []
+        for i in chosen:
+            named = decide(module.task, module.labels, scores[i].numpy(), thresholds)
+            predicted.append(", ".join(name for names in named.values() for name in names) or "nothing")
+            truth.append(", ".join(true_names(module.labels, targets[i].numpy())) or "nothing")
+        right = [a == b for a, b in zip(truth, predicted, strict=True)]
+        return fig.sample_grid_figure(photos, truth, predicted, right)
+
+    def _show(self, trainer: L.Trainer, name: str, figure: Figure) -> None:
+        """Hand a figure to every logger that takes figures."""
+        for logger in trainer.loggers:
+            if hasattr(logger.experiment, "add_figure"):
+                logger.experiment.add_figure(name, figure, global_step=max(0, trainer.global_step - 1))
+
+
+def true_names(labels: LabelSpace, target: np.ndarray) -> list[str]:
+    """Return the labels that a target names: class indices of the kinds, or a multi-hot vector."""
+    if target.dtype.kind == "f":
+        return [name for name, on in zip(labels.names, target, strict=True) if on]
+    pairs = zip(labels.kinds.values(), target, strict=True)
+    return [names[index] for names, index in pairs if index != MISSING]
+
+
+def confusion_of(module: L.LightningModule, scores: torch.Tensor, targets: torch.Tensor) -> Figure:
+    """Return the confusion matrix of each head, or the outcomes of each label."""
+    labels = module.labels
+    if module.task == "multilabel":
+        decided = apply_thresholds(scores.numpy(), module.thresholds.cpu().numpy())
+        truth = targets.numpy() > 0
+        outcomes = [decided & truth, ~decided & truth, decided & ~truth, ~decided & ~truth]
+        counts = np.stack([outcome.sum(0) for outcome in outcomes], 1)
+        return fig.label_outcomes_figure(
+            {name: tuple(int(n) for n in counts[i]) for i, name in enumerate(labels.names)}
+        )
+    matrices = {}
+    for k, (kind, names) in enumerate(labels.kinds.items()):
+        known = targets[:, k] != MISSING
+        predicted = scores[known][:, labels.slices[kind]].argmax(1)
+        flat = targets[known, k] * len(names) + predicted
+        matrices[kind] = torch.bincount(flat, minlength=len(names) ** 2).reshape(len(names), -1).numpy()
+    return fig.confusion_matrix_figure(matrices, labels.as_dict())

@@ -47,7 +47,7 @@ class TuneThresholds(L.Callback):
             "clamp_above": clamp_above,
             "clamp_to": clamp_to,
         }
-        self.said = False
+        self._named = False
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Tune on the scores that the module collected."""
@@ -56,16 +56,16 @@ class TuneThresholds(L.Callback):
         scores, targets = pl_module.scores_of("val")
         if not torch.isfinite(scores).all():  # a diverged fit: the run itself ends with that
             return
-        self._say(pl_module.labels.names, targets.sum(0).tolist())
+        self._log_untuned(pl_module.labels.names, targets.sum(0).tolist())
         thresholds = tune_thresholds(scores.numpy(), targets.numpy(), **self.options)
         pl_module.thresholds.copy_(torch.from_numpy(with_room(thresholds, scores.numpy())))
 
-    def _say(self, names: Sequence[str], positives: Sequence[float]) -> None:
+    def _log_untuned(self, names: Sequence[str], positives: Sequence[float]) -> None:
         """Name the labels that keep 0.5, once in a fit."""
         least = self.options["min_positives"]
         few = [f"{name} ({count:g})" for name, count in zip(names, positives, strict=True) if count < least]
-        if few and not self.said:
+        if few and not self._named:
             log.info(
                 "Threshold 0.5, for fewer than %d positive validation photos: %s", least, listed(few, 30)
             )
-        self.said = True
+        self._named = True

@@ -8,17 +8,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
+from torchvision.transforms import v2
 
+from src.config_check import check_number
 from src.datamodules.records import Record
-from src.datamodules.transforms import TrainTransform
 from src.errors import InputError, UnreadableImage
 from src.images import content_digest, read_photo
 from src.labels import LabelSpace
-from src.parallel import bounded_map, cores
+from src.parallel import ProgressBar, bounded_map, cores, mixed_seed
 from src.preprocess import Preprocess, decoder
-from src.progress_bar import ProgressBar
 from src.row_store import Rows, RowStore, gigabytes
-from src.seeds import mixed_seed
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +37,34 @@ def encoded_targets(records: Sequence[Record], labels: LabelSpace, multilabel: b
     encode = labels.encode if multilabel else labels.encode_classes
     targets = [encode(record.labels) for record in records]
     return torch.from_numpy(np.stack(targets)) if targets else torch.empty(0)
+
+
+class TrainTransform:
+    """Random views of a uint8 image `[3, H, W]`; a pure function of (seed, epoch, index).
+
+    Args:
+        horizontal_flip: probability of a mirrored view.
+        rotation: largest angle in degrees, either way; the corners that open are filled with mid-grey.
+    """
+
+    def __init__(self, horizontal_flip: float = 0.5, rotation: float = 10.0):
+        check_number("data.augment.horizontal_flip", horizontal_flip)
+        check_number("data.augment.rotation", rotation)
+        self.arguments = {"horizontal_flip": horizontal_flip, "rotation": rotation}
+        steps: list[torch.nn.Module] = []
+        if horizontal_flip:
+            steps.append(v2.RandomHorizontalFlip(horizontal_flip))
+        if rotation:
+            bilinear = v2.InterpolationMode.BILINEAR
+            steps.append(v2.RandomRotation(rotation, interpolation=bilinear, fill=[114.0]))
+        self.steps = v2.Compose(steps) if steps else torch.nn.Identity()
+
+    def __call__(self, image: torch.Tensor, seed: int, epoch: int, index: int) -> torch.Tensor:
+        """Return the view of photo `index` in `epoch`."""
+        with torch.random.fork_rng(devices=[]):
+            # torch.manual_seed would queue a call for a GPU that is not in use, and keep each of them
+            torch.default_generator.manual_seed(mixed_seed(seed, epoch, index))
+            return self.steps(image)
 
 
 class PhotoDataset(Dataset):

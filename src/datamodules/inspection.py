@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from src.datamodules.near_duplicates import HASHED_SIZE, perceptual_hash
+from src.datamodules.groups import HASHED_SIZE, perceptual_hash
 from src.datamodules.records import Record, Source
 from src.errors import InputError, UnreadableImage, listed
 from src.files import write_whole
@@ -32,9 +32,8 @@ from src.images import (
     read_header,
     read_photo,
 )
-from src.parallel import bounded_map, cores
+from src.parallel import ProgressBar, bounded_map, cores
 from src.preprocess import decoder
-from src.progress_bar import ProgressBar
 from src.row_store import checked_folder, clear_stale
 
 log = logging.getLogger(__name__)
@@ -379,7 +378,7 @@ def replaced_since(root: Path, records: Sequence[Record], moment: int) -> list[s
         except UnreadableImage:
             return True
         except OSError:
-            return False  # it is gone: its reader has said so
+            return False  # it is gone: its reader has named it
 
     found = bounded_map(is_replaced, records, cores(), AHEAD)
     return [record.path for record, replaced in zip(records, found, strict=True) if replaced]

@@ -14,20 +14,25 @@ from torch.utils.data import DataLoader
 from src.config_check import check_arguments, check_number
 from src.datamodules import records as rec
 from src.datamodules import splits as sp
-from src.datamodules import statistics
-from src.datamodules.certificate import certify
 from src.datamodules.dataset import (
     EpochSampler,
     FeatureDataset,
     PhotoDataset,
+    TrainTransform,
     encoded_targets,
     image_store,
     store_images,
 )
-from src.datamodules.groups import Linked, assign_groups, link_records, report_copies, report_near_duplicates
+from src.datamodules.groups import (
+    FAITHFUL,
+    Linked,
+    assign_groups,
+    link_records,
+    report_copies,
+    report_near_duplicates,
+)
 from src.datamodules.inspection import SETTLED, drop_unreadable, replaced_since
-from src.datamodules.near_duplicates import FAITHFUL
-from src.datamodules.transforms import TrainTransform
+from src.datamodules.split_figures import Weighting, certify, class_weights, label_table, pair_table
 from src.errors import InputError, did_you_mean, listed
 from src.files import user_path
 from src.labels import TASKS, LabelSpace
@@ -98,14 +103,14 @@ class PhotoDataModule(L.LightningDataModule):
         for name, value in ((key, v) for key in ("mean", "std") for v in preprocess.get(key) or ()):
             check_number(f"preprocess.{name}", value)
         check_arguments(augment or {}, TrainTransform, "data.augment")
-        check_arguments(class_weights or {}, statistics.Weighting, "data.class_weights")
+        check_arguments(class_weights or {}, Weighting, "data.class_weights")
         self.task, self.shares, self.group, self.split_file = task, dict(splits), group, split_file
         self.near_duplicates, self.folds, self.fold = near_duplicates, folds, fold
         self.healthy = list(map(rec.tidy, healthy))
         self.multiple, self.skip_unreadable = multiple, skip_unreadable
         self.vocabulary = self._vocabulary(components or (), defects or ())
         self.preprocess = Preprocess(**preprocess)
-        self.weighting = statistics.Weighting(**class_weights) if class_weights is not None else None
+        self.weighting = Weighting(**class_weights) if class_weights is not None else None
         self.transform = TrainTransform(**augment) if augment else None
         self.views, self.cache, self.cache_dir = views, cache, cache_dir
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
@@ -230,9 +235,7 @@ class PhotoDataModule(L.LightningDataModule):
         """Return the loss weights by kind from the training split, or None for an unweighted loss."""
         if self.weighting is None:
             return None
-        return statistics.class_weights(
-            self.splits["train"], self.labels, self.multilabel, **vars(self.weighting)
-        )
+        return class_weights(self.splits["train"], self.labels, self.multilabel, **vars(self.weighting))
 
     def log_tables(self) -> None:
         """Log photos per label, pair and split, weights, and labels that cannot be evaluated."""
@@ -240,13 +243,13 @@ class PhotoDataModule(L.LightningDataModule):
             f"{name} {len(records)} photos in {self.certificate['groups'][name]} groups"
             for name, records in self.splits.items()
         )
-        table = statistics.label_table(self.splits, self.labels)
+        table = label_table(self.splits, self.labels)
         weights = self.class_weights()
         if weights:
             table["weight"] = [weight for values in weights.values() for weight in values]
         log.info("Split: %s\n%s", sizes, table.to_string(index=False))
         if len(self.labels.kinds) > 1:
-            pairs = statistics.pair_table(self.splits, self.labels)
+            pairs = pair_table(self.splits, self.labels)
             log.info("Pairs:\n%s", pairs.to_string(index=False))
         if lacking := self.certificate["not_evaluable"]:
             shown = listed((f"{label} ({why})" for label, why in lacking.items()), 30)

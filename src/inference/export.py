@@ -29,7 +29,7 @@ from src.inference.parity import (
 )
 from src.inference.torch_backend import TorchBackend
 from src.models.checkpoint import load_model
-from src.models.image import PhotoClassifier
+from src.models.classifiers import PhotoClassifier
 from src.overrides import shown
 from src.runs import run_of
 

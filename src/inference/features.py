@@ -13,17 +13,15 @@ import numpy as np
 import torch
 import torchvision
 
-from src.datamodules.dataset import read_unchanged
+from src.datamodules.dataset import TrainTransform, read_unchanged
 from src.datamodules.photo_datamodule import PhotoDataModule
 from src.datamodules.records import Record
-from src.datamodules.transforms import TrainTransform
 from src.inference.batches import Batch, Result, batch_range, count_batches
 from src.inference.torch_backend import ROWS, TorchBackend, choose_device
 from src.models.backbones import builder_version
-from src.models.image import PhotoClassifier
-from src.parallel import bounded_map, cores
+from src.models.classifiers import PhotoClassifier
+from src.parallel import ProgressBar, bounded_map, cores
 from src.preprocess import Preprocess, decoder
-from src.progress_bar import ProgressBar
 from src.row_store import Rows, RowStore, gigabytes
 
 log = logging.getLogger(__name__)

@@ -24,6 +24,7 @@ from src.errors import InputError, reason
 from src.files import file_digest, read_json, user_path, whole_file, write_json
 from src.inference import batches
 from src.inference.batches import Photo
+from src.preprocess import decoder
 
 Row = Mapping[str, str]
 GROUP = 128  # chunks in a row group of Parquet: 65,536 rows
@@ -92,7 +93,7 @@ def make_manifest(
     for photo in photos:
         named.update(f"{photo.id}\0{photo.path}\n".encode("utf-8", "backslashreplace"))
     about = {"checkpoint": file_digest(model), "photos": named.hexdigest(), "number of photos": len(photos)}
-    about |= {"chunk": batches.CHUNK, "columns": list(columns)}
+    about |= {"chunk": batches.CHUNK, "columns": list(columns), "decoder": decoder()}
     return json.loads(json.dumps(about | settings))
 
 

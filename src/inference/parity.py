@@ -11,7 +11,7 @@ import torch
 from src.errors import InputError
 from src.inference.batches import Backend, Photo, count_batches, photos_root, read_batch
 from src.labels import apply_thresholds
-from src.models.image import PhotoClassifier
+from src.models.classifiers import PhotoClassifier
 from src.parallel import bounded_map, cores
 from src.preprocess import Preprocess
 from src.runs import read_table

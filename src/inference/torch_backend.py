@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from src.errors import InputError, did_you_mean, first_line
 from src.inference.batches import Backend, Batch, Result, trained_sizes
 from src.models.backbones import builder_version
-from src.models.image import PhotoClassifier
+from src.models.classifiers import PhotoClassifier
 from src.preprocess import Preprocess
 
 log = logging.getLogger(__name__)

@@ -1,28 +1,33 @@
-"""Feature extractors: classifiers of torchvision and timm without their last layer."""
+"""Feature extractors: classifiers of torchvision and timm without their last layer, with their defaults."""
 
 import hashlib
 import importlib.util
 import logging
+import pickle
 import urllib.error
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from torch import nn
 from torchvision import models
 
+from src.config_check import fill_modes
 from src.errors import InputError, did_you_mean, listed
 from src.files import user_path
-from src.models.safe_load import read_pickled
 
 log = logging.getLogger(__name__)
 Color = tuple[float, float, float]
 State = Mapping[str, torch.Tensor]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TIMM = "timm/"
+CACHES = ("auto", "features", "images", None)  # of `data`
+HEAD_EPOCHS, FINE_TUNING_EPOCHS = 20, 6
 
 
 @dataclass(frozen=True)
@@ -178,6 +183,36 @@ def backbone_defaults(name: str) -> dict[str, object]:
     return {"image_size": entry.image_size, "mean": list(entry.mean), "std": list(entry.std)}
 
 
+def fill_defaults(cfg: DictConfig) -> DictConfig:
+    """Replace each null of `preprocess`, each `auto` and each callback's `mode` of null in place.
+
+    A run saves its configuration after this, so that it resumes with the same values whatever the defaults
+    are by then.
+
+    Raises:
+        InputError: for an unknown backbone, or a mode against the figure that a callback monitors.
+    """
+    if "backbone" not in cfg.model:
+        raise InputError("model.backbone: needs a name, as model.backbone=efficientnet_lite0")
+    for key, value in backbone_defaults(str(cfg.model.backbone)).items():
+        if cfg.preprocess.get(key) is None:
+            cfg.preprocess[key] = value
+    cache, epochs = cfg.data.get("cache"), cfg.trainer.get("max_epochs")
+    if isinstance(epochs, str) and epochs != "auto":
+        raise InputError(f"trainer.max_epochs={epochs}: needs a number of epochs, or auto")
+    if cache not in CACHES:
+        choices = [choice or "null" for choice in CACHES]
+        raise InputError(f"data.cache={cache}: {did_you_mean(str(cache), choices)}")
+    frozen = bool(cfg.model.get("freeze_backbone"))
+    if cache == "auto":
+        one_device = cfg.trainer.get("devices", 1) == 1 and cfg.trainer.get("num_nodes", 1) == 1
+        cfg.data.cache = "features" if frozen and one_device and cfg.data.get("cache_dir") else None
+    if epochs == "auto":
+        cfg.trainer.max_epochs = HEAD_EPOCHS if frozen else FINE_TUNING_EPOCHS
+    fill_modes(cfg)
+    return cfg
+
+
 def builder_version(name: str) -> str:
     """Return the package that builds a backbone, with its version: another one may compute other features."""
     package = "timm" if name.startswith((TIMM, "efficientnet_lite")) else "torchvision"
@@ -246,6 +281,31 @@ def _read(path: Path) -> State:
     if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise InputError(f"model.weights={path}: not a state dict (a mapping of names to tensors)")
     return state
+
+
+def read_pickled(path: Path, name: str, wanted: str) -> Any:
+    """Return what `torch.save` wrote, on the CPU.
+
+    Args:
+        path: the file.
+        name: of the file in messages.
+        wanted: the expected content, for messages.
+
+    Raises:
+        InputError: for a file that is none of torch's, a damaged one, or one that could run code.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise InputError(f"{name}: {error.strerror}") from error
+    except Exception as error:  # on damaged bytes torch's readers raise nearly every type there is
+        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
+            reason = f"not {wanted}: pickled objects in it could run code, which is refused"
+        elif isinstance(error, pickle.UnpicklingError) and "Unsupported operand" in str(error):
+            reason = f"not {wanted}: damaged, or a pickle that torch did not write and that could run code"
+        else:
+            reason = f"not {wanted}, or a damaged one"
+        raise InputError(f"{name}: {reason}") from error
 
 
 def _load(module: nn.Module, state: State, heads: tuple[str, ...], what: str) -> None:

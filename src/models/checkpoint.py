@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import InputError, did_you_mean, listed
+from src.models.backbones import read_pickled
 from src.models.base import SCHEMA
-from src.models.classifiers import DualHeadClassifier, MultiLabelClassifier
-from src.models.image import PhotoClassifier
-from src.models.safe_load import read_pickled
+from src.models.classifiers import DualHeadClassifier, MultiLabelClassifier, PhotoClassifier
 from src.runs import find_checkpoint
 
 log = logging.getLogger(__name__)
@@ -82,16 +81,13 @@ def load_model(path: str | Path) -> PhotoClassifier:
     return model.eval()
 
 
-def init_from(model: PhotoClassifier, path: str | Path, test_digests: Iterable[str] = ()) -> dict[str, Any]:
+def init_from(model: PhotoClassifier, path: str | Path, test_digests: Iterable[str]) -> None:
     """Start `model` from a checkpoint: the backbone whole, the heads' rows by label name.
 
     Args:
         model: changed in place.
         path: a checkpoint file or a run folder.
         test_digests: contents of today's test photos; a warning says how many the checkpoint was trained on.
-
-    Returns:
-        what was taken: `{taken: [labels], new: [labels], dropped: [labels], leaked: count}`.
 
     Raises:
         InputError: if the checkpoint's backbone is another one.
@@ -139,7 +135,6 @@ def init_from(model: PhotoClassifier, path: str | Path, test_digests: Iterable[s
             leaked,
             path,
         )
-    return {"taken": taken, "new": new, "dropped": dropped, "leaked": leaked}
 
 
 def _warn_of_other_pixels(path: str | Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:

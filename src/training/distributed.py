@@ -1,10 +1,11 @@
-"""Several devices as one run: checks, equal data in all processes, one end for all of them."""
+"""Several devices as one run: checks, equal data in all processes; the end of training by error or signal."""
 
 import copy
 import logging
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 import lightning as L
@@ -18,8 +19,10 @@ from omegaconf import DictConfig
 
 from src.datamodules.photo_datamodule import PhotoDataModule
 from src.errors import InputError
-from src.models.image import PhotoClassifier
-from src.process import launched
+from src.models.classifiers import PhotoClassifier
+from src.overrides import typed
+from src.process import exit_code, interruption, launched, sigterm_raises
+from src.runs import LAST
 
 log = logging.getLogger(__name__)
 
@@ -146,3 +149,36 @@ def ending_together(trainer: L.Trainer) -> Iterator[None]:
         for child in children:
             child.kill()
         raise
+
+
+@contextmanager
+def ending_on_signals(trainer: L.Trainer) -> Iterator[None]:
+    """Let Ctrl-C or SIGTERM end the script with its exit code and how to go on.
+
+    Lightning answers SIGTERM itself in its loops, after the step.
+    """
+    code = None
+    try:
+        with ending_together(trainer), sigterm_raises(lambda: trainer.received_sigterm):
+            yield
+    except BaseException as error:
+        interrupted = interruption(error)
+        by_lightning = isinstance(error, SystemExit) and error.code == 1  # its answer to Ctrl-C
+        if not (trainer.received_sigterm or interrupted or by_lightning):
+            _log_how_to_go_on(trainer, "Stopped")
+            raise
+        code = 128 + signal.SIGTERM if trainer.received_sigterm else exit_code(interrupted or error)
+    if code or trainer.received_sigterm:
+        _log_how_to_go_on(trainer, "Interrupted")
+        raise SystemExit(code or 128 + signal.SIGTERM)
+
+
+def _log_how_to_go_on(trainer: L.Trainer, what: str) -> None:
+    """Log what a run that ends early has kept and how it goes on."""
+    folder = getattr(trainer.checkpoint_callback, "dirpath", None)  # a dry run has none
+    last = Path(folder or "") / LAST
+    if folder and last.is_file():
+        go_on = f"python scripts/train.py {typed('resume', last.parent.parent)}"
+        log.warning("%s; %s is whole. Continue with: %s", what, last, go_on)
+    elif folder and what == "Interrupted":
+        log.warning("Interrupted before the first checkpoint: start again")

@@ -2,10 +2,8 @@
 
 import logging
 import math
-import signal
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,58 +15,24 @@ from src.analysis.drawing import save
 from src.analysis.figures import class_distribution_figure, loss_curve_figure
 from src.analysis.report.run_report import write_report
 from src.callbacks.checkpointing import epochs_done
-from src.callbacks.tensorboard import confusion_of
+from src.callbacks.history import confusion_of
 from src.datamodules.photo_datamodule import PhotoDataModule
-from src.datamodules.statistics import label_table
+from src.datamodules.split_figures import label_table
 from src.errors import InputError, listed
 from src.files import write_json
-from src.inference.batches import Photo, Result, run_batches
+from src.inference.batches import Photo, run_batches
 from src.inference.features import results_from_features
 from src.inference.output import write_rows
 from src.inference.predictor import Predictor
 from src.models.checkpoint import read_checkpoint
-from src.models.image import PhotoClassifier
+from src.models.classifiers import PhotoClassifier
 from src.overrides import shown, typed
-from src.process import Terminated, exit_code, interruption, sigterm_raises
+from src.process import Terminated
 from src.runs import BEST, read_run
-from src.training.distributed import ending_together, inference_device
-from src.training.provenance import git_commit, versions
+from src.training.distributed import ending_on_signals, inference_device
+from src.training.setup import git_commit, versions
 
 log = logging.getLogger(__name__)
-
-
-@contextmanager
-def ending_on_signals(trainer: L.Trainer) -> Iterator[None]:
-    """Let Ctrl-C or SIGTERM end the script with its exit code and how to go on.
-
-    Lightning answers SIGTERM itself in its loops, after the step.
-    """
-    code = None
-    try:
-        with ending_together(trainer), sigterm_raises(lambda: trainer.received_sigterm):
-            yield
-    except BaseException as error:
-        interrupted = interruption(error)
-        by_lightning = isinstance(error, SystemExit) and error.code == 1  # its answer to Ctrl-C
-        if not (trainer.received_sigterm or interrupted or by_lightning):
-            _say_how_to_go_on(trainer, "Stopped")
-            raise
-        code = 128 + signal.SIGTERM if trainer.received_sigterm else exit_code(interrupted or error)
-    if code or trainer.received_sigterm:
-        _say_how_to_go_on(trainer, "Interrupted")
-        raise SystemExit(code or 128 + signal.SIGTERM)
-
-
-def _say_how_to_go_on(trainer: L.Trainer, what: str) -> None:
-    """Log what a run that ends early has kept and how it goes on."""
-    folder = getattr(trainer.checkpoint_callback, "dirpath", None)  # a dry run has none
-    last = Path(folder or "") / "last.ckpt"
-    if folder and last.is_file():
-        go_on = typed("resume", last.parent.parent)
-        said = "%s; %s is whole. Continue with: python scripts/train.py %s"
-        log.warning(said, what, last, go_on)
-    elif folder and what == "Interrupted":
-        log.warning("Interrupted before the first checkpoint: start again")
 
 
 def finish_run(
@@ -93,18 +57,18 @@ def finish_run(
         if not trainer.is_global_zero:
             raise SystemExit(2)
         raise InputError(f"no epoch had a finite validation loss: lower model.lr (now {cfg.model.lr})")
-    best = run / "checkpoints" / "best.ckpt"
+    best = run / "checkpoints" / BEST
     with ending_on_signals(trainer):
         begun = time.perf_counter()
         metrics = evaluated(trainer, model, datamodule, best)
         if trainer.is_global_zero:
             predicting = time.perf_counter()
-            write_predictions(run, datamodule, inference_device(cfg))
+            replaced = write_predictions(run, datamodule, inference_device(cfg))
             durations = {"fit": seconds, "evaluate": predicting - begun}
             durations["predict"] = time.perf_counter() - predicting
             metrics["run"] = run_facts(cfg, model, datamodule, best, trainer, durations)
             write_results(run, cfg, trainer, metrics)
-            say_replaced(datamodule)
+            warn_replaced(datamodule, replaced)
     return float(metrics["val"]["f1_macro"])
 
 
@@ -123,17 +87,6 @@ def evaluated(
     return {"test": {}} | {split: {"loss": loss, **model.figures[split]} for split, loss in losses.items()}
 
 
-def say_replaced(datamodule: PhotoDataModule) -> None:
-    """Name the photos of train and val that are others by now."""
-    if replaced := datamodule.replaced_photos():
-        log.warning(
-            "%d photos of train and val have been replaced since this run began: it may have learned from "
-            "others than its tables name (%s)",
-            len(replaced),
-            listed(replaced),
-        )
-
-
 def write_results(run: Path, cfg: DictConfig, trainer: L.Trainer, metrics: Mapping[str, Any]) -> None:
     """Write the figures of a run in numbers and pictures, and print them."""
     model, datamodule = trainer.lightning_module, trainer.datamodule
@@ -144,7 +97,7 @@ def write_results(run: Path, cfg: DictConfig, trainer: L.Trainer, metrics: Mappi
     write_figures(run, model, datamodule, "test" if metrics["test"] else "val")
     log_hyperparameters(trainer, cfg, metrics)
     write_report(run, datamodule.root)
-    say(run, metrics)
+    print_figures(run, metrics)
 
 
 def run_facts(
@@ -176,41 +129,41 @@ def run_facts(
     }
 
 
-def write_predictions(run: Path, datamodule: PhotoDataModule, device: str = "auto") -> None:
+def write_predictions(run: Path, datamodule: PhotoDataModule, device: str = "auto") -> list[str]:
     """Write the test split's predictions with the same `Predictor` that `predict.py` uses.
 
     Photos that are decoded go through the batches of `predict.py` on `test_metadata.csv`: the same bytes.
     Where their features are kept, only the heads run again, and scores agree to 1e-6.
+
+    Returns:
+        paths of photos whose content is not that of their records any more.
     """
     predictor = Predictor.load(run / "checkpoints" / BEST, device=device, num_workers=datamodule.num_workers)
     test = datamodule.splits["test"]
     order = sorted(range(len(test)), key=lambda i: test[i].path)
     photos = [Photo(test[i].id, test[i].path, datamodule.root) for i in order]
     digests = [test[i].digest for i in order]
-    changed: list[str] = []
     if datamodule.features and test:
         rows = datamodule.features["test"][0].select(order)
         results = results_from_features(predictor.backend, rows, digests, predictor.batch_size)
     else:
-        read = run_batches(predictor.backend, photos, predictor.batch_size, predictor.num_workers)
-        results = _noting_changed(read, digests, photos, changed)
+        results = run_batches(predictor.backend, photos, predictor.batch_size, predictor.num_workers)
+    results = list(results)
     write_rows(run / "predictions.csv", predictor.columns(), predictor.rows(photos, results=results))
-    if changed:
-        log.warning(
-            "%d test photos have been replaced or removed since this run began: its figures and "
-            "predictions.csv may come from different photos (%s)",
-            len(changed),
-            listed(changed),
-        )
+    found = (result for batch in results for result in batch)
+    return [photos[r.index].path for r in found if digests[r.index] not in ("", r.digest)]
 
 
-def _noting_changed(
-    results: Iterable[list[Result]], digests: Sequence[str], photos: Sequence[Photo], changed: list[str]
-) -> Iterator[list[Result]]:
-    """Yield the results; note the paths of photos whose content is not that of these digests any more."""
-    for batch in results:
-        changed += [photos[r.index].path for r in batch if digests[r.index] not in ("", r.digest)]
-        yield batch
+def warn_replaced(datamodule: PhotoDataModule, predicted: Sequence[str]) -> None:
+    """Name the photos that are others by now: of the test split those that `write_predictions` met."""
+    predicted_from = "its figures and predictions.csv may come from different photos"
+    learned_from = "it may have learned from others than its tables name"
+    for paths, fault, consequence in (
+        (predicted, "test photos have been replaced or removed", predicted_from),
+        (datamodule.replaced_photos(), "photos of train and val have been replaced", learned_from),
+    ):
+        if paths:
+            log.warning("%d %s since this run began: %s (%s)", len(paths), fault, consequence, listed(paths))
 
 
 def write_figures(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule, split: str) -> None:
@@ -241,7 +194,7 @@ def log_hyperparameters(trainer: L.Trainer, cfg: DictConfig, metrics: Mapping[st
             logger.finalize("success")
 
 
-def say(run: Path, metrics: Mapping[str, Any]) -> None:
+def print_figures(run: Path, metrics: Mapping[str, Any]) -> None:
     """Print the figures of the run and where its files lie."""
     for split in ("val", "test"):
         figures = metrics[split]

@@ -1,8 +1,13 @@
 """Run setup: checks, folder lock, trainer, metadata."""
 
 import logging
+import platform
+import subprocess
+import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import lightning as L
@@ -12,7 +17,7 @@ from omegaconf import DictConfig
 
 from src.callbacks.checkpointing import AtomicCheckpointIO, BestCheckpoint, epochs_done
 from src.callbacks.history import History
-from src.config import build, check_seed
+from src.config import REPOSITORY, build, check_seed
 from src.datamodules.dataset import EpochSampler
 from src.datamodules.inspection import replaced_since
 from src.datamodules.photo_datamodule import PhotoDataModule
@@ -21,12 +26,11 @@ from src.files import file_lock, write_json, write_whole
 from src.inference.batches import trained_sizes
 from src.inference.features import split_features
 from src.models.checkpoint import read_checkpoint
-from src.models.image import PhotoClassifier
+from src.models.classifiers import PhotoClassifier
 from src.overrides import save_config, typed
 from src.process import is_main, launched
-from src.runs import LOCK
+from src.runs import BEST, LAST, LOCK
 from src.training.distributed import OneRun, check_devices, inference_device
-from src.training.provenance import git_commit, versions
 
 log = logging.getLogger(__name__)
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")  # with weights in float32, as what predicts
@@ -39,6 +43,68 @@ FIXED = {
     "val_check_interval": (1.0, WHOLE),
 }
 PATIENCE = 15.0  # seconds that the loader workers of a killed process need to end
+PACKAGES = ("torch", "torchvision", "timm", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow")
+EXCEPTHOOK = threading.excepthook
+
+
+class NoAdverts(logging.Filter):
+    """Drops Lightning's tips for its own products, and its notes on accelerators and signals."""
+
+    PHRASES = (
+        "💡",
+        "litlogger",
+        "litmodels",
+        "GPU available",
+        "TPU available",
+        "HPU available",
+        "Loaded model weights",
+        "Restoring states",
+        "Restored all states",
+        "weights_only",
+        "stopped: `max_epochs",
+        "LOCAL_RANK",
+        "Initializing distributed",
+        "All distributed processes registered",
+        "to estimate number of stepping batches",
+        "Received SIGTERM",
+        "Detected KeyboardInterrupt",
+    )
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record may pass."""
+        if not record.name.startswith("lightning"):
+            return True
+        message = record.getMessage()
+        return not any(phrase in message for phrase in self.PHRASES)
+
+
+def _print_unless_reported(failed: threading.ExceptHookArgs) -> None:
+    """Print the error of a thread, except a full disk under TensorBoard's writer, which raises it itself."""
+    reported = type(failed.thread).__name__ == "_AsyncWriterThread" and issubclass(failed.exc_type, OSError)
+    if not reported:
+        EXCEPTHOOK(failed)
+
+
+def quiet_lightning() -> None:
+    """Let Lightning's messages pass through the script's own handlers once, without adverts."""
+    threading.excepthook = _print_unless_reported
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
+    for handler in logging.getLogger().handlers:
+        if not any(isinstance(known, NoAdverts) for known in handler.filters):
+            handler.addFilter(NoAdverts())
+    for phrase in (
+        ".*does not have many workers.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*The number of training batches.*is smaller than the logging interval.*",
+        ".*`isinstance.treespec, LeafSpec.` is deprecated.*",
+        ".*pin_memory.*",
+        ".*You are using `torch.load`.*",
+        ".*lr_scheduler.step.*before.*optimizer.step.*",
+        ".*module.s. in eval mode at the start of training.*",
+    ):
+        warnings.filterwarnings("ignore", message=phrase)
 
 
 def check_plan(cfg: DictConfig) -> None:
@@ -223,7 +289,7 @@ def resume_point(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule,
     Raises:
         InputError: if there is none, or photos, labels or split have changed.
     """
-    last = run / "checkpoints" / "last.ckpt"
+    last = run / "checkpoints" / LAST
     if not last.is_file():
         raise InputError(f"resume={run}: it holds no checkpoints/last.ckpt; start a new run instead")
     content = read_checkpoint(last)
@@ -236,10 +302,24 @@ def resume_point(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule,
     done = epochs_done(content)
     if done > max_epochs:
         raise InputError(f"resume={run}: {done} epochs are trained already, trainer.max_epochs={max_epochs}")
-    if done and not last.with_name("best.ckpt").is_file():
+    if done and not last.with_name(BEST).is_file():
         anew = f"{typed('model.init_from', last)} {typed('data.split_file', run)}"
         raise InputError(f"resume={run}: its checkpoints/best.ckpt is gone; start a new run with {anew}")
     model.load_state_dict(content["state_dict"])  # what features are computed with
     model.provenance = content["provenance"]
     datamodule.first_epoch = done
     return int(content["global_step"])
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that figures can depend on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def git_commit() -> str | None:
+    """Return the commit of this code, with `-dirty` where files have changed; None outside a repository."""
+    command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -23,7 +23,7 @@ from src.files import write_whole
 from src.inference.features import extract_features
 from src.labels import LabelSpace
 from src.models.checkpoint import load_model
-from src.models.image import PhotoClassifier
+from src.models.classifiers import PhotoClassifier
 from src.models.linear import out_of_fold
 from src.runs import find_checkpoint
 

@@ -20,6 +20,8 @@ HEARSAY = 3.0  # nats by which the photos of its group may speak for a label tha
 MISSING_FLOOR = 0.4  # probability; of what the demo set has between 0.3 and that, four in ten are missing
 WRONG_FLOOR = 1.0  # nats; of what the demo set has between 0.5 and that, one in seven is wrong
 BELIEVED = 1.5  # doubt in nats; on a photo where a label has more, it stands for no pair
+NEAREST = 3  # photos of other groups to look at with a suspect
+BLOCK = 256  # photos that are compared with all others at once
 RIVALRY, STRONGEST = 0.5, 3.0  # what the log-odds of the most probable rival count, and up to where
 
 
@@ -80,21 +82,18 @@ def find_suspects(
     return {name: sorted(make(evidence), key=rank) for name, make in zip(LISTS, makers, strict=True)}
 
 
-def nearest_labelled(
-    features: np.ndarray, groups: np.ndarray, count: int = 3, block: int = 256
-) -> np.ndarray:
-    """Return the most similar photos of other groups, int64 `[N, count]`, -1 where there are too few.
+def nearest_labelled(features: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return the most similar photos of other groups, int64 `[N, NEAREST]`, -1 where there are too few.
 
-    The cosine of `features`, float `[N, F]`, orders them, then the position. `block` photos are compared with
-    all others at once.
+    The cosine of `features`, float `[N, F]`, orders them, then the position.
     """
     features = np.asarray(features, np.float32)
     norms = np.linalg.norm(features, axis=1, keepdims=True)
     unit = features / np.where(norms > 0, norms, 1)
-    found = np.full((len(unit), count), -1, np.int64)
-    kept = min(count, len(unit))
-    for begin in range(0, len(unit) if kept else 0, block):
-        part = slice(begin, begin + block)
+    found = np.full((len(unit), NEAREST), -1, np.int64)
+    kept = min(NEAREST, len(unit))
+    for begin in range(0, len(unit) if kept else 0, BLOCK):
+        part = slice(begin, begin + BLOCK)
         similar = unit[part] @ unit.T
         similar[groups[part, None] == groups] = -np.inf
         best = np.argpartition(-similar, kept - 1, axis=1)[:, :kept]

@@ -15,7 +15,7 @@ from src.analysis.explore import photo_figures as fig
 from src.analysis.explore.exploration import MEASURED, Exploration
 from src.analysis.explore.problems import LISTS, Row, find_problems, identical_sets
 from src.analysis.explore.summary import EVALUABLE, MADE_BY, RARE, summarise
-from src.analysis.pages import TASKS, Thumbnail, make_output, render, thumbnail
+from src.analysis.pages import ABOUT_TASK, Thumbnail, make_output, render, thumbnail
 from src.files import write_whole
 from src.images import open_image
 
@@ -158,7 +158,7 @@ def _page(summary: dict, thumbnails: Thumbnails, folder: Path) -> bytes:
         title=f"{summary['data']}: a look at the data",
         eyebrow=["Corbel", "a look at the data"],
         name=summary["data"],
-        about=f"{summary['task']}: {TASKS[summary['task']]}",
+        about=f"{summary['task']}: {ABOUT_TASK[summary['task']]}",
         scores=list(summary["totals"].items()),
         digits=0,
         notes=summary["notices"],

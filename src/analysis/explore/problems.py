@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from src.analysis.explore import photo_rules
 from src.analysis.explore.exploration import Exploration
 from src.analysis.pages import label_names
-from src.datamodules.near_duplicates import MANY
+from src.datamodules.groups import MANY
 from src.datamodules.records import Record
 
 GONE = "no such file"  # the reason that `open_image` gives

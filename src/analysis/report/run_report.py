@@ -5,7 +5,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path, PurePath
 
-from src.analysis.pages import TASKS, folder_name, is_number, render, thumbnail
+from src.analysis.pages import ABOUT_TASK, folder_name, is_number, render, thumbnail
 from src.analysis.report.worst_errors import compared
 from src.errors import listed
 from src.files import write_whole
@@ -56,7 +56,7 @@ def write_report(run: Path, images_root: Path | None = None) -> Path:
     show = partial(thumbnail, sample_bits=folder.setting("preprocess.sample_bits"))
     figures = {name: folder.path / name for name in FIGURES if (folder.path / name).is_file()}
     labels = ", ".join(f"{len(names)} of kind {kind}" for kind, names in folder.classes.items())
-    about = TASKS.get(folder.task, folder.task)
+    about = ABOUT_TASK.get(folder.task, folder.task)
     page = render(
         "report.html",
         title=f"{folder.task} {name} {date}".strip(),
