@@ -17,7 +17,7 @@ def main(cfg: DictConfig) -> None:
     from src.analysis.explore.exploration import Exploration
     from src.analysis.explore.folder import PAGE, check_folder, write_exploration
     from src.datamodules.groups import assign_groups
-    from src.datamodules.inspection import inspect_photos
+    from src.datamodules.inspection import inspect_photos, sample_range
     from src.files import user_path
     from src.models.backbones import fill_defaults
     from src.overrides import shown
@@ -31,8 +31,11 @@ def main(cfg: DictConfig) -> None:
     check_folder(folder, [source.root, *named])
     records = assign_groups(source, datamodule.group)
     paths = [record.path for record in records]
-    looks = inspect_photos(source.root, paths, datamodule.preprocess.size, datamodule.cache_dir)
-    data = Exploration(source, records, looks, cfg.task, datamodule.group, datamodule.near_duplicates)
+    size, bits = datamodule.preprocess.size, datamodule.preprocess.sample_bits
+    looks = inspect_photos(source.root, paths, size, datamodule.cache_dir, bits)
+    source.findings += sample_range(paths, looks, bits)
+    near = datamodule.near_duplicates
+    data = Exploration(source, records, looks, cfg.task, datamodule.group, near, bits)
     summary = write_exploration(data, folder)
     found = [f"notes {len(source.findings)}"] if source.findings else []
     found += [f"{part['title'].lower()} {part['count']:,}" for part in summary["problems"] if part["count"]]

@@ -24,8 +24,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from src.config_check import check_numbers
 from src.errors import InputError, did_you_mean, first_line, leave
-from src.overrides import config_folder, quoted, readable, run_folder
+from src.overrides import check_paths, config_folder, quoted, readable, run_folder
 from src.parallel import allowed_cores, quota
 from src.process import errors_only, exit_code, interruption, is_main, launched, sigterm_raises
 from src.schemas import SCHEMAS, TrainConfig
@@ -59,6 +60,8 @@ def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
                 errors_only()
             try:
                 check_root(cfg, SCHEMAS[name])
+                check_paths(cfg, name)
+                check_numbers(cfg)
                 return task(cfg)
             except Exception as caught:
                 error = _refused(caught, cfg.output_dir) or caught

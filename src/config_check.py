@@ -1,9 +1,12 @@
-"""Check of a configuration against the signatures of its targets: names and plain types of arguments."""
+"""Check of a configuration: names and plain types of arguments against its targets, ranges of numbers."""
 
 import inspect
+import math
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import hydra
@@ -11,6 +14,22 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from src.errors import InputError, did_you_mean, first_line
 
+RANGES = {
+    "from 0 to 1": "threshold preprocess.mean data.augment.horizontal_flip callbacks.thresholds.clamp_above "
+    "callbacks.thresholds.clamp_to",
+    "from 0 to below 1": "model.label_smoothing",
+    "above 0 to 1": "preprocess.std",
+    "above 0": "model.lr model.backbone_lr_factor",
+    "from 0 on": "model.weight_decay model.head_weights data.splits trainer.gradient_clip_val "
+    "callbacks.early_stopping.min_delta callbacks.early_stopping.patience trainer.log_every_n_steps",
+    "from 1 on": "trainer.accumulate_grad_batches callbacks.figures.every callbacks.figures.samples "
+    "callbacks.thresholds.min_positives",
+    "from 2 on": "data.folds",
+    "from 8 to 32": "preprocess.sample_bits",
+    "from 0 to 180": "data.augment.rotation",
+}
+RANGE_OF = {key: words for words, keys in RANGES.items() for key in keys.split()}
+BETTER = {"loss": "min"} | dict.fromkeys(("f1", "map", "accuracy", "precision", "recall", "auroc"), "max")
 RESERVED = {"_target_", "_convert_", "_recursive_", "_partial_", "_args_"}
 
 
@@ -32,6 +51,48 @@ def check_targets(cfg: Any, where: str = "") -> None:
         _check_target(cfg, where)
     for key, value in cfg.items():
         check_targets(value, f"{where}.{key}" if where else str(key))
+
+
+def check_number(key: str, value: Any, said: str = "") -> None:
+    """Refuse what is no number in the range of a key of `RANGES`; `said` names another place of it."""
+    words = RANGE_OF[key]
+    low, high = (*map(float, re.findall(r"\d+", words)), math.inf)[:2]
+    number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    end = number and ((value == low and "above" in words) or (value == high and "below" in words))
+    if not number or not low <= value <= high or end:
+        share = f", {value / 100:g} for {value:g} %" if number and high == 1 < value <= 100 else ""
+        raise InputError(f"{said or f'{key}={value}'}: needs a number {words}{share}")
+
+
+def check_numbers(cfg: DictConfig) -> None:
+    """Check the numbers of a configuration, also in lists and mappings, against `RANGES`."""
+    for key in RANGE_OF:
+        value = OmegaConf.select(cfg, key)
+        parts = [(key, value)]
+        if isinstance(value, DictConfig | ListConfig):
+            named = isinstance(value, DictConfig)
+            parts = [(f"{key}.{k}", v) for k, v in value.items()] if named else [(key, v) for v in value]
+        for where, part in parts:
+            if part is not None:
+                check_number(key, part, f"{where}={part}")
+
+
+def fill_modes(cfg: DictConfig) -> None:
+    """Set for each callback that monitors a figure whether that is better the lower (`min`) or the higher.
+
+    Raises:
+        InputError: for a mode that says the opposite.
+    """
+    for name, callback in (cfg.get("callbacks") or {}).items():
+        if not callback or "monitor" not in callback:
+            continue
+        monitor, mode, key = str(callback.monitor), callback.get("mode"), f"callbacks.{name}.mode"
+        better = next((word for figure, word in BETTER.items() if monitor.endswith(figure)), None)
+        if mode is None:
+            OmegaConf.update(cfg, key, better or "min", force_add=True)
+        elif better and mode in ("min", "max") and mode != better and not cfg.get("resume"):
+            kept = "lowest" if mode == "min" else "highest"
+            raise InputError(f"{key}={mode} would keep the {kept} {monitor}: leave it out, or mode={better}")
 
 
 def _check_target(node: dict, where: str) -> None:

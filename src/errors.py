@@ -1,4 +1,4 @@
-"""The one kind of error that a person, not the program, has to mend."""
+"""The errors that a person, not the program, has to mend."""
 
 import sys
 from collections.abc import Iterable
@@ -11,6 +11,10 @@ class InputError(ValueError):
 
     Raised anywhere, caught only at the top of a script, which prints the line and exits with code 2.
     """
+
+
+class UnreadableImage(InputError):
+    """A photo that cannot be read; the message is a short reason without the path, which the caller knows."""
 
 
 def nearest(name: str, choices: Iterable[str]) -> list[str]:

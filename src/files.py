@@ -19,6 +19,7 @@ if sys.platform != "win32":
     import fcntl
 
 log = logging.getLogger(__name__)
+ARCHIVES = {".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst"}
 
 
 def user_path(given: str | Path) -> Path:
@@ -33,6 +34,12 @@ def user_path(given: str | Path) -> Path:
         name = Path(given).parts[0][1:]
         why = f"no user '{name}' is known here" if name else "HOME is not set"
         raise InputError(f"{given}: {why}") from None
+
+
+def refuse_archive(key: str, path: Path) -> None:
+    """Refuse a file that is an archive of what a key names."""
+    if path.suffix.lower() in ARCHIVES and path.is_file():
+        raise InputError(f"{key}={path}: a {path.suffix[1:].upper()} archive: unpack it, and name its folder")
 
 
 @contextmanager

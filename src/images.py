@@ -2,17 +2,13 @@
 
 Training, evaluation, prediction and a service read photos here and nowhere else, so that all of them see the
 same pixels. Pillow and NumPy only.
-
-Pillow's decoders are called by class after a look at the first bytes. `Image.open` would put a limit and
-warnings of its own around the size of a photo, both global to the process.
 """
 
 import hashlib
 import io
 import os
 import stat
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,25 +16,19 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
-from src.errors import InputError
+from src.decoders import BITS, EXTRA, FORMAT, PHOTOMETRIC, find_decoder
+from src.errors import UnreadableImage
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".heic", ".heif"})
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".heic",
+                        ".heif"})  # fmt: skip
 MAX_BYTES = 100 * 2**20
 MAX_PIXELS = 50_000_000
 MAX_JPEG_PIXELS = 200_000_000  # in the header, whatever the scale it is decoded at
 EXIF_TAGS = ("Orientation", "Make", "Model", "DateTime", "GPSInfo")
 OVERSAMPLING = 2  # a scaled JPEG decode keeps this many times the pixels that a resize needs, along each axis
 
-_ACCEPTED = "JPEG, PNG, WebP, BMP, TIFF"
-_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
-_REFUSED = {b"GIF8": "GIF", b"%PDF": "PDF", b"PK\x03\x04": "ZIP archive", b"\0\0\0\x0cjP  ": "JPEG 2000"}
-_REFUSED |= {b"ftypavif": "AVIF", b"ftyp": "video or other media"}  # after a length of 4 bytes
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -50,20 +40,18 @@ _TURNS = {
 }
 _TRUNCATED = ("truncated", "end of file", "requires a buffer", "insufficient", "too small", "chunk b''")
 
-# Pillow warns of odd metadata without naming the photo; what matters in it is read with care below.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
 
-
-class UnreadableImage(InputError):
-    """A photo that cannot be read; the message is a short reason without the path, which the caller knows."""
-
-
-def open_image(source: str | Path | bytes | BinaryIO, min_size: tuple[int, int] | None = None) -> Image.Image:
+def open_image(
+    source: str | Path | bytes | BinaryIO,
+    min_size: tuple[int, int] | None = None,
+    sample_bits: int | None = None,
+) -> Image.Image:
     """Open a photo as upright RGB, or give the reason why that is not possible.
 
     The first bytes decide about the format, never the name: JPEG, PNG, WebP, BMP, TIFF, and HEIF where the
-    extra `heic` is installed. The first frame of several is taken, transparent pixels lie on white, 16-bit
-    gray is scaled to 8 bit, and the photo is turned by its EXIF orientation (malformed EXIF counts as none).
+    extra `heic` is installed. The first frame of several is taken, transparent pixels lie on white (alpha
+    that is 0 everywhere counts as none), deeper gray is scaled to 8 bit, and the photo is turned by its EXIF
+    orientation (malformed EXIF counts as none).
     A file has at most `MAX_BYTES`, and at most `MAX_PIXELS` are decoded: a JPEG counts at the scale it is
     decoded at, yet never above `MAX_JPEG_PIXELS` in its header; a progressive one counts in full, because its
     decoder holds the coefficients of the full size at any scale.
@@ -73,6 +61,8 @@ def open_image(source: str | Path | bytes | BinaryIO, min_size: tuple[int, int] 
         min_size: `(height, width)` in pixels, upright, that the photo will be resized to. A larger JPEG is
             then decoded at 1/2, 1/4 or 1/8 of its size, with at least `OVERSAMPLING` times as many pixels
             along each axis. None decodes in full.
+        sample_bits: the bits that gray samples of more than 8 bits really use; higher values are clipped.
+            None: all bits of the file's samples.
 
     Returns:
         An RGB image without metadata, so that nobody can turn it a second time.
@@ -83,7 +73,7 @@ def open_image(source: str | Path | bytes | BinaryIO, min_size: tuple[int, int] 
     """
     with _opened(source) as (image, name):
         _scale(image, name, min_size)
-        return as_upright_rgb(image)
+        return as_upright_rgb(image, sample_bits)
 
 
 @dataclass(frozen=True)
@@ -95,12 +85,14 @@ class Header:
         width: pixels across, upright.
         height: pixels down, upright.
         exif: the tags `EXIF_TAGS` by name, None where the file has none.
+        bits: of a sample; 8 for less.
     """
 
     format: str
     width: int
     height: int
     exif: dict[str, object]
+    bits: int = 8
 
 
 def read_header(source: str | Path | bytes | BinaryIO, min_size: tuple[int, int] | None = None) -> Header:
@@ -114,14 +106,27 @@ def read_header(source: str | Path | bytes | BinaryIO, min_size: tuple[int, int]
         exif = {tag: _exif(image, ExifTags.Base[tag]) for tag in EXIF_TAGS}
         turned = _orientation(image) >= 5 and name != "TIFF"  # Pillow has swapped the sides of that
         _scale(image, name, min_size)
-        return Header(name, *((height, width) if turned else (width, height)), exif)
+        return Header(name, *((height, width) if turned else (width, height)), exif, _bits(image))
+
+
+def largest_sample(content: bytes) -> tuple[int, bool]:
+    """Return the largest sample of a photo of more than 8 bits, and whether it is coloured.
+
+    Of colour the upper 8 bits are read, so that the lower ones count as set.
+    """
+    with _opened(content) as (image, _):
+        image.load()
+        if image.mode.startswith("I"):
+            return int(_samples(image).max()), False
+        bands = zip(image.getbands(), np.reshape(image.getextrema(), (-1, 2)), strict=True)
+        return 256 * max(int(high) for band, (_, high) in bands if band not in "Aa") + 255, True
 
 
 @contextmanager
 def _opened(source: str | Path | bytes | BinaryIO) -> Iterator[tuple[ImageFile.ImageFile, str]]:
     """Give a decoder before the pixels, and its format; every fault is an `UnreadableImage`."""
     content = read_photo(source)
-    name, reader = _reader(content[:64])
+    name, reader = find_decoder(content[:64])
     try:
         with reader(io.BytesIO(content)) as image:
             yield image, name
@@ -173,38 +178,6 @@ def _limit_bytes(size: int) -> None:
         raise UnreadableImage(f"{size:,} bytes or more exceed the limit of {MAX_BYTES:,} bytes")
 
 
-def _reader(head: bytes) -> tuple[str, Callable[[BinaryIO], ImageFile.ImageFile]]:
-    """Return the format's name and its decoder, from the first bytes of a file."""
-    if head.startswith(b"\xff\xd8\xff"):
-        return "JPEG", JpegImageFile  # also the first photo of an MPO file
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG", PngImageFile
-    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return "WebP", WebPImageFile
-    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-        return "TIFF", TiffImageFile
-    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
-        return "HEIC", _heif_reader()
-    if refused := next((name for signature, name in _REFUSED.items() if signature in head[:12]), None):
-        raise UnreadableImage(f"{refused}, none of {_ACCEPTED}")
-    if all(byte >= 32 or byte in b"\t\n\r\f" for byte in head):  # no control characters but white space
-        raise UnreadableImage("not an image (text?)")
-    if head.startswith(b"BM"):
-        return "BMP", BmpImageFile
-    raise UnreadableImage(f"not an image, or none of {_ACCEPTED}")
-
-
-def _heif_reader() -> Callable[[BinaryIO], ImageFile.ImageFile]:
-    """Return pillow-heif's decoder, imported when the first HEIC photo comes."""
-    try:
-        from pillow_heif import HeifImageFile
-    except ImportError:
-        raise UnreadableImage(
-            "HEIC photo: install the extra `heic` (python -m pip install -e '.[heic]')"
-        ) from None
-    return HeifImageFile
-
-
 def _reason(name: str, error: Exception) -> str:
     """Put a decoder's exception into a few words."""
     text = " ".join(str(error).split())
@@ -228,15 +201,28 @@ def _scale(image: ImageFile.ImageFile, name: str, min_size: tuple[int, int] | No
     _limit(image.size, header, MAX_PIXELS)
 
 
-def as_upright_rgb(image: Image.Image) -> Image.Image:
-    """Return an opened image as upright RGB without metadata, alpha on white."""
+def as_upright_rgb(image: Image.Image, sample_bits: int | None = None) -> Image.Image:
+    """Return an opened image as upright RGB without metadata, alpha on white; see `open_image`."""
+    if sample_bits and sample_bits < _bits(image) == 16 and not image.mode.startswith("I"):
+        raise UnreadableImage(
+            f"16-bit colour, of which the upper 8 bits are read: preprocess.sample_bits={sample_bits} is for "
+            "gray; save it with 8 bits"
+        )
     image.load()
     # only now: PNG may hold the tag behind the pixels; Pillow's TIFF reader turns them itself, and forgets it
     orientation = _orientation(image)
-    rgb = _to_rgb(image)
+    rgb = _to_rgb(image, sample_bits)
     rgb = rgb.transpose(_TURNS[orientation]) if orientation > 1 else rgb.copy()
     rgb.info.clear()
     return rgb
+
+
+def _bits(image: Image.Image) -> int:
+    """Return the bits of a sample of an image that has not been loaded yet; 8 for less."""
+    if isinstance(image, TiffImageFile):
+        return max(8, *image.tag_v2.get(BITS, (1,)))
+    deep = image.mode.startswith("I") or (image.format == "PNG" and ";16" in str(image.tile))
+    return 16 if deep else 8
 
 
 def _limit(decoded: tuple[int, int], header: tuple[int, int], limit: int) -> None:
@@ -259,26 +245,57 @@ def _exif(image: Image.Image, tag: int) -> object:
         return None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, sample_bits: int | None = None) -> Image.Image:
     """Convert any mode to RGB; transparent pixels on white."""
     if image.mode.startswith("I"):
-        return _gray_to_8_bit(image).convert("RGB")
+        return _gray_to_8_bit(image, sample_bits).convert("RGB")
     if image.mode == "F":
         raise UnreadableImage("32-bit float samples, which have no range to scale to 8 bit")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        colours = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        alpha = colours.getchannel("A")
+        if isinstance(image, TiffImageFile):
+            _check_alpha(alpha, image.tag_v2.get(EXTRA, ())[:1] == (1,))
+        if alpha.getextrema()[1] == 0:
+            return colours.convert("RGB")
         white = Image.new("RGB", image.size, "white")
-        white.paste(image, mask=image.getchannel("A"))
+        white.paste(colours, mask=alpha)
         return white
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _gray_to_8_bit(image: Image.Image) -> Image.Image:
-    """Scale 16-bit gray to mode L, `round(v / 257)`; Pillow's `convert` would clip at 255: all white."""
-    samples = np.asarray(image)
-    if image.mode == "I" and (samples.min() < 0 or samples.max() > 65535):
-        raise UnreadableImage("32-bit gray samples beyond 0 to 65535, which have no range to scale to 8 bit")
-    gray = samples.astype(np.uint32)
-    gray += 128
-    gray //= 257
+def _check_alpha(alpha: Image.Image, multiplied: bool) -> None:
+    """Refuse a TIFF's extra band that is declared as alpha and is none, or hides all `multiplied` colours."""
+    none, *_, full = counts = alpha.histogram()
+    if 2 * (none + full) < sum(counts) or (multiplied and none == sum(counts)):
+        raise UnreadableImage("its extra band is declared as alpha and is no mask: save the photo as RGB")
+
+
+def _samples(image: Image.Image) -> np.ndarray:
+    """Return the gray samples of a file, `[height, width]`, as they are stored."""
+    samples, tags = np.asarray(image), getattr(image, "tag_v2", {})
+    unsigned = 32 in tags.get(BITS, ()) and 2 not in tags.get(FORMAT, ())
+    return samples.view(np.uint32) if unsigned else samples
+
+
+def _gray_to_8_bit(image: Image.Image, sample_bits: int | None) -> Image.Image:
+    """Scale gray of more than 8 bits to mode L; Pillow's `convert` would clip at 255: all white."""
+    samples, tags = _samples(image), getattr(image, "tag_v2", {})
+    stored = max(tags.get(BITS, (32 if image.mode == "I" else 16,)))
+    high = int(samples.max())
+    if samples.min() < 0:
+        raise UnreadableImage("negative samples, which have no range to scale to 8 bit")
+    if stored > 16 and not sample_bits and high and not 2**15 <= high < 2**16:
+        raise UnreadableImage(
+            f"32-bit samples up to {high:,}, of no known range: name it with preprocess.sample_bits="
+            f"{max(8, high.bit_length())}, or save 8 or 16 bits"
+        )
+    used = min(sample_bits or min(stored, 16), stored - (2 in tags.get(FORMAT, ())))
+    top = 2**used - 1
+    gray = np.minimum(samples, top).astype(np.uint32 if used <= 16 else np.uint64)
+    if tags.get(PHOTOMETRIC) == 0:
+        gray = top - gray
+    gray *= 510
+    gray += top
+    gray //= 2 * top
     return Image.fromarray(gray.astype(np.uint8))

@@ -3,7 +3,7 @@
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -16,8 +16,9 @@ from src.files import user_path, write_whole
 from src.process import is_main
 
 PATHS = {"data.root", "data.csv", "data.images", "data.split_file", "data.cache_dir", "model.weights",
-         "model.init_from", "resume", "ckpt", "images", "root", "output", "apply",
-         "hydra.run.dir"}  # fmt: skip
+         "model.init_from", "resume", "ckpt", "images", "root", "output", "apply", "output_dir",
+         "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"}  # fmt: skip
+SWEPT = re.compile(r"""(?:\\.|'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,])+""")  # the values of `-m key=a,b`
 RESUMABLE = ("trainer.max_epochs", "data.root", "data.csv", "data.images")
 QUOTES = "'\""
 HYDRA_FLAGS = "help|hydra|version|cfg|resolve|package|run|multirun|shell|config|experimental|info"
@@ -86,7 +87,7 @@ def _key(text: str) -> str:
 
 
 def readable(argv: list[str]) -> list[str]:
-    """Return `argv` with `-m` first, and with quotes around paths that Hydra could not read without.
+    """Return `argv` with `-m` first, and with quotes around paths that Hydra would read as something else.
 
     With `resume=`, keys that may change are added where this call's own data and model do not have them.
     """
@@ -94,22 +95,42 @@ def readable(argv: list[str]) -> list[str]:
         if re.match(rf"--(?!{HYDRA_FLAGS})", arg):
             leave(2, f"'{arg}' is no option: values are given as KEY=VALUE, without dashes; see --help")
     flags = [arg for arg in argv[1:] if arg in ("-m", "--multirun")]
-    rest = [_readable(arg) for arg in argv[1:] if arg not in flags]
+    paths = PATHS - {"resume"} if Path(argv[0]).stem == "predict" else PATHS  # there it is a switch
+    rest = [_readable(arg, paths, bool(flags)) for arg in argv[1:] if arg not in flags]
     if any(arg.startswith("resume=") for arg in rest):
         rest = [f"++{arg}" if arg.startswith(RESUMABLE) else arg for arg in rest]
     return [argv[0], *flags, *rest]
 
 
-def _readable(arg: str) -> str:
-    """Return an override of a path quoted, if Hydra cannot read it as it is."""
+def _readable(arg: str, paths: Collection[str], sweep: bool) -> str:
+    """Return an override of a path quoted, if Hydra would not read it as the text that it is.
+
+    Null stays null, and what Hydra reads as a text, an interpolation or a function of a sweep stays as it is.
+    """
     key, _, value = arg.partition("=")
-    if key.lstrip("+") not in PATHS:
+    if key.lstrip("+") not in paths:
         return arg
+    if sweep and (choice := re.fullmatch(r"choice\((.*)\)", value)):
+        value = choice[1]
+    parts = SWEPT.findall(value) if sweep else []
+    if len(parts) > 1:
+        return (
+            f"{key}={','.join(_readable(f'{key}={part}', paths, False).partition('=')[2] for part in parts)}"
+        )
     try:
-        OverridesParser.create().parse_override(arg)
+        parsed = OverridesParser.create().parse_override(arg)
     except HydraException:
         return override(key, value)
-    return arg
+    if parsed.is_sweep_override():
+        return arg if sweep else override(key, value)
+    return arg if parsed.value() is None or isinstance(parsed.value(), str) else override(key, value)
+
+
+def check_paths(cfg: DictConfig, script: str) -> None:
+    """Refuse a path from a file that YAML has read as a number or a truth value."""
+    for key in sorted(PATHS - {"resume"} if script == "predict" else PATHS):
+        if not isinstance(value := OmegaConf.select(cfg, key), str | None):
+            raise InputError(f"{key}: {value} is no name: in a file it needs quotes, as {key}: '2024_05'")
 
 
 def run_folder(resume: str | None, otherwise: str) -> str:
@@ -120,7 +141,7 @@ def run_folder(resume: str | None, otherwise: str) -> str:
     """
     if not resume:
         return otherwise
-    run = user_path(resume).absolute()
+    run = user_path(str(resume)).absolute()
     if os.path.isfile(_saved_config(run)):  # False also for a name that is too long
         if not (run / "checkpoints" / "last.ckpt").is_file():
             raise InputError(f"resume={resume}: it holds no checkpoints/last.ckpt; start a new run instead")

@@ -11,6 +11,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, features
 
+from src.config_check import check_number
 from src.errors import InputError, did_you_mean
 from src.images import OVERSAMPLING, open_image
 
@@ -45,15 +46,19 @@ class Preprocess:
             centred on gray 114; `crop` fits the short side and cuts the long one, centred.
         mean: Of red, green and blue, for values between 0 and 1. Only carried here: the model normalises.
         std: Standard deviations of red, green and blue, from 0 to 1. The defaults are ImageNet's.
+        sample_bits: The bits, 8 to 32, that gray samples of more than 8 bits really use, as 12 for a 12-bit
+            camera that writes 16-bit files; null: all bits of the file's samples.
 
     Raises:
-        InputError: for sizes below 1, an unknown `resize`, or `mean` and `std` that are not three numbers.
+        InputError: for sizes below 1, an unknown `resize`, `mean` and `std` that are not three numbers, or
+            `sample_bits` out of range.
     """
 
     image_size: int | tuple[int, int] = 224
     resize: str = "squash"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    sample_bits: int | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "image_size", _sides(self.image_size))
@@ -63,15 +68,22 @@ class Preprocess:
             object.__setattr__(self, name, _three_numbers(name, getattr(self, name)))
         if min(self.std) <= 0:
             raise InputError(f"preprocess.std {list(self.std)}: must be above 0, pixels are divided by it")
+        if self.sample_bits is not None:
+            check_number("preprocess.sample_bits", self.sample_bits)
 
     @property
     def size(self) -> tuple[int, int]:
         """`(height, width)` in pixels."""
         return (self.image_size,) * 2 if isinstance(self.image_size, int) else self.image_size
 
+    @property
+    def samples(self) -> dict[str, int]:
+        """`sample_bits` where it is set, for the keys of caches: without it they are as they were."""
+        return {} if self.sample_bits is None else {"sample_bits": self.sample_bits}
+
     def __call__(self, source: str | Path | bytes | BinaryIO) -> np.ndarray:
         """Open a photo and resize it; uint8 of shape `[height, width, 3]`, or `UnreadableImage`."""
-        return self.resize_image(open_image(source, min_size=self.size))
+        return self.resize_image(open_image(source, self.size, self.sample_bits))
 
     def resize_image(self, image: Image.Image) -> np.ndarray:
         """Resize what `open_image(..., min_size=self.size)` gave to uint8 `[height, width, 3]`."""

@@ -73,18 +73,18 @@ class DemoConfig:
 class ExploreConfig(TrainConfig):
     """Root keys of `conf/explore.yaml`: those of training, so that an experiment fits, and where to write."""
 
-    output: str | None = None
+    output: Any = None  # a path, see `check_paths`
 
 
 @dataclass
 class AuditConfig(TrainConfig):
     """Root keys of `conf/audit.yaml`: those of training, and its own."""
 
-    ckpt: str | None = None
+    ckpt: Any = None  # a path, see `check_paths`
     folds: int = 5
     top: int = 60
-    apply: str | None = None
-    output: str | None = None
+    apply: Any = None  # a path, see `check_paths`
+    output: Any = None  # a path, see `check_paths`
     device: str = "auto"
 
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image, ImageFile
 
 from src import images
-from src.errors import InputError
-from src.images import UnreadableImage, as_upright_rgb, open_image, read_header
+from src.errors import InputError, UnreadableImage
+from src.images import as_upright_rgb, open_image, read_header
 from src.preprocess import Preprocess
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")  # as src.images does

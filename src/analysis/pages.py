@@ -13,9 +13,9 @@ from pathlib import Path, PurePath, PurePosixPath
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from src.errors import InputError, listed
+from src.errors import InputError, UnreadableImage, listed
 from src.files import make_folder
-from src.images import UnreadableImage, open_image
+from src.images import open_image
 
 TEMPLATES = Path(__file__).parent / "templates"
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -77,7 +77,9 @@ def folder_name(path: PurePath, generic: tuple[str, ...]) -> str:
     return "/".join(parts if parts[-1:] and parts[-1] in generic else parts[-1:])
 
 
-def thumbnail(root: Path | None, path: str, size: int = THUMBNAIL) -> Thumbnail:
+def thumbnail(
+    root: Path | None, path: str, size: int = THUMBNAIL, sample_bits: int | None = None
+) -> Thumbnail:
     """Return a small JPEG of a photo, `size` pixels the longer side, or None and the reason.
 
     The path is relative to the data root; one that leads out of it is refused.
@@ -88,7 +90,7 @@ def thumbnail(root: Path | None, path: str, size: int = THUMBNAIL) -> Thumbnail:
     if not path or parts.is_absolute() or ".." in parts.parts or Path(path).is_absolute():
         return None, "its path does not lead into the data root"
     try:
-        photo = open_image(root / parts, min_size=(size, size))
+        photo = open_image(root / parts, (size, size), sample_bits)
     except UnreadableImage as error:
         return None, f"cannot be read now: {error}"
     photo.thumbnail((size, size))

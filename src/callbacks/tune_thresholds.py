@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import lightning as L
 import torch
 
+from src.config_check import check_number
 from src.decisions.thresholds import METHODS, tune_thresholds, with_room
 from src.errors import InputError, did_you_mean, listed
 
@@ -38,6 +39,8 @@ class TuneThresholds(L.Callback):
             raise InputError(
                 f"callbacks.thresholds.min_positives={min_positives}: needs a whole number from 1 on"
             )
+        check_number("callbacks.thresholds.clamp_above", 0 if clamp_above is None else clamp_above)
+        check_number("callbacks.thresholds.clamp_to", clamp_to)
         self.options = {
             "method": method,
             "min_positives": min_positives,

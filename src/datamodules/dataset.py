@@ -10,9 +10,10 @@ import torch
 from torch.utils.data import Dataset, Sampler
 from torchvision.transforms import v2
 
+from src.config_check import check_number
 from src.datamodules.records import Record
-from src.errors import InputError
-from src.images import UnreadableImage, content_digest, read_photo
+from src.errors import InputError, UnreadableImage
+from src.images import content_digest, read_photo
 from src.labels import LabelSpace
 from src.parallel import ProgressBar, bounded_map, cores, mixed_seed
 from src.preprocess import Preprocess, decoder
@@ -47,10 +48,8 @@ class TrainTransform:
     """
 
     def __init__(self, horizontal_flip: float = 0.5, rotation: float = 10.0):
-        if not 0 <= horizontal_flip <= 1:
-            raise InputError(f"data.augment.horizontal_flip={horizontal_flip}: a probability, from 0 to 1")
-        if not 0 <= rotation <= 180:
-            raise InputError(f"data.augment.rotation={rotation}: degrees, from 0 to 180")
+        check_number("data.augment.horizontal_flip", horizontal_flip)
+        check_number("data.augment.rotation", rotation)
         self.arguments = {"horizontal_flip": horizontal_flip, "rotation": rotation}
         steps: list[torch.nn.Module] = []
         if horizontal_flip:
@@ -167,6 +166,11 @@ class EpochSampler(Sampler[tuple[int, int]]):
         # a batch of one has no variance for BatchNorm to normalise by where the feature map is a single pixel
         self.kept = size - last if batch and size > batch and last < max(2, world) else size
 
+    @property
+    def smallest(self) -> int:
+        """The photos of the smallest batch of any process."""
+        return min(self.kept % self.batch or self.batch, self.kept) // self.world
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order comes next."""
         self.epoch = epoch
@@ -191,7 +195,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 def image_store(cache_dir: str | Path, preprocess: Preprocess) -> RowStore:
     """Return the store of photos resized like this, uint8 `[H, W, 3]` each."""
-    about = {"resize": preprocess.resize, "decoder": decoder()}
+    about = {"resize": preprocess.resize, "decoder": decoder(), **preprocess.samples}
     return RowStore(cache_dir, "images", about, (*preprocess.size, 3), "uint8")
 
 

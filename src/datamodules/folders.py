@@ -19,7 +19,7 @@ from src.datamodules.records import (
     tidy,
 )
 from src.errors import InputError, listed, nearest
-from src.files import user_path
+from src.files import refuse_archive, user_path
 
 KINDS = ("component", "defect")
 log = logging.getLogger(__name__)
@@ -50,6 +50,7 @@ def parse_pair(
 
 def _listing(root: Path) -> Listing:
     """Return the files below `root`, or say that there are no photos."""
+    refuse_archive("data.root", root)
     if not root.is_dir():
         found = root.parent.iterdir() if root.parent.is_dir() else ()
         others = [p.name for p in found if p.is_dir() and not p.name.startswith(".")]

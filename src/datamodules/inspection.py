@@ -19,14 +19,14 @@ from PIL import Image
 from scipy import ndimage
 
 from src.datamodules.groups import HASHED_SIZE, perceptual_hash
-from src.datamodules.records import Record, Source
-from src.errors import InputError, listed
+from src.datamodules.records import EXAMPLES, Finding, Record, Source
+from src.errors import InputError, UnreadableImage, listed
 from src.files import write_whole
 from src.images import (
     MAX_PIXELS,
     Header,
-    UnreadableImage,
     content_digest,
+    largest_sample,
     open_image,
     read_header,
     read_photo,
@@ -41,6 +41,7 @@ TILE = 32  # pixels; sharpness is judged where a tile has contrast
 TILE_CONTRAST = 6.0  # gray levels of standard deviation that such a tile has
 ROUNDING = 20 / 12  # variance of the Laplacian that whole gray levels alone bring about
 WHITE = 250  # gray level from which a pixel counts as blown out
+SPARE_BITS = 2  # that the samples of a photo leave unused, where they use a small part of their range
 AHEAD = 100  # photos that are read while a large one before them still is
 SETTLED = 2 * 10**9  # nanoseconds; a younger file may still change within one tick of its file system's clock
 
@@ -67,6 +68,9 @@ class ImageStats:
         camera: make and model, else empty.
         taken: date and time in the file, else empty.
         located: whether the file tells a place.
+        bits: of a sample in the file; 8 for less.
+        largest: the largest sample, where they have more than 8 bits; of colour by its upper 8 bits.
+        coloured: whether samples of more than 8 bits are colours.
     """
 
     reason: str = ""
@@ -85,10 +89,17 @@ class ImageStats:
     camera: str = ""
     taken: str = ""
     located: bool = False
+    bits: int = 8
+    largest: int = 0
+    coloured: bool = False
 
 
 def inspect_photos(
-    root: Path, paths: Sequence[str], size: tuple[int, int] = (32, 32), cache_dir: str | Path | None = None
+    root: Path,
+    paths: Sequence[str],
+    size: tuple[int, int] = (32, 32),
+    cache_dir: str | Path | None = None,
+    sample_bits: int | None = None,
 ) -> list[ImageStats]:
     """Read every photo that has changed since the last time, in threads; no pixels are kept.
 
@@ -97,12 +108,13 @@ def inspect_photos(
         paths: the photos, in the order of the result.
         size: `(height, width)` in pixels that training resizes to; limits of `open_image` depend on it.
         cache_dir: the folder of all caches; None: every photo is read.
+        sample_bits: see `open_image`.
     """
-    cache = _StatsCache(cache_dir, root)
+    cache = _StatsCache(cache_dir, root, sample_bits)
     keys = [cache.key(path) for path in paths]
     found = [cache.known.get(key) for key in keys]
     unread = [i for i, stats in enumerate(found) if stats is None]
-    results = bounded_map(lambda i: inspect_photo(root / paths[i], size), unread, cores(), AHEAD)
+    results = bounded_map(lambda i: inspect_photo(root / paths[i], size, sample_bits), unread, cores(), AHEAD)
     try:
         with closing(results), ProgressBar("Checking photos", len(unread), "photos") as bar:
             for i, stats in zip(unread, results, strict=True):
@@ -117,15 +129,16 @@ def inspect_photos(
     return found
 
 
-def inspect_photo(path: Path, size: tuple[int, int] = (32, 32)) -> ImageStats:
-    """Read one photo; `size` as for `inspect_photos`."""
+def inspect_photo(path: Path, size: tuple[int, int] = (32, 32), sample_bits: int | None = None) -> ImageStats:
+    """Read one photo; `size` and `sample_bits` as for `inspect_photos`."""
     try:
         content = read_photo(path)
-        photo = hashed = open_image(content, min_size=HASHED_SIZE)
+        photo = hashed = open_image(content, HASHED_SIZE, sample_bits)
         header = read_header(content, min_size=size)
         if min(hashed.size) < min(SHORT_SIDE, header.width, header.height):  # decoded at twice this, or more
-            photo = open_image(content, min_size=(SHORT_SIDE // 2, SHORT_SIDE // 2))
+            photo = open_image(content, (SHORT_SIDE // 2, SHORT_SIDE // 2), sample_bits)
         gray = gray_levels(photo)
+        largest, coloured = largest_sample(content) if header.bits > 8 else (0, False)
     except UnreadableImage as error:
         return ImageStats(reason=str(error))
     white = gray >= WHITE
@@ -142,6 +155,9 @@ def inspect_photo(path: Path, size: tuple[int, int] = (32, 32)) -> ImageStats:
         white=float(white.mean()),
         glare=_largest_inner_area(white),
         **_camera(header),
+        bits=header.bits,
+        largest=largest,
+        coloured=coloured,
     )
 
 
@@ -220,16 +236,17 @@ class _StatsCache:
     Args:
         cache_dir: the folder of all caches; None: nothing is kept.
         root: the folder that the photos' paths start from.
+        sample_bits: see `open_image`.
     """
 
-    def __init__(self, cache_dir: str | Path | None, root: Path):
+    def __init__(self, cache_dir: str | Path | None, root: Path, sample_bits: int | None = None):
         self.root, self.file = root, None
         self.known: dict[str | None, ImageStats] = {}
         if not cache_dir:
             return
         names = [field.name for field in fields(ImageStats)]
         about = [2, str(root.absolute()), HASHED_SIZE, sorted(decoder().items()), names]
-        about += [SHORT_SIDE, TILE, TILE_CONTRAST, ROUNDING, WHITE]
+        about += [SHORT_SIDE, TILE, TILE_CONTRAST, ROUNDING, WHITE, sample_bits]
         name = hashlib.blake2b(repr(about).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
         try:
             self.file = checked_folder(cache_dir) / "inspected" / f"{name}.json.z"
@@ -266,10 +283,20 @@ class _StatsCache:
 
 
 def drop_unreadable(
-    source: Source, skip: bool, size: tuple[int, int] = (32, 32), cache_dir: str | None = None
+    source: Source,
+    skip: bool,
+    size: tuple[int, int] = (32, 32),
+    cache_dir: str | None = None,
+    sample_bits: int | None = None,
 ) -> tuple[Source, dict[str, str]]:
     """Read all photos; stop with the list of unreadable ones, or leave them out and report them."""
-    found = inspect_photos(source.root, [record.path for record in source.records], size, cache_dir)
+    paths = [record.path for record in source.records]
+    found = inspect_photos(source.root, paths, size, cache_dir, sample_bits)
+    if sample_bits and (count := sum(look.bits > 8 for look in found)):
+        log.info(
+            "preprocess.sample_bits=%d is the range of %d photos of more than 8 bits", sample_bits, count
+        )
+    source.findings += sample_range(paths, found, sample_bits)
     inspected = list(zip(source.records, found, strict=True))
     reasons = {record.path: stats.reason for record, stats in inspected if stats.reason}
     shown = listed((f"{path} ({reason})" for path, reason in reasons.items()), 20 if skip else 200)
@@ -288,6 +315,36 @@ def drop_unreadable(
     if not kept:
         raise InputError(f"none of the {len(found)} photos below {source.root} can be read")
     return replace(source, records=kept), reasons
+
+
+def sample_range(
+    paths: Sequence[str], looks: Sequence[ImageStats], sample_bits: int | None = None
+) -> list[Finding]:
+    """Return a finding of photos that use a small part of their range or, with `sample_bits`, exceed it.
+
+    Some dark photos among others of the same depth are no reason to say anything.
+    """
+
+    def is_odd(look: ImageStats) -> bool:
+        used = look.largest.bit_length()
+        return used > sample_bits if sample_bits else 0 < used <= min(look.bits, 16) - SPARE_BITS
+
+    deep = [(path, look) for path, look in zip(paths, looks, strict=True) if look.bits > 8]
+    odd = [(path, look) for path, look in deep if is_odd(look)]
+    if not odd or (not sample_bits and 2 * len(odd) < len(deep)):
+        return []
+    largest, bits = (max(getattr(look, name) for _, look in odd) for name in ("largest", "bits"))
+    cure = f"preprocess.sample_bits={max(8, largest.bit_length() + largest.bit_length() % 2)}"
+    if sample_bits:
+        cure = f"above preprocess.sample_bits={sample_bits} they are clipped"
+    elif any(look.coloured for _, look in odd):
+        cure = "of colour the upper 8 bits are read: scale these files to 8 bits"
+    elif len(odd) < len(deep):
+        cure = f"the other {len(deep) - len(odd)} use more: scale these files to the full range"
+    use = "have" if sample_bits else "use only"
+    top = 2 ** min(bits, 16) - 1
+    text = f"{bits}-bit photos {use} values up to {largest:,} of {top:,} ({len(odd)} photos)"
+    return [Finding("sample_range", text, cure, len(odd), tuple(path for path, _ in odd[:EXAMPLES]))]
 
 
 def replaced_since(root: Path, records: Sequence[Record], moment: int) -> list[str]:

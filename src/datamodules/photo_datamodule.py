@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader
 
-from src.config_check import check_arguments
+from src.config_check import check_arguments, check_number
 from src.datamodules import records as rec
 from src.datamodules import splits as sp
 from src.datamodules.dataset import (
@@ -105,6 +105,8 @@ class PhotoDataModule(L.LightningDataModule):
         _check_cache(cache, cache_dir)
         _check_split(near_duplicates, folds, fold, split_file)
         check_arguments(preprocess, Preprocess, "preprocess")
+        for name, value in ((key, v) for key in ("mean", "std") for v in preprocess.get(key) or ()):
+            check_number(f"preprocess.{name}", value)
         check_arguments(augment or {}, TrainTransform, "data.augment")
         check_arguments(class_weights or {}, Weighting, "data.class_weights")
         self.task, self.shares, self.group, self.split_file = task, dict(splits), group, split_file
@@ -167,9 +169,11 @@ class PhotoDataModule(L.LightningDataModule):
                 raise InputError(f"ID '{record.id}' names two photos: {other} and {record.path}")
         if not rec.is_unicode(whole := str(source.root.absolute())):
             raise InputError(f"data.root: the folder {whole!a} has a name that is not UTF-8: rename it")
+        told = len(source.findings)
         self.source, self.unreadable = drop_unreadable(
-            source, self.skip_unreadable, self.preprocess.size, self.cache_dir
+            source, self.skip_unreadable, self.preprocess.size, self.cache_dir, self.preprocess.sample_bits
         )
+        report_findings(source.findings[told:], self.strict)
         self.root = source.root
         report_copies(self.source.records)
         records = assign_groups(self.source, self.group)

@@ -12,7 +12,7 @@ from src.datamodules.findings import listed_labels, word
 from src.datamodules.photo_datamodule import PhotoDataModule
 from src.datamodules.records import PhotoIndex, Record, Source, tidy
 from src.errors import InputError, did_you_mean, listed
-from src.files import user_path
+from src.files import refuse_archive, user_path
 
 log = logging.getLogger(__name__)
 TAKEN = ("ID", "path", "group", "loss", "exact_match", "f1_macro", "per_class", "labels_evaluated",
@@ -181,6 +181,8 @@ class TableDataModule(PhotoDataModule):
         Raises:
             InputError: for a file that is no table, columns that are not there, no photo, no label.
         """
+        for key, path in (("root", self.csv.parent), ("csv", self.csv), ("images", self.images)):
+            refuse_archive(f"data.{key}", path)
         if self.named_by_root and not self.csv.is_file() and self.csv.parent.is_dir():
             raise InputError(
                 f"data.root={self.csv.parent}: no {self.csv.name} in it; name the table with data.csv=, "

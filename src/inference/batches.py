@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from src.datamodules.records import PhotoIndex, find_photos, id_from_path, shared_ids
-from src.errors import InputError, listed
-from src.files import user_path
-from src.images import EXTENSIONS, UnreadableImage, content_digest, read_photo
+from src.errors import InputError, UnreadableImage, listed
+from src.files import refuse_archive, user_path
+from src.images import EXTENSIONS, content_digest, read_photo
 from src.labels import LabelSpace
 from src.parallel import bounded_map, cores
 from src.preprocess import Preprocess
@@ -57,6 +57,7 @@ def find_images(images: str | None, root: str | None = None) -> list[Photo]:
     if not images:
         raise InputError("images= is not set: name a photo, a folder or a CSV of paths")
     source = user_path(images)
+    refuse_archive("images", source)
     if source.is_dir():
         paths = find_photos(source)
         if not paths:

@@ -136,10 +136,11 @@ def _check_room(stores: Mapping[View, RowStore], views: Sequence[PhotoView]) -> 
 def _conditions(model: PhotoClassifier, device: str) -> dict[str, object]:
     """Return everything but the photo and its view that features depend on, as plain values."""
     preprocess = Preprocess.from_dict(model.hparams["preprocess"])
+    shape = {name: getattr(preprocess, name) for name in ("resize", "mean", "std")}
     return {
         "backbone": model.hparams["backbone"],
         "weights": weights_digest(model),
-        "preprocess": {**vars(preprocess), "image_size": preprocess.size},
+        "preprocess": {"image_size": preprocess.size, **shape, **preprocess.samples},
         "decoder": decoder(),
         "torch": torch.__version__,
         "builder": builder_version(model.hparams["backbone"]),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from src.config_check import check_number
 from src.decisions.predictions import columns, decide, row
 from src.errors import InputError, did_you_mean
 from src.images import as_upright_rgb
@@ -102,8 +103,7 @@ class Predictor:
         if given is not None and not isinstance(given, Mapping):
             given = dict.fromkeys(self.labels.names, given)
         for label, value in (given or {}).items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-                raise InputError(f"threshold of '{label}' is {value!r}: needs a number from 0 to 1")
+            check_number("threshold", value, f"threshold of '{label}' is {value!r}")
             thresholds[self.labels.position(str(label))] = value
         return thresholds
 
@@ -127,7 +127,9 @@ class Predictor:
             index = batch_range(len(sources), self.batch_size, number)
             for place, i in zip(pixels, index, strict=False):
                 if isinstance(source := sources[i], Image.Image):
-                    place[:] = self.preprocess.resize_image(as_upright_rgb(source))
+                    place[:] = self.preprocess.resize_image(
+                        as_upright_rgb(source, self.preprocess.sample_bits)
+                    )
                 else:
                     place[:] = self.preprocess(source)
             with self.backend.one_thread():  # as in `run_batches`, for equal last digits

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from torch import nn
 from torchvision import models
 
+from src.config_check import fill_modes
 from src.errors import InputError, did_you_mean, listed
 from src.files import user_path
 
@@ -183,13 +184,13 @@ def backbone_defaults(name: str) -> dict[str, object]:
 
 
 def fill_defaults(cfg: DictConfig) -> DictConfig:
-    """Replace each null of `preprocess` and each `auto` of `data.cache` and `trainer.max_epochs` in place.
+    """Replace each null of `preprocess`, each `auto` and each callback's `mode` of null in place.
 
     A run saves its configuration after this, so that it resumes with the same values whatever the defaults
     are by then.
 
     Raises:
-        InputError: for an unknown backbone.
+        InputError: for an unknown backbone, or a mode against the figure that a callback monitors.
     """
     if "backbone" not in cfg.model:
         raise InputError("model.backbone: needs a name, as model.backbone=efficientnet_lite0")
@@ -208,6 +209,7 @@ def fill_defaults(cfg: DictConfig) -> DictConfig:
         cfg.data.cache = "features" if frozen and one_device and cfg.data.get("cache_dir") else None
     if epochs == "auto":
         cfg.trainer.max_epochs = HEAD_EPOCHS if frozen else FINE_TUNING_EPOCHS
+    fill_modes(cfg)
     return cfg
 
 

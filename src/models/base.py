@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from src.config_check import check_number
 from src.errors import InputError, did_you_mean, listed
 from src.labels import LabelSpace
 from src.parallel import mixed_seed
@@ -122,14 +123,8 @@ class Classifier(L.LightningModule, ABC):
             raise InputError(
                 f"model.schedule={given['schedule']}: {did_you_mean(given['schedule'], schedules)}"
             )
-        for name, fits, needs in (
-            ("label_smoothing", 0 <= given["label_smoothing"] < 1, "from 0 to below 1"),
-            ("lr", 0 < given["lr"] < math.inf, "above 0"),
-            ("weight_decay", 0 <= given["weight_decay"] < math.inf, "from 0 on"),
-            ("backbone_lr_factor", 0 < given["backbone_lr_factor"] < math.inf, "above 0"),
-        ):
-            if not fits:
-                raise InputError(f"model.{name}={given[name]}: needs a number {needs}")
+        for name in ("label_smoothing", "lr", "weight_decay", "backbone_lr_factor"):
+            check_number(f"model.{name}", given[name])
         if given["task"] not in self.tasks:
             raise InputError(
                 f"task={given['task']}: {type(self).__name__} is for {listed(self.tasks)}; choose with model="

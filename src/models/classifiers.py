@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as nnf
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from src.config_check import check_number
 from src.errors import InputError, did_you_mean, first_line, listed
 from src.labels import MISSING
 from src.models.backbones import backbone_defaults, build_backbone
@@ -34,8 +36,9 @@ class SoftmaxHeads(Classifier):
         for kind in head_weights or {}:
             if kind not in self.labels.kinds:
                 raise InputError(f"model.head_weights.{kind}: {did_you_mean(kind, self.labels.kinds)}")
-            if not head_weights[kind] >= 0:
-                raise InputError(f"model.head_weights.{kind}={head_weights[kind]}: needs a number from 0 on")
+            check_number(
+                "model.head_weights", head_weights[kind], f"model.head_weights.{kind}={head_weights[kind]}"
+            )
 
     def probabilities(self, logits: Mapping[str, Tensor]) -> Tensor:
         """Return softmax scores `[B, labels]`, each kind summing to 1."""
@@ -161,7 +164,12 @@ class PhotoClassifier(Classifier):
         schedule: `constant`, or `cosine` (down to zero over the run, after a linear warm-up over its first
             twentieth).
         seed: of the dropout masks.
+
+    Attributes:
+        needs_two: whether a BatchNorm sees one pixel of a photo, so that a batch needs two photos.
     """
+
+    needs_two = False
 
     def __init__(
         self,
@@ -206,6 +214,8 @@ class PhotoClassifier(Classifier):
     def _count_features(self, size: tuple[int, int]) -> int:
         """Return the number of features; refuse an image size that the backbone cannot take."""
         self.backbone.eval()
+        norms = [part for part in self.backbone.modules() if isinstance(part, _BatchNorm)]
+        hooks = [norm.register_forward_pre_hook(self._see_pixels) for norm in norms]
         try:
             with torch.inference_mode():
                 found = self.backbone(torch.zeros(1, 3, *size))
@@ -216,10 +226,17 @@ class PhotoClassifier(Classifier):
                 f"preprocess.image_size={list(size)} does not fit {name} ({first_line(error)}): "
                 f"its own size is {own}"
             ) from error
+        finally:
+            for hook in hooks:
+                hook.remove()
         self.train()
         if not isinstance(found, Tensor) or found.ndim != 2:
             raise InputError(f"model.backbone={self.hparams['backbone']}: gives no features [photos, number]")
         return found.shape[1]
+
+    def _see_pixels(self, norm: _BatchNorm, given: tuple[Tensor, ...]) -> None:
+        """Note a BatchNorm that gets a single value of a channel from a photo, and cannot train on one."""
+        self.needs_two |= given[0].numel() == given[0].shape[1]
 
     def normalised(self, image: Tensor) -> Tensor:
         """Return what the backbone takes, float32 `[B, 3, H, W]`, of a uint8 batch of that shape."""

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from src.callbacks.checkpointing import AtomicCheckpointIO, BestCheckpoint, epochs_done
 from src.callbacks.history import History
 from src.config import REPOSITORY, build, check_seed
+from src.datamodules.dataset import EpochSampler
 from src.datamodules.inspection import replaced_since
 from src.datamodules.photo_datamodule import PhotoDataModule
 from src.errors import InputError, did_you_mean
@@ -195,6 +196,21 @@ def check_trainer(trainer: L.Trainer, model: PhotoClassifier) -> None:
             raise InputError(f"trainer.{name}={given}: {reason}")
 
 
+def check_batches(
+    cfg: DictConfig, trainer: L.Trainer, model: PhotoClassifier, datamodule: PhotoDataModule
+) -> None:
+    """Refuse a batch of one photo where a BatchNorm that is trained would see a single pixel of it."""
+    photos, world = len(datamodule.splits["train"]), trainer.world_size
+    smallest = EpochSampler(photos, 0, True, batch=datamodule.batch_size * world, world=world).smallest
+    apart = not model.hparams["freeze_backbone"] and not cfg.trainer.get("sync_batchnorm")
+    if model.needs_two and smallest < 2 and apart:
+        raise InputError(
+            f"data.batch_size={datamodule.batch_size}: one of {photos} training photos would be a batch of "
+            f"its own, and at preprocess.image_size={datamodule.preprocess.image_size} the BatchNorm of "
+            f"{model.hparams['backbone']} needs two: take another batch size, or a larger image size"
+        )
+
+
 def check_places(trainer: L.Trainer, run: Path) -> None:
     """Refuse other places for what a run's report, its resuming and `predict.py` look for in its folder."""
     fixed = ((BestCheckpoint, "dirpath", run / "checkpoints"), (History, "path", run / "history.csv"))
@@ -211,6 +227,7 @@ def prepare_run(cfg: DictConfig, model: PhotoClassifier, datamodule: PhotoDataMo
         since = resume_point(run, model, datamodule, cfg.trainer.max_epochs)
     trainer = make_trainer(cfg, model, since)
     check_devices(cfg, trainer, model, datamodule)
+    check_batches(cfg, trainer, model, datamodule)
     if datamodule.cache == "features":
         datamodule.features = split_features(model, datamodule, cfg.trainer.max_epochs, inference_device(cfg))
     if not trainer.is_global_zero:

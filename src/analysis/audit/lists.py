@@ -47,7 +47,8 @@ def find_label_errors(cfg: DictConfig, datamodule: PhotoDataModule) -> Audit:
     suspects = find_suspects(linked, labels, multilabel, probabilities)
     unjudged, nearest = unjudgeable(linked, labels), nearest_labelled(features, linked.groups)
     notes = [*map(str, datamodule.source.findings), *notes]
-    return Audit(datamodule.root, linked, labels, suspects, unjudged, nearest, origin, notes)
+    bits = datamodule.preprocess.sample_bits
+    return Audit(datamodule.root, linked, labels, suspects, unjudged, nearest, origin, notes, bits)
 
 
 def judged_labels(records: Sequence[Record], multilabel: bool) -> LabelSpace:

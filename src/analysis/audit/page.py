@@ -35,6 +35,7 @@ class Audit:
         nearest: positions of the most similar photos of other groups, int `[records, count]`, -1 for none.
         features: the origin of the features, in words.
         notes: cautions for readers of the lists.
+        sample_bits: see `open_image`.
     """
 
     root: Path
@@ -45,6 +46,7 @@ class Audit:
     nearest: np.ndarray
     features: str = ""
     notes: Sequence[str] = ()
+    sample_bits: int | None = None
 
 
 def audit_page(audit: Audit, agreements: Sequence[Mapping], top: int, command: str) -> bytes:
@@ -71,7 +73,7 @@ def audit_page(audit: Audit, agreements: Sequence[Mapping], top: int, command: s
         notes=[*audit.notes, *unjudged],
         command=command,
         kinds=list(audit.labels.kinds),
-        picture=cache(lambda path, *size: thumbnail(audit.root, path, *size)),
+        picture=cache(lambda path, *size: thumbnail(audit.root, path, *size, sample_bits=audit.sample_bits)),
         lists=[
             (name, TITLES[name], len(found), [_card(audit, suspect) for suspect in found[:top]])
             for name, found in audit.suspects.items()

@@ -27,6 +27,7 @@ class Exploration:
         looks: measurements, one per given record.
         group: column or expression that names the groups, None where every photo is one.
         near_duplicates: the largest distance of near duplicates; None: not looked for.
+        sample_bits: see `open_image`.
     """
 
     source: Source
@@ -35,6 +36,7 @@ class Exploration:
     task: str
     group: str | None
     near_duplicates: int | None
+    sample_bits: int | None = None
 
     @cached_property
     def linked(self) -> Linked:

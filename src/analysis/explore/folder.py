@@ -64,7 +64,7 @@ def write_exploration(data: Exploration, folder: Path) -> dict:
     samples = _samples(data)
     paths = list(dict.fromkeys([*shown, *samples]))
     with ThreadPoolExecutor() as pool:
-        found = pool.map(lambda path: thumbnail(data.source.root, path), paths)
+        found = pool.map(lambda path: thumbnail(data.source.root, path, sample_bits=data.sample_bits), paths)
         thumbnails = dict(zip(paths, found, strict=True))
     _write_tables(data, problems, summary, folder)
     _write_texts(data, problems, folder)

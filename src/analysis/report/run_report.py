@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from pathlib import Path, PurePath
 
 from src.analysis.pages import ABOUT_TASK, LISTED, folder_name, is_number, render, thumbnail
@@ -52,6 +53,7 @@ def write_report(run: Path, images_root: Path | None = None) -> Path:
     name, date = _data_name(folder), run_date(folder)
     closest = folder.certificate.get("closest") or {}
     mistakes, count = compared(folder)
+    show = partial(thumbnail, sample_bits=folder.setting("preprocess.sample_bits"))
     figures = {name: folder.path / name for name in FIGURES if (folder.path / name).is_file()}
     labels = ", ".join(f"{len(names)} of kind {kind}" for kind, names in folder.classes.items())
     about = ABOUT_TASK.get(folder.task, folder.task)
@@ -71,13 +73,13 @@ def write_report(run: Path, images_root: Path | None = None) -> Path:
         split_names=SPLIT_NAMES,
         **_splits(folder),
         certificate=folder.certificate,
-        closest=[(photo, thumbnail(root, photo["path"])) for photo in closest.get("photos", ())],
+        closest=[(photo, show(root, photo["path"])) for photo in closest.get("photos", ())],
         **_scores(folder),
         **_labels(folder),
         figures={name: file.read_bytes() for name, file in figures.items()},
         compared=count,
         wrong=len(mistakes),
-        mistakes=[(mistake, thumbnail(root, mistake.path)) for mistake in mistakes[:WORST]],
+        mistakes=[(mistake, show(root, mistake.path)) for mistake in mistakes[:WORST]],
         unreadable=_unreadable(folder),
         command=f"python scripts/predict.py {ckpt} images=DIR_OR_FILE_OR_CSV output=predictions.csv",
         config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
