@@ -161,6 +161,7 @@ class PhotoDataModule(L.LightningDataModule):
     def collect(self) -> Linked:
         """Read, check and group the photos, not yet split; sets `source`, `root` and `unreadable`."""
         source = self.read()
+        source.records = assign_groups(source, self.group)
         report_findings(source.findings, self.strict)
         paths: dict[str, str] = {}
         for record in source.records:
@@ -173,11 +174,10 @@ class PhotoDataModule(L.LightningDataModule):
         )
         self.root = source.root
         report_copies(self.source.records)
-        records = assign_groups(self.source, self.group)
         if self.multilabel:
-            records = rec.without_healthy(records, self.healthy)
+            records = rec.without_healthy(self.source.records, self.healthy)
         else:
-            records = rec.one_label_per_kind(records, self.multiple)
+            records = rec.one_label_per_kind(self.source.records, self.multiple)
         linked = link_records(records, self.near_duplicates)
         report_near_duplicates(linked)
         return linked
