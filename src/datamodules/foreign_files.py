@@ -26,18 +26,11 @@ BINARIES = (  # first bytes, bytes further on, kind, cure
 )
 
 
-def kind_of_binary(content: bytes) -> str:
-    """Return the kind of file, told by its first bytes, with the cure; empty for any other content."""
+def refuse_binary(content: bytes, where: str) -> None:
+    """Refuse the content of another kind of file, told by its first bytes."""
     for begin, within, kind, cure in BINARIES:
         if content.startswith(begin) and within in content:
-            return f"this is {kind}: {cure}"
-    return ""
-
-
-def refuse_binary(content: bytes, where: str) -> None:
-    """Refuse the content of another kind of file."""
-    if kind := kind_of_binary(content):
-        raise InputError(f"{where}: not a table of text: {kind}")
+            raise InputError(f"{where}: not a table of text: this is {kind}: {cure}")
 
 
 def refuse_markup(text: str, where: str) -> None:

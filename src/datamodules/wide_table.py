@@ -37,19 +37,16 @@ def labels_of_columns(
         for name in frame.columns
         if name.casefold() not in others
     }
-    filled = {name: [cell for cell in column if cell] for name, column in cells.items()}
-    pairs = {name: pair for name, column in filled.items() if (pair := _words(column))}
-    if sum(map(_are_numbers, filled.values())) + len(pairs) < 2:
+    pairs = {name: pair for name, column in cells.items() if (pair := _words(column))}
+    if not pairs:
         return None
-    (yes, no), _ = Counter(pairs.values()).most_common(1)[0] if pairs else (WORDS[0], 0)
-    chosen = [name for name in cells if pairs.get(name) == (yes, no)]
-    if len(chosen) < 2 and not (yes == "1" and any(map(_are_numbers, filled.values()))):
+    (yes, no), count = Counter(pairs.values()).most_common(1)[0]
+    if count < 2:
         return None
-    for name, column in cells.items():
-        known = 2 * sum(cell in (yes, no) for cell in column) >= len(filled[name]) > 0
-        if name in chosen or known or (yes == "1" and _are_numbers(filled[name])):
-            wrong = [i for i, cell in enumerate(column) if cell and cell not in (yes, no)]
-            _refuse(frame, name, wrong, f"is neither {yes} nor {no}", where)
+    chosen = list(pairs)
+    for name in chosen:
+        wrong = [i for i, cell in enumerate(cells[name]) if cell and cell not in (yes, no)]
+        _refuse(frame, name, wrong, f"is neither {yes} nor {no}", where)
     rows = list(zip(*(cells[name] for name in chosen), strict=True))
     for name in chosen:
         if no in cells[name]:  # else an empty cell says no
@@ -77,17 +74,15 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _words(cells: Collection[str]) -> tuple[str, str] | None:
-    """Return the words for yes and no that all cells are made of."""
-    different = set(cells)
-    return next((pair for pair in WORDS if different and different <= set(pair)), None)
-
-
-def _are_numbers(cells: Sequence[str]) -> bool:
-    """Whether cells are scores from -1 to 1, others than 1 and 0 among them."""
-    numbers = [_number(cell) for cell in set(cells)]
-    within = all(number is not None and -1 <= number <= 1 for number in numbers)
-    return within and not set(cells) <= {"0", "1"}
+def _words(cells: Sequence[str]) -> tuple[str, str] | None:
+    """Return the words for yes and no that most cells are; those of numbers for scores from -1 to 1."""
+    count = Counter(filter(None, cells))
+    for pair in WORDS:
+        if count and 2 * sum(count[name] for name in pair) >= count.total():
+            return pair
+    numbers = [_number(cell) for cell in count]
+    scores = numbers and all(number is not None and -1 <= number <= 1 for number in numbers)
+    return WORDS[0] if scores else None
 
 
 def _refuse(frame: pd.DataFrame, name: str, wrong: Sequence[int], why: str, where: str) -> None:
