@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.harness import BENCH, REPOSITORY, busy_seconds, markdown
+from benchmarks.harness import BENCH, REPOSITORY, busy_seconds, figures_of, markdown
 from src.decisions.thresholds import tune_thresholds, with_room
 from src.errors import leave
 from src.labels import LabelSpace
@@ -34,11 +34,12 @@ SETS = {
     "infra_multilabel": ("model=multilabel", r"data.group='^(sdnet2018_[a-z]+_\d+)-'"),
 }
 SIDES = ("ours", "fastai")
+FIGURES = {"mAP": "map", "macro-F1 at 0.5": "f1_macro_at_0.5", "macro-F1, tuned thresholds": "f1_macro"}
 BACKBONE = "tf_efficientnet_lite0"  # timm's name of our efficientnet_lite0
 TEXT = {"dtype": str, "keep_default_na": False}  # how pandas reads the run's tables
 
 
-def train_fastai(run: Path, photos: Path, output: Path, seed: int, epochs: int) -> None:
+def train_fastai(run: Path, photos: Path, output: Path, seed: int) -> None:
     """Fine-tune on the split of our run; write IDs, targets and logits of val and test to an .npz file.
 
     Targets are multi-hot `[N, labels]`, or class indices `[N, kinds]`; logits are `[N, labels]`.
@@ -77,7 +78,7 @@ def train_fastai(run: Path, photos: Path, output: Path, seed: int, epochs: int) 
     body.load_state_dict(imagenet_state(body.state_dict()))
     found = {}
     with learner.no_bar():
-        learner.fine_tune(epochs)  # freezes the body for one epoch first
+        learner.fine_tune(4)  # freezes the body for one epoch first
         for split in ("val", "test"):
             loader = loaders.test_dl(frames[split], with_labels=True)
             logits, targets = learner.get_preds(dl=loader, act=lambda logits: logits)
@@ -123,7 +124,7 @@ def command_of(side: str, folder: Path, arguments: argparse.Namespace) -> list[s
         places = (f"hydra.run.dir={run}", f"data.cache_dir={folder / 'ours' / 'cache'}")
         return ["scripts/train.py", *given, f"seed={arguments.seed}", *places, *arguments.overrides]
     photos = root / "images" if (root / "images").is_dir() else root
-    values = (run, photos, folder / "fastai" / "scores.npz", arguments.seed, arguments.epochs)
+    values = (run, photos, folder / "fastai" / "scores.npz", arguments.seed)
     return ["-m", "benchmarks.fastai_compare", "--side", "fastai", *map(str, values)]
 
 
@@ -151,16 +152,6 @@ def compared(folder: Path, ours: Mapping) -> tuple[dict, bool]:
     return theirs, same and sorted(scored) == sorted(found["test_ids"])
 
 
-def figures_of(test: Mapping) -> dict[str, float]:
-    """Return the figures of the table by name."""
-    if "map" in test:
-        keys = {"mAP": "map", "macro-F1 at 0.5": "f1_macro_at_0.5", "macro-F1, tuned thresholds": "f1_macro"}
-        return {name: test[key] for name, key in keys.items()}
-    return {
-        f"{k} accuracy": v["accuracy"] for k, v in test.items() if isinstance(v, dict) and "accuracy" in v
-    }
-
-
 def table(found: Mapping[str, Mapping[str, float]]) -> str:
     """Return the sides' figures as a Markdown table."""
     rows = []
@@ -182,7 +173,6 @@ def main() -> None:
     parser.add_argument("root", type=Path, help="the set's folder")
     parser.add_argument("overrides", nargs="*", help="of scripts/train.py, right after ROOT")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--epochs", type=int, default=4, help="of fastai, after a frozen one")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES, help="to train now")
     arguments = parser.parse_args()
     if "fastai" in arguments.sides and importlib.util.find_spec("fastai") is None:
@@ -201,13 +191,13 @@ def main() -> None:
         print(f"same test photos and targets: {'yes' if same else 'NO'}\n")
     costs = {side: json.loads((folder / side / "cost.json").read_text()) for side in tests}
     others = [cost.pop("others") for cost in costs.values()]
-    print(table({side: costs[side] | figures_of(test) for side, test in tests.items()}))
+    print(table({side: costs[side] | figures_of(test, FIGURES) for side, test in tests.items()}))
     print(f"\nseed {arguments.seed}, {metrics['run']['backbone']}, others kept {max(others):.1f} cores busy")
     raise SystemExit(int(not same))
 
 
 if __name__ == "__main__":
     if sys.argv[1:3] == ["--side", "fastai"]:
-        train_fastai(*map(Path, sys.argv[3:6]), *map(int, sys.argv[6:]))
+        train_fastai(*map(Path, sys.argv[3:6]), int(sys.argv[6]))
     else:
         main()

@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime
 import torch
 
-from benchmarks.harness import Work
+from benchmarks.harness import Work, close
 from benchmarks.photos import drawn
 from benchmarks.predict import checkpoint, eager, exported
 from src.models.checkpoint import load_model
@@ -16,8 +16,6 @@ from src.preprocess import Preprocess
 
 BATCH, TIMES, THREADS = 8, 20, 2
 TOLERANCE, AGREEMENT = 1e-4, 0.99  # of a score; of decisions on the validation photos
-
-
 # a batch of resized photos uint8 [8, H, W, 3], the model in torch, and its exported file
 Given = tuple[np.ndarray, PhotoClassifier, onnxruntime.InferenceSession]
 
@@ -60,17 +58,17 @@ def described(given: Given, scores: np.ndarray) -> dict:
     return {"_scores": scores, "agreement of decisions": parity["agreement"]}
 
 
-def close(results: dict[str, dict], int8: bool) -> bool:
+def right(results: dict[str, dict], int8: bool) -> bool:
     """Whether scores agree to 1e-4; of int8 whether 99 % of decisions do."""
     if int8:
         return results["ours"]["agreement of decisions"] >= AGREEMENT
-    return bool(np.abs(results["naive"]["_scores"] - results["ours"]["_scores"]).max() <= TOLERANCE)
+    return close(results, TOLERANCE, "naive")
 
 
 WORKS = [
     Work(
         f"{TIMES} forward passes of a ResNet18, batch {BATCH}, {name} against eager torch",
-        partial(given, name), {"naive": in_torch, "ours": in_onnx}, partial(close, int8="int8" in name),
+        partial(given, name), {"naive": in_torch, "ours": in_onnx}, partial(right, int8="int8" in name),
         described, threads=(THREADS,),
     )
     for name in ("model.onnx", "model_int8.onnx")

@@ -1,6 +1,7 @@
 """On a CUDA GPU: photos to a CSV, against a plain script with workers and against decoding alone."""
 
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,36 +31,29 @@ def given() -> predict.Given:
     """Return an archive, and an untrained ResNet18 with twenty labels on the GPU, warm."""
     torch.manual_seed(0)
     set_full_precision()
-    weights = str(train.resnet18())
     settings = {"task": "multilabel", "labels": LABELS, "preprocess": {"image_size": plain.SIZE}}
-    model = MultiLabelClassifier(**settings, backbone="resnet18", weights=weights).eval()
+    model = MultiLabelClassifier(**settings, backbone="resnet18", weights=str(train.resnet18())).eval()
     backend = TorchBackend(model, DEVICE)
     backend.scores(np.zeros((predict.BATCH, plain.SIZE, plain.SIZE, 3), np.uint8))
     predictor = Predictor(backend, batch_size=predict.BATCH, num_workers=threads())
     return predict.Given(drawn(*SIZE, PHOTOS, DIFFERENT), model, predictor, DEVICE)
 
 
-def exact(given: predict.Given) -> np.ndarray:
-    """Predict as a plain script does, with Corbel's decoder and in full precision."""
-    return predict.naive(given, plain.our_decoder)
-
-
 def decoded(given: predict.Given) -> dict:
     """Decode and resize photos in as many processes as may be busy; keep nothing."""
     with ProcessPoolExecutor(threads()) as pool:
-        sizes = pool.map(_decode, given.photos, chunksize=predict.BATCH)
-        return {"photos": len(list(sizes))}
+        return {"photos": len(list(pool.map(_decode, given.photos, chunksize=predict.BATCH)))}
 
 
 def _decode(path: Path) -> int:
-    """Decode a photo; return its number of values."""
     return plain.our_decoder(path).size
 
 
 WORKS = [
     Work(
         f"{PHOTOS} photos {SIZE[0]} x {SIZE[1]} to a CSV of predictions", given,
-        {"reference": exact, "naive": predict.naive, "ours": predict.ours, "decoding alone": decoded},
+        {"reference": partial(predict.naive, read=plain.our_decoder), "naive": predict.naive,
+         "ours": predict.ours, "decoding alone": decoded},
         predict.same_scores, predict.described, rounds=2, threads=(CORES,),
     )
 ]  # fmt: skip

@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
@@ -32,27 +33,16 @@ Cost = dict[str, Any]  # cpu_s, wall_s, result
 
 @dataclass(frozen=True)
 class Work:
-    """One job and the ways to do it.
-
-    Attributes:
-        name: the job in words.
-        prepare: makes the input of all sides; not timed.
-        sides: functions from the input to a result: `naive`, `ours`, and further ones for comparison. One
-            called `reference` runs once and is not timed.
-        equal: takes the result of each side; says whether ours is right.
-        describe: takes input and result, returns the part that is kept; not timed. Entries of a dictionary
-            are printed, except keys with a leading `_`.
-        rounds: runs of each side.
-        threads: numbers of threads that each side runs with; `threads()` returns the present one.
-    """
+    """One job and the ways to do it; `prepare` and `describe` are not timed."""
 
     name: str
-    prepare: Callable[[], Any]
-    sides: dict[str, Callable[[Any], Any]]
-    equal: Callable[[dict[str, Any]], bool]
+    prepare: Callable[[], Any]  # makes the input of all sides
+    sides: dict[str, Callable[[Any], Any]]  # `naive`, `ours`, others; `reference` runs once, not timed
+    equal: Callable[[dict[str, Any]], bool]  # says from the result of each side whether ours is right
+    # the part of a result that is kept; entries of a dictionary are printed, except keys with a leading `_`
     describe: Callable[[Any, Any], Any] = lambda given, result: result
     rounds: int = 5
-    threads: tuple[int, ...] = ONE
+    threads: tuple[int, ...] = ONE  # `threads()` returns the present one
 
 
 def composed(*overrides: str) -> DictConfig:
@@ -60,9 +50,7 @@ def composed(*overrides: str) -> DictConfig:
     from src.models.backbones import fill_defaults  # imports torch
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", list(overrides))
-    fill_defaults(cfg)
-    return cfg
+        return fill_defaults(compose("train", list(overrides)))
 
 
 def command(main: Callable[[], None]) -> None:
@@ -114,6 +102,21 @@ def markdown(rows: Sequence[Mapping[str, Any]], digits: int = 4) -> str:
     lines = [[*rows[0]], ["---"] * len(rows[0])]
     lines += [[f"{v:.{digits}f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def close(results: Mapping[str, Mapping], tolerance: float, side: str = REFERENCE) -> bool:
+    """Whether our arrays are those of another side."""
+    ours, theirs = results["ours"], results[side]
+    pairs = [(value, theirs[key]) for key, value in ours.items() if isinstance(value, np.ndarray)]
+    return all(a.shape == b.shape and np.allclose(a, b, rtol=0, atol=tolerance) for a, b in pairs)
+
+
+def figures_of(scored: Mapping, keys: Mapping[str, str], of_kinds: Sequence[str] = ("accuracy",)) -> dict:
+    """Return figures of a split by name: those under `keys` of multilabel, or `of_kinds` of each kind."""
+    if "map" in scored:
+        return {name: scored[key] for name, key in keys.items()}
+    kinds = {kind: values for kind, values in scored.items() if isinstance(values, Mapping)}
+    return {f"{kind} {key}": values[key] for kind, values in kinds.items() for key in of_kinds}
 
 
 def _table(costs: Mapping[tuple[str, int], Sequence[Cost]]) -> str:
@@ -170,10 +173,9 @@ def _cpu_seconds() -> float:
 def busy_seconds() -> float | None:
     """Return the CPU seconds of the whole machine since its start; None where /proc does not hold them."""
     try:
-        fields = Path("/proc/stat").read_text().split()[1:8]
+        user, nice, system, _, _, irq, softirq = map(int, Path("/proc/stat").read_text().split()[1:8])
     except OSError:
         return None
-    user, nice, system, _, _, irq, softirq = map(int, fields)
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 

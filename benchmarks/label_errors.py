@@ -3,13 +3,10 @@
     python -m benchmarks.label_errors demo --weights squeezenet1_1.pth
     python -m benchmarks.label_errors table --csv labels.csv --images photos/ --group ASSET --weights FILE
 
-`demo` draws the demo set with 20 % of its labels missing and 5 % wrong, and audits its table (multilabel) and
-its folders (dual_head, which has wrong labels alone). `table` plants as many into a table; labels that were
-wrong in it before count as right.
-
-A planted error is a `missing` label; a `wrong` one in another one's place; or, where such errors leave a
-label with none of the other kind that it truly occurs with anywhere, an `impossible pair`. Precision at k is
-the share of planted errors of the kind among a ranking's first k; at k = planted it is the recall as well.
+`demo` audits the demo set's table (multilabel) and folders (dual_head, with wrong labels alone), `table` any
+table; labels that were wrong in it before count as right. A planted error is a `missing` label; a `wrong` one
+in another one's place; or, where such errors leave a label with none of the other kind that it truly occurs
+with anywhere, an `impossible pair`. Precision at k is the share of them among a ranking's first k.
 """
 
 import argparse
@@ -82,9 +79,10 @@ class Case:
         return set(_items(alone.any(1) & self.given[:, first].any(1)))
 
 
-def _items(cells: np.ndarray) -> Items:
-    """Return the positions of the true cells."""
-    return list(map(tuple, np.argwhere(cells).tolist()))
+def _items(cells: np.ndarray, scores: np.ndarray | None = None) -> Items:
+    """Return the positions of the true cells, with `scores` the lowest first."""
+    order = slice(None) if scores is None else np.argsort(scores[cells], kind="stable")
+    return list(map(tuple, np.argwhere(cells)[order].tolist()))
 
 
 def audited(linked: Linked, truth: Mapping[str, Sequence[str]], multilabel: bool, seen: np.ndarray) -> Case:
@@ -126,15 +124,10 @@ def cleanlab(case: Case, adjust: bool = False, issues_first: bool = False) -> di
         if issues_first:
             scores[:, part] += 10.0 * ~find_label_issues(classes, likely, n_jobs=1)[:, None]
 
-    def ranked(mask: np.ndarray) -> Items:
-        return [
-            (photo, label)
-            for photo, label in np.argwhere(mask)[np.argsort(scores[mask], kind="stable")].tolist()
-        ]
-
     worst = np.where(case.given, scores, np.inf).min(1)
     photos = [(photo,) for photo in np.argsort(worst, kind="stable").tolist()]
-    return {"missing": ranked(~case.given), "wrong": ranked(case.given), "impossible pair": photos}
+    kinds = {"missing": ~case.given, "wrong": case.given}
+    return {kind: _items(mask, scores) for kind, mask in kinds.items()} | {"impossible pair": photos}
 
 
 def unseen_pairs_first(case: Case) -> dict[str, Items]:

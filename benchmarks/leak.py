@@ -6,15 +6,14 @@
 import sys
 
 import numpy as np
-from sklearn.metrics import average_precision_score
+import torch
 
-from benchmarks.harness import command, composed, markdown
+from benchmarks.harness import command, composed, figures_of, markdown
 from src import config
 from src.datamodules.records import label_space
 from src.datamodules.splits import label_matrix, pair_matrix
 from src.datamodules.stratify import split_groups
 from src.inference.features import extract_features
-from src.labels import LabelSpace
 from src.models.linear import fit_heads
 
 SEEDS = range(1, 11)
@@ -25,9 +24,8 @@ def main() -> None:
     """Print a Markdown table: accuracy per kind, or mean average precision, over ten splits of each sort."""
     cfg = composed(*sys.argv[1:], "output_dir=.")
     datamodule = config.build(cfg.data)
-    linked = datamodule.collect()
-    records, multilabel = linked.records, datamodule.multilabel
-    labels = label_space(records)
+    linked, multilabel = datamodule.collect(), datamodule.multilabel
+    records, labels = linked.records, label_space(linked.records)
     model = config.build(cfg.model, labels=labels.as_dict(), class_weights=None)
     features = extract_features(model, datamodule.root, records)
     encode = labels.encode if multilabel else labels.encode_classes
@@ -40,31 +38,13 @@ def main() -> None:
             chosen = split_groups(columns, groups, SHARES, seed, pairs=pairs)
             train, test = chosen == 0, chosen == 2
             heads = fit_heads(features[train], targets[train], labels, multilabel)
-            scores = heads.probabilities(features[test])
+            scores = torch.from_numpy(heads.probabilities(features[test]))
+            figures = figures_of(model.evaluate(scores, torch.from_numpy(targets[test])), {"mAP": "map"})
             seen = np.isin(linked.groups[test], linked.groups[train]).mean()
-            found[way].append(
-                {
-                    **figures(scores, targets[test], labels, multilabel),
-                    "test photos whose group is in training": seen,
-                }
-            )
+            found[way].append({**figures, "test photos whose group is in training": seen})
     groups = len(set(linked.groups.tolist()))
     print(f"{len(records)} photos, {groups} groups, {len(SEEDS)} splits of each sort\n")
     print(table(found))
-
-
-def figures(
-    scores: np.ndarray, targets: np.ndarray, labels: LabelSpace, multilabel: bool
-) -> dict[str, float]:
-    """Return accuracy per kind, or the mean average precision of the labels that occur."""
-    if multilabel:
-        occur = targets.any(0)
-        return {"mAP": average_precision_score(targets[:, occur], scores[:, occur], average="macro")}
-    accuracies = {}
-    for k, (kind, part) in enumerate(labels.slices.items()):
-        known = targets[:, k] >= 0
-        accuracies[f"{kind} accuracy"] = (scores[known, part].argmax(1) == targets[known, k]).mean()
-    return accuracies
 
 
 def table(found: dict[str, list[dict[str, float]]]) -> str:

@@ -31,7 +31,6 @@ def drawn(width: int, height: int, count: int, different: int | None = None) -> 
 
 
 def _draw(path: Path, width: int, height: int) -> None:
-    """Draw the photo of the seed that the file is named after."""
     part = path.with_suffix(".part")
     render_photo(int(path.stem), width, height).save(part, "JPEG", quality=90)
     part.replace(path)

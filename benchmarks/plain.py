@@ -46,13 +46,6 @@ class Photos(Dataset):
         return image, torch.zeros(0) if self.targets is None else self.targets[index]
 
 
-class Order(EpochSampler):
-    """The order of Corbel's epochs, without the epoch in each item."""
-
-    def __iter__(self):
-        return (index for _, index in super().__iter__())
-
-
 def split_of(root: Path, split: str) -> tuple[list[Path], Tensor, dict[str, list[str]]]:
     """Return the photos of a split's folder, class indices `[photos, 2]`, and the labels of each kind."""
     paths = sorted((root / split).glob("*/*.jpg"))
@@ -83,9 +76,7 @@ def train(
 ) -> dict[str, np.ndarray]:
     """Train a linear head per kind on a frozen ResNet18, and validate after each epoch.
 
-    Returns:
-        `history`, a row `[train loss, val loss, train accuracy, val accuracy]` per epoch, and `heads`, the
-        last weights and biases.
+    Returns `_history`, rows of losses and accuracies of train and val, and `_heads`, all weights and biases.
     """
     (paths, targets, _), (val_paths, val_targets, _) = (split_of(root, s) for s in ("train", "val"))
     backbone = resnet18()
@@ -94,17 +85,16 @@ def train(
     heads = list(first_heads(root, seed).values())
     net = nn.ModuleList([backbone.requires_grad_(False), *heads]).eval()
     optimizer = torch.optim.Adam([p for head in heads for p in head.parameters()], lr=lr)
-    order = Order(len(paths), seed, shuffle=True)
-    batches = DataLoader(Photos(paths, targets, read), sampler=order, batch_size=8)
+    photos = Photos(paths, targets, read)
     val_batches = DataLoader(Photos(val_paths, val_targets, read), batch_size=8)
     history = []
     for epoch in range(epochs):
-        order.set_epoch(epoch)
-        loss, accuracy = _epoch(net, batches, optimizer)
+        order = [index for _, index in EpochSampler(len(paths), seed, True, epoch)]  # Corbel's
+        loss, accuracy = _epoch(net, DataLoader(photos, sampler=order, batch_size=8), optimizer)
         with torch.no_grad():
             val_loss, val_accuracy = _epoch(net, val_batches)
         history.append([loss, val_loss, accuracy, val_accuracy])
-    return {"history": np.array(history), "heads": flat(heads)}
+    return {"_history": np.array(history), "_heads": flat(heads)}
 
 
 def _epoch(net: nn.ModuleList, batches: Iterable, optimizer=None) -> tuple[float, float]:

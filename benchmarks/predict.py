@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from benchmarks import plain
-from benchmarks.harness import BENCH, BOTH, REPOSITORY, Work, threads
+from benchmarks.harness import BENCH, BOTH, REPOSITORY, Work, close, threads
 from benchmarks.photos import drawn
 from src.files import file_digest
 from src.inference.batches import Photo
@@ -21,7 +21,7 @@ from src.models.checkpoint import load_model
 from src.models.classifiers import PhotoClassifier
 
 BATCH = 16
-TOLERANCE = 1e-4  # of a score
+same_scores = partial(close, tolerance=1e-4)  # as those of torch from the same pixels
 RUN = BENCH / "trained"
 # all layers from random weights: ImageNet weights of a ResNet18 would be a download
 TRAINING = ("scripts/train.py", "model=multilabel", "callbacks.figures=null", "experiment=demo_scratch",
@@ -56,7 +56,6 @@ def exported(name: str = "model.onnx") -> Path:
 
 
 def _python(*command: str) -> None:
-    """Run Python; end with its message if it fails."""
     done = subprocess.run([sys.executable, *command], cwd=REPOSITORY, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"error: {' '.join(command)}: {done.stderr.strip()}")
@@ -84,13 +83,9 @@ def eager(model: PhotoClassifier) -> Callable[[torch.Tensor], torch.Tensor]:
 def naive(given: Given, read: plain.Read = plain.decoded_in_full) -> np.ndarray:
     """Predict as a plain script does, on a GPU with worker processes; return the scores."""
     thresholds = given.model.thresholds.cpu().numpy().copy()
-    forward = eager(given.model.to(given.device))
-
-    def on_device(image: torch.Tensor) -> torch.Tensor:
-        return forward(image.to(given.device)).cpu()
-
-    workers = 0 if given.device == "cpu" else threads()
-    return plain.predict(on_device, thresholds, given.photos, BENCH / "naive.csv", read, workers)
+    forward, device = eager(given.model.to(given.device)), given.device
+    files, workers = (given.photos, BENCH / "naive.csv"), 0 if device == "cpu" else threads()
+    return plain.predict(lambda image: forward(image.to(device)).cpu(), thresholds, *files, read, workers)
 
 
 def ours(given: Given) -> list[dict[str, str]]:
@@ -109,12 +104,6 @@ def described(given: Given, result: np.ndarray | list[dict[str, str]] | dict) ->
     if isinstance(result, list):
         result = np.array([[float(row[f"p:{name}"]) for name in given.model.labels.names] for row in result])
     return result if isinstance(result, dict) else {"_scores": result}
-
-
-def same_scores(results: dict[str, dict]) -> bool:
-    """Whether scores are those of torch from the same pixels, to 1e-4."""
-    one, other = results["reference"]["_scores"], results["ours"]["_scores"]
-    return one.shape == other.shape and bool(np.abs(one - other).max() <= TOLERANCE)
 
 
 WORKS = [

@@ -7,12 +7,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-import numpy as np
+import pandas as pd
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from benchmarks.harness import BENCH, command, composed, markdown
+from benchmarks.harness import BENCH, command, composed, figures_of, markdown
 from src import config
 from src.datamodules.dataset import TrainTransform, encoded_targets
 from src.datamodules.photo_datamodule import PhotoDataModule
@@ -80,10 +80,8 @@ def validated(cfg: DictConfig, data: PhotoDataModule, views: Sequence[View]) -> 
     with threads(1):
         loss, logits = fit(cfg, model, seen, targets)
     scored = model.evaluate(model.probabilities(logits), targets["val"])
-    if data.multilabel:
-        return {"loss": loss, "mAP": scored["map"], "macro-F1 at 0.5": scored["f1_macro_at_0.5"]}
-    keys = [(kind, key) for kind in data.labels.kinds for key in ("accuracy", "f1_macro")]
-    return {"loss": loss, **{f"{kind} {key}": scored[kind][key] for kind, key in keys}}
+    keys = {"mAP": "map", "macro-F1 at 0.5": "f1_macro_at_0.5"}
+    return {"loss": loss, **figures_of(scored, keys, ("accuracy", "f1_macro"))}
 
 
 def features(model: PhotoClassifier, data: PhotoDataModule, views: Sequence[View]) -> Seen:
@@ -127,11 +125,8 @@ def fit(
 
 def table(found: dict[str, list[dict[str, float]]]) -> str:
     """Return the means of the figures, a row for each change."""
-    rows = []
-    for change, figures in found.items():
-        means = {name: float(np.mean([one[name] for one in figures])) for name in figures[0]}
-        rows.append({"change": change if change in (DEFAULT, ROTATED) else f"`{change}`", **means})
-    return markdown(rows)
+    names = {change: change if change in (DEFAULT, ROTATED) else f"`{change}`" for change in found}
+    return markdown([{"change": names[row], **pd.DataFrame(found[row]).mean()} for row in found])
 
 
 if __name__ == "__main__":

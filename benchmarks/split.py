@@ -17,10 +17,7 @@ Table = tuple[np.ndarray, np.ndarray]  # targets [photos, 20], groups [photos]
 
 
 def table(photos: int, grouped: bool) -> Table:
-    """Return random targets and groups.
-
-    Groups have 1 to 50 photos, most of them few (Zipf's law), and their photos share most of their labels.
-    """
+    """Return random targets and groups of 1 to 50 photos (Zipf's law), which share most of their labels."""
     rng = np.random.default_rng(0)
     if not grouped:
         return rng.random((photos, len(FREQUENCIES))) < FREQUENCIES, np.arange(photos)

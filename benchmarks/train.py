@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig
 
 from benchmarks import plain
-from benchmarks.harness import BENCH, BOTH, ONE, Work, composed, threads
+from benchmarks.harness import BENCH, BOTH, ONE, Work, close, composed, threads
 from benchmarks.photos import tree
 from src import config
 from src.inference.features import split_features
@@ -19,7 +19,7 @@ from src.training.distributed import inference_device
 from src.training.setup import make_trainer, quiet_lightning
 
 TRAIN, VAL, EPOCHS = 192, 64, 10
-TOLERANCE = 1e-5
+alike = partial(close, tolerance=1e-5)  # losses, accuracies and heads of the same decoder
 CACHE, RUN = BENCH / "cache_features", BENCH / "run"
 PLAINLY = (
     "callbacks.early_stopping=null", "callbacks.lr_monitor=null", "callbacks.figures=null",
@@ -68,7 +68,7 @@ def naive(cfg: DictConfig, read: plain.Read = plain.decoded_in_full) -> dict[str
 
 
 def ours(cfg: DictConfig) -> dict[str, np.ndarray]:
-    """Train with Corbel from the first heads of the plain loop; return `history` and `heads` as it does."""
+    """Train with Corbel from the first heads of the plain loop; return what it does."""
     quiet_lightning()
     shutil.rmtree(RUN, ignore_errors=True)
     (RUN / "checkpoints").mkdir(parents=True)
@@ -86,21 +86,7 @@ def ours(cfg: DictConfig) -> dict[str, np.ndarray]:
         names = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
         history = [[float(row[name]) for name in names] for row in csv.DictReader(file)]
     last = [model.get_submodule(f"head_{kind}") for kind in heads]
-    return {"history": np.array(history), "heads": plain.flat(last)}
-
-
-def described(_: DictConfig, trained: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the values that are compared."""
-    return {f"_{name}": values for name, values in trained.items()}
-
-
-def alike(results: dict[str, dict[str, np.ndarray]]) -> bool:
-    """Whether losses, accuracies and heads are those of the plain loop with the same decoder, to 1e-5."""
-    one, other = results["reference"], results["ours"]
-    return all(
-        one[name].shape == other[name].shape and np.allclose(one[name], other[name], rtol=0, atol=TOLERANCE)
-        for name in ("_history", "_heads")
-    )
+    return {"_history": np.array(history), "_heads": plain.flat(last)}
 
 
 WORKS = [
@@ -108,7 +94,7 @@ WORKS = [
         f"{EPOCHS} epochs of heads on a frozen ResNet18, {TRAIN} + {VAL} photos 1600 x 1200, {cache} cache",
         partial(given, cache == "warm"),
         {"reference": partial(naive, read=plain.our_decoder), "naive": naive, "ours": ours},
-        alike, described, threads=BOTH if cache == "cold" else ONE,
+        alike, threads=BOTH if cache == "cold" else ONE,
     )
     for cache in ("cold", "warm")
 ]  # fmt: skip

@@ -34,7 +34,8 @@ def main(cfg: DictConfig) -> None:
     looks = inspect_photos(source.root, paths, datamodule.preprocess.size, datamodule.cache_dir)
     data = Exploration(source, records, looks, cfg.task, datamodule.group, datamodule.near_duplicates)
     summary = write_exploration(data, folder)
-    found = [f"{part['title'].lower()} {part['count']:,}" for part in summary["problems"] if part["count"]]
+    found = [f"notes {len(source.findings)}"] if source.findings else []
+    found += [f"{part['title'].lower()} {part['count']:,}" for part in summary["problems"] if part["count"]]
     print(f"{len(records):,} labelled photos, {summary['groups']['joined']:,} groups")
     for notice in [*map(str, source.findings), *summary["notices"]]:
         print(f"note   {notice}")

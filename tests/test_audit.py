@@ -510,15 +510,11 @@ def test_folders_split_already_are_trained_on_as_before(tmp_path, make_tree, mon
     assert {r.id: r.labels["defect"] for r in new.splits["train"]}["train/Wall_Leak/0"] == ("Crack",)
 
 
-def test_features_that_have_seen_the_labels_are_named(tmp_path, monkeypatch, capsys):
-    root = make_folders(tmp_path / "photos", each=2)
-    monkeypatch.chdir(tmp_path)
-    assert run_script(monkeypatch, "train", f"data.root={root}", *FAST, "trainer.max_epochs=1") == 0
-    (run,) = tmp_path.glob("outputs/dual_head/*")
-    assert script(monkeypatch, tmp_path, f"data.root={root}", f"ckpt={run}", "folds=2", "output=a") == 0
+def test_features_that_have_seen_the_labels_are_named(run, photos, tmp_path, monkeypatch, capsys):
+    assert script(monkeypatch, tmp_path, f"data.root={photos}", f"ckpt={run}", "folds=2", "output=a") == 0
     said = capsys.readouterr().err
     lines = (run / "train_metadata.csv").read_text(encoding="utf-8").splitlines()
-    assert f"was trained on {len(lines) - 1} of these 18 photos with their labels" in said
+    assert f"was trained on {len(lines) - 1} of these 36 photos with their labels" in said
     assert "was trained on" in (tmp_path / "a" / "audit.html").read_text(encoding="utf-8")
 
 

@@ -13,17 +13,15 @@ from src.inference import batches
 from src.inference.batches import Photo, run_batches
 from src.inference.predictor import Predictor, load_backend
 from src.inference.torch_backend import TorchBackend, check_precision
-from src.models import backbones
 from src.models.classifiers import MultiLabelClassifier
-from tests.made import REPOSITORY, tiny
+from tests.made import REPOSITORY
 
 PIXELS = {"image_size": 16, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 LABELS = {"component": ["Bolt", "Plate"], "defect": ["Crack", "Leaks", "Rust"]}
 
 
 @pytest.fixture
-def model(monkeypatch):
-    monkeypatch.setitem(backbones.BACKBONES, "tiny", backbones.Entry(tiny, None, "fc"))
+def model():
     torch.manual_seed(0)
     return MultiLabelClassifier(
         task="multilabel", labels=LABELS, preprocess=PIXELS, backbone="tiny", weights=None
@@ -66,16 +64,6 @@ def test_torch_scores_are_the_same_bits_in_the_same_batches(model, photos, monke
     next(found)
     found.close()  # nobody listens any more
     assert torch.get_num_threads() == threads
-
-
-@pytest.mark.parametrize(("photos", "size"), [(0, 4), (1, 4), (511, 16), (1300, 16), (1300, 48), (513, 512)])
-def test_batches_begin_where_their_chunk_does(photos, size):
-    ranges = [batches.batch_range(photos, size, i) for i in range(batches.count_batches(photos, size))]
-    assert [index for found in ranges for index in found] == [*range(photos)]
-    for found in ranges:
-        chunk = found[0] // 512
-        assert chunk == found[-1] // 512 and (found[0] - 512 * chunk) % size == 0
-        assert len(found) == min(size, 512 * (chunk + 1) - found[0], photos - found[0])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -168,10 +156,7 @@ def test_options_that_do_not_fit(model, tmp_path):
         with pytest.raises(InputError, match=words):
             TorchBackend(model, **options)
     (tmp_path / "a.ckpt").touch()
-    for backend, words in (
-        ("tourch", "did you mean 'torch'"),
-        ("onnx", "export it first: python"),
-    ):
+    for backend, words in (("tourch", "did you mean 'torch'"), ("onnx", "export it first: python")):
         with pytest.raises(InputError, match=words):
             load_backend(str(tmp_path / "a.ckpt"), backend)
 

@@ -1,4 +1,5 @@
 import errno
+import inspect
 import logging
 import os
 import pickle
@@ -21,6 +22,7 @@ from src.datamodules.inspection import inspect_photos
 from src.errors import InputError
 from src.preprocess import Preprocess
 from src.row_store import RowStore
+from tests.made import REPOSITORY
 from tests.test_datamodule import COMMON
 
 ABOUT = {"weights": "a"}
@@ -32,6 +34,16 @@ def store(folder, about=ABOUT, shape=(3,)):
 
 def digest(number: int) -> str:
     return f"{number * 0x9E3779B97F4A7C15 % 2**64:016x}"
+
+
+CHILD = f"""
+import os, sys, time
+import numpy as np
+import {cache.__name__} as cache
+RowStore, ABOUT = cache.RowStore, {ABOUT}
+{inspect.getsource(store)}
+{inspect.getsource(digest)}
+"""  # begins a process that has no need of torch
 
 
 def filled(folder, numbers, **options):
@@ -84,16 +96,18 @@ def test_a_damaged_file_is_named_and_not_used(tmp_path, damage, caplog):
 def test_two_processes_fill_one_cache_at_once(tmp_path):
     """Both begin with no folder, and each writes every row as a file of its own."""
     code = (
-        "import sys, time; from tests.test_cache import *\n"
-        "cache.ROWS_A_FILE = 1\n"
-        "while time.time() < float(sys.argv[1]): pass\n"
+        f"{CHILD}cache.ROWS_A_FILE = 1\n"
+        "open(sys.argv[1], 'w').close()\n"
+        "until = time.time() + 60\n"
+        "while time.time() < until and not os.path.exists(sys.argv[2]): pass\n"
         f"made = store({str(tmp_path / 'new')!r})\n"
         "made.check_room(60)\n"
         "for n in range(60): made.add(digest(n), np.full(3, n, np.float32))\n"
         "made.flush(); assert not made.missing(digest(n) for n in range(60))\n"
     )
-    at = str(time.time() + 8)
-    both = [subprocess.Popen([sys.executable, "-c", code, at], cwd=cache_root()) for _ in range(2)]
+    ready = [str(tmp_path / name) for name in ("one", "other")]
+    commands = [[sys.executable, "-c", code, *files] for files in (ready, ready[::-1])]
+    both = [subprocess.Popen(command, cwd=REPOSITORY) for command in commands]
     assert [child.wait() for child in both] == [0, 0]
     rows = store(tmp_path / "new").rows([digest(n) for n in range(60)])
     assert rows.take(range(60))[:, 0].tolist() == list(range(60))
@@ -147,15 +161,14 @@ def test_what_does_not_fit_is_not_begun(tmp_path, monkeypatch):
 @pytest.mark.skipif(os.name == "nt", reason="kills by signal")
 def test_a_kill_while_rows_are_written_leaves_whole_files(tmp_path):
     code = (
-        "import sys; from tests.test_cache import *\n"
-        "cache.ROWS_A_FILE = 3\n"
+        f"{CHILD}cache.ROWS_A_FILE = 3\n"
         f"made = store({str(tmp_path)!r}, shape=(20000,))\n"
         "for n in range(10**6):\n"
         "    made.add(digest(n), np.full(20000, n, np.float32))\n"
         "    if n == 2: print('a file is there', flush=True)\n"
     )
     for wait in (0.0, 0.1):
-        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=cache_root())
+        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=REPOSITORY)
         child.stdout.readline()
         time.sleep(wait)
         child.kill()
@@ -169,10 +182,6 @@ def test_a_kill_while_rows_are_written_leaves_whole_files(tmp_path):
         os.utime(path, (time.time() - age,) * 2)
     found.check_room(1)  # clears what nobody writes any more
     assert not stale.exists() and young.exists()
-
-
-def cache_root() -> str:
-    return os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 @pytest.fixture

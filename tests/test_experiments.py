@@ -14,8 +14,10 @@ QUICK = ("trainer.max_epochs=1", "data.num_workers=0", "trainer.accelerator=cpu"
 OTHERS = sorted(p.stem for p in (REPOSITORY / "conf" / "experiment").glob("*.yaml") if p.stem != "demo")
 
 
-@pytest.mark.parametrize("name", OTHERS)
-@pytest.mark.parametrize("fast", [(), ("trainer.fast_dev_run=true",)])
+@pytest.mark.parametrize(
+    ("name", "fast"),
+    [*((name, ()) for name in OTHERS), *((name, ("trainer.fast_dev_run=true",)) for name in OTHERS[:2])],
+)
 def test_experiments_run(photos, table, monkeypatch, tmp_path, name, fast):
     data = table if "multilabel" in name else photos
     monkeypatch.chdir(tmp_path)

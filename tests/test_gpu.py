@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from src.inference.features import extract_features
 from src.inference.predictor import Predictor
 from src.inference.torch_backend import TorchBackend
 from src.models.base import set_full_precision
@@ -102,7 +101,7 @@ def test_a_run_says_what_its_predictions_say(tmp_path, monkeypatch, task, precis
     assert metrics["test"]["exact_match"] == pytest.approx(right / len(truth))
 
 
-def test_features_are_those_of_a_cpu_and_train_heads(tmp_path, monkeypatch, folders, resnet):
+def test_features_are_those_of_a_cpu_and_train_heads(tmp_path, monkeypatch, folders):
     monkeypatch.chdir(tmp_path)
     arguments = (
         "train",
@@ -119,15 +118,6 @@ def test_features_are_those_of_a_cpu_and_train_heads(tmp_path, monkeypatch, fold
             rows = list(csv.DictReader(file))
         curves.append([[float(row[key]) for key in ("train_loss", "val_loss", "val_f1")] for row in rows])
     assert np.allclose(curves[0], curves[1], atol=1e-4) and curves[1] == curves[2]
-
-
-def test_extracted_features(folders, resnet):
-    from src.datamodules.records import Record
-
-    paths = sorted(path.relative_to(folders).as_posix() for path in folders.rglob("*.jpg"))[:40]
-    records = [Record(path, path, {}) for path in paths]
-    on_gpu, on_cpu = (extract_features(resnet, folders, records, device) for device in ("cuda", "cpu"))
-    assert difference(on_gpu, on_cpu) < 1e-5
 
 
 def test_a_killed_run_goes_on_and_its_checkpoint_loads_on_a_cpu(tmp_path, monkeypatch, folders):

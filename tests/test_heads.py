@@ -1,11 +1,7 @@
 import numpy as np
 import pytest
 
-from src.datamodules.groups import link_records
-from src.datamodules.records import Record
-from src.datamodules.splits import split_folds
 from src.labels import MISSING, LabelSpace
-from src.models import linear
 from src.models.linear import fit_heads, out_of_fold
 
 LABELS = LabelSpace({"component": ("a", "b", "c"), "defect": ("x", "y")})
@@ -71,39 +67,6 @@ def test_out_of_fold_is_deterministic_and_finds_what_can_be_learnt():
     found = out_of_fold(features, hot(classes), folds, LABELS, True)
     assert found.tobytes() == out_of_fold(features, hot(classes), folds, LABELS, True).tobytes()
     assert ((found > 0.5) == (hot(classes) > 0)).mean() > 0.97
-
-
-def test_no_photo_is_judged_by_heads_that_saw_its_group_its_copy_or_its_near_duplicate(monkeypatch):
-    rng = np.random.default_rng(0)
-    hashes = [int(value) for value in rng.integers(0, 2**63, 60)]
-    hashes[40] = hashes[10] ^ 0b101  # a near duplicate in another group of the user
-    records = [
-        Record(f"{i:02d}", f"{i:02d}.jpg", {"component": (LABELS.kinds["component"][i % 3],)}, f"g{i // 3}",
-               "same" if i in (5, 50) else f"{i:x}", hashes[i])
-        for i in range(60)
-    ]  # fmt: skip
-    linked = link_records(records, 4)
-    assert linked.groups[10] == linked.groups[40] and linked.groups[5] == linked.groups[50]
-    features = np.column_stack([np.arange(60), rng.normal(size=(60, 4))]).astype(np.float32)
-    targets = np.stack([LABELS.encode(r.labels) for r in linked.records])
-    judged, fit = [], linear.fit_heads
-
-    def watched(seen, *rest):
-        fitted = fit(seen, *rest)
-        trained = set(linked.groups[seen[:, 0].astype(int)])
-
-        class Watched:
-            def probabilities(self, asked):
-                here = linked.groups[asked[:, 0].astype(int)]
-                assert not trained & set(here)
-                judged.extend(asked[:, 0].astype(int))
-                return fitted.probabilities(asked)
-
-        return Watched()
-
-    monkeypatch.setattr(linear, "fit_heads", watched)
-    out_of_fold(features, targets, split_folds(linked, 5, 42), LABELS, True)
-    assert sorted(judged) == list(range(60))
 
 
 def test_labels_of_a_fold_do_not_reach_its_own_probabilities():

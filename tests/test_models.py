@@ -70,6 +70,17 @@ def test_normalisation_happens_inside_and_scores_are_probabilities():
     assert ((scores > 0) & (scores < 1)).all()
 
 
+def test_validation_is_in_full_precision_within_mixed_training():
+    model, image = multi(), torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
+    batch = {"image": image, "target": torch.zeros(4, 5), "index": torch.arange(4)}
+    with torch.no_grad():
+        wanted = torch.cat(list(model.eval()(image).values()), 1)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert {logits.dtype for logits in model._step(batch, "train").values()} == {torch.bfloat16}
+            for split in ("val", "test"):
+                assert torch.equal(torch.cat(list(model._step(batch, split).values()), 1), wanted)
+
+
 def test_frozen_backbone_stays_bit_equal_and_in_eval_mode():
     model = dual(freeze_backbone=True, weight_decay=0.02)
     before = {name: tensor.clone() for name, tensor in model.backbone.state_dict().items()}

@@ -71,9 +71,10 @@ def test_near_pairs_are_those_that_comparing_all_with_all_finds(limit):
     for i in range(len(near)):
         for bit in rng.choice(64, rng.integers(1, 10), replace=False):
             near[i] ^= np.uint64(1) << np.uint64(bit)
-    hashes = np.unique(np.concatenate([hashes, near]))
+    dense = hashes[0] ^ (np.uint64(1) << np.arange(64, dtype=np.uint64))
+    hashes = np.unique(np.concatenate([hashes, near, dense]))
     pairs, found = near_pairs(hashes, limit)
-    assert set(map(tuple, pairs.tolist())) == brute_force(hashes, limit)
+    assert sorted(map(tuple, pairs.tolist())) == sorted(brute_force(hashes, limit))
     assert found.tolist() == distances(hashes, pairs).tolist()
     if limit > 1:
         assert len(pairs) and found.max() == limit
@@ -85,15 +86,7 @@ def test_equal_hashes_are_paired_with_the_first_alone():
     assert pairs.tolist() == [[0, 2], [0, 3], [0, 4]]
     assert found.tolist() == [0, 0, 1]
     many = np.zeros(50_000, np.uint64)
-    assert len(near_pairs(many, 4)[0]) == 49_999
-
-
-def test_a_dense_cluster_gives_each_pair_once():
-    assert near_pairs(np.empty(0, np.uint64), 4)[0].shape == (0, 2)
-    bits = np.uint64(1) << np.arange(64, dtype=np.uint64)
-    hashes = np.concatenate([[0], bits, bits[:20] | bits[1:21]]).astype(np.uint64)
-    pairs, _ = near_pairs(hashes, 4)
-    assert len(pairs) == len({tuple(pair) for pair in pairs.tolist()}) == len(brute_force(hashes, 4))
+    assert len(near_pairs(many, 4)[0]) == 49_999 and near_pairs(many[:0], 4)[0].shape == (0, 2)
 
 
 def test_frames_of_a_fixed_camera_are_as_many_pairs_as_photos(monkeypatch):

@@ -17,9 +17,8 @@ from hydra.core.global_hydra import GlobalHydra
 from src.decisions.predictions import number_columns
 from src.inference import batches, output
 from src.inference.predictor import Predictor
-from src.models import backbones
 from src.models.classifiers import MultiLabelClassifier
-from tests.made import REPOSITORY, run_script, tiny
+from tests.made import REPOSITORY, run_script
 
 LABELS = {"component": ["Bolt", "Bracket"], "defect": ["Leaks", "Loose", "Missing"]}
 COUNT, CHUNK = 43, 8  # six chunks, the last one of three photos
@@ -32,11 +31,8 @@ def home(make_tree, tmp_path_factory):
     """A folder with a small untrained model and photos, two of which cannot be read."""
     home = tmp_path_factory.mktemp("home")
     torch.manual_seed(0)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setitem(backbones.BACKBONES, "tiny", backbones.Entry(tiny, None, "fc"))
-        model = MultiLabelClassifier(
-            task="multilabel", labels=LABELS, preprocess={"image_size": 16}, backbone="tiny", weights=None
-        )
+    given = {"task": "multilabel", "labels": LABELS, "preprocess": {"image_size": 16}}
+    model = MultiLabelClassifier(**given, backbone="tiny", weights=None)
     model.thresholds.fill_(0.49)
     content = {"hyper_parameters": dict(model.hparams), "state_dict": model.state_dict()}
     model.on_save_checkpoint(content)
@@ -355,12 +351,6 @@ def test_a_full_disk_keeps_the_chunks(predict, whole, monkeypatch):
             "cannot be written (No space left on device); the same command with resume=true goes on" in said
         )
     assert predict("p.csv", "resume=true")[0] == 1 and Path("p.csv").read_bytes() == whole[".csv"]
-
-
-def test_a_folder_that_cannot_be_written(predict):
-    Path("file").write_text("where a folder is needed")
-    code, said = predict("file/p.csv")
-    assert code == 2 and "file/p.csv.job cannot be written (there is a file where a folder is needed)" in said
 
 
 def test_parquet_has_the_rows_of_the_csv_with_types(predict, whole, tmp_path, monkeypatch):

@@ -117,16 +117,6 @@ def test_the_file_byte_by_byte(tmp_path):
     )
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "predictions.csv"
-    path.write_text("old")
-    with pytest.raises(KeyError):
-        write_rows(path, ["ID", "path"], [[{"ID": "1"}]])
-    assert path.read_text() == "old"
-    write_rows(path, ["ID", "path"], [])
-    assert path.read_text() == "ID,path\n" and [*tmp_path.iterdir()] == [path]
-
-
 def test_number_columns_of_each_task():
     assert number_columns(columns("multiclass", ONE, True)) == {
         "confidence": "double",

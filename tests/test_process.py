@@ -97,7 +97,6 @@ def test_predicting_whose_loader_workers_are_ended_with_it_is_ended_in_one_line(
     [
         ("src.models.classifiers.PhotoClassifier.on_train_batch_start", signal.SIGINT),
         ("src.models.classifiers.PhotoClassifier.test_step", signal.SIGTERM),
-        ("src.training.evaluate.write_report", signal.SIGINT),
         ("src.training.evaluate.write_report", signal.SIGTERM),
     ],
 )

@@ -28,16 +28,6 @@ def test_single_photos_are_divided_as_exactly_as_whole_photos_can_be(seed):
     assert (np.abs(np.bincount(chosen) - 3000 * SHARES) < 1).all()
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_groups_stay_whole_shares_are_kept_and_no_label_is_left_out(seed):
-    targets, groups = table(900, 6, seed)
-    chosen = split_groups(targets, groups, SHARES, seed)
-    assert deviations(targets, chosen).mean() < 0.05
-    assert all(len(set(chosen[groups == group])) == 1 for group in set(groups))
-    assert all(set(chosen[column]) == {0, 1, 2} for column in targets.T if len(set(groups[column])) >= 3)
-    assert set(split_groups(targets, groups, [0.8, 0.2, 0.0], 0)) == {0, 1}
-
-
 def test_pairs_count_where_labels_do_not_care():
     targets = np.zeros((400, 4), bool)
     rows = np.arange(400)

@@ -8,7 +8,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from src.datamodules.records import EXAMPLES, Finding, Record
+from src.datamodules.records import EXAMPLES, Finding, Record, tidy
 from src.errors import InputError, listed
 from src.overrides import typed, typed_list
 
@@ -76,6 +76,17 @@ def word(label: str) -> str:
     return DASHES.sub("_", text) if any(c.isalnum() for c in text) else text
 
 
+def renames(pairs: Sequence[str]) -> dict[str, str]:
+    """Return `{old name: new name}` from texts `OLD=NEW`."""
+    found = {}
+    for pair in pairs:
+        old, _, new = map(tidy, str(pair).rpartition("="))
+        if not (old and new):
+            raise InputError(f"data.rename: '{pair}' is not OLD=NEW, as data.rename=['crack=Crack']")
+        found[old] = new
+    return found
+
+
 def listed_labels(cell: str) -> list[str] | None:
     """Return the labels of a cell that is a serialised list, as of Python or JSON; None for any other cell.
 
@@ -125,23 +136,24 @@ def check_labels(
 
     named = {word(name) for name in healthy}
     missing = [name for name in totals if word(name) in MISSING - named]
-    alike = _alike(totals)
+    harmless = MISSING | named if multilabel else MISSING  # told below, or no label
+    alike = [names for names in _alike(totals) if not harmless.issuperset(map(word, names))]
     odd = _odd_names(totals, {*missing, *(name for names in alike for name in names)})
     found = [
-        finding("labels_alike", f"labels that read the same: {quoted(names, totals)}", _merged(names), names)
+        finding("labels_alike", f"Labels that read the same: {quoted(names, totals)}", _merged(names), names)
         for names in alike
     ]
     for separator, names in _lists(totals).items():
         cure = f"use {typed('data.separator', separator)}" if table else "a table can hold lists: data=table"
-        text = f"labels that are made of several labels: {quoted(names, totals)}"
+        text = f"Labels that are made of several labels: {quoted(names, totals)}"
         found.append(finding("labels_listed", text, cure, names))
     if missing:
-        text = f"labels that look like a missing one: {quoted(missing, totals)}"
+        text = f"Labels that look like a missing one: {quoted(missing, totals)}"
         cure = f"if they are none, use {typed_list('data.missing', missing)}"
         found.append(finding("labels_missing", text, cure, missing))
     unnamed = [name for kind, name in counts if kind != "component" and word(name) in HEALTHY - named]
     if multilabel and unnamed:
-        text = f"labels that sound like nothing wrong and count as defects: {quoted(unnamed, totals)}"
+        text = f"Labels that sound like nothing wrong and count as defects: {quoted(unnamed, totals)}"
         cure = f"use {typed_list('data.healthy', [*healthy, *unnamed])}"
         found.append(finding("labels_healthy", text, cure, unnamed))
     found += [
@@ -197,11 +209,11 @@ def _odd_names(totals: Mapping[str, int], told: set[str]) -> list[tuple[str, str
     long = [name for name in rest if len(name) > SENTENCE]
     rename = "rename them, or use data.rename=['OLD=NEW']"
     found = (
-        ("labels_invisible", "labels with letters that cannot be seen, or look like others", rename, unseen),
-        ("labels_formula", "labels that a spreadsheet takes for a formula", rename, run),
+        ("labels_invisible", "Labels with letters that cannot be seen, or look like others", rename, unseen),
+        ("labels_formula", "Labels that a spreadsheet takes for a formula", rename, run),
         (
             "labels_long",
-            f"labels of more than {SENTENCE} letters",
+            f"Labels of more than {SENTENCE} letters",
             "check that the column holds labels",
             long,
         ),

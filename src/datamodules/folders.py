@@ -67,7 +67,9 @@ def _empty_folders(listing: Listing, split_of: Mapping[str, str], used: set[str]
     found = []
     for folder in listing.folders:
         above, _, name = folder.rpartition("/")
-        if (above in split_of if split_of else not above) and tidy(name) not in used:
+        at_level = above in split_of and above.lower() != name.lower() if split_of else not above
+        skipped = any(place.startswith(folder) for place in listing.skipped)
+        if at_level and not skipped and tidy(name) not in used:
             files = Counter()
             for (place, extension), count in listing.others.items():
                 if place == folder or place.startswith(f"{folder}/"):

@@ -3,11 +3,12 @@
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 from src.datamodules.records import EXAMPLES, Finding, Listing
 from src.datamodules.splits import SPLIT_NAMES
 from src.errors import InputError, listed
+from src.overrides import typed
 
 _PICTURES = "images image imgs img pictures photos frames jpegimages leftimg8bit input inputs rgb"
 _ANSWERS = """labels label annotations annotation annots masks mask segmentationclass segmentationobject
@@ -32,18 +33,19 @@ COPY = re.compile(
 )
 
 
-def split_folders(paths: Iterable[str]) -> dict[str, str]:
+def split_folders(paths: Sequence[str]) -> dict[str, str]:
     """Return `{top folder: split}` of a tree that is split already, else nothing.
 
     A tree is split where its top folders hold a `train` and either another split or nothing else, so that a
-    class named `train` among others stays a class; or where all top folders are named after two or three
-    splits in another way (`dev`, `seg_train`, `val2017`).
+    class named `train` among others stays a class; or where all top folders with folders of photos are named
+    after two or three splits in another way (`dev`, `seg_train`, `val2017`).
     """
     tops = {path.partition("/")[0] for path in paths if "/" in path}
     split_of = {top: SPLIT_NAMES[top.lower()] for top in tops if top.lower() in SPLIT_NAMES}
     if "train" in split_of.values() and (len(split_of) > 1 or len(tops) == 1):
         return split_of
-    alike = {top: SPLIT_LIKE.fullmatch(top.lower()) for top in tops}
+    deep = {path.partition("/")[0] for path in paths if path.count("/") > 1}
+    alike = {top: SPLIT_LIKE.fullmatch(top.lower()) for top in deep or tops}
     if not all(alike.values()):
         return {}
     split_of = {top: OTHER_SPLITS[match[1]] for top, match in alike.items()}
@@ -61,7 +63,8 @@ def label_folders(path: str, split_of: Mapping[str, str]) -> list[str]:
 
 def refuse_exports(listing: Listing, split_of: Mapping[str, str]) -> None:
     """Refuse a tree of an annotation tool, whose folders do not name labels."""
-    tops = {folders[0] for path in listing.paths if (folders := label_folders(path, split_of))}
+    folders = [label_folders(path, split_of) for path in listing.paths]
+    tops = {names[0] for names in folders if names}
     if {top.lower() for top in tops} - PICTURES - ANSWERS:
         return
     names = {name.lower() for folder in listing.folders for name in folder.split("/")}
@@ -74,17 +77,21 @@ def refuse_exports(listing: Listing, split_of: Mapping[str, str]) -> None:
         ("a Pascal VOC export", ("annotations" in names and "jpegimages" in names) or types[".xml"]),
         ("a segmentation set", names & {"masks", "mask", "segmentationclass", "gtfine"}),
         ("a YOLO export", types[".txt"] and ("labels" in names or ".yaml" in types)),
+        ("a LabelMe export", 2 * types[".json"] > len(listing.paths)),
         ("a COCO export", types[".json"] and ("annotations" in names or types[".json"] < 10)),
         ("an export of an annotation tool", types[".json"] + types[".txt"] + len(names & ANSWERS)),
     )
     layout = next((name for name, sign in kinds if sign), "")
-    if not layout and len(tops) < 2:
+    if not layout and any(len(names) > 1 for names in folders):
         return
+    layout = layout or "photos without label folders"
     where = f"its folders ({listed(sorted(tops), 4)}) name no label" if tops else "no folder names one"
-    raise InputError(
-        f"data.root={listing.root}: this looks like {layout or 'photos and other pictures'}: {where}; write "
-        "a table with the columns ID and label (or component and defect), data.csv=... data.images=..."
+    cure = (
+        "write a table with the columns ID and label (or component and defect): data.csv=... data.images=..."
     )
+    if tables := sorted(p.name for p in listing.root.glob("*.csv")):
+        cure = f"if {listed(tables, 3)} holds labels, use data=table"
+    raise InputError(f"data.root={listing.root}: this looks like {layout}: {where}; {cure}")
 
 
 def check_level(listing: Listing, split_of: Mapping[str, str], is_label, pairs: bool) -> None:
@@ -112,6 +119,12 @@ def check_level(listing: Listing, split_of: Mapping[str, str], is_label, pairs: 
     labels_on_top = pairs and all(map(is_label, tops)) and not all(map(is_label, shared))
     if not all(map(_is_place, tops)) and (all(map(_is_place, shared)) or labels_on_top):
         return
+    if len(tops) == 1 and not split_of:
+        deeper = typed("data.root", (listing.root / tops[0]).as_posix())
+        raise InputError(
+            f"data.root={listing.root}: all photos lie in {tops[0]}, in the folders {listed(shared, 4)}: "
+            f"{deeper} takes these as labels (data.label_folder=top takes {tops[0]})"
+        )
     raise InputError(
         f"data.root={listing.root}: the folders {listed(tops, 4)} hold folders of the same names "
         f"({listed(shared, 4)}), which look like the labels: take these with data.label_folder=parent, "
@@ -142,8 +155,8 @@ def check_names(listing: Listing, split_of: Mapping[str, str]) -> list[Finding]:
     ]
     answers = [top for top in sorted(places) if top.lower() in ANSWERS and len(places) > 1]
     for name, text, folders in (
-        ("folders_copied", "folders that look like copies of others", copies),
-        ("folders_of_masks", "folders that hold masks or annotations by their names", answers),
+        ("folders_copied", "Folders that look like copies of others", copies),
+        ("folders_of_masks", "Folders that hold masks or annotations by their names", answers),
     ):
         if folders:
             shown = listed((f"'{top}' ({len(places[top])} photos)" for top in folders), EXAMPLES)

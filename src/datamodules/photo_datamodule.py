@@ -24,7 +24,7 @@ from src.datamodules.dataset import (
     image_store,
     store_images,
 )
-from src.datamodules.findings import check_labels, report_findings, word
+from src.datamodules.findings import check_labels, renames, report_findings, word
 from src.datamodules.groups import (
     FAITHFUL,
     Linked,
@@ -111,8 +111,7 @@ class PhotoDataModule(L.LightningDataModule):
         self.task, self.shares, self.group, self.split_file = task, dict(splits), group, split_file
         self.near_duplicates, self.folds, self.fold = near_duplicates, folds, fold
         self.healthy = list(map(rec.tidy, healthy))
-        self.missing, self.strict = {word(str(name)) for name in missing}, strict
-        self.renamed = _renamed(rename)
+        self.missing, self.renamed, self.strict = {word(str(n)) for n in missing}, renames(rename), strict
         self.multiple, self.skip_unreadable = multiple, skip_unreadable
         self.vocabulary = self._vocabulary(components or (), defects or ())
         self.preprocess = Preprocess(**preprocess)
@@ -145,9 +144,9 @@ class PhotoDataModule(L.LightningDataModule):
         source = self._source()
         spellings = {name for r in source.records for names in r.labels.values() for name in names}
         known = {word(name) for name in self.healthy}
-        self.healthy += sorted(n for n in spellings.difference(self.healthy) if word(n) in known)
         in_table = bool(source.label_columns)
         source.findings += check_labels(source.records, self.healthy, self.multilabel, in_table)
+        self.healthy += sorted(n for n in spellings.difference(self.healthy) if word(n) in known)
         return source
 
     def _source(self) -> rec.Source:
@@ -343,17 +342,6 @@ def _check_split(near_duplicates: int | None, folds: int | None, fold: int, spli
         raise InputError(f"data.fold={fold}: from 0 to {folds - 1}, as data.folds={folds}")
     if folds is not None and split_file:
         raise InputError("data.folds draws the splits itself: leave out data.split_file")
-
-
-def _renamed(pairs: Sequence[str]) -> dict[str, str]:
-    """Return `{old name: new name}` from texts `OLD=NEW`."""
-    found = {}
-    for pair in pairs:
-        old, _, new = map(rec.tidy, str(pair).rpartition("="))
-        if not (old and new):
-            raise InputError(f"data.rename: '{pair}' is not OLD=NEW, as data.rename=['crack=Crack']")
-        found[old] = new
-    return found
 
 
 def _check_cache(cache: str | None, cache_dir: str | None) -> None:

@@ -160,7 +160,8 @@ def list_photos(root: Path) -> Listing:
         relative = Path(folder).relative_to(root).as_posix()
         before = "" if relative == "." else f"{relative}/"
         if before and RUN_FILES.intersection(subfolders + files):
-            found.skipped[before[:-1]] += _count_photos(folder)
+            if count := _count_photos(folder):
+                found.skipped[before[:-1]] += count
             subfolders.clear()
             continue
         for name in subfolders:

@@ -32,7 +32,7 @@ def summarise(data: Exploration, problems: Mapping[str, Sequence[Row]]) -> dict:
             "labelled photos": len(data.records),
             "labels": sum(map(len, labels.values())),
             "groups": groups["joined"],
-            "kinds of problems": sum(map(bool, problems.values())),
+            "kinds of problems": sum(map(bool, problems.values())) + len(data.source.findings),
         },
         "photos": {
             "labelled": len(data.records),
@@ -40,7 +40,7 @@ def summarise(data: Exploration, problems: Mapping[str, Sequence[Row]]) -> dict:
             "unlabelled": len(data.source.unlabelled),
         },
         "notices": _notices(data, labels, groups),
-        "findings": [asdict(finding) for finding in data.source.findings],
+        "findings": [{**asdict(found), "paths": list(found.paths)} for found in data.source.findings],
         "problems": [
             {
                 "name": name,
@@ -136,7 +136,7 @@ def _notices(data: Exploration, labels: dict, groups: dict) -> list[str]:
         ("rare", f"Rare, fewer than {RARE} photos"),
     ):
         if few := [row["label"] for rows in labels.values() for row in rows if row["verdict"] == verdict]:
-            notices.append(f"{why}: {', '.join(few)}.")
+            notices.append(f"{why}: {'; '.join(few)}.")
     return notices if len(data.readable) else [*notices, "No photo can be read."]
 
 
