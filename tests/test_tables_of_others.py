@@ -1,6 +1,5 @@
 """Tables that a spreadsheet, a tool or another machine has changed."""
 
-import gzip
 import io
 import json
 import logging
@@ -124,12 +123,12 @@ def test_lines_above_a_header(read, text):
         ('ID,label\na,x\n\nb,"y\nc,z\n', "not a table from row 4 on: a quote that opens there is not closed"),
         ('ID,label\na,"x\nb,"y"\nc,z\n', "not a table from row 2 on: a quote that opens there is not closed"),
         ('ID,label\na,"x" y\n', "not a table from row 2 on: a quote in a quoted cell has to be doubled"),
-        ('ID,label\na,x\nb,"' + "y\n" * 99999, "row 3 on: a quote that opens there is not closed, or a cell"),
+        pytest.param('ID,label\na,x\nb,"' + "y\n" * 99999, "row 3 on: .* not closed, or a cell", id="long"),
         (b"ID,label\na,x\nb,\0\n", r"not a text file \(a zero byte in row 3\)"),
         (b"SQLite format 3\0...", "an SQLite database: export a CSV"),
         (b"PAR1...", "a Parquet file"),
         (b"%PDF-1.7 ...", "a PDF"),
-        (gzip.compress(b"ID,label\n"), "a gzip file: unpack it"),
+        (b"\x1f\x8b\x08...", "a gzip file: unpack it"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook of the old format: save it as CSV UTF-8"),
         (json.dumps({"images": [], "annotations": []}, indent=1), r"JSON \(COCO\): write a CSV"),
         ('[{"ID": "a"}]', "this is JSON: write a CSV"),
@@ -192,7 +191,7 @@ def test_line_breaks_in_cells(read, caplog):
 @pytest.mark.parametrize(
     "cell",
     [
-        r"C:\Users\x\photos\s 1\0.jpg", "/mnt/other/photos/s 1/0.jpg", "file:///photos/s%201/0.jpg",
+        r"D:\x\photos\s 1\0.jpg", "/mnt/other/photos/s 1/0.jpg", "file:///photos/s%201/0.jpg",
         "https://host/s%201/0.jpg?x=1/2", "s3://bucket/s 1/0.jpg", "./s 1//0.jpg", "photos/S 1/0",
         "../s 1/0.jpg", "/data/local-files/?d=photos/s 1/0.jpg",
     ],
@@ -234,7 +233,7 @@ def test_groups_in_several_spellings(caplog):
     assert "2 groups in several spellings (4 photos): 'A1' = 'a1', '1.0' = '1'" in findings
     assert "data.group" in grouped("^([^_]+)_", "A1", "a1")[1]
     assert grouped("asset", "N/A", "-", "A2", "unknown")[0] == ["p0", "p1", "A2", "p3"]
-    assert "words for a missing group are none: 'N/A' (1), '-' (1), 'unknown' (1)" in caplog.text
+    assert "words for a missing group name none: 'N/A' (1), '-' (1), 'unknown' (1)" in caplog.text
 
 
 def by_file(tmp_path, text, *photos, others=()):

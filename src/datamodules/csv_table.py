@@ -170,8 +170,9 @@ def _check_header(
     """Refuse a header that is data, or that names two columns alike."""
     known = {name.casefold() for name in names}
     if known.isdisjoint(map(str.casefold, header)) and _is_data(header, rows):
+        columns = "ID,split" if where.startswith("data.split_file") else "ID,label"
         shown = listed(header, 4)
-        raise InputError(f"{where}: the first line looks like data ({shown}): add a header, as ID,label")
+        raise InputError(f"{where}: the first line looks like data ({shown}): add a header, as {columns}")
     if twice := sorted({name for name in header if name and header.count(name) > 1}):
         raise InputError(f"{where}: several columns are named {listed(twice)}: rename all but one")
 

@@ -203,7 +203,7 @@ def _tell_missing(group: str, names: Sequence[str]) -> None:
     """Log the words for a missing group."""
     if words := Counter(name for name in names if name.lower() != "nan"):
         shown = listed(f"'{name}' ({count})" for name, count in words.items())
-        log.warning("data.group=%s: words for a missing group are none: %s", group, shown)
+        log.warning("data.group=%s: words for a missing group name none: %s", group, shown)
 
 
 def perceptual_hash(image: Image.Image) -> int | None:

@@ -107,7 +107,13 @@ def _annotations(
 
 
 def _check_rows(
-    csv_path: Path, index: PhotoIndex, reader: TableReader, labels: dict, lost: dict, rows: Counter[str]
+    csv_path: Path,
+    index: PhotoIndex,
+    reader: TableReader,
+    labels: dict,
+    lost: dict,
+    rows: Counter[str],
+    causes: list[Finding],
 ) -> list[Finding]:
     """Return findings of the rows and photos that are not used; stop where none can be.
 
@@ -118,9 +124,10 @@ def _check_rows(
         labels: `{path: labels by kind}`.
         lost: `{ID: paths}` of IDs that name no photo, or several.
         rows: `{ID: number of rows}`.
+        causes: findings in the IDs.
     """
     missing = {id_: rows[id_] for id_, found in lost.items() if not found}
-    causes = damaged(missing, index.paths)
+    causes = [*causes, *damaged(missing, index.paths)]
     if not labels:
         why = "; ".join(map(str, causes)) or "check data.images and data.id"
         raise InputError(
@@ -258,7 +265,7 @@ class TableDataModule(PhotoDataModule):
             }
             for path, rows in annotations.items()
         }
-        findings += _check_rows(self.csv, index, reader, labels, lost, Counter(ids))
+        findings = _check_rows(self.csv, index, reader, labels, lost, Counter(ids), findings)
         shared: dict[tuple, dict[str, tuple[str, ...]]] = {}  # records of the same labels hold one mapping
         records = [
             Record(id_of[path], path, shared.setdefault(tuple(found.items()), found))

@@ -118,6 +118,8 @@ def damaged(lost: Mapping[str, int], paths: Sequence[str]) -> list[Finding]:
         lost: `{ID: rows}` of IDs that name no photo.
         paths: of the photos.
     """
+    if not lost:
+        return []
     names, found = _Names(paths), defaultdict(list)
     for id_ in lost:
         if hit := names.damage(id_.strip()):
