@@ -191,7 +191,7 @@ def test_line_breaks_in_cells(read, caplog):
 @pytest.mark.parametrize(
     "cell",
     [
-        r"D:\x\photos\s 1\0.jpg", "/mnt/other/photos/s 1/0.jpg", "file:///photos/s%201/0.jpg",
+        r"D:\x\photos\s 1\0.jpg", "/disk/other/photos/s 1/0.jpg", "file:///photos/s%201/0.jpg",
         "https://host/s%201/0.jpg?x=1/2", "s3://bucket/s 1/0.jpg", "./s 1//0.jpg", "photos/S 1/0",
         "../s 1/0.jpg", "/data/local-files/?d=photos/s 1/0.jpg",
     ],
@@ -243,7 +243,7 @@ def by_file(tmp_path, text, *photos, others=()):
 
 
 def test_split_files_of_others(tmp_path, caplog):
-    rows = "sep=;\nID;split\nA/0.JPG;Validation set\n/mnt/x/a/1.jpg;dev\n b ;training\n"
+    rows = "sep=;\nID;split\nA/0.JPG;Validation set\n/disk/x/a/1.jpg;dev\n b ;training\n"
     splits = {"a/0": "val", "a/1": "val", "b": "train"}
     assert by_file(tmp_path, rows, "a/0.jpg", "a/1.jpg", "b.jpg") == splits
     both = "ID,file,split\n0,1.jpg,train\n1,0.jpg,test\n"

@@ -189,7 +189,7 @@ class PhotoDataModule(L.LightningDataModule):
         self.begun = time.time_ns() - SETTLED
         linked, given = self.collect(), self.source.given
         if self.split_file:
-            others = [*self.source.unlabelled, *self.unreadable]
+            others = [*(r.path for r in self.source.records), *self.source.unlabelled, *self.unreadable]
             records, given = split_by_file(user_path(self.split_file), self.root, linked.records, others)
             linked = link_records(records, self.near_duplicates)
         fold = None if self.folds is None else (self.fold, self.folds)

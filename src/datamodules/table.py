@@ -106,34 +106,8 @@ def _annotations(
     return annotations
 
 
-def _check_rows(
-    csv_path: Path,
-    index: PhotoIndex,
-    reader: TableReader,
-    labels: dict,
-    lost: dict,
-    rows: Counter[str],
-    causes: list[Finding],
-) -> list[Finding]:
-    """Return findings of the rows and photos that are not used; stop where none can be.
-
-    Args:
-        csv_path: the table.
-        index: the photos.
-        reader: has read all rows.
-        labels: `{path: labels by kind}`.
-        lost: `{ID: paths}` of IDs that name no photo, or several.
-        rows: `{ID: number of rows}`.
-        causes: findings in the IDs.
-    """
-    missing = {id_: rows[id_] for id_, found in lost.items() if not found}
-    causes = [*causes, *damaged(missing, index.paths)]
-    if not labels:
-        why = "; ".join(map(str, causes)) or "check data.images and data.id"
-        raise InputError(
-            f"none of the {len(lost)} IDs of {csv_path} (as {listed(lost, 3)}) names one photo "
-            f"below {index.root} (there: {listed(index.paths, 3)}); {why}"
-        )
+def _refuse_unknown(csv_path: Path, reader: TableReader) -> None:
+    """Stop where labels are in no vocabulary."""
     if reader.unknown:
         first = next(iter(reader.unknown))
         shown = listed((f"'{label}' ({count} rows)" for label, count in reader.unknown.most_common()), 10)
@@ -141,32 +115,51 @@ def _check_rows(
             f"{csv_path}: unknown labels {shown}; '{first}': {did_you_mean(first, reader.kind_of)}; "
             "correct the table or add them to data.components or data.defects"
         )
+
+
+def _check_ids(
+    csv_path: Path,
+    index: PhotoIndex,
+    lost: Mapping[str, list[str]],
+    ids: Sequence[str],
+    causes: list[Finding],
+) -> list[Finding]:
+    """Return findings of the IDs that name no photo, or several; stop where none names one."""
+    rows = Counter(ids)
+    missing = {id_: rows[id_] for id_, found in lost.items() if not found}
     several = {id_: rows[id_] for id_, found in lost.items() if found}
+    causes = [*causes, *damaged(missing, index.paths)]
+    if len(lost) == len(rows):
+        raise InputError(
+            f"none of the {len(lost)} IDs of {csv_path} (as {listed(lost, 3)}) names one photo "
+            f"below {index.root} (there: {listed(index.paths, 3)}); "
+            f"{'; '.join(map(str, causes)) or 'check data.images and data.id'}"
+        )
     ambiguous = [f"{id_} ({listed(lost[id_], 2)})" for id_ in several]
-    unlabelled = [path for path, found in labels.items() if not any(found.values())]
-    empty = "photos whose rows carry placeholders only, which are unlabelled"
-    left_out = (
-        (
-            "ids_missing",
-            f"IDs without a file below {index.root}",
-            [id_ or "(empty)" for id_ in missing],
-            missing,
-        ),
-        ("ids_ambiguous", "IDs that name several files", ambiguous, several),
-        ("photos_unlabelled", empty, unlabelled, None),
+    found = (
+        ("ids_missing", missing, f"without a file below {index.root}", [id_ or "(empty)" for id_ in missing]),
+        ("ids_ambiguous", several, "that name several files", ambiguous),
     )
-    findings = [
+    return [
         Finding(
             name,
-            f"Left out {len(shown)} {meaning}{'' if of is None else f' ({sum(of.values())} rows)'}: "
-            f"{listed(shown, 20)}",
+            f"Left out {len(of)} IDs {meaning} ({sum(of.values())} rows): {listed(shown, 20)}",
             "",
-            len(shown) if of is None else sum(of.values()),
-            tuple(unlabelled[:EXAMPLES]) if of is None else (),
+            sum(of.values()),
         )
-        for name, meaning, shown, of in left_out
-        if shown
-    ]
+        for name, of, meaning, shown in found
+        if of
+    ] + causes
+
+
+def _check_rows(csv_path: Path, index: PhotoIndex, reader: TableReader, labels: Mapping) -> list[Finding]:
+    """Return findings of the photos without a label, and of words that are none; log line breaks."""
+    findings = []
+    if unlabelled := [path for path, found in labels.items() if not any(found.values())]:
+        text = f"{len(unlabelled)} photos whose rows carry placeholders only, which are unlabelled"
+        shown = f"Left out {text}: {listed(unlabelled, 20)}"
+        paths = tuple(unlabelled[:EXAMPLES])
+        findings.append(Finding("photos_unlabelled", shown, "", len(unlabelled), paths))
     for name, text, counts in (
         ("labels_routed", "Labels that stood in the other kind's column", reader.routed),
         ("labels_dropped", "Left out words that stand for no label next to labels", reader.dropped),
@@ -178,7 +171,7 @@ def _check_rows(
         log.info("%s: line breaks separate labels in %d rows", csv_path, reader.broken)
     if unnamed := len(index.paths) - len(labels):
         log.info("%d photos below %s stand in no row", unnamed, index.root)
-    return findings + causes
+    return findings
 
 
 class TableDataModule(PhotoDataModule):
@@ -265,7 +258,9 @@ class TableDataModule(PhotoDataModule):
             }
             for path, rows in annotations.items()
         }
-        findings = _check_rows(self.csv, index, reader, labels, lost, Counter(ids), findings)
+        findings = _check_ids(self.csv, index, lost, ids, findings)
+        _refuse_unknown(self.csv, reader)
+        findings += _check_rows(self.csv, index, reader, labels)
         shared: dict[tuple, dict[str, tuple[str, ...]]] = {}  # records of the same labels hold one mapping
         records = [
             Record(id_of[path], path, shared.setdefault(tuple(found.items()), found))
