@@ -235,17 +235,11 @@ class TableDataModule(PhotoDataModule):
             raise InputError(f"data.csv={self.csv}: a header and no rows")
         frame = frame.loc[:, frame.columns != ""]
         cells = {column: frame[column].tolist() for column in frame.columns}
-        if not self.images.is_dir():
-            raise InputError(f"data.images={self.images}: no such folder")
-        index = PhotoIndex(self.images)
+        index = self._index()
         id_column = photo_column(frame, self.id, ID_COLUMNS, self.csv, "data.id", lambda: index)
         ids = frame[id_column].str.strip()
         columns, frame = self._label_columns(frame, id_column)
         reader = TableReader(columns, self.separator, self.vocabulary, self.healthy, self.label, self.task)
-        if not index.paths:
-            raise InputError(
-                f"data.images={self.images}: no photo in it (jpg, jpeg, png, bmp, tif, tiff, webp)"
-            )
         found, findings = find_all(ids, index, str(self.csv))
         lost = {id_: paths for id_, paths in found.items() if len(paths) != 1}
         paths = [None if id_ in lost else found[id_][0] for id_ in ids]
@@ -281,6 +275,17 @@ class TableDataModule(PhotoDataModule):
             label_columns=columns,
             findings=[*index.listing.findings(), *findings],
         )
+
+    def _index(self) -> PhotoIndex:
+        """Return the photos; stop where there are none."""
+        if not self.images.is_dir():
+            raise InputError(f"data.images={self.images}: no such folder")
+        index = PhotoIndex(self.images)
+        if not index.paths:
+            raise InputError(
+                f"data.images={self.images}: no photo in it (jpg, jpeg, png, bmp, tif, tiff, webp)"
+            )
+        return index
 
     def frame(self) -> tuple[pd.DataFrame, str]:
         """Return the cells of the table, columns without a name included, and its delimiter."""
