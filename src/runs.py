@@ -279,7 +279,7 @@ class Leaderboard(Callback):
             if not (folder / "leaderboard.csv").is_file() or not is_main():
                 return
             given = None
-        rows = {row["job"]: row for row in _ranked(folder / "leaderboard.csv")}
+        rows = {row["job"]: row for row in _board_rows(folder / "leaderboard.csv")}
         before = rows.get(job, {})
         if job_return.status == JobStatus.COMPLETED:
             row = {"score": f"{job_return.return_value:.6f}", "status": "done", "reason": ""}
@@ -299,7 +299,7 @@ class Leaderboard(Callback):
         write_whole(folder / "leaderboard.csv", text.getvalue().encode())
 
 
-def _ranked(file: Path) -> list[dict[str, str]]:
+def _board_rows(file: Path) -> list[dict[str, str]]:
     """Return the rows of a leaderboard; none where there is no file yet."""
     if not file.is_file():
         return []
