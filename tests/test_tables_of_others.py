@@ -55,7 +55,8 @@ def told(source):
         ("2.02305E+13", "20230512345678.jpg", "became numbers with an exponent"),
         ("20230514123456800", "20230514123456789.jpg", "were rounded after 15 digits"),
         ('"1,234"', "1234.jpg", "thousands separators"),
-        ("'00123", "00123.jpg", "stand in quotes"),
+        ("'00123", "00123.jpg", "carry quotes"),
+        ("\u200b00123", "00123.jpg", "carry quotes, or letters that cannot be seen, as '\\u200b00123'"),
         ("/data/upload/1/ab12cd34-0.jpg", "0.jpg", "Label Studio"),
         ("d.png", "d.jpg", "name another extension"),
     ],
@@ -168,6 +169,8 @@ def test_one_column_per_label(read, yes, no, caplog):
     text = f"ID,width,Crack,Leak;s\na,640,{yes},{yes}\nb,480,{no},{no}\nc,320,{no},{yes}\n"
     assert paths(read(text)) == {"a.jpg": ["Crack", "Leak;s"], "b.jpg": ["Intact"], "c.jpg": ["Leak;s"]}
     assert "one column per label: Crack, Leak;s" in caplog.text
+    read("ID,damage,Crack,Leak\na,wide,1,1\nb,,0,0\n")
+    assert "one column per label: Crack, Leak; not read: damage" in caplog.text
     assert list(paths(read(text, healthy=[]))) == ["a.jpg", "c.jpg"]
     single = f"filename,Crack,Leak\na.jpg,{yes},{no}\nb.jpg,{no},{yes}\n"
     assert paths(read(single, task="multiclass")) == {"a.jpg": ["Crack"], "b.jpg": ["Leak"]}

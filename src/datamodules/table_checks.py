@@ -14,7 +14,7 @@ from src.datamodules.records import EXAMPLES, Finding, PhotoIndex, path_parts
 from src.errors import InputError, listed
 
 log = logging.getLogger(__name__)
-QUOTES = "='\"`\u2018\u2019\u201c\u201d "
+QUOTES = "='\"`\u2018\u2019\u201c\u201d \u200b\u200e\u200f\u2060\ufeff"  # and letters that cannot be seen
 _MONTHS = (
     "jan ene", "feb fev fév", "mar mär mrz", "apr avr abr", "may mai", "jun", "jul", "aug aoû ago", "sep",
     "oct okt", "nov", "dec dez déc dic",
@@ -23,7 +23,7 @@ MONTHS = {name: number for number, names in enumerate(_MONTHS, 1) for name in na
 DATE = re.compile(r"(\d+|[^\W\d_]+)\.?[-/. ](\d+|[^\W\d_]+)\.?(?:[-/. ](\d+))?(?: 0?0:00(?::00)?)?")
 TEXT = "format the column as text and take the IDs from their source again"
 DAMAGES = {
-    "ids_quoted": ("stand in quotes", "remove the quotes"),
+    "ids_quoted": ("carry quotes, or letters that cannot be seen", "remove them"),
     "ids_zeros": ("lost their leading zeros", TEXT),
     "ids_decimal": ("became decimal numbers", TEXT),
     "ids_thousands": ("became numbers with thousands separators", TEXT),
@@ -52,7 +52,8 @@ def photo_column(
     """
     first = pick_column(frame, wanted, candidates, csv_path, key)
     known = {name.casefold() for name in candidates}
-    there = [first, *(name for name in frame.columns if name.casefold() in known and name != first)]
+    others = [name for name in frame.columns if name.casefold() in known and name != first]
+    there = [first, *(name for name in others if not frame[name].equals(frame[first]))]
     if wanted or len(there) == 1:
         return first
     files = [name for name in there if _are_files(frame[name])]
@@ -128,8 +129,9 @@ def damaged(lost: Mapping[str, int], paths: Sequence[str]) -> list[Finding]:
     for kind, (text, cure) in DAMAGES.items():
         if pairs := found[kind]:
             rows = sum(lost[id_] for id_, _ in pairs)
-            shown = listed((f"{id_} for {PurePosixPath(path).name}" for id_, path in pairs[:1]), 1)
-            text = f"{len(pairs)} IDs ({rows} rows) {text}, as {shown}"
+            id_, path = pairs[0]
+            shown = id_ if id_.isprintable() else ascii(id_)
+            text = f"{len(pairs)} IDs ({rows} rows) {text}, as {shown} for {PurePosixPath(path).name}"
             findings.append(Finding(kind, text, cure, rows, tuple(path for _, path in pairs[:EXAMPLES])))
     return findings
 

@@ -52,7 +52,12 @@ def labels_of_columns(
         if no in cells[name]:  # else an empty cell says no
             wrong = [i for i, row in enumerate(rows) if any(row) and not cells[name][i]]
             _refuse(frame, name, wrong, f"is neither {yes} nor {no}", where)
-    log.info("%s: one column per label: %s", where, listed(chosen, 30))
+    rest = [
+        n for n, column in cells.items() if n not in chosen and None in map(_number, filter(None, column))
+    ]
+    level = logging.WARNING if rest else logging.INFO  # one of them may hold the labels
+    unread = f"; not read: {listed(rest)}" if rest else ""
+    log.log(level, "%s: one column per label: %s%s", where, listed(chosen, 30), unread)
     says_no = any(no in cells[name] for name in chosen)
     unlabelled = ["" if says_no and not any(row) else nothing for row in rows]
     labels = [[name for name, cell in zip(chosen, row, strict=True) if cell == yes] for row in rows]

@@ -61,8 +61,8 @@ def find_images(images: str | None, root: str | None = None) -> list[Photo]:
     """Return the photos of `images=`, sorted by path and then by ID.
 
     Args:
-        images: a photo, a folder (searched below, too), or a CSV with a column `path`, `file` or `ID`; with
-            several IDs for one path there are as many photos.
+        images: a photo, a folder (searched below, too), a list of paths, one per line, or a CSV with a column
+            `path`, `file` or `ID`; with several IDs for one path there are as many photos.
         root: the folder that a CSV's relative paths start from; null: the data root of the run whose folder
             holds the CSV, else the CSV's own folder.
 
