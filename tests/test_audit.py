@@ -219,6 +219,12 @@ def test_the_new_table_is_read_with_the_options_of_the_old_one(tmp_path, make_tr
     assert around.labels() == around.meant(changes)
 
 
+def test_a_table_with_a_column_per_label_is_refused(tmp_path, make_tree):
+    around = small(tmp_path, make_tree, "ID,Crack,Leak\n1,1,0\n2,0,1\n3,1,1\n")
+    with pytest.raises(InputError, match="apply= cannot change a table with one column per label"):
+        around.apply([("1", ["Leak"], [])], ["accept"])
+
+
 def test_folders_become_a_table_with_the_same_ids_groups_and_labels(tmp_path):
     root = make_folders(tmp_path / "photos, alle; ü", each=2)
     (root / "Grout Hole_Leaks").rename(root / "Grout Hole, groß_Leaks")

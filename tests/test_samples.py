@@ -241,7 +241,7 @@ def test_12_bit_photos_from_training_to_prediction(tmp_path, monkeypatch, capsys
     monkeypatch.chdir(tmp_path)
     common = (f"data.root={tmp_path / 'set'}", *FAST, "trainer.max_epochs=1", "data.cache_dir=cache")
     assert run_script(monkeypatch, "train", *common, "hydra.run.dir=first") == 0
-    assert "36 photos): preprocess.sample_bits=12" in capsys.readouterr().err
+    assert "36 photos); preprocess.sample_bits=12" in capsys.readouterr().err
     assert run_script(monkeypatch, "train", *common, "preprocess.sample_bits=12") == 0
     said = capsys.readouterr().err
     assert "use only" not in said and "preprocess.sample_bits=12 is the range of 36 photos" in said

@@ -6,7 +6,8 @@ import pytest
 
 from src.datamodules.groups import assign_groups, link_records
 from src.datamodules.records import Record, Source
-from src.datamodules.splits import SPLITS, data_hash, read_split_file, split_hash
+from src.datamodules.split_file import read_split_file
+from src.datamodules.splits import SPLITS, data_hash, split_hash
 from src.datamodules.splits import split_records as split_linked
 from src.errors import InputError
 
@@ -173,8 +174,8 @@ def test_split_files(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("ID,split\na,train\nb,vall\n", "row 2: unknown split 'vall': did you mean 'val'"),
-        ("ID,split\na,train\na,val\n", "IDs in two splits: a"),
+        ("ID,split\na,train\nb,vall\n", "row 3: unknown split 'vall': did you mean 'val'"),
+        ("ID,split\na,train\n\na,val\n", r"IDs in two splits: a \(row 2 train, row 4 val\)"),
         ("ID,part\na,train\n", "no column 'split': it has"),
         ("Nr,split\na,train\n", "no column 'ID': it has"),
     ],

@@ -2,8 +2,8 @@
 
 import logging
 import re
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -15,7 +15,8 @@ from scipy.fft import dctn
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
-from src.datamodules.records import Record, Source
+from src.datamodules.findings import MISSING, same_to_a_reader, visible, word
+from src.datamodules.records import EXAMPLES, Finding, Record, Source, tidy
 from src.errors import InputError, did_you_mean, listed
 
 log = logging.getLogger(__name__)
@@ -73,8 +74,10 @@ def report_copies(records: list[Record]) -> None:
         extra = sum(len(same) - 1 for same in several)
         log.info("%d photos are byte-identical copies of others; copies stay in one split", extra)
     if differing := [same for same in several if any(r.labels != same[0].labels for r in same)]:
-        shown = listed((" = ".join(r.path for r in same[:3]) for same in differing), 3)
-        log.warning("%d photos have byte-identical copies with other labels: %s", len(differing), shown)
+        apart = [{str(r.labels): r.path for r in reversed(same)}.values() for same in differing]
+        shown = listed((" = ".join([*paths][::-1][:3]) for paths in apart), 3)
+        count = sum(map(len, differing))
+        log.warning("%d photos have byte-identical copies with other labels: %s", count, shown)
 
 
 def report_near_duplicates(linked: Linked) -> None:
@@ -110,7 +113,7 @@ def _equal(keys: Sequence[str]) -> np.ndarray:
 
 
 def assign_groups(source: Source, group: str | None) -> list[Record]:
-    """Give each record its group.
+    """Give each record its group; what looks wrong in the groups is added to the source's findings.
 
     Args:
         source: the records, and the columns of their table.
@@ -128,14 +131,37 @@ def assign_groups(source: Source, group: str | None) -> list[Record]:
     if missed := sum(not found.get(record.id) for record in source.records):
         count = len(source.records)
         log.warning("%s %d of %d photos; the others are groups of their own", where, count - missed, count)
+    source.findings += _alike(group, found)
     return [replace(record, group=found.get(record.id) or record.id) for record in source.records]
+
+
+def _is_group(name: str) -> bool:
+    """Whether a group's name is one, and no word for a missing one, which would join strangers."""
+    return bool(name) and word(name) not in MISSING
+
+
+def _alike(group: str, group_of: Mapping[str, str]) -> list[Finding]:
+    """Return a finding of groups that a reader takes for one: they may put one asset into two splits."""
+    photos = Counter(group_of.values())
+    sets: dict[tuple, list[str]] = defaultdict(list)
+    for name in filter(None, photos):
+        whole = re.sub(r"[.,]0+(?!\d)", "", name)  # 1.0 is 1, and 1.10 is not 1.1
+        sets[same_to_a_reader(name), *map(int, re.findall(r"[0-9]+", whole))].append(name)
+    alike = [names for names in sets.values() if len(names) > 1]
+    if not alike:
+        return []
+    count = sum(photos[name] for names in alike for name in names)
+    shown = listed((" = ".join(map(visible, names)) for names in alike), EXAMPLES)
+    text = f"data.group={group}: {len(alike)} groups in several spellings ({count} photos): {shown}"
+    return [Finding("groups_alike", text, "write each in one way, or splits may share an asset", count)]
 
 
 def _groups_of_column(source: Source, column: str) -> dict[str, str]:
     """Return `{ID: group}`; groups that share a photo, through several rows of one ID, are one."""
-    cells = (value.strip() for value in source.columns[column])
-    pairs = zip(source.rows, cells, strict=True)
-    rows = [(id_, value) for id_, value in pairs if id_ and value.lower() not in ("", "nan")]
+    cells = map(tidy, source.columns[column])
+    pairs = [(id_, value) for id_, value in zip(source.rows, cells, strict=True) if id_ and value]
+    rows = [(id_, value) for id_, value in pairs if _is_group(value)]
+    _tell_missing(column, [value for _, value in pairs if not _is_group(value)])
     if not rows:
         raise InputError(f"data.group={column}: this column is empty for every photo")
     ids, values = zip(*rows, strict=True)
@@ -150,7 +176,7 @@ def _groups_of_column(source: Source, column: str) -> dict[str, str]:
 
 
 def _groups_of_names(source: Source, expression: str) -> dict[str, str]:
-    """Return `{ID: first non-empty capture}`, an empty one where nothing is captured."""
+    """Return `{ID: first capture that is not empty}`, an empty one where nothing is captured."""
     try:
         pattern = re.compile(expression)
     except re.error as error:
@@ -162,11 +188,22 @@ def _groups_of_names(source: Source, expression: str) -> dict[str, str]:
             f"as ^(A\\d+)_{columns}"
         )
     matches = {record.id: pattern.search(Path(record.path).name) for record in source.records}
-    found = {id_: next(filter(None, match.groups()), "") if match else "" for id_, match in matches.items()}
+    found = {
+        id_: tidy(next(filter(None, match.groups()), "")) if match else "" for id_, match in matches.items()
+    }
+    _tell_missing(expression, [name for name in found.values() if name and not _is_group(name)])
+    found = {id_: name if _is_group(name) else "" for id_, name in found.items()}
     if not any(found.values()):
         names = listed((Path(record.path).name for record in source.records[:3]), 3)
         raise InputError(f"data.group='{expression}' matches no file name, for example {names}")
     return found
+
+
+def _tell_missing(group: str, names: Sequence[str]) -> None:
+    """Log the words for a missing group."""
+    if words := Counter(name for name in names if name.lower() != "nan"):
+        shown = listed(f"'{name}' ({count})" for name, count in words.items())
+        log.warning("data.group=%s: words for a missing group name none: %s", group, shown)
 
 
 def perceptual_hash(image: Image.Image) -> int | None:

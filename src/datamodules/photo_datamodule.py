@@ -35,6 +35,7 @@ from src.datamodules.groups import (
 )
 from src.datamodules.inspection import SETTLED, drop_unreadable, replaced_since
 from src.datamodules.split_figures import Weighting, certify, class_weights, label_table, pair_table
+from src.datamodules.split_file import split_by_file
 from src.errors import InputError, did_you_mean, listed
 from src.files import user_path
 from src.labels import TASKS, LabelSpace
@@ -162,6 +163,7 @@ class PhotoDataModule(L.LightningDataModule):
     def collect(self) -> Linked:
         """Read, check and group the photos, not yet split; sets `source`, `root` and `unreadable`."""
         source = self.read()
+        source.records = assign_groups(source, self.group)
         report_findings(source.findings, self.strict)
         paths: dict[str, str] = {}
         for record in source.records:
@@ -176,11 +178,10 @@ class PhotoDataModule(L.LightningDataModule):
         report_findings(source.findings[told:], self.strict)
         self.root = source.root
         report_copies(self.source.records)
-        records = assign_groups(self.source, self.group)
         if self.multilabel:
-            records = rec.without_healthy(records, self.healthy)
+            records = rec.without_healthy(self.source.records, self.healthy)
         else:
-            records = rec.one_label_per_kind(records, self.multiple)
+            records = rec.one_label_per_kind(self.source.records, self.multiple)
         linked = link_records(records, self.near_duplicates)
         report_near_duplicates(linked)
         return linked
@@ -192,7 +193,8 @@ class PhotoDataModule(L.LightningDataModule):
         self.begun = time.time_ns() - SETTLED
         linked, given = self.collect(), self.source.given
         if self.split_file:
-            records, given = self._frozen(linked.records)
+            others = [*(r.path for r in self.source.records), *self.source.unlabelled, *self.unreadable]
+            records, given = split_by_file(user_path(self.split_file), self.root, linked.records, others)
             linked = link_records(records, self.near_duplicates)
         fold = None if self.folds is None else (self.fold, self.folds)
         if fold and given is not None:
@@ -215,24 +217,6 @@ class PhotoDataModule(L.LightningDataModule):
         if self.cache:
             return []
         return replaced_since(self.root, self.splits["train"] + self.splits["val"], self.begun)
-
-    def _frozen(self, records: list[rec.Record]) -> tuple[list[rec.Record], dict[str, str]]:
-        """Return the records that the split file names, by ID or path, and `{ID: split}` of them."""
-        named = sp.read_split_file(user_path(self.split_file))
-        given = {r.id: named.get(r.id) or named.get(r.path) for r in records}
-        kept = [r for r in records if given[r.id]]
-        if not kept:
-            raise InputError(
-                f"data.split_file={self.split_file}: none of its {len(named)} IDs (as {listed(named, 3)}) "
-                f"is among the photos (as {listed((r.id for r in records), 3)})"
-            )
-        if left := [r.id for r in records if not given[r.id]]:
-            log.warning(
-                "Left out %d photos that the split file does not name: %s", len(left), listed(left, 5)
-            )
-        if gone := set(named) - {r.id for r in kept} - {r.path for r in kept}:
-            log.warning("%d IDs of the split file have no photo now: %s", len(gone), listed(sorted(gone), 5))
-        return kept, given
 
     def _label_space(self) -> LabelSpace:
         """Fix the labels from the training split, and hold the other splits to them."""

@@ -2,11 +2,13 @@
 
 import logging
 import os
+import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from src.errors import InputError, listed
 from src.images import EXTENSIONS
@@ -229,8 +231,9 @@ class PhotoIndex:
     name, with extension or without. Letter case counts only where several files differ in nothing else.
     """
 
-    def __init__(self, root: Path):
-        self.root, self.listing = root, list_photos(root)
+    def __init__(self, root: Path, paths: Iterable[str] | None = None):
+        self.root = root
+        self.listing = list_photos(root) if paths is None else Listing(root, sorted(paths))
         self.paths = self.listing.paths
         # nearly every name means one photo: a list for each would be most of the index
         self._first: list[dict[str, str]] = [{} for _ in range(RANKS)]
@@ -261,6 +264,27 @@ class PhotoIndex:
                     found = [path for path in found if tidy(self._names(path)[rank]) == name] or found
                 return found
         return []
+
+    def find_by_end(self, cell: str) -> str | None:
+        r"""Return the one photo whose whole path, with or without extension, ends the path in a cell.
+
+        So are paths of another machine or tool read: `C:\photos\a\0.jpg`, `file:///photos/a/0.jpg`,
+        `https://host/a/0.jpg?x=1`, percent-encoded ones.
+        """
+        for parts in (path_parts(cell), path_parts(unquote(cell))):
+            for start in range(len(parts)):
+                key = "/".join(parts[start:]).casefold()
+                for rank in range(2):
+                    if key in self._first[rank]:
+                        return None if (rank, key) in self._others else self._first[rank][key]
+        return None
+
+
+def path_parts(cell: str) -> list[str]:
+    """Return the folders and the file that the path in a cell names, a URL without its query."""
+    path = cell.partition("?d=")[2] or cell  # of Label Studio's local files
+    path = re.split(r"[?#]", path)[0] if "://" in path else path
+    return [part for part in re.split(r"[\\/]+", tidy(path)) if part not in ("", ".")]
 
 
 def ids_from_paths(paths: Iterable[str]) -> list[str]:

@@ -4,11 +4,9 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations, product
-from pathlib import Path
 
 import numpy as np
 
-from src.datamodules.csv_table import ID_COLUMNS, pick_column, read_csv
 from src.datamodules.groups import Linked
 from src.datamodules.records import Record
 from src.datamodules.stratify import split_groups
@@ -213,31 +211,3 @@ def data_hash(records: Iterable[Record]) -> str:
         for r in records
     )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
-
-
-def read_split_file(path: Path) -> dict[str, str]:
-    """Return `{ID: split}` from a run folder's metadata, or from a CSV with the columns `ID,split`.
-
-    Raises:
-        InputError: no such file, no run folder, an unknown split's name, an ID in two splits.
-    """
-    key, pairs = "data.split_file", []
-    if path.is_dir():
-        for name in SPLITS:
-            file = path / f"{name}_metadata.csv"
-            if name != "test" or file.is_file():
-                frame = read_csv(file, key=key, allow_empty=True)
-                pairs += [(id_, name) for id_ in frame[pick_column(frame, "ID", (), file, "")]]
-    else:
-        frame = read_csv(path, key=key)
-        ids, names = pick_column(frame, None, ID_COLUMNS, path, ""), pick_column(frame, "split", (), path, "")
-        for row, (id_, name) in enumerate(
-            zip(frame[ids].str.strip(), frame[names].str.strip(), strict=True), 1
-        ):
-            if name.lower() not in SPLIT_NAMES:
-                raise InputError(f"{path}, row {row}: unknown split '{name}': {did_you_mean(name, SPLITS)}")
-            pairs.append((id_, SPLIT_NAMES[name.lower()]))
-    given = dict(pairs)
-    if twice := dict.fromkeys(id_ for id_, name in pairs if given[id_] != name):
-        raise InputError(f"{key}={path}: IDs in two splits: {listed(twice)}")
-    return given

@@ -1,22 +1,27 @@
 """A table of labels, one or more rows per photo, with a folder of photos."""
 
+import json
 import logging
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from src.datamodules.csv_table import ID_COLUMNS, pick_column, read_csv
+from src.datamodules.csv_table import ID_COLUMNS, pick_column, read_with_delimiter
 from src.datamodules.findings import listed_labels, word
 from src.datamodules.photo_datamodule import PhotoDataModule
-from src.datamodules.records import PhotoIndex, Record, Source, tidy
+from src.datamodules.records import EXAMPLES, Finding, PhotoIndex, Record, Source, tidy
+from src.datamodules.table_checks import damaged, find_all, photo_column
+from src.datamodules.wide_table import labels_of_columns
 from src.errors import InputError, did_you_mean, listed
 from src.files import refuse_archive, user_path
 
 log = logging.getLogger(__name__)
 TAKEN = ("ID", "path", "group", "loss", "exact_match", "f1_macro", "per_class", "labels_evaluated",
          "labels_total")  # fmt: skip
+LABEL_COLUMNS = ("label", "labels", "class", "category")
 
 
 class TableReader:
@@ -50,12 +55,18 @@ class TableReader:
         self.routed: Counter[str] = Counter()
         self.unknown: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
+        self.broken = 0  # rows whose cells hold line breaks
 
     def labels(self, cells: Mapping[str, str], times: int = 1) -> dict[str, list[str]]:
         """Return the labels of a row by kind, from its cells by kind of column; `times` rows have these."""
         found: dict[str, list[str]] = {kind: [] for kind in self.kinds}
         for column_kind, cell in cells.items():
-            names = [tidy(name) for name in listed_labels(cell) or cell.split(self.separator)]
+            names = listed_labels(cell)
+            if names is None:
+                lines = re.split(r"[\r\n]+", cell.strip())
+                self.broken += times * (len(lines) > 1)
+                names = [name for line in lines for name in line.split(self.separator)]
+            names = [tidy(name) for name in names]
             for name in names:
                 label = self.label(name)
                 if label.lower() in self.placeholders and label not in self.kind_of:
@@ -97,15 +108,8 @@ def _annotations(
     return annotations
 
 
-def _report(
-    csv_path: Path, index: PhotoIndex, reader: TableReader, labels: dict, lost: Mapping[str, list[str]]
-) -> None:
-    """Log the rows and photos that are not used; stop where none can be."""
-    if not labels:
-        raise InputError(
-            f"none of the {len(lost)} IDs of {csv_path} (as {listed(lost, 3)}) names one photo "
-            f"below {index.root} (there: {listed(index.paths, 3)}); check data.images and data.id"
-        )
+def _refuse_unknown(csv_path: Path, reader: TableReader) -> None:
+    """Stop where labels are in no vocabulary."""
     if reader.unknown:
         first = next(iter(reader.unknown))
         shown = listed((f"'{label}' ({count} rows)" for label, count in reader.unknown.most_common()), 10)
@@ -113,21 +117,63 @@ def _report(
             f"{csv_path}: unknown labels {shown}; '{first}': {did_you_mean(first, reader.kind_of)}; "
             "correct the table or add them to data.components or data.defects"
         )
-    missing = [id_ or "(empty)" for id_, found in lost.items() if not found]
-    ambiguous = [f"{id_} ({listed(found, 2)})" for id_, found in lost.items() if found]
-    unlabelled = [path for path, found in labels.items() if not any(found.values())]
-    for found, meaning in (
-        (missing, f"IDs without a file below {index.root}"),
-        (ambiguous, "IDs that name several files"),
-        (unlabelled, "photos whose rows carry placeholders only, which are unlabelled"),
+
+
+def _check_ids(
+    csv_path: Path,
+    index: PhotoIndex,
+    lost: Mapping[str, list[str]],
+    ids: Sequence[str],
+    causes: list[Finding],
+) -> list[Finding]:
+    """Return findings of the IDs that name no photo, or several; stop where none names one."""
+    rows = Counter(ids)
+    missing = {id_: rows[id_] for id_, found in lost.items() if not found}
+    several = {id_: rows[id_] for id_, found in lost.items() if found}
+    causes = [*causes, *damaged(missing, index.paths)]
+    if len(lost) == len(rows):
+        raise InputError(
+            f"none of the {len(lost)} IDs of {csv_path} (as {listed(lost, 3)}) names one photo "
+            f"below {index.root} (there: {listed(index.paths, 3)}); "
+            f"{'; '.join(map(str, causes)) or 'check data.images and data.id'}"
+        )
+    ambiguous = [f"{id_} ({listed(lost[id_], 2)})" for id_ in several]
+    found = (
+        ("ids_missing", missing, f"without a file below {index.root}", [id_ or "(empty)" for id_ in missing]),
+        ("ids_ambiguous", several, "that name several files", ambiguous),
+    )
+    return [
+        Finding(
+            name,
+            f"Left out {len(of)} IDs {meaning} ({sum(of.values())} rows): {listed(shown, 20)}",
+            "",
+            sum(of.values()),
+        )
+        for name, of, meaning, shown in found
+        if of
+    ] + causes
+
+
+def _check_rows(csv_path: Path, index: PhotoIndex, reader: TableReader, labels: Mapping) -> list[Finding]:
+    """Return findings of the photos without a label, and of words that are none; log line breaks."""
+    findings = []
+    if unlabelled := [path for path, found in labels.items() if not any(found.values())]:
+        text = f"{len(unlabelled)} photos whose rows carry placeholders only, which are unlabelled"
+        shown = f"Left out {text}: {listed(unlabelled, 20)}"
+        paths = tuple(unlabelled[:EXAMPLES])
+        findings.append(Finding("photos_unlabelled", shown, "", len(unlabelled), paths))
+    for name, text, counts in (
+        ("labels_routed", "Labels that stood in the other kind's column", reader.routed),
+        ("labels_dropped", "Left out words that stand for no label next to labels", reader.dropped),
     ):
-        if found:
-            log.warning("Left out %d %s: %s", len(found), meaning, listed(found, 20))
-    if reader.routed:
-        moves = [f"{move} ({count} rows)" for move, count in reader.routed.most_common()]
-        log.warning("Labels that stood in the other kind's column: %s", listed(moves, 20))
+        if counts:
+            shown = listed((f"{label} ({count} rows)" for label, count in counts.most_common()), 20)
+            findings.append(Finding(name, f"{text}: {shown}", "", counts.total()))
+    if reader.broken:
+        log.info("%s: line breaks separate labels in %d rows", csv_path, reader.broken)
     if unnamed := len(index.paths) - len(labels):
         log.info("%d photos below %s stand in no row", unnamed, index.root)
+    return findings
 
 
 class TableDataModule(PhotoDataModule):
@@ -188,21 +234,17 @@ class TableDataModule(PhotoDataModule):
                 f"data.root={self.csv.parent}: no {self.csv.name} in it; name the table with data.csv=, "
                 "or read folders that are named after labels with data=folders"
             )
-        frame = read_csv(self.csv, self.delimiter, self.encoding)
-        if not self.images.is_dir():
-            raise InputError(f"data.images={self.images}: no such folder")
-        ids = frame[pick_column(frame, self.id, ID_COLUMNS, self.csv, "data.id")].str.strip()
-        columns = {
-            kind: pick_column(frame, None, names, self.csv, f"data.columns.{kind}")
-            for kind, names in self._column_names(frame).items()
-        }
+        frame, _ = self.frame()
+        if frame.empty:
+            raise InputError(f"data.csv={self.csv}: a header and no rows")
+        frame = frame.loc[:, frame.columns != ""]
+        cells = {column: frame[column].tolist() for column in frame.columns}
+        index = self._index()
+        id_column = photo_column(frame, self.id, ID_COLUMNS, self.csv, "data.id", lambda: index)
+        ids = frame[id_column].str.strip()
+        columns, frame = self._label_columns(frame, id_column)
         reader = TableReader(columns, self.separator, self.vocabulary, self.healthy, self.label, self.task)
-        index = PhotoIndex(self.images)
-        if not index.paths:
-            raise InputError(
-                f"data.images={self.images}: no photo in it (jpg, jpeg, png, bmp, tif, tiff, webp)"
-            )
-        found = {id_: index.find(id_) if id_ else [] for id_ in ids.unique()}
+        found, findings = find_all(ids, index, str(self.csv))
         lost = {id_: paths for id_, paths in found.items() if len(paths) != 1}
         paths = [None if id_ in lost else found[id_][0] for id_ in ids]
         id_of = dict(reversed([(path, id_) for path, id_ in zip(paths, ids, strict=True) if path]))
@@ -214,7 +256,9 @@ class TableDataModule(PhotoDataModule):
             }
             for path, rows in annotations.items()
         }
-        _report(self.csv, index, reader, labels, lost)
+        findings = _check_ids(self.csv, index, lost, ids, findings)
+        _refuse_unknown(self.csv, reader)
+        findings += _check_rows(self.csv, index, reader, labels)
         shared: dict[tuple, dict[str, tuple[str, ...]]] = {}  # records of the same labels hold one mapping
         records = [
             Record(id_of[path], path, shared.setdefault(tuple(found.items()), found))
@@ -228,12 +272,46 @@ class TableDataModule(PhotoDataModule):
             self.images,
             records,
             rows=[id_of[path] if path else "" for path in paths],
-            columns={column: frame[column].tolist() for column in frame.columns},
+            columns=cells,
             annotations=annotations,
             lost=lost,
             unlabelled=[path for path in index.paths if path not in labelled],
             label_columns=columns,
+            findings=[*index.listing.findings(), *findings],
         )
+
+    def _index(self) -> PhotoIndex:
+        """Return the photos; stop where there are none."""
+        if not self.images.is_dir():
+            raise InputError(f"data.images={self.images}: no such folder")
+        index = PhotoIndex(self.images)
+        if not index.paths:
+            raise InputError(
+                f"data.images={self.images}: no photo in it (jpg, jpeg, png, bmp, tif, tiff, webp)"
+            )
+        return index
+
+    def frame(self) -> tuple[pd.DataFrame, str]:
+        """Return the cells of the table, columns without a name included, and its delimiter."""
+        names = (self.id,) if self.id else ID_COLUMNS
+        return read_with_delimiter(self.csv, self.delimiter, self.encoding, names=names)
+
+    def _label_columns(self, frame: pd.DataFrame, id_column: str) -> tuple[dict[str, str], pd.DataFrame]:
+        """Return `{kind: column}` of the labels, and the table, with one made of a column per label."""
+        names = self._column_names(frame)
+        if names == {"label": LABEL_COLUMNS} and not {n.casefold() for n in frame.columns} & {*LABEL_COLUMNS}:
+            others = [id_column, *ID_COLUMNS, *([self.group] if self.group else [])]
+            known = {word(name) for name in self.healthy}
+            given = any(word(name) in known for name in frame.columns)
+            nothing = "" if given else next(iter(self.healthy), "")
+            found = labels_of_columns(frame, others, nothing, f"data.csv={self.csv}")
+            if found is not None:
+                cells = [json.dumps(labels, ensure_ascii=False) if labels else "" for labels in found]
+                return {"label": "label"}, frame.assign(label=cells)
+        return {
+            kind: pick_column(frame, None, choices, self.csv, f"data.columns.{kind}")
+            for kind, choices in names.items()
+        }, frame
 
     def _column_names(self, frame: pd.DataFrame) -> dict[str, tuple[str, ...]]:
         """Return `{kind: possible column names}`: as configured, else component and defect, else label."""
@@ -253,4 +331,4 @@ class TableDataModule(PhotoDataModule):
             name.casefold() for name in frame.columns
         }:
             return {"component": ("component",), "defect": ("defect",)}
-        return {"label": ("label", "labels", "class", "category")}
+        return {"label": LABEL_COLUMNS}

@@ -5,11 +5,14 @@ batch of another size, or on another number of threads. So the same bytes come f
 are divided into chunks of `CHUNK`, and each chunk into batches from its first photo on.
 """
 
+import logging
+import os
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,7 +27,19 @@ from src.parallel import bounded_map, cores
 from src.preprocess import Preprocess
 from src.runs import recorded_root
 
+log = logging.getLogger(__name__)
 CHUNK = 512  # photos; a batch never crosses from one chunk to the next
+TABLES = {
+    ".csv",
+    ".tsv",
+    ".txt",
+    ".xlsx",
+    ".xls",
+    ".ods",
+    ".json",
+    ".parquet",
+    ".xml",
+}  # or files taken for one
 PATH_COLUMNS = ("path", "file", "filename", "image", "photo", "ID")
 
 
@@ -46,8 +61,8 @@ def find_images(images: str | None, root: str | None = None) -> list[Photo]:
     """Return the photos of `images=`, sorted by path and then by ID.
 
     Args:
-        images: a photo, a folder (searched below, too), or a CSV with a column `path`, `file` or `ID`; with
-            several IDs for one path there are as many photos.
+        images: a photo, a folder (searched below, too), a list of paths, one per line, or a CSV with a column
+            `path`, `file` or `ID`; with several IDs for one path there are as many photos.
         root: the folder that a CSV's relative paths start from; null: the data root of the run whose folder
             holds the CSV, else the CSV's own folder.
 
@@ -68,32 +83,40 @@ def find_images(images: str | None, root: str | None = None) -> list[Photo]:
         raise InputError(f"images={images}: no such file or folder")
     if source.suffix.lower() in EXTENSIONS:
         return [Photo(source.stem, source.name, source.parent)]
-    if source.suffix.lower() not in (".csv", ".tsv", ".txt"):
+    if source.suffix.lower() not in TABLES:
         raise InputError(f"images={images}: neither a photo nor a folder nor a CSV of paths")
     return _from_csv(source, root)
 
 
 def _from_csv(source: Path, root: str | None) -> list[Photo]:
     """Return the photos that a CSV of paths, or of IDs, names."""
-    from src.datamodules.csv_table import pick_column, read_csv  # pandas: only where a table is read
+    from src.datamodules.csv_table import read_csv  # pandas: only where a table is read
+    from src.datamodules.table_checks import photo_column
 
-    frame = read_csv(source, key="images")
-    column = pick_column(frame, None, PATH_COLUMNS, source, key="")
-    for cell in (cell for name in {column, "ID"} & {*frame.columns} for cell in frame[name].tolist()):
+    index_of, where = cache(PhotoIndex), f"images={source}"
+    folder = photos_root(source.parent, root) or source.parent
+    below = folder / "images" if not root and (folder / "images").is_dir() else folder
+    frame = read_csv(source, key="images", headless="path")
+    column = photo_column(frame, None, PATH_COLUMNS, source, "", lambda: index_of(below))
+    ids = next((name for name in frame.columns if name.casefold() == "id"), None)
+    frame = frame.map(lambda cell: cell.strip("\r\n"))
+    for cell in (cell for name in {column, ids} - {None} for cell in frame[name]):
         if "\r" in cell or "\n" in cell:
-            raise InputError(f"images={source}: {cell!a} holds a line break, which no row of an output can")
+            raise InputError(f"{where}: {cell!a} holds a line break, which no row of an output can")
     cells = frame[column].tolist()
     if not any(cells):
-        raise InputError(f"images={source}: its column '{column}' is empty")
-    folder = photos_root(source.parent, root) or source.parent
-    if column == "ID":
-        folder = folder / "images" if not root and (folder / "images").is_dir() else folder
-        index = PhotoIndex(folder)
-        rows = {(_path_of(id_, index), id_) for id_ in filter(None, cells)}
+        raise InputError(f"{where}: its column '{column}' is empty")
+    if column == ids:
+        folder = below
+        found = _found(cells, index_of(folder), where)
+        rows = {(_path_of(id_, found[id_]), id_) for id_ in filter(None, cells)}
     else:
         paths = [_posix(cell) for cell in cells]
+        if not any(os.path.isfile(folder / path) for path in paths if path):
+            folder = below
+        paths = _existing(paths, folder, partial(index_of, folder), where)
         shared = shared_ids(sorted(set(paths)))
-        own = frame["ID"].tolist() if "ID" in frame.columns else [""] * len(cells)
+        own = frame[ids].tolist() if ids else [""] * len(cells)
         rows = {(p, id_ or id_from_path(p, shared)) for p, id_ in zip(paths, own, strict=True) if p}
     return [Photo(id_, path, folder) for path, id_ in sorted(rows)]
 
@@ -101,12 +124,36 @@ def _from_csv(source: Path, root: str | None) -> list[Photo]:
 def _posix(cell: str) -> str:
     """Return the path in a cell with `/` and without steps that lead nowhere, so that one photo has one."""
     path = cell.replace("\\", "/")
-    return PurePosixPath(path).as_posix() if "//" in path or "./" in path else path
+    odd = ("//" in path and "://" not in path) or "./" in path
+    return PurePosixPath(path).as_posix() if odd else path
 
 
-def _path_of(id_: str, index: PhotoIndex) -> str:
-    """Return the path of the one photo that an ID names, as in a table for training; the ID if none."""
-    found = index.find(id_)
+def _found(cells: Sequence[str], index: PhotoIndex, where: str) -> Mapping[str, list[str]]:
+    """Return the photos that each cell can mean, as in a table for training."""
+    from src.datamodules.table_checks import damaged, find_all
+
+    found, findings = find_all(cells, index, where)
+    rows = Counter(cells)
+    lost = {cell: rows[cell] for cell, paths in found.items() if cell and not paths}
+    for finding in findings + damaged(lost, index.paths):
+        log.warning("%s: %s", where, finding)
+    return found
+
+
+def _existing(paths: Sequence[str], folder: Path, index: Callable[[], PhotoIndex], where: str) -> list[str]:
+    """Return paths, those of no file as the photos that they name in a table for training."""
+    isfile = {path: os.path.isfile(folder / path) for path in set(paths) if path}
+    if all(isfile.values()):
+        return list(paths)
+    try:
+        found = _found(paths, index(), where)
+    except InputError:  # a folder that cannot be searched: each such photo is reported in its row
+        return list(paths)
+    return [path if isfile.get(path, True) or len(found[path]) != 1 else found[path][0] for path in paths]
+
+
+def _path_of(id_: str, found: Sequence[str]) -> str:
+    """Return the path of the one photo that an ID names; the ID if none."""
     if len(found) > 1:
         raise InputError(f"ID '{id_}' fits several photos, give their paths: {listed(found, 4)}")
     return found[0] if found else id_.replace("\\", "/")

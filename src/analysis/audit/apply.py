@@ -10,7 +10,6 @@ import pandas as pd
 
 from src.analysis.audit.decisions import Labels, read_decisions, settle
 from src.analysis.pages import label_names
-from src.datamodules.csv_table import read_with_delimiter
 from src.datamodules.folders import FolderDataModule
 from src.datamodules.groups import Linked
 from src.datamodules.photo_datamodule import PhotoDataModule
@@ -136,7 +135,12 @@ def _new_table(
     """
     if isinstance(datamodule, TableDataModule):
         source, separator = datamodule.source, datamodule.separator
-        frame, delimiter = read_with_delimiter(datamodule.csv, datamodule.delimiter, datamodule.encoding)
+        frame, delimiter = datamodule.frame()
+        if not set(source.label_columns.values()) <= set(frame.columns):
+            raise InputError(
+                f"{datamodule.csv}: apply= cannot change a table with one column per label: write "
+                "a photo's labels into one column named label, joined by ;"
+            )
         path_of = {record.id: record.path for record in source.records}
         columns, paths = dict(source.label_columns), [path_of.get(id_) for id_ in source.rows]
         if len(frame) != len(paths):

@@ -1,0 +1,100 @@
+"""Tables with one column per label, of 1 and 0, true and false, yes and no, or x and nothing."""
+
+import logging
+from collections import Counter
+from collections.abc import Collection, Sequence
+
+import pandas as pd
+
+from src.errors import InputError, listed
+
+log = logging.getLogger(__name__)
+WORDS = (
+    ("1", "0"), ("true", "false"), ("yes", "no"), ("x", "-"), ("y", "n"), ("t", "f"), ("ja", "nein"),
+    ("j", "n"), ("wahr", "falsch"), ("oui", "non"), ("vrai", "faux"), ("si", "no"), ("sí", "no"),
+    ("\u2713", "\u2717"), ("\u2714", "\u2718"),
+)  # fmt: skip
+NO_LABELS = {"split", "group", "set", "fold", "index", "unnamed: 0"}
+
+
+def labels_of_columns(
+    frame: pd.DataFrame, others: Collection[str], nothing: str, where: str
+) -> list[list[str]] | None:
+    """Return the labels of each row of a table with one column per label; None for any other table.
+
+    Args:
+        frame: the cells, indexed by the number of the row.
+        others: columns that are no labels, as those of IDs and groups.
+        nothing: the label of a row without any, empty for none.
+        where: the table, for messages.
+
+    Raises:
+        InputError: a cell that is neither yes nor no in a column that else says so, as -1 or 0.87.
+    """
+    others = {name.casefold() for name in others} | NO_LABELS
+    cells = {
+        name: [_plain(cell) for cell in frame[name]]
+        for name in frame.columns
+        if name.casefold() not in others
+    }
+    pairs = {name: pair for name, column in cells.items() if (pair := _words(column))}
+    if not pairs:
+        return None
+    (yes, no), count = Counter(pairs.values()).most_common(1)[0]
+    if count < 2:
+        return None
+    chosen = list(pairs)
+    for name in chosen:
+        wrong = [i for i, cell in enumerate(cells[name]) if cell and cell not in (yes, no)]
+        _refuse(frame, name, wrong, f"is neither {yes} nor {no}", where)
+    rows = list(zip(*(cells[name] for name in chosen), strict=True))
+    for name in chosen:
+        if no in cells[name]:  # else an empty cell says no
+            wrong = [i for i, row in enumerate(rows) if any(row) and not cells[name][i]]
+            _refuse(frame, name, wrong, f"is neither {yes} nor {no}", where)
+    rest = [
+        n for n, column in cells.items() if n not in chosen and None in map(_number, filter(None, column))
+    ]
+    level = logging.WARNING if rest else logging.INFO  # one of them may hold the labels
+    unread = f"; not read: {listed(rest)}" if rest else ""
+    log.log(level, "%s: one column per label: %s%s", where, listed(chosen, 30), unread)
+    says_no = any(no in cells[name] for name in chosen)
+    unlabelled = ["" if says_no and not any(row) else nothing for row in rows]
+    labels = [[name for name, cell in zip(chosen, row, strict=True) if cell == yes] for row in rows]
+    return [
+        names or [name for name in [other] if name] for names, other in zip(labels, unlabelled, strict=True)
+    ]
+
+
+def _plain(cell: str) -> str:
+    """Return a cell in lower case; numbers that are 1 and 0 as such."""
+    text = cell.strip().casefold()
+    return {1.0: "1", 0.0: "0"}.get(_number(text), text)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text.replace(",", "."))
+    except ValueError:
+        return None
+
+
+def _words(cells: Sequence[str]) -> tuple[str, str] | None:
+    """Return the words for yes and no that most cells are; those of numbers for scores from -1 to 1."""
+    count = Counter(filter(None, cells))
+    for pair in WORDS:
+        if count and 2 * sum(count[name] for name in pair) >= count.total():
+            return pair
+    numbers = [_number(cell) for cell in count]
+    scores = numbers and all(number is not None and -1 <= number <= 1 for number in numbers)
+    return WORDS[0] if scores else None
+
+
+def _refuse(frame: pd.DataFrame, name: str, wrong: Sequence[int], why: str, where: str) -> None:
+    """Refuse the first of the `wrong` cells of a column."""
+    for i in wrong[:1]:
+        raise InputError(
+            f"{where}, row {frame.index[i]}, column '{name}': '{frame[name].iloc[i].strip()}' {why} "
+            f"({len(wrong)} such cells); correct it, or remove the column if it is no label "
+            "(one column with all labels: name it with data.columns)"
+        )
