@@ -1,7 +1,7 @@
 """The errors that a person, not the program, has to mend."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import NoReturn
 
@@ -39,6 +39,11 @@ def listed(items: Iterable[object], limit: int = 10) -> str:
     items = [str(item) for item in items]
     more = f" and {len(items) - limit} more" if len(items) > limit else ""
     return ", ".join(items[:limit]) + more
+
+
+def counted(counts: Mapping[str, int], limit: int = 10, unit: str = "") -> str:
+    """Return names with their counts, `a (2), b (1)`; past `limit` say how many more there are."""
+    return listed((f"{name} ({count}{unit})" for name, count in counts.items()), limit)
 
 
 def reason(error: OSError) -> str:

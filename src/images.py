@@ -29,15 +29,9 @@ MAX_JPEG_PIXELS = 200_000_000  # in the header, whatever the scale it is decoded
 EXIF_TAGS = ("Orientation", "Make", "Model", "DateTime", "GPSInfo")
 OVERSAMPLING = 2  # a scaled JPEG decode keeps this many times the pixels that a resize needs, along each axis
 
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_TO = Image.Transpose
+_TURNS = {2: _TO.FLIP_LEFT_RIGHT, 3: _TO.ROTATE_180, 4: _TO.FLIP_TOP_BOTTOM, 5: _TO.TRANSPOSE,
+          6: _TO.ROTATE_270, 7: _TO.TRANSVERSE, 8: _TO.ROTATE_90}  # fmt: skip
 _TRUNCATED = ("truncated", "end of file", "requires a buffer", "insufficient", "too small", "chunk b''")
 
 

@@ -28,14 +28,14 @@ def fit_letters(figure: Figure) -> None:
             _look_up({*letters} - {*_FAMILIES})
             families = [*text.get_fontfamily(), *(_FAMILIES[c] for c in letters)]
             text.set_fontfamily([family for family in dict.fromkeys(families) if family])
-        for c in letters:
-            if not _FAMILIES[c]:
-                lacking.setdefault(_font_for(c), text.get_text())
-    if new := {font: text for font, text in lacking.items() if font not in _SAID}:
-        _SAID.update(new)
-        parts = ["".join(c for c in text if _FAMILIES.get(c) == "" and _font_for(c) == font)
-                 for font, text in new.items()]  # fmt: skip
-        log.warning("no installed font draws '%s': install %s", "', '".join(parts), ", ".join(new))
+        none = [c for c in letters if not _FAMILIES[c]]
+        for font in dict.fromkeys(map(_font_for, none)):
+            if font not in _SAID:
+                _SAID.add(font)
+                lacking[font] = "".join(c for c in none if _font_for(c) == font)
+    if lacking:
+        shown = "', '".join(lacking.values())
+        log.warning("no installed font draws '%s': install %s", shown, ", ".join(lacking))
 
 
 @cache

@@ -23,12 +23,7 @@ from src.labels import MISSING, LabelSpace, apply_thresholds
 from src.parallel import ProgressLines
 
 COLUMNS = {
-    "train_loss": "train/loss",
-    "val_loss": "val/loss",
-    "train_accuracy": "train/accuracy",
-    "val_accuracy": "val/accuracy",
-    "train_f1": "train/f1",
-    "val_f1": "val/f1",
+    f"{split}_{name}": f"{split}/{name}" for name in ("loss", "accuracy", "f1") for split in ("train", "val")
 }
 log = logging.getLogger(__name__)
 

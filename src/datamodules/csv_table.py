@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from src.datamodules.foreign_files import refuse_binary, refuse_markup
 from src.errors import InputError, listed, nearest
 from src.images import EXTENSIONS
 
@@ -19,6 +18,29 @@ ID_COLUMNS = ("ID", "file", "filename", "path", "image", "photo")
 DELIMITERS = (",", ";", "\t", "|")
 NO_DELIMITER = "\x1f"  # of a table with one column, whose cells may hold any of the above
 HEADER_ROWS = 10  # the header is looked for among these
+SAVE, EXPORT, UNPACK = "save it as CSV UTF-8", "export a CSV from it", "unpack it"
+BINARIES = (  # first bytes, bytes further on, kind, cure
+    (b"PK\x03\x04", b"opendocument", "an OpenDocument spreadsheet", SAVE),
+    (b"PK\x03\x04", b"[Content_Types].xml", "an Excel workbook", SAVE),
+    (b"PK\x03\x04", b"", "a ZIP archive", UNPACK),
+    (b"\xd0\xcf\x11\xe0", b"", "an Excel workbook of the old format", SAVE),
+    (b"PAR1", b"", "a Parquet file", EXPORT),
+    (b"SQLite format 3\0", b"", "an SQLite database", EXPORT),
+    (b"\x1f\x8b", b"", "a gzip file", UNPACK),
+    (b"%PDF", b"", "a PDF", f"copy its table into a spreadsheet and {SAVE}"),
+    (b"\xff\xd8\xff", b"", "a photo", "name the table"),
+    (b"\x89PNG", b"", "a photo", "name the table"),
+    (b"version https://git-lfs", b"", "a pointer of Git LFS and not the file", "run git lfs pull"),
+)
+MARKUP = (  # begin in lower case, kind, cure
+    (r"\{|\[\s*[\[{\"]", "JSON", "write a CSV with the columns ID and label"),
+    (
+        r"<(!doctype html|html|head|body|table|meta|div)\b",
+        "a web page (HTML)",
+        f"open it in a spreadsheet and {SAVE}",
+    ),
+    (r"<[?!a-z]", "XML", "write a CSV with the columns ID and label, or open it in a spreadsheet"),
+)
 SEP_LINE = re.compile(r'"?sep=([^\r\n])"?\1*[^\S\r\n]*(?:\r\n|\r|\n)', re.IGNORECASE)
 FILE_NAME = re.compile(rf"\S({'|'.join(sorted(map(re.escape, EXTENSIONS)))})(?!\w)", re.IGNORECASE)
 
@@ -31,6 +53,7 @@ def read_csv(
     allow_empty: bool = False,
     names: Sequence[str] = ID_COLUMNS,
     headless: str = "",
+    unnamed: bool = False,
 ) -> pd.DataFrame:
     """Read a CSV of strings: UTF-8 with or without BOM, UTF-16 with one, else Windows-1252.
 
@@ -40,86 +63,69 @@ def read_csv(
         encoding: of the file; None: detected.
         key: the config key that named the file, for messages.
         allow_empty: whether a header without rows is a table too.
-        names: of columns; the first of ten rows that holds one is the header, after titles and comments.
+        names: of columns; the first row that holds one is the header, after titles and comments.
         headless: a file of one photo's path per line is a table with a column of this name.
+        unnamed: whether columns without a name are kept.
 
     Returns:
-        a frame of `str` cells without missing values ("007", "NA" and "" stay as they are); names trimmed,
-        columns without a name left out. Its index is the number of the row in a spreadsheet: the header is 1,
-        blank rows count, and a cell with line breaks is in one row.
+        a frame of `str` cells without missing values ("007", "NA" and "" stay as they are); names trimmed.
+        Its index is the number of the row in a spreadsheet: the header is 1, blank rows count, and a cell
+        with line breaks is in one row. `attrs["delimiter"]` is that between its columns.
 
     Raises:
-        InputError: no such file, empty, not decodable, not a table, no header, a row with more cells than the
-            header, two columns of one name.
+        InputError: no such file, or no table with a header of unique names.
     """
-    frame, _ = read_with_delimiter(path, delimiter, encoding, key, names, headless)
-    if frame.empty and not allow_empty:
-        raise InputError(f"{key}={path}: a header and no rows")
-    return frame.loc[:, frame.columns != ""]
-
-
-def read_with_delimiter(
-    path: Path,
-    delimiter: str | None,
-    encoding: str | None,
-    key: str = "data.csv",
-    names: Sequence[str] = ID_COLUMNS,
-    headless: str = "",
-) -> tuple[pd.DataFrame, str]:
-    """Return a table with its columns without a name, and its delimiter; see `read_csv`."""
     where = f"{key}={path}"
     text = _decode(_content(path, key), encoding, where)
     if sep := SEP_LINE.match(text):  # a spreadsheet shows no row for it
         text, delimiter = text[sep.end() :], delimiter or sep[1]
     if headless and _is_list(text):
         rows = dict(_rows(text, NO_DELIMITER, where))
-        return pd.DataFrame([*rows.values()], [*rows], [headless], dtype=object), NO_DELIMITER
+        return pd.DataFrame([*rows.values()], [*rows], [headless], dtype=object)
     delimiter, begin = _find_header(text, delimiter, names, where)
     rows = {number: cells for number, cells in _rows(text, delimiter, where) if number >= begin}
     if not rows:
         raise InputError(f"{where}: the file is empty")
     header = _names(rows.pop(next(iter(rows))))
-    _check_header(header, rows.values(), names, where)
+    known = {name.casefold() for name in names}
+    if known.isdisjoint(map(str.casefold, header)) and _is_data(header, rows.values()):
+        columns = "ID,split" if key == "data.split_file" else "ID,label"
+        shown = listed(header, 4)
+        raise InputError(f"{where}: the first line looks like data ({shown}): add a header, as {columns}")
+    if not (rows or allow_empty):
+        raise InputError(f"{where}: a header and no rows")
+    if twice := sorted({name for name in header if name and header.count(name) > 1}):
+        raise InputError(f"{where}: several columns are named {listed(twice)}: rename all but one")
     width = len(header)
     for number, cells in rows.items():
-        if any(cell.strip() for cell in cells[width:]):
-            raise InputError(
-                f"{where}, row {number}: {len(cells)} cells under a header of {width}: "
-                f"a cell that holds {delimiter!r} needs quotes"
-            )
+        if any(map(str.strip, cells[width:])):
+            cure = f"a cell that holds {delimiter!r} needs quotes"
+            raise InputError(f"{where}, row {number}: {len(cells)} cells under a header of {width}: {cure}")
     cells = [row[:width] + [""] * (width - len(row)) for row in rows.values()]
-    return pd.DataFrame(cells, index=list(rows), columns=header, dtype=object), delimiter
+    frame = pd.DataFrame(cells, index=list(rows), columns=header, dtype=object)
+    frame.attrs["delimiter"] = delimiter
+    return frame if unnamed else frame.loc[:, frame.columns != ""]
 
 
-def _rows(text: str, delimiter: str, where: str) -> Iterator[tuple[int, list[str]]]:
-    """Give the rows that are not blank, with their numbers in a spreadsheet."""
+def _rows(text: str, delimiter: str, where: str = "") -> Iterator[tuple[int, list[str]]]:
+    """Give the rows that are not blank, with their numbers in a spreadsheet; or only those before a fault."""
     number = line = 0
     try:
         file = io.StringIO(text, newline="")
-        lines = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
+        lines = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=bool(where))
         for number, cells in enumerate(lines, 1):
             line = lines.line_num
             if any(cell.strip() for cell in cells):
                 yield number, cells
-    except csv.Error as error:
-        why = f"a quote that opens there is not closed, or a quote in a cell is not doubled ({error})"
-        if "field limit" in str(error):
-            why = f"a quote that opens there is not closed, or a cell holds a whole file ({error})"
-        elif "end of data" not in str(error) and lines.line_num == line + 1:
-            why = f"a quote in a quoted cell has to be doubled ({error})"
-        raise InputError(f"{where}: not a table from row {number + 1} on: {why}") from error
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{where}: not a table ({error}); see its quotes and delimiter") from error
-
-
-def _first_rows(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Give the first rows that are not blank, with their numbers; wrong quotes are passed over."""
-    try:
-        lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-        rows = ((number, [cell.strip() for cell in cells]) for number, cells in enumerate(lines, 1))
-        yield from islice(((number, cells) for number, cells in rows if any(cells)), HEADER_ROWS)
-    except (csv.Error, TypeError, ValueError):  # told when all rows are read
-        return
+    except (csv.Error, TypeError, ValueError) as error:
+        if not where:
+            return
+        if not isinstance(error, csv.Error):
+            raise InputError(f"{where}: not a table ({error}); see its quotes and delimiter") from error
+        why = "a quote that opens there is not closed, or a cell holds a single quote or a whole file"
+        if not re.search("end of data|limit", str(error)) and lines.line_num == line + 1:
+            why = "a quote in a quoted cell has to be doubled"
+        raise InputError(f"{where}: not a table from row {number + 1} on: {why} ({error})") from error
 
 
 def _find_header(text: str, delimiter: str | None, names: Sequence[str], where: str) -> tuple[str, int]:
@@ -131,7 +137,7 @@ def _find_header(text: str, delimiter: str | None, names: Sequence[str], where: 
     known = {name.casefold() for name in names}
     headers, firsts = [], []
     for mark in (delimiter,) if delimiter else DELIMITERS:
-        rows = list(_first_rows(text, mark))
+        rows = [(n, [*map(str.strip, cells)]) for n, cells in islice(_rows(text, mark), HEADER_ROWS)]
         plain = [row for row in rows if not row[1][0].startswith("#")] or rows
         firsts += [(-len(cells), number, mark) for number, cells in plain[:1]]
         for i, (number, cells) in enumerate(rows):
@@ -164,19 +170,6 @@ def _names(cells: Sequence[str], change: Callable[[str], str] = str) -> list[str
     return [change(name) for name in (first.lstrip("# ") or first, *others)]
 
 
-def _check_header(
-    header: Sequence[str], rows: Collection[Sequence[str]], names: Sequence[str], where: str
-) -> None:
-    """Refuse a header that is data, or that names two columns alike."""
-    known = {name.casefold() for name in names}
-    if known.isdisjoint(map(str.casefold, header)) and _is_data(header, rows):
-        columns = "ID,split" if where.startswith("data.split_file") else "ID,label"
-        shown = listed(header, 4)
-        raise InputError(f"{where}: the first line looks like data ({shown}): add a header, as {columns}")
-    if twice := sorted({name for name in header if name and header.count(name) > 1}):
-        raise InputError(f"{where}: several columns are named {listed(twice)}: rename all but one")
-
-
 def _is_data(header: Sequence[str], rows: Collection[Sequence[str]]) -> bool:
     """Whether a first row is no header: it holds a file's name, a number first, or cells that come again."""
     if header[0].replace(".", "").isdigit() or any(map(FILE_NAME.search, header)):
@@ -206,7 +199,9 @@ def _content(path: Path, key: str) -> bytes:
 
 def _decode(content: bytes, encoding: str | None, where: str) -> str:
     """Return the text: in the encoding named, else UTF-16 with a mark, UTF-8 or Windows-1252."""
-    refuse_binary(content, where)
+    for begin, within, kind, cure in BINARIES:
+        if content.startswith(begin) and within in content:
+            raise InputError(f"{where}: not a table of text: this is {kind}: {cure}")
     cure = "save it as UTF-8, or name the encoding of a table of labels with data.encoding="
     utf_16 = content[:2] in (b"\xff\xfe", b"\xfe\xff")
     candidates = [encoding] if encoding else ["utf-16"] if utf_16 else ["utf-8", "cp1252"]
@@ -222,7 +217,11 @@ def _decode(content: bytes, encoding: str | None, where: str) -> str:
             )
         if name == "cp1252" and not encoding:
             log.info("%s is not UTF-8: read as Windows-1252", where)
-        refuse_markup(text, where)
+        begin = text.lstrip()[:5000].lower()
+        for pattern, kind, way in MARKUP:
+            if re.match(pattern, begin):
+                coco = " (COCO)" if kind == "JSON" and '"images"' in text and '"annotations"' in text else ""
+                raise InputError(f"{where}: not a table: this is {kind}{coco}: {way}")
         return text
     raise InputError(f"{where}: not text in {' or '.join(candidates)}; {cure}")
 

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from src.datamodules.records import EXAMPLES, Finding, Record, tidy
-from src.errors import InputError, listed
+from src.errors import InputError, counted, listed
 from src.overrides import typed, typed_list
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def report_findings(findings: Sequence[Finding], strict: bool) -> None:
 
 def quoted(names: Iterable[str], counts: Mapping[str, int], limit: int = EXAMPLES) -> str:
     """Return names in quotes with their counts; letters that cannot be seen as escapes."""
-    return listed((f"{visible(name)} ({counts[name]})" for name in names), limit)
+    return counted({visible(name): counts[name] for name in names}, limit)
 
 
 def visible(name: str) -> str:
@@ -119,46 +119,38 @@ def check_labels(
         table: whether labels stand in the cells of a table.
     """
     counts: Counter[tuple[str, str]] = Counter()
-    paths: dict[str, list[str]] = defaultdict(list)
+    totals: Counter[str] = Counter()
+    first: dict[str, str] = {}
     for record in records:
         for kind, names in record.labels.items():
+            counts.update((kind, name) for name in names)
+            totals.update(names)
             for name in names:
-                counts[kind, name] += 1
-                if len(paths[name]) < EXAMPLES:
-                    paths[name].append(record.path)
-    totals: Counter[str] = Counter()
-    for (_, name), count in counts.items():
-        totals[name] += count
+                first.setdefault(name, record.path)
 
     def finding(name: str, text: str, cure: str, labels: Sequence[str]) -> Finding:
-        shown = [path for label in labels for path in paths[label][:1]][:EXAMPLES]
-        return Finding(name, text, cure, sum(totals[label] for label in labels), tuple(shown))
+        shown = tuple(first[label] for label in labels[:EXAMPLES])
+        text = f"{text}: {quoted(labels, totals)}"
+        return Finding(name, text, cure, sum(totals[label] for label in labels), shown)
 
     named = {word(name) for name in healthy}
     missing = [name for name in totals if word(name) in MISSING - named]
     harmless = MISSING | named if multilabel else MISSING  # told below, or no label
     alike = [names for names in _alike(totals) if not harmless.issuperset(map(word, names))]
     odd = _odd_names(totals, {*missing, *(name for names in alike for name in names)})
-    found = [
-        finding("labels_alike", f"Labels that read the same: {quoted(names, totals)}", _merged(names), names)
-        for names in alike
-    ]
+    found = [finding("labels_alike", "Labels that read the same", _merged(names), names) for names in alike]
     for separator, names in _lists(totals).items():
         cure = f"use {typed('data.separator', separator)}" if table else "a table can hold lists: data=table"
-        text = f"Labels that are made of several labels: {quoted(names, totals)}"
-        found.append(finding("labels_listed", text, cure, names))
+        found.append(finding("labels_listed", "Labels that are made of several labels", cure, names))
     if missing:
-        text = f"Labels that look like a missing one: {quoted(missing, totals)}"
         cure = f"if they are none, use {typed_list('data.missing', missing)}"
-        found.append(finding("labels_missing", text, cure, missing))
+        found.append(finding("labels_missing", "Labels that look like a missing one", cure, missing))
     unnamed = [name for kind, name in counts if kind != "component" and word(name) in HEALTHY - named]
     if multilabel and unnamed:
-        text = f"Labels that sound like nothing wrong and count as defects: {quoted(unnamed, totals)}"
+        text = "Labels that sound like nothing wrong and count as defects"
         cure = f"use {typed_list('data.healthy', [*healthy, *unnamed])}"
         found.append(finding("labels_healthy", text, cure, unnamed))
-    found += [
-        finding(name, f"{text}: {quoted(names, totals)}", cure, names) for name, text, cure, names in odd
-    ]
+    found += [finding(*row) for row in odd]
     return found + _too_many(counts, records) + _contradictions(records, named)
 
 
@@ -181,21 +173,14 @@ def _lists(totals: Mapping[str, int]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     taken: set[str] = set()
     for separator in SEPARATORS:
-        parts = {
-            name: [same_to_a_reader(part) for part in name.split(separator)]
-            for name in totals
-            if name not in taken and separator in name
-        }
-        parts = {name: cut for name, cut in parts.items() if len(cut) > 1 and all(cut)}
+        rest = [name for name in totals if name not in taken and separator in name]
+        parts = {name: [*map(same_to_a_reader, name.split(separator))] for name in rest}
+        parts = {name: cut for name, cut in parts.items() if all(cut)}
         times = Counter(part for cut in parts.values() for part in set(cut))
         known = plain | ({part for part, n in times.items() if n > 1} if separator in LISTING else set())
-        enough = len(parts) > 2 or separator not in LISTING
-        names = [
-            name
-            for name, cut in parts.items()
-            if known.issuperset(cut) and (enough or not plain.isdisjoint(cut))
-        ]
-        if names:
+        if len(parts) < 3 and separator in LISTING:
+            parts = {name: cut for name, cut in parts.items() if not plain.isdisjoint(cut)}
+        if names := [name for name, cut in parts.items() if known.issuperset(cut)]:
             found[separator] = names
             taken.update(names)
     return found
@@ -207,16 +192,11 @@ def _odd_names(totals: Mapping[str, int], told: set[str]) -> list[tuple[str, str
     unseen = [name for name in rest if visible(name) != f"'{name}'"]
     run = [name for name in rest if name[0] in "=+-@" and not _is_number(name)]
     long = [name for name in rest if len(name) > SENTENCE]
-    rename = "rename them, or use data.rename=['OLD=NEW']"
+    rename, check = "rename them, or use data.rename=['OLD=NEW']", "check that the column holds labels"
     found = (
         ("labels_invisible", "Labels with letters that cannot be seen, or look like others", rename, unseen),
         ("labels_formula", "Labels that a spreadsheet takes for a formula", rename, run),
-        (
-            "labels_long",
-            f"Labels of more than {SENTENCE} letters",
-            "check that the column holds labels",
-            long,
-        ),
+        ("labels_long", f"Labels of more than {SENTENCE} letters", check, long),
     )
     return [row for row in found if row[-1]]
 

@@ -6,19 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from src.datamodules import records as rec
 from src.datamodules.layouts import check_level, check_names, label_folders, refuse_exports, split_folders
 from src.datamodules.photo_datamodule import PhotoDataModule
-from src.datamodules.records import (
-    EXAMPLES,
-    Finding,
-    Listing,
-    Record,
-    Source,
-    ids_from_paths,
-    list_photos,
-    tidy,
-)
-from src.errors import InputError, listed, nearest
+from src.datamodules.records import EXAMPLES, Finding, Listing, Record, Source, tidy
+from src.errors import InputError, counted, listed, nearest
 from src.files import refuse_archive, user_path
 
 KINDS = ("component", "defect")
@@ -56,7 +48,7 @@ def _listing(root: Path) -> Listing:
         others = [p.name for p in found if p.is_dir() and not p.name.startswith(".")]
         hint = f"; folders next to it: {listed(nearest(root.name, sorted(others)), 5)}" if others else ""
         raise InputError(f"data.root={root}: no such folder{hint}")
-    listing = list_photos(root)
+    listing = rec.list_photos(root)
     if not listing.paths:
         left = "".join(f"; {finding.text}" for finding in listing.findings())
         raise InputError(f"data.root={root}: no photo in it (jpg, jpeg, png, bmp, tif, tiff, webp){left}")
@@ -71,13 +63,8 @@ def _empty_folders(listing: Listing, split_of: Mapping[str, str], used: set[str]
         at_level = above in split_of and above.lower() != name.lower() if split_of else not above
         skipped = any(place.startswith(folder) for place in listing.skipped)
         if at_level and not skipped and tidy(name) not in used:
-            files = Counter()
-            for (place, extension), count in listing.others.items():
-                if place == folder or place.startswith(f"{folder}/"):
-                    files[extension or "no extension"] += count
-            found.append(
-                folder + (f" (files: {listed(f'{e} {n}' for e, n in files.items())})" if files else "")
-            )
+            files = listed(f"{end or 'no extension'} {n}" for end, n in listing.types(folder).items())
+            found.append(folder + (f" (files: {files})" if files else ""))
     return found
 
 
@@ -106,11 +93,7 @@ class FolderDataModule(PhotoDataModule):
         self.root, self.separator, self.label_folder = root, separator, label_folder
 
     def _source(self) -> Source:
-        """Read the records below `root`.
-
-        Raises:
-            InputError: no such folder, no photo, no folder that parses, or (`strict`) one that does not.
-        """
+        """Read the records below `root`."""
         root = user_path(self.root)
         listing = _listing(root)
         paths, split_of = listing.paths, split_folders(listing.paths)
@@ -121,7 +104,7 @@ class FolderDataModule(PhotoDataModule):
         labels_of: dict[str, dict[str, tuple[str, ...]] | None] = {}
         records, given, outside = [], {}, []
         unparsed: Counter[str] = Counter()
-        for path, id_ in zip(paths, ids_from_paths(paths), strict=True):
+        for path, id_ in zip(paths, rec.ids_from_paths(paths), strict=True):
             split, folders = split_of.get(path.partition("/")[0]), label_folders(path, split_of)
             if not folders or (split_of and not split):
                 outside.append(path)
@@ -161,18 +144,18 @@ class FolderDataModule(PhotoDataModule):
     ) -> list[Finding]:
         """Return findings of the folders and photos that were left out; stop if nothing is left."""
         found = []
-        shown = listed((f"'{name}' ({count} photos)" for name, count in sorted(unparsed.items())), 30)
-        shown = f"{len(unparsed)} folders do not parse as Component{self.separator}Defect: {shown}"
-        cure = (
-            "rename them, set data.separator, or give data.components and data.defects "
-            "(one label per folder: model=multiclass)"
-        )
-        if unparsed and not records:
-            raise InputError(f"data.root={root}: {shown}; {cure}")
+        if unparsed:
+            shown = counted({f"'{name}'": unparsed[name] for name in sorted(unparsed)}, 30, " photos")
+            shown = f"{len(unparsed)} folders do not parse as Component{self.separator}Defect: {shown}"
+            cure = (
+                "rename them, set data.separator, or give data.components and data.defects "
+                "(one label per folder: model=multiclass)"
+            )
+            if not records:
+                raise InputError(f"data.root={root}: {shown}; {cure}")
+            found.append(Finding("folders_unparsed", f"Left out photos: {shown}", cure, unparsed.total()))
         if not records:
             raise InputError(f"data.root={root}: its photos lie in no folder that names a label")
-        if unparsed:
-            found.append(Finding("folders_unparsed", f"Left out photos: {shown}", cure, unparsed.total()))
         if outside:
             text = f"Left out {len(outside)} photos that lie in no label's folder: {listed(outside, 5)}"
             found.append(Finding("photos_outside", text, "", len(outside), tuple(outside[:EXAMPLES])))

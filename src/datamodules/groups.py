@@ -3,7 +3,7 @@
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -15,7 +15,7 @@ from scipy.fft import dctn
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
-from src.datamodules.findings import MISSING, same_to_a_reader, visible, word
+from src.datamodules.findings import MISSING, quoted, same_to_a_reader, visible, word
 from src.datamodules.records import EXAMPLES, Finding, Record, Source, tidy
 from src.errors import InputError, did_you_mean, listed
 
@@ -123,21 +123,14 @@ def assign_groups(source: Source, group: str | None) -> list[Record]:
     if not group:
         return [replace(record, group=record.id) for record in source.records]
     if group in source.columns:
-        found = _groups_of_column(source, group)
-        where = f"column '{group}' names a group for"
+        found, where = _groups_of_column(source, group), f"column '{group}' names a group for"
     else:
-        found = _groups_of_names(source, group)
-        where = "data.group matches the file names of"
+        found, where = _groups_of_names(source, group), "data.group matches the file names of"
     if missed := sum(not found.get(record.id) for record in source.records):
         count = len(source.records)
         log.warning("%s %d of %d photos; the others are groups of their own", where, count - missed, count)
     source.findings += _alike(group, found)
     return [replace(record, group=found.get(record.id) or record.id) for record in source.records]
-
-
-def _is_group(name: str) -> bool:
-    """Whether a group's name is one, and no word for a missing one, which would join strangers."""
-    return bool(name) and word(name) not in MISSING
 
 
 def _alike(group: str, group_of: Mapping[str, str]) -> list[Finding]:
@@ -158,10 +151,8 @@ def _alike(group: str, group_of: Mapping[str, str]) -> list[Finding]:
 
 def _groups_of_column(source: Source, column: str) -> dict[str, str]:
     """Return `{ID: group}`; groups that share a photo, through several rows of one ID, are one."""
-    cells = map(tidy, source.columns[column])
-    pairs = [(id_, value) for id_, value in zip(source.rows, cells, strict=True) if id_ and value]
-    rows = [(id_, value) for id_, value in pairs if _is_group(value)]
-    _tell_missing(column, [value for _, value in pairs if not _is_group(value)])
+    cells = _named_groups(column, source.columns[column])
+    rows = [(id_, value) for id_, value in zip(source.rows, cells, strict=True) if id_ and value]
     if not rows:
         raise InputError(f"data.group={column}: this column is empty for every photo")
     ids, values = zip(*rows, strict=True)
@@ -187,23 +178,23 @@ def _groups_of_names(source: Source, expression: str) -> dict[str, str]:
             f"data.group='{expression}': neither a column nor a regular expression with a capture, "
             f"as ^(A\\d+)_{columns}"
         )
-    matches = {record.id: pattern.search(Path(record.path).name) for record in source.records}
-    found = {
-        id_: tidy(next(filter(None, match.groups()), "")) if match else "" for id_, match in matches.items()
-    }
-    _tell_missing(expression, [name for name in found.values() if name and not _is_group(name)])
-    found = {id_: name if _is_group(name) else "" for id_, name in found.items()}
-    if not any(found.values()):
+    matches = [pattern.search(Path(record.path).name) for record in source.records]
+    names = [next(filter(None, match.groups()), "") if match else "" for match in matches]
+    names = _named_groups(expression, names)
+    found = {record.id: name for record, name in zip(source.records, names, strict=True)}
+    if not any(names):
         names = listed((Path(record.path).name for record in source.records[:3]), 3)
         raise InputError(f"data.group='{expression}' matches no file name, for example {names}")
     return found
 
 
-def _tell_missing(group: str, names: Sequence[str]) -> None:
-    """Log the words for a missing group."""
-    if words := Counter(name for name in names if name.lower() != "nan"):
-        shown = listed(f"'{name}' ({count})" for name, count in words.items())
-        log.warning("data.group=%s: words for a missing group name none: %s", group, shown)
+def _named_groups(group: str, names: Iterable[str]) -> list[str]:
+    """Return the names; words for a missing group, which would join strangers, are told and empty."""
+    names = list(map(tidy, names))
+    missing = Counter(name for name in names if name and word(name) in MISSING)
+    if words := {name: count for name, count in missing.items() if name.lower() != "nan"}:
+        log.warning("data.group=%s: words for a missing group name none: %s", group, quoted(words, words))
+    return ["" if name in missing else name for name in names]
 
 
 def perceptual_hash(image: Image.Image) -> int | None:

@@ -22,17 +22,9 @@ from src.datamodules.groups import HASHED_SIZE, perceptual_hash
 from src.datamodules.records import EXAMPLES, Finding, Record, Source
 from src.errors import InputError, UnreadableImage, listed
 from src.files import write_whole
-from src.images import (
-    MAX_PIXELS,
-    Header,
-    content_digest,
-    largest_sample,
-    open_image,
-    read_header,
-    read_photo,
-)
+from src.images import MAX_PIXELS, Header, content_digest, largest_sample, open_image, read_header, read_photo
 from src.parallel import ProgressBar, bounded_map, cores
-from src.preprocess import decoder
+from src.preprocess import Preprocess, decoder
 from src.row_store import checked_folder, clear_stale
 
 log = logging.getLogger(__name__)
@@ -55,8 +47,7 @@ class ImageStats:
         digest: 16 hex digits of the file's content.
         phash: its perceptual hash, None without contrast.
         format: `JPEG`, `PNG`, ...
-        width: pixels across, upright.
-        height: pixels down, upright.
+        width, height: pixels, upright.
         brightness: mean gray level, 0 to 255.
         bright_end: gray level that 95 of 100 pixels do not exceed.
         contrast: standard deviation of the gray levels.
@@ -231,12 +222,7 @@ class _StatsCache:
 
     A photo is known by its path, size, timestamps and inode. A file that is put in its place has another time
     of change, which no program can set; one that was changed within the last two seconds is not kept, as its
-    timestamps could not tell a second change.
-
-    Args:
-        cache_dir: the folder of all caches; None: nothing is kept.
-        root: the folder that the photos' paths start from.
-        sample_bits: see `open_image`.
+    timestamps could not tell a second change. Without a `cache_dir` nothing is kept.
     """
 
     def __init__(self, cache_dir: str | Path | None, root: Path, sample_bits: int | None = None):
@@ -277,26 +263,18 @@ class _StatsCache:
             clear_stale(self.file.parent)
             write_whole(self.file, zlib.compress(content.encode(), 1))
         except OSError as error:
-            log.warning(
-                "%s cannot be written (%s): photos are read again next time", self.file, error.strerror
-            )
+            log.warning("%s cannot be written (%s): photos are read again", self.file, error.strerror)
 
 
 def drop_unreadable(
-    source: Source,
-    skip: bool,
-    size: tuple[int, int] = (32, 32),
-    cache_dir: str | None = None,
-    sample_bits: int | None = None,
+    source: Source, skip: bool, preprocess: Preprocess, cache_dir: str | None = None
 ) -> tuple[Source, dict[str, str]]:
     """Read all photos; stop with the list of unreadable ones, or leave them out and report them."""
-    paths = [record.path for record in source.records]
-    found = inspect_photos(source.root, paths, size, cache_dir, sample_bits)
-    if sample_bits and (count := sum(look.bits > 8 for look in found)):
-        log.info(
-            "preprocess.sample_bits=%d is the range of %d photos of more than 8 bits", sample_bits, count
-        )
-    source.findings += sample_range(paths, found, sample_bits)
+    paths, bits = [record.path for record in source.records], preprocess.sample_bits
+    found = inspect_photos(source.root, paths, preprocess.size, cache_dir, bits)
+    if bits and (count := sum(look.bits > 8 for look in found)):
+        log.info("preprocess.sample_bits=%d is the range of %d photos of more than 8 bits", bits, count)
+    source.findings += sample_range(paths, found, bits)
     inspected = list(zip(source.records, found, strict=True))
     reasons = {record.path: stats.reason for record, stats in inspected if stats.reason}
     shown = listed((f"{path} ({reason})" for path, reason in reasons.items()), 20 if skip else 200)
@@ -307,11 +285,8 @@ def drop_unreadable(
         )
     if reasons:
         log.warning("Left out %d unreadable photos: %s", len(reasons), shown)
-    kept = [
-        replace(record, digest=stats.digest, phash=stats.phash)
-        for record, stats in inspected
-        if not stats.reason
-    ]
+    readable = [(record, stats) for record, stats in inspected if not stats.reason]
+    kept = [replace(record, digest=stats.digest, phash=stats.phash) for record, stats in readable]
     if not kept:
         raise InputError(f"none of the {len(found)} photos below {source.root} can be read")
     return replace(source, records=kept), reasons
@@ -334,16 +309,16 @@ def sample_range(
     if not odd or (not sample_bits and 2 * len(odd) < len(deep)):
         return []
     largest, bits = (max(getattr(look, name) for _, look in odd) for name in ("largest", "bits"))
-    cure = f"preprocess.sample_bits={max(8, largest.bit_length() + largest.bit_length() % 2)}"
     if sample_bits:
         cure = f"above preprocess.sample_bits={sample_bits} they are clipped"
     elif any(look.coloured for _, look in odd):
         cure = "of colour the upper 8 bits are read: scale these files to 8 bits"
     elif len(odd) < len(deep):
         cure = f"the other {len(deep) - len(odd)} use more: scale these files to the full range"
-    use = "have" if sample_bits else "use only"
-    top = 2 ** min(bits, 16) - 1
-    text = f"{bits}-bit photos {use} values up to {largest:,} of {top:,} ({len(odd)} photos)"
+    else:
+        cure = f"preprocess.sample_bits={max(8, largest.bit_length() + largest.bit_length() % 2)}"
+    values = f"up to {largest:,} of {2 ** min(bits, 16) - 1:,} ({len(odd)} photos)"
+    text = f"{bits}-bit photos {'have' if sample_bits else 'use only'} values {values}"
     return [Finding("sample_range", text, cure, len(odd), tuple(path for path, _ in odd[:EXAMPLES]))]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from src.datamodules.records import EXAMPLES, Finding, Listing
 from src.datamodules.splits import SPLIT_NAMES
-from src.errors import InputError, listed
+from src.errors import InputError, counted, listed
 from src.overrides import typed
 
 _PICTURES = "images image imgs img pictures photos frames jpegimages leftimg8bit input inputs rgb"
@@ -68,9 +68,7 @@ def refuse_exports(listing: Listing, split_of: Mapping[str, str]) -> None:
     if {top.lower() for top in tops} - PICTURES - ANSWERS:
         return
     names = {name.lower() for folder in listing.folders for name in folder.split("/")}
-    types: Counter[str] = Counter()
-    for (_, extension), count in listing.others.items():
-        types[extension] += count
+    types = listing.types()
     if not tops and not types[".json"] + types[".xml"] + types[".txt"]:
         return
     kinds = (
@@ -81,14 +79,11 @@ def refuse_exports(listing: Listing, split_of: Mapping[str, str]) -> None:
         ("a COCO export", types[".json"] and ("annotations" in names or types[".json"] < 10)),
         ("an export of an annotation tool", types[".json"] + types[".txt"] + len(names & ANSWERS)),
     )
-    layout = next((name for name, sign in kinds if sign), "")
-    if not layout and any(len(names) > 1 for names in folders):
+    layout = next((name for name, sign in kinds if sign), "photos without label folders")
+    if layout.startswith("photos") and any(len(names) > 1 for names in folders):
         return
-    layout = layout or "photos without label folders"
     where = f"its folders ({listed(sorted(tops), 4)}) name no label" if tops else "no folder names one"
-    cure = (
-        "write a table with the columns ID and label (or component and defect): data.csv=... data.images=..."
-    )
+    cure = "write a table with the columns ID and label (component and defect): data.csv=... data.images=..."
     if tables := sorted(p.name for p in listing.root.glob("*.csv")):
         cure = f"if {listed(tables, 3)} holds labels, use data=table"
     raise InputError(f"data.root={listing.root}: this looks like {layout}: {where}; {cure}")
@@ -148,32 +143,25 @@ def check_names(listing: Listing, split_of: Mapping[str, str]) -> list[Finding]:
         for top in label_folders(path, split_of)[:1]:
             places[top].append(path)
     found = []
-    copies = [
-        top
-        for top in sorted(places)
-        if (match := COPY.fullmatch(top.lower())) and (match[1] or match[2]) in {*map(str.lower, places)}
-    ]
+    lower = {*map(str.lower, places)}
+    matches = {top: COPY.fullmatch(top.lower()) for top in sorted(places)}
+    copies = [top for top, match in matches.items() if match and (match[1] or match[2]) in lower]
     answers = [top for top in sorted(places) if top.lower() in ANSWERS and len(places) > 1]
     for name, text, folders in (
         ("folders_copied", "Folders that look like copies of others", copies),
         ("folders_of_masks", "Folders that hold masks or annotations by their names", answers),
     ):
         if folders:
-            shown = listed((f"'{top}' ({len(places[top])} photos)" for top in folders), EXAMPLES)
+            shown = counted({f"'{top}'": len(places[top]) for top in folders}, EXAMPLES, " photos")
             paths = tuple(places[top][0] for top in folders[:EXAMPLES])
             count = sum(len(places[top]) for top in folders)
             found.append(Finding(name, f"{text}: {shown}", "move them out of data.root", count, paths))
-    companions = [
-        path
-        for path in listing.paths
-        if (match := COMPANION.fullmatch(os.path.splitext(os.path.basename(path))[0]))
-        and match[1] in stems[os.path.dirname(path)]
-    ]
-    companions += [
-        path
-        for path in listing.paths
-        if ANSWERS.intersection(map(str.lower, label_folders(path, split_of)[1:]))
-    ]
+    companions = []
+    for path in listing.paths:
+        match = COMPANION.fullmatch(os.path.splitext(os.path.basename(path))[0])
+        below = map(str.lower, label_folders(path, split_of)[1:])
+        if (match and match[1] in stems[os.path.dirname(path)]) or ANSWERS.intersection(below):
+            companions.append(path)
     if companions:
         text = f"{len(companions)} photos look like masks or small copies: {listed(companions, EXAMPLES)}"
         cure, shown = "move them out of data.root", tuple(companions[:EXAMPLES])

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from src.config_check import check_arguments, check_number
+from src.datamodules import groups
 from src.datamodules import records as rec
 from src.datamodules import splits as sp
 from src.datamodules.dataset import (
@@ -25,14 +26,6 @@ from src.datamodules.dataset import (
     store_images,
 )
 from src.datamodules.findings import check_labels, renames, report_findings, word
-from src.datamodules.groups import (
-    FAITHFUL,
-    Linked,
-    assign_groups,
-    link_records,
-    report_copies,
-    report_near_duplicates,
-)
 from src.datamodules.inspection import SETTLED, drop_unreadable, replaced_since
 from src.datamodules.split_figures import Weighting, certify, class_weights, label_table, pair_table
 from src.datamodules.split_file import split_by_file
@@ -87,27 +80,22 @@ class PhotoDataModule(L.LightningDataModule):
         seed: int = 42,
     ):
         super().__init__()
-        for name, value, choices in (
-            ("task", task, TASKS),
-            ("data.multiple", multiple, ("error", "first", "drop")),
-            ("data.cache", cache, (None, "images", "features")),
-        ):
-            if value not in choices:
-                raise InputError(
-                    f"{name}={value}: {did_you_mean(str(value), [str(c or 'null') for c in choices])}"
-                )
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("num_workers", num_workers or 0, 0),
-            ("views", views, 1),
-        ):
-            if value < least:
-                raise InputError(f"data.{name}={value}: needs at least {least}")
-        _check_cache(cache, cache_dir)
+        _check_choice("task", task, TASKS)
+        _check_choice("data.multiple", multiple, ("error", "first", "drop"))
+        _check_choice("data.cache", cache, (None, "images", "features"))
+        least = {"batch_size": (batch_size, 1), "num_workers": (num_workers or 0, 0), "views": (views, 1)}
+        for name, (value, low) in least.items():
+            if value < low:
+                raise InputError(f"data.{name}={value}: needs at least {low}")
+        if cache and not cache_dir:
+            raise InputError(f"data.cache={cache} needs a folder: data.cache_dir=outputs/cache")
+        if cache:
+            checked_folder(cache_dir)
         _check_split(near_duplicates, folds, fold, split_file)
         check_arguments(preprocess, Preprocess, "preprocess")
-        for name, value in ((key, v) for key in ("mean", "std") for v in preprocess.get(key) or ()):
-            check_number(f"preprocess.{name}", value)
+        for name in ("mean", "std"):
+            for value in preprocess.get(name) or ():
+                check_number(f"preprocess.{name}", value)
         check_arguments(augment or {}, TrainTransform, "data.augment")
         check_arguments(class_weights or {}, Weighting, "data.class_weights")
         self.task, self.shares, self.group, self.split_file = task, dict(splits), group, split_file
@@ -144,10 +132,9 @@ class PhotoDataModule(L.LightningDataModule):
     def read(self) -> rec.Source:
         """Return the records, with the findings in folders, table and labels."""
         source = self._source()
-        spellings = {name for r in source.records for names in r.labels.values() for name in names}
-        known = {word(name) for name in self.healthy}
-        in_table = bool(source.label_columns)
+        in_table, known = bool(source.label_columns), {word(name) for name in self.healthy}
         source.findings += check_labels(source.records, self.healthy, self.multilabel, in_table)
+        spellings = {name for r in source.records for names in r.labels.values() for name in names}
         self.healthy += sorted(n for n in spellings.difference(self.healthy) if word(n) in known)
         return source
 
@@ -160,10 +147,10 @@ class PhotoDataModule(L.LightningDataModule):
         name = self.renamed.get(name, name)
         return "" if word(name) in self.missing else name
 
-    def collect(self) -> Linked:
+    def collect(self) -> groups.Linked:
         """Read, check and group the photos, not yet split; sets `source`, `root` and `unreadable`."""
         source = self.read()
-        source.records = assign_groups(source, self.group)
+        source.records = groups.assign_groups(source, self.group)
         report_findings(source.findings, self.strict)
         paths: dict[str, str] = {}
         for record in source.records:
@@ -172,18 +159,17 @@ class PhotoDataModule(L.LightningDataModule):
         if not rec.is_unicode(whole := str(source.root.absolute())):
             raise InputError(f"data.root: the folder {whole!a} has a name that is not UTF-8: rename it")
         told = len(source.findings)
-        self.source, self.unreadable = drop_unreadable(
-            source, self.skip_unreadable, self.preprocess.size, self.cache_dir, self.preprocess.sample_bits
-        )
+        found = drop_unreadable(source, self.skip_unreadable, self.preprocess, self.cache_dir)
+        self.source, self.unreadable = found
         report_findings(source.findings[told:], self.strict)
         self.root = source.root
-        report_copies(self.source.records)
+        groups.report_copies(self.source.records)
         if self.multilabel:
             records = rec.without_healthy(self.source.records, self.healthy)
         else:
             records = rec.one_label_per_kind(self.source.records, self.multiple)
-        linked = link_records(records, self.near_duplicates)
-        report_near_duplicates(linked)
+        linked = groups.link_records(records, self.near_duplicates)
+        groups.report_near_duplicates(linked)
         return linked
 
     def setup(self, stage: str | None = None) -> None:
@@ -195,7 +181,7 @@ class PhotoDataModule(L.LightningDataModule):
         if self.split_file:
             others = [*(r.path for r in self.source.records), *self.source.unlabelled, *self.unreadable]
             records, given = split_by_file(user_path(self.split_file), self.root, linked.records, others)
-            linked = link_records(records, self.near_duplicates)
+            linked = groups.link_records(records, self.near_duplicates)
         fold = None if self.folds is None else (self.fold, self.folds)
         if fold and given is not None:
             raise InputError(
@@ -333,12 +319,18 @@ class PhotoDataModule(L.LightningDataModule):
         return self._loader("test")
 
 
+def _check_choice(name: str, value: str | None, choices: Iterable[str | None]) -> None:
+    """Refuse a value that is none of the choices."""
+    if value not in choices:
+        raise InputError(f"{name}={value}: {did_you_mean(str(value), [str(c or 'null') for c in choices])}")
+
+
 def _check_split(near_duplicates: int | None, folds: int | None, fold: int, split_file: str | None) -> None:
     """Refuse ways to split that make no sense together."""
-    if near_duplicates is not None and not 0 <= near_duplicates <= FAITHFUL:
+    if near_duplicates is not None and not 0 <= near_duplicates <= groups.FAITHFUL:
         raise InputError(
-            f"data.near_duplicates={near_duplicates}: 0 to {FAITHFUL} bits, or null; further apart, most "
-            "photos of one kind of fixture would count as one"
+            f"data.near_duplicates={near_duplicates}: 0 to {groups.FAITHFUL} bits, or null; further apart, "
+            "most photos of one kind of fixture would count as one"
         )
     if folds is None and fold:
         raise InputError(f"data.fold={fold} needs data.folds, the number of folds: data.folds=5")
@@ -346,11 +338,3 @@ def _check_split(near_duplicates: int | None, folds: int | None, fold: int, spli
         raise InputError(f"data.fold={fold}: from 0 to {folds - 1}, as data.folds={folds}")
     if folds is not None and split_file:
         raise InputError("data.folds draws the splits itself: leave out data.split_file")
-
-
-def _check_cache(cache: str | None, cache_dir: str | None) -> None:
-    """Refuse a cache without a folder that can be written."""
-    if cache and not cache_dir:
-        raise InputError(f"data.cache={cache} needs a folder: data.cache_dir=outputs/cache")
-    if cache:
-        checked_folder(cache_dir)

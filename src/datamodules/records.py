@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from src.errors import InputError, listed
+from src.errors import InputError, counted, listed
 from src.images import EXTENSIONS
 from src.labels import LabelSpace
 
@@ -129,21 +129,25 @@ class Listing:
     def findings(self) -> list[Finding]:
         """Return a finding of the skipped photos, and one of the files that are no photos."""
         found = []
-        if self.skipped:
-            total = sum(self.skipped.values())
-            shown = listed(f"{name} ({count})" for name, count in self.skipped.most_common())
+        if total := self.skipped.total():
+            shown = counted(dict(self.skipped.most_common()))
             text = f"Left out {total} photos in folders of systems, tools or runs: {shown}"
             found.append(Finding("files_skipped", text, "move them if they are meant", total))
-        types: Counter[str] = Counter()
-        for (_, extension), count in self.others.items():
-            types[extension or "no extension"] += count * (extension not in BESIDES)
-        if total := sum(types.values()):
-            shown = listed((f"{name} {count}" for name, count in types.most_common() if count), 8)
+        types = self.types()
+        other = {name or "no extension": n for name, n in types.most_common() if name not in BESIDES}
+        if total := sum(other.values()):
+            shown = listed((f"{name} {count}" for name, count in other.items()), 8)
             text = f"{total} files left out, which are no photos by their extension: {shown}"
-            found.append(
-                Finding("files_of_other_types", text, "convert those that are photos to JPEG", total)
-            )
+            found.append(Finding("files_of_other_types", text, "convert those that are photos", total))
         return found
+
+    def types(self, below: str = "") -> Counter[str]:
+        """Return the number of files of other types by extension, in all folders or `below` one."""
+        types: Counter[str] = Counter()
+        for (folder, extension), count in self.others.items():
+            if not below or f"{folder}/".startswith(f"{below}/"):
+                types[extension] += count
+        return types
 
 
 def list_photos(root: Path) -> Listing:
@@ -160,19 +164,16 @@ def list_photos(root: Path) -> Listing:
         relative = Path(folder).relative_to(root).as_posix()
         before = "" if relative == "." else f"{relative}/"
         if before and RUN_FILES.intersection(subfolders + files):
-            if count := _count_photos(folder):
-                found.skipped[before[:-1]] += count
+            found.skipped[before[:-1]] += _count_photos(folder)
             subfolders.clear()
             continue
-        for name in subfolders:
-            if name.lower() in SYSTEM_FOLDERS and (count := _count_photos(os.path.join(folder, name))):
-                found.skipped[name] += count
+        named = [name for name in sorted(subfolders) if not name.startswith(".")]
+        for name in (name for name in named if name.lower() in SYSTEM_FOLDERS):
+            found.skipped[name] += _count_photos(os.path.join(folder, name))
         subfolders[:] = [
             name
-            for name in sorted(subfolders)
-            if not name.startswith(".")
-            and name.lower() not in SYSTEM_FOLDERS
-            and _is_new(os.path.join(folder, name), seen)
+            for name in named
+            if name.lower() not in SYSTEM_FOLDERS and _is_new(os.path.join(folder, name), seen)
         ]
         found.folders += [before + name for name in subfolders]
         for name in files:
@@ -187,6 +188,7 @@ def list_photos(root: Path) -> Listing:
         if not is_unicode(path) or "\r" in path or "\n" in path:
             raise InputError(f"{root}: the file name {path!a} is not UTF-8, or holds a line break: rename it")
     found.paths.sort()
+    found.skipped = +found.skipped  # only folders with photos
     return found
 
 

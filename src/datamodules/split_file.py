@@ -8,7 +8,7 @@ from pathlib import Path
 from src.datamodules.csv_table import ID_COLUMNS, pick_column, read_csv
 from src.datamodules.layouts import OTHER_SPLITS, SPLIT_LIKE
 from src.datamodules.records import PhotoIndex, Record, tidy
-from src.datamodules.table_checks import damaged, find_all, photo_column
+from src.datamodules.table_checks import find_all, photo_column
 from src.errors import InputError, did_you_mean, listed
 from src.labels import SPLITS
 
@@ -35,7 +35,7 @@ def split_by_file(
     by_id = {record.id: record for record in records}
     by_path = {record.path: record for record in records}
     named = dict.fromkeys(id_ for _, id_, _ in rows)
-    found, findings = find_all([id_ for id_ in named if id_ not in by_id], index, f"{KEY}={path}")
+    found, findings = find_all([id_ for _, id_, _ in rows if id_ not in by_id], index, f"{KEY}={path}")
     given: dict[str, tuple[str, str]] = {}
     lost: Counter[str] = Counter()
     for row, id_, split in rows:
@@ -46,7 +46,6 @@ def split_by_file(
         elif given.setdefault(record.id, (split, row))[0] != split:
             other, first = given[record.id]
             raise InputError(f"{KEY}={path}: IDs in two splits: {id_} ({first} {other}, {row} {split})")
-    findings += damaged({id_: count for id_, count in lost.items() if not found.get(id_)}, index.paths)
     if not given:
         why = "".join(f"; {finding}" for finding in findings)
         raise InputError(
@@ -56,10 +55,8 @@ def split_by_file(
     if left := [id_ for id_ in by_id if id_ not in given]:
         log.warning("Left out %d photos that the split file does not name: %s", len(left), listed(left, 5))
     if lost:
-        log.warning(
-            "%d IDs of the split file have no photo now: %s (%d rows)",
-            *(len(lost), listed(sorted(lost), 5), lost.total()),
-        )
+        shown = listed(sorted(lost), 5), lost.total()
+        log.warning("%d IDs of the split file have no photo now: %s (%d rows)", len(lost), *shown)
     for finding in findings:
         log.warning("%s=%s: %s", KEY, path, finding)
     return [r for r in records if r.id in given], {id_: split for id_, (split, _) in given.items()}
@@ -93,14 +90,11 @@ def _rows(path: Path, index: Callable[[], PhotoIndex] | None) -> list[tuple[str,
             if not (split := _split_name(name)):
                 raise InputError(f"{path}, row {row}: unknown split '{name}': {did_you_mean(name, SPLITS)}")
             rows.append((f"row {row}", id_, split))
-    first = {id_: (row, split) for row, id_, split in reversed(rows)}
-    twice = {
-        id_: f"{id_} ({' '.join(first[id_])}, {row} {split})"
-        for row, id_, split in rows
-        if first[id_][1] != split
-    }
-    if twice:
-        raise InputError(f"{KEY}={path}: IDs in two splits: {listed(twice.values())}")
+    first: dict[str, tuple[str, str]] = {}
+    for row, id_, split in rows:
+        other, given = first.setdefault(id_, (row, split))
+        if given != split:
+            raise InputError(f"{KEY}={path}: IDs in two splits: {id_} ({other} {given}, {row} {split})")
     return rows
 
 

@@ -4,18 +4,18 @@ import json
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from src.datamodules.csv_table import ID_COLUMNS, pick_column, read_with_delimiter
+from src.datamodules.csv_table import ID_COLUMNS, pick_column, read_csv
 from src.datamodules.findings import listed_labels, word
 from src.datamodules.photo_datamodule import PhotoDataModule
 from src.datamodules.records import EXAMPLES, Finding, PhotoIndex, Record, Source, tidy
-from src.datamodules.table_checks import damaged, find_all, photo_column
+from src.datamodules.table_checks import find_all, photo_column
 from src.datamodules.wide_table import labels_of_columns
-from src.errors import InputError, did_you_mean, listed
+from src.errors import InputError, counted, did_you_mean, listed
 from src.files import refuse_archive, user_path
 
 log = logging.getLogger(__name__)
@@ -30,28 +30,20 @@ class TableReader:
     Args:
         columns: `{kind: column}`.
         separator: between labels in a cell.
-        vocabulary: `{kind: known labels}`; empty lists where none is given.
-        healthy: labels that mean "nothing wrong": they stay in the kind of their column.
-        label: gives the label that a name stands for, empty for none.
-        task: in `multiclass` a label may be called component or defect; else a cell that says so has none.
+        datamodule: whose vocabulary, names and healthy labels count, which stay in the kind of their column;
+            in `multiclass` a label may be called component or defect, else a cell that says so has none.
     """
 
-    def __init__(
-        self,
-        columns: Mapping[str, str],
-        separator: str,
-        vocabulary: Mapping[str, list[str]],
-        healthy: Collection[str],
-        label: Callable[[str], str],
-        task: str,
-    ):
-        self.columns, self.separator, self.label = columns, separator, label
-        self.healthy = {word(name) for name in healthy}
+    def __init__(self, columns: Mapping[str, str], separator: str, datamodule: PhotoDataModule):
+        vocabulary = datamodule.vocabulary
+        self.columns, self.separator, self.label = columns, separator, datamodule.label
+        self.healthy = {word(name) for name in datamodule.healthy}
         self.kind_of = {label: kind for kind, labels in vocabulary.items() for label in labels}
         self.kinds = tuple(vocabulary) if self.kind_of else tuple(columns)
         self.closed = {kind for kind, labels in vocabulary.items() if labels}
-        words = ("label", "labels", *(() if task == "multiclass" else ("component", "defect")))
-        self.placeholders = {"", "nan", *words, *(name.lower() for pair in columns.items() for name in pair)}
+        kinds = () if datamodule.task == "multiclass" else ("component", "defect")
+        named = (name.lower() for pair in columns.items() for name in pair)
+        self.placeholders = {"", "nan", "label", "labels", *kinds, *named}
         self.routed: Counter[str] = Counter()
         self.unknown: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
@@ -112,9 +104,10 @@ def _refuse_unknown(csv_path: Path, reader: TableReader) -> None:
     """Stop where labels are in no vocabulary."""
     if reader.unknown:
         first = next(iter(reader.unknown))
-        shown = listed((f"'{label}' ({count} rows)" for label, count in reader.unknown.most_common()), 10)
+        shown = {f"'{label}'": count for label, count in reader.unknown.most_common()}
         raise InputError(
-            f"{csv_path}: unknown labels {shown}; '{first}': {did_you_mean(first, reader.kind_of)}; "
+            f"{csv_path}: unknown labels {counted(shown, 10, ' rows')}; "
+            f"'{first}': {did_you_mean(first, reader.kind_of)}; "
             "correct the table or add them to data.components or data.defects"
         )
 
@@ -128,46 +121,38 @@ def _check_ids(
 ) -> list[Finding]:
     """Return findings of the IDs that name no photo, or several; stop where none names one."""
     rows = Counter(ids)
-    missing = {id_: rows[id_] for id_, found in lost.items() if not found}
-    several = {id_: rows[id_] for id_, found in lost.items() if found}
-    causes = [*causes, *damaged(missing, index.paths)]
     if len(lost) == len(rows):
         raise InputError(
             f"none of the {len(lost)} IDs of {csv_path} (as {listed(lost, 3)}) names one photo "
             f"below {index.root} (there: {listed(index.paths, 3)}); "
             f"{'; '.join(map(str, causes)) or 'check data.images and data.id'}"
         )
-    ambiguous = [f"{id_} ({listed(lost[id_], 2)})" for id_ in several]
-    found = (
-        ("ids_missing", missing, f"without a file below {index.root}", [id_ or "(empty)" for id_ in missing]),
-        ("ids_ambiguous", several, "that name several files", ambiguous),
-    )
-    return [
-        Finding(
-            name,
-            f"Left out {len(of)} IDs {meaning} ({sum(of.values())} rows): {listed(shown, 20)}",
-            "",
-            sum(of.values()),
-        )
-        for name, of, meaning, shown in found
-        if of
-    ] + causes
+    missing = {id_ or "(empty)": rows[id_] for id_, found in lost.items() if not found}
+    several = {f"{id_} ({listed(found, 2)})": rows[id_] for id_, found in lost.items() if found}
+    findings = []
+    for name, meaning, shown in (
+        ("ids_missing", f"without a file below {index.root}", missing),
+        ("ids_ambiguous", "that name several files", several),
+    ):
+        if count := sum(shown.values()):
+            text = f"Left out {len(shown)} IDs {meaning} ({count} rows): {listed(shown, 20)}"
+            findings.append(Finding(name, text, "", count))
+    return findings + causes
 
 
 def _check_rows(csv_path: Path, index: PhotoIndex, reader: TableReader, labels: Mapping) -> list[Finding]:
     """Return findings of the photos without a label, and of words that are none; log line breaks."""
     findings = []
     if unlabelled := [path for path, found in labels.items() if not any(found.values())]:
-        text = f"{len(unlabelled)} photos whose rows carry placeholders only, which are unlabelled"
-        shown = f"Left out {text}: {listed(unlabelled, 20)}"
-        paths = tuple(unlabelled[:EXAMPLES])
+        text = f"Left out {len(unlabelled)} photos whose rows carry placeholders only, which are unlabelled"
+        shown, paths = f"{text}: {listed(unlabelled, 20)}", tuple(unlabelled[:EXAMPLES])
         findings.append(Finding("photos_unlabelled", shown, "", len(unlabelled), paths))
     for name, text, counts in (
         ("labels_routed", "Labels that stood in the other kind's column", reader.routed),
         ("labels_dropped", "Left out words that stand for no label next to labels", reader.dropped),
     ):
         if counts:
-            shown = listed((f"{label} ({count} rows)" for label, count in counts.most_common()), 20)
+            shown = counted(dict(counts.most_common()), 20, " rows")
             findings.append(Finding(name, f"{text}: {shown}", "", counts.total()))
     if reader.broken:
         log.info("%s: line breaks separate labels in %d rows", csv_path, reader.broken)
@@ -222,11 +207,7 @@ class TableDataModule(PhotoDataModule):
         self.encoding = encoding
 
     def _source(self) -> Source:
-        """Read the records of the table.
-
-        Raises:
-            InputError: for a file that is no table, columns that are not there, no photo, no label.
-        """
+        """Read the records of the table."""
         for key, path in (("root", self.csv.parent), ("csv", self.csv), ("images", self.images)):
             refuse_archive(f"data.{key}", path)
         if self.named_by_root and not self.csv.is_file() and self.csv.parent.is_dir():
@@ -234,16 +215,14 @@ class TableDataModule(PhotoDataModule):
                 f"data.root={self.csv.parent}: no {self.csv.name} in it; name the table with data.csv=, "
                 "or read folders that are named after labels with data=folders"
             )
-        frame, _ = self.frame()
-        if frame.empty:
-            raise InputError(f"data.csv={self.csv}: a header and no rows")
+        frame = self.frame()
         frame = frame.loc[:, frame.columns != ""]
         cells = {column: frame[column].tolist() for column in frame.columns}
         index = self._index()
         id_column = photo_column(frame, self.id, ID_COLUMNS, self.csv, "data.id", lambda: index)
         ids = frame[id_column].str.strip()
         columns, frame = self._label_columns(frame, id_column)
-        reader = TableReader(columns, self.separator, self.vocabulary, self.healthy, self.label, self.task)
+        reader = TableReader(columns, self.separator, self)
         found, findings = find_all(ids, index, str(self.csv))
         lost = {id_: paths for id_, paths in found.items() if len(paths) != 1}
         paths = [None if id_ in lost else found[id_][0] for id_ in ids]
@@ -291,10 +270,10 @@ class TableDataModule(PhotoDataModule):
             )
         return index
 
-    def frame(self) -> tuple[pd.DataFrame, str]:
-        """Return the cells of the table, columns without a name included, and its delimiter."""
+    def frame(self) -> pd.DataFrame:
+        """Return the cells of the table, columns without a name included."""
         names = (self.id,) if self.id else ID_COLUMNS
-        return read_with_delimiter(self.csv, self.delimiter, self.encoding, names=names)
+        return read_csv(self.csv, self.delimiter, self.encoding, names=names, unnamed=True)
 
     def _label_columns(self, frame: pd.DataFrame, id_column: str) -> tuple[dict[str, str], pd.DataFrame]:
         """Return `{kind: column}` of the labels, and the table, with one made of a column per label."""

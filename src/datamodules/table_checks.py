@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
@@ -90,12 +90,19 @@ def _one_photo(cells: Iterable[str], index: PhotoIndex) -> list[str | None]:
     return [found[cell] for cell in cells]
 
 
-def find_all(ids: Iterable[str], index: PhotoIndex, where: str) -> tuple[dict[str, list[str]], list[Finding]]:
-    """Return the photos that each ID can mean, those of paths from another machine included.
+def find_all(ids: Sequence[str], index: PhotoIndex, where: str) -> tuple[dict[str, list[str]], list[Finding]]:
+    """Return the photos that each ID can mean, those of paths from another machine included, and findings.
 
-    Such a path is not used where another ID names the same photo: one of its folders may tell them apart.
+    Such a path is not used where another ID names the same photo: one of its folders may tell them apart. A
+    finding names each way in which a spreadsheet or a tool has changed IDs that name no photo.
+
+    Args:
+        ids: one for each row.
+        index: of the photos.
+        where: the table, for messages.
     """
-    found = {id_: index.find(id_) if id_ else [] for id_ in dict.fromkeys(ids)}
+    rows = Counter(ids)
+    found = {id_: index.find(id_) if id_ else [] for id_ in rows}
     ends = {id_: path for id_, some in found.items() if id_ and not some and (path := index.find_by_end(id_))}
     names: dict[str, set[str]] = defaultdict(set)
     for id_, path in [*((i, some[0]) for i, some in found.items() if ends and len(some) == 1), *ends.items()]:
@@ -109,18 +116,13 @@ def find_all(ids: Iterable[str], index: PhotoIndex, where: str) -> tuple[dict[st
         shown = listed((f"{id_} for {path}" for id_, path in doubtful.items()), EXAMPLES)
         text = f"{len(doubtful)} IDs end with a photo's path that another ID names, too: {shown}"
         findings.append(Finding("ids_doubtful", text, "give paths below the folder of photos", len(doubtful)))
-    return found | {id_: [path] for id_, path in clear.items()}, findings
+    found |= {id_: [path] for id_, path in clear.items()}
+    lost = {id_: count for id_, count in rows.items() if not found[id_]}
+    return found, findings + (_damaged(lost, index.paths) if lost else [])
 
 
-def damaged(lost: Mapping[str, int], paths: Sequence[str]) -> list[Finding]:
-    """Return a finding for each way in which a spreadsheet or a tool has changed IDs.
-
-    Args:
-        lost: `{ID: rows}` of IDs that name no photo.
-        paths: of the photos.
-    """
-    if not lost:
-        return []
+def _damaged(lost: Mapping[str, int], paths: Sequence[str]) -> list[Finding]:
+    """Return a finding for each way in which IDs were changed, `{ID: rows}`, that name no photo."""
     names, found = _Names(paths), defaultdict(list)
     for id_ in lost:
         if hit := names.damage(id_.strip()):

@@ -32,37 +32,31 @@ def labels_of_columns(
         InputError: a cell that is neither yes nor no in a column that else says so, as -1 or 0.87.
     """
     others = {name.casefold() for name in others} | NO_LABELS
-    cells = {
-        name: [_plain(cell) for cell in frame[name]]
-        for name in frame.columns
-        if name.casefold() not in others
-    }
+    names = [name for name in frame.columns if name.casefold() not in others]
+    cells = {name: [_plain(cell) for cell in frame[name]] for name in names}
     pairs = {name: pair for name, column in cells.items() if (pair := _words(column))}
-    if not pairs:
-        return None
-    (yes, no), count = Counter(pairs.values()).most_common(1)[0]
+    (yes, no), count = Counter(pairs.values()).most_common(1)[0] if pairs else (WORDS[0], 0)
     if count < 2:
         return None
-    chosen = list(pairs)
-    for name in chosen:
-        wrong = [i for i, cell in enumerate(cells[name]) if cell and cell not in (yes, no)]
-        _refuse(frame, name, wrong, f"is neither {yes} nor {no}", where)
-    rows = list(zip(*(cells[name] for name in chosen), strict=True))
-    for name in chosen:
-        if no in cells[name]:  # else an empty cell says no
-            wrong = [i for i, row in enumerate(rows) if any(row) and not cells[name][i]]
-            _refuse(frame, name, wrong, f"is neither {yes} nor {no}", where)
-    rest = [
-        n for n, column in cells.items() if n not in chosen and None in map(_number, filter(None, column))
-    ]
+    rows = list(zip(*(cells[name] for name in pairs), strict=True))
+    for name in pairs:  # where no cell says no, an empty one does
+        allowed = (yes, no) if no in cells[name] else (yes, no, "")
+        wrong = [i for i, row in enumerate(rows) if any(row) and cells[name][i] not in allowed]
+        for i in wrong[:1]:
+            raise InputError(
+                f"{where}, row {frame.index[i]}, column '{name}': '{frame[name].iloc[i].strip()}' is neither "
+                f"{yes} nor {no} ({len(wrong)} such cells); correct it, or remove the column if it is no "
+                "label (one column with all labels: name it with data.columns)"
+            )
+    rest = [n for n in names if n not in pairs and None in map(_number, filter(None, cells[n]))]
     level = logging.WARNING if rest else logging.INFO  # one of them may hold the labels
     unread = f"; not read: {listed(rest)}" if rest else ""
-    log.log(level, "%s: one column per label: %s%s", where, listed(chosen, 30), unread)
-    says_no = any(no in cells[name] for name in chosen)
-    unlabelled = ["" if says_no and not any(row) else nothing for row in rows]
-    labels = [[name for name, cell in zip(chosen, row, strict=True) if cell == yes] for row in rows]
+    log.log(level, "%s: one column per label: %s%s", where, listed(pairs, 30), unread)
+    says_no = any(no in cells[name] for name in pairs)
+    found = [[name for name, cell in zip(pairs, row, strict=True) if cell == yes] for row in rows]
+    other = [nothing] if nothing else []
     return [
-        names or [name for name in [other] if name] for names, other in zip(labels, unlabelled, strict=True)
+        labels or (other if any(row) or not says_no else []) for labels, row in zip(found, rows, strict=True)
     ]
 
 
@@ -88,13 +82,3 @@ def _words(cells: Sequence[str]) -> tuple[str, str] | None:
     numbers = [_number(cell) for cell in count]
     scores = numbers and all(number is not None and -1 <= number <= 1 for number in numbers)
     return WORDS[0] if scores else None
-
-
-def _refuse(frame: pd.DataFrame, name: str, wrong: Sequence[int], why: str, where: str) -> None:
-    """Refuse the first of the `wrong` cells of a column."""
-    for i in wrong[:1]:
-        raise InputError(
-            f"{where}, row {frame.index[i]}, column '{name}': '{frame[name].iloc[i].strip()}' {why} "
-            f"({len(wrong)} such cells); correct it, or remove the column if it is no label "
-            "(one column with all labels: name it with data.columns)"
-        )

@@ -8,7 +8,6 @@ are divided into chunks of `CHUNK`, and each chunk into batches from its first p
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
@@ -29,17 +28,7 @@ from src.runs import recorded_root
 
 log = logging.getLogger(__name__)
 CHUNK = 512  # photos; a batch never crosses from one chunk to the next
-TABLES = {
-    ".csv",
-    ".tsv",
-    ".txt",
-    ".xlsx",
-    ".xls",
-    ".ods",
-    ".json",
-    ".parquet",
-    ".xml",
-}  # or files taken for one
+TABLES = {".csv", ".tsv", ".txt", ".xlsx", ".xls", ".ods", ".json", ".parquet", ".xml"}  # or taken for one
 PATH_COLUMNS = ("path", "file", "filename", "image", "photo", "ID")
 
 
@@ -130,12 +119,10 @@ def _posix(cell: str) -> str:
 
 def _found(cells: Sequence[str], index: PhotoIndex, where: str) -> Mapping[str, list[str]]:
     """Return the photos that each cell can mean, as in a table for training."""
-    from src.datamodules.table_checks import damaged, find_all
+    from src.datamodules.table_checks import find_all
 
     found, findings = find_all(cells, index, where)
-    rows = Counter(cells)
-    lost = {cell: rows[cell] for cell, paths in found.items() if cell and not paths}
-    for finding in findings + damaged(lost, index.paths):
+    for finding in findings:
         log.warning("%s: %s", where, finding)
     return found
 

@@ -105,30 +105,19 @@ def _lite(number: int, size: int, file: str, sha256: str) -> Entry:
 
 
 BACKBONES = {
-    "efficientnet_lite0": _lite(
-        0,
-        256,  # trained at 224; frozen features tell more in a larger image (Touvron et al., 2019)
-        "efficientnet-lite0-57934424.pth",
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    ),
-    "efficientnet_lite1": _lite(
-        1,
-        240,
-        "efficientnet-lite1-77cc7160.pth",
-        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-    ),
-    "efficientnet_lite2": _lite(
-        2,
-        260,
-        "efficientnet-lite2-9656183e.pth",
-        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-    ),
+    # 0 was trained at 224; frozen features tell more in a larger image (Touvron et al., 2019)
+    "efficientnet_lite0": _lite(0, 256, "efficientnet-lite0-57934424.pth",
+                                "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
+    "efficientnet_lite1": _lite(1, 240, "efficientnet-lite1-77cc7160.pth",
+                                "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
+    "efficientnet_lite2": _lite(2, 260, "efficientnet-lite2-9656183e.pth",
+                                "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
     "resnet18": Entry(models.resnet18, models.ResNet18_Weights, "fc"),
     "resnet34": Entry(models.resnet34, models.ResNet34_Weights, "fc"),
     "resnet50": Entry(models.resnet50, models.ResNet50_Weights, "fc"),
     "mobilenet_v3_large": Entry(models.mobilenet_v3_large, models.MobileNet_V3_Large_Weights, "classifier.3"),
     "squeezenet1_1": Entry(models.squeezenet1_1, models.SqueezeNet1_1_Weights, "classifier.1"),
-}
+}  # fmt: skip
 
 
 def find_backbone(name: str) -> Entry:

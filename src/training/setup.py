@@ -2,6 +2,7 @@
 
 import logging
 import platform
+import re
 import subprocess
 import threading
 import warnings
@@ -50,32 +51,15 @@ EXCEPTHOOK = threading.excepthook
 class NoAdverts(logging.Filter):
     """Drops Lightning's tips for its own products, and its notes on accelerators and signals."""
 
-    PHRASES = (
-        "💡",
-        "litlogger",
-        "litmodels",
-        "GPU available",
-        "TPU available",
-        "HPU available",
-        "Loaded model weights",
-        "Restoring states",
-        "Restored all states",
-        "weights_only",
-        "stopped: `max_epochs",
-        "LOCAL_RANK",
-        "Initializing distributed",
-        "All distributed processes registered",
-        "to estimate number of stepping batches",
-        "Received SIGTERM",
-        "Detected KeyboardInterrupt",
+    PHRASES = re.compile(
+        "💡|litlogger|litmodels|[GTH]PU available|Loaded model weights|Restor(ing|ed all) states|weights_only"
+        "|stopped: `max_epochs|LOCAL_RANK|Initializing distributed|All distributed processes registered"
+        "|to estimate number of stepping batches|Received SIGTERM|Detected KeyboardInterrupt"
     )
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether the record may pass."""
-        if not record.name.startswith("lightning"):
-            return True
-        message = record.getMessage()
-        return not any(phrase in message for phrase in self.PHRASES)
+        return not (record.name.startswith("lightning") and self.PHRASES.search(record.getMessage()))
 
 
 def _print_unless_reported(failed: threading.ExceptHookArgs) -> None:
@@ -95,16 +79,12 @@ def quiet_lightning() -> None:
         if not any(isinstance(known, NoAdverts) for known in handler.filters):
             handler.addFilter(NoAdverts())
     for phrase in (
-        ".*does not have many workers.*",
-        ".*Checkpoint directory .* exists and is not empty.*",
-        ".*The number of training batches.*is smaller than the logging interval.*",
-        ".*`isinstance.treespec, LeafSpec.` is deprecated.*",
-        ".*pin_memory.*",
-        ".*You are using `torch.load`.*",
-        ".*lr_scheduler.step.*before.*optimizer.step.*",
-        ".*module.s. in eval mode at the start of training.*",
+        "does not have many workers|Checkpoint directory .* exists and is not empty|pin_memory",
+        "The number of training batches.*is smaller than the logging interval|You are using `torch.load`",
+        "`isinstance.treespec, LeafSpec.` is deprecated|lr_scheduler.step.*before.*optimizer.step",
+        "module.s. in eval mode at the start of training",
     ):
-        warnings.filterwarnings("ignore", message=phrase)
+        warnings.filterwarnings("ignore", message=f".*({phrase}).*")
 
 
 def check_plan(cfg: DictConfig) -> None:

@@ -135,7 +135,8 @@ def _new_table(
     """
     if isinstance(datamodule, TableDataModule):
         source, separator = datamodule.source, datamodule.separator
-        frame, delimiter = datamodule.frame()
+        frame = datamodule.frame()
+        delimiter = frame.attrs["delimiter"]
         if not set(source.label_columns.values()) <= set(frame.columns):
             raise InputError(
                 f"{datamodule.csv}: apply= cannot change a table with one column per label: write "
@@ -160,9 +161,7 @@ def _new_table(
             frame.at[first[path], column] = separator.join(names)
     kept = ~paths.isin([path for path, labels in after.items() if labels is None])
     frame, paths = frame[kept], paths[kept].tolist()
-    reader = TableReader(
-        columns, separator, datamodule.vocabulary, datamodule.healthy, datamodule.label, datamodule.task
-    )
+    reader = TableReader(columns, separator, datamodule)
     _check_labels(reader, frame, paths, {**before, **after})
     return frame, paths, delimiter
 

@@ -20,14 +20,8 @@ from src.files import write_whole
 from src.images import open_image
 
 PAGE, FIGURES, ARCHIVE = "explore.html", "explore.json", "dataset_exploration.zip"
-PNGS = (
-    "class_distribution.png",
-    "image_dimensions.png",
-    "aspect_ratios.png",
-    "brightness_boxplot.png",
-    "brightness_outlier_images_grid.png",
-    "sample_grid.png",
-)
+PNGS = ("class_distribution.png", "image_dimensions.png", "aspect_ratios.png", "brightness_boxplot.png",
+        "brightness_outlier_images_grid.png", "sample_grid.png")  # fmt: skip
 TEXTS = ("duplicate_images.txt", "corrupted_images.txt", "missing_images.txt")
 TABLES = (*LISTS, "labels", "pairs", "photos")
 CONTENT = (FIGURES, PAGE, *PNGS, *TEXTS, *(f"{name}.csv" for name in TABLES))  # of the archive

@@ -26,13 +26,8 @@ SCORES = {
     "f1_weighted": "weighted F1",
     "map": "mean average precision",
 }
-FACTS = {
-    "num_params": "parameters",
-    "best_score": "best score (validation F1)",
-    "unreadable": "photos left out, unreadable",
-    "durations": "took",
-    "git": "code",
-}
+FACTS = {"num_params": "parameters", "best_score": "best score (validation F1)",
+         "unreadable": "photos left out, unreadable", "durations": "took", "git": "code"}  # fmt: skip
 FIGURES = ("loss_curve.png", "confusion_matrix.png", "class_distribution.png")
 
 
