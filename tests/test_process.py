@@ -32,7 +32,7 @@ def test_sigterm_is_an_exception_without_another_handler():
 
 def test_training_that_reads_photos_is_ended_in_one_line(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(photo_module, "assign_groups", asked_to_end)
+    monkeypatch.setattr(photo_module.groups, "assign_groups", asked_to_end)
     assert run_script(monkeypatch, "train", f"data.root={photos}", *FAST) == 143
     assert capsys.readouterr().err.splitlines()[-1] == "error: ended by SIGTERM"
 

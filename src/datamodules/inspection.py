@@ -263,7 +263,8 @@ class _StatsCache:
             clear_stale(self.file.parent)
             write_whole(self.file, zlib.compress(content.encode(), 1))
         except OSError as error:
-            log.warning("%s cannot be written (%s): photos are read again", self.file, error.strerror)
+            said = "%s cannot be written (%s): photos are read again next time"
+            log.warning(said, self.file, error.strerror)
 
 
 def drop_unreadable(
