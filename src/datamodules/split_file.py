@@ -31,7 +31,7 @@ def split_by_file(
         InputError: see `read_split_file`; a photo in two splits, or no photo in any.
     """
     index = PhotoIndex(root, {*(record.path for record in records), *others})
-    rows = _rows(path, lambda: index)
+    rows = read_split_file(path, lambda: index)
     by_id = {record.id: record for record in records}
     by_path = {record.path: record for record in records}
     named = dict.fromkeys(id_ for _, id_, _ in rows)
@@ -62,17 +62,14 @@ def split_by_file(
     return [r for r in records if r.id in given], {id_: split for id_, (split, _) in given.items()}
 
 
-def read_split_file(path: Path) -> dict[str, str]:
-    """Return `{ID: split}` from a run folder's metadata, or from a CSV with the columns `ID,split`.
+def read_split_file(path: Path, index: Callable[[], PhotoIndex] | None = None) -> list[tuple[str, str, str]]:
+    """Return `(row, ID, split)` of each row of a run folder's metadata, or of a CSV with `ID,split`.
+
+    Rows are numbered as in a spreadsheet; the photos of `index` decide between several columns of IDs.
 
     Raises:
         InputError: no such file, no run folder, an unknown split's name, an ID in two splits.
     """
-    return {id_: split for _, id_, split in _rows(path, None)}
-
-
-def _rows(path: Path, index: Callable[[], PhotoIndex] | None) -> list[tuple[str, str, str]]:
-    """Return `(row, ID, split)` of each row; its number is that in a spreadsheet."""
     rows = []
     if path.is_dir():
         for name in SPLITS:
