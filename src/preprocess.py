@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
-from numbers import Integral, Real
+from numbers import Integral
 from pathlib import Path
 from typing import BinaryIO
 
@@ -66,8 +66,6 @@ class Preprocess:
             raise InputError(f"preprocess.resize '{self.resize}': {did_you_mean(str(self.resize), RESIZES)}")
         for name in ("mean", "std"):
             object.__setattr__(self, name, _three_numbers(name, getattr(self, name)))
-        if min(self.std) <= 0:
-            raise InputError(f"preprocess.std {list(self.std)}: must be above 0, pixels are divided by it")
         if self.sample_bits is not None:
             check_number("preprocess.sample_bits", self.sample_bits)
 
@@ -135,7 +133,8 @@ def _sides(size: object) -> int | tuple[int, int]:
 def _three_numbers(name: str, values: object) -> tuple[float, float, float]:
     """Check a value per colour channel; any sequence becomes a tuple of floats."""
     numbers = tuple(values) if np.iterable(values) and not isinstance(values, str) else ()
-    finite = all(isinstance(value, Real) and np.isfinite(value) for value in numbers)
-    if len(numbers) != 3 or not finite:
+    if len(numbers) != 3:
         raise InputError(f"preprocess.{name} {values}: needs three numbers (red, green, blue)")
+    for value in numbers:
+        check_number(f"preprocess.{name}", value)
     return tuple(float(value) for value in numbers)

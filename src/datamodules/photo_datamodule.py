@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader
 
-from src.config_check import check_arguments, check_number
+from src.config_check import check_arguments
 from src.datamodules import groups
 from src.datamodules import records as rec
 from src.datamodules import splits as sp
@@ -93,9 +93,6 @@ class PhotoDataModule(L.LightningDataModule):
             checked_folder(cache_dir)
         _check_split(near_duplicates, folds, fold, split_file)
         check_arguments(preprocess, Preprocess, "preprocess")
-        for name in ("mean", "std"):
-            for value in preprocess.get(name) or ():
-                check_number(f"preprocess.{name}", value)
         check_arguments(augment or {}, TrainTransform, "data.augment")
         check_arguments(class_weights or {}, Weighting, "data.class_weights")
         self.task, self.shares, self.group, self.split_file = task, dict(splits), group, split_file
