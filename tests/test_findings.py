@@ -9,11 +9,7 @@ from src.datamodules.table import TableDataModule
 from src.errors import InputError
 from tests.made import make_folders, run_script
 
-COMMON = {
-    "preprocess": {},
-    "splits": {"train": 0.5, "val": 0.25, "test": 0.25},
-    "healthy": ["Intact", "None"],
-}
+COMMON = {"preprocess": {}, "splits": {}, "healthy": ["Intact", "None"]}
 
 
 @pytest.fixture
@@ -35,12 +31,7 @@ def read_cells(make_photo, tmp_path):
 @pytest.mark.parametrize(
     ("cells", "kind", "shown", "cure"),
     [
-        (
-            ["Crack", "crack", "Crack"],
-            "labels_alike",
-            "'Crack' (2), 'crack' (1)",
-            "data.rename=['crack=Crack']",
-        ),
+        (["Crack", "crack", "Crack"], "labels_alike", "'Crack' (2), 'crack' (1)", "rename=['crack=Crack']"),
         (["Heavy rust", "Heavy  rust"], "labels_alike", "'Heavy  rust' (1)", "['Heavy  rust=Heavy rust']"),
         (["Crack", "Cr\u0430ck", "Cra\u200bck"], "labels_alike", r"'Cr\u0430ck' (1)", "data.rename="),
         (["1", "1.0", "01", "1,0"], "labels_alike", "'01' (1)", "data.rename="),
@@ -61,15 +52,8 @@ def test_labels_that_look_wrong(read_cells, cells, kind, shown, cure):
 
 
 def test_labels_of_clean_sets_are_not_told(read_cells):
-    names = [
-        "Corrosion-Heavy",
-        "Corrosion-Light",
-        "Missing",
-        "Channel Bracket",
-        "Class 1",
-        "Class 11",
-        "Intact",
-    ]
+    names = ["Corrosion-Heavy", "Corrosion-Light", "Missing", "Channel Bracket", "Class 1", "Class 11"]
+    names += ["Intact"]
     assert read_cells(names)[1] == {} and read_cells([*names, "OK"], "multiclass")[1] == {}
 
 
@@ -99,9 +83,7 @@ def read_tree(make_tree, tmp_path):
             (root / path).parent.mkdir(parents=True, exist_ok=True)
             (root / path).touch()
         source = FolderDataModule(root=str(root), task=task, **COMMON, **options).read()
-        labels = Counter(
-            name for record in source.records for names in record.labels.values() for name in names
-        )
+        labels = Counter(name for r in source.records for names in r.labels.values() for name in names)
         return dict(labels), source.given, {finding.name: str(finding) for finding in source.findings}
 
     return read
@@ -124,9 +106,8 @@ def test_sites_and_years_above_the_labels_are_refused_with_two_cures(read_tree):
 
 
 def test_years_below_the_labels_and_a_folder_too_high(read_tree, make_tree, tmp_path):
-    assert read_tree("Crack/2023/1.jpg", "Crack/2024/1.jpg", "Leak/2023/1.jpg", "Leak/2024/1.jpg")[0] == {
-        "Crack": 2, "Leak": 2
-    }  # fmt: skip
+    below = [f"{label}/{year}/1.jpg" for label in ("Crack", "Leak") for year in (2023, 2024)]
+    assert read_tree(*below)[0] == {"Crack": 2, "Leak": 2}
     root = make_tree(tmp_path / "high", "photos/Crack/1.jpg", "photos/Leak/1.jpg")
     with pytest.raises(InputError, match=r"data.root=\S+high/photos takes these"):
         FolderDataModule(root=str(root), task="multiclass", **COMMON).read()
@@ -154,10 +135,8 @@ def test_folders_of_systems_and_runs_are_left_out_and_told(read_tree):
     )  # fmt: skip
     assert labels == {"Crack": 1, "Leak": 1} and findings.keys() == {"files_skipped", "files_of_other_types"}
     assert "3 photos" in findings["files_skipped"] and "@eaDir (1)" in findings["files_skipped"]
-    assert (
-        "2 files left out" in findings["files_of_other_types"]
-        and ".cr2 1" in findings["files_of_other_types"]
-    )
+    others = findings["files_of_other_types"]
+    assert "2 files left out" in others and ".cr2 1" in others
 
 
 def test_copies_and_masks_among_the_labels_are_told(read_tree):

@@ -70,6 +70,14 @@ def same_to_a_reader(name: str) -> str:
     return re.sub(r"(?<![\d.])0+(?=\d)", "", re.sub(r"(?<=\d)\.(?!\d)", "", text))
 
 
+def number(text: str) -> float | None:
+    """Return the number that a text is, with a decimal point or comma; None for any other text."""
+    try:
+        return float(text.replace(",", "."))
+    except ValueError:
+        return None
+
+
 def word(label: str) -> str:
     """Return a label as in `MISSING` and `HEALTHY`: lower case, `_` for blanks and dashes within it."""
     text = label.strip().casefold()
@@ -138,7 +146,10 @@ def check_labels(
     harmless = MISSING | named if multilabel else MISSING  # told below, or no label
     alike = [names for names in _alike(totals) if not harmless.issuperset(map(word, names))]
     odd = _odd_names(totals, {*missing, *(name for names in alike for name in names)})
-    found = [finding("labels_alike", "Labels that read the same", _merged(names), names) for names in alike]
+    found = []
+    for name, *others in alike:
+        cure = f"if they are one, use {typed_list('data.rename', [f'{other}={name}' for other in others])}"
+        found.append(finding("labels_alike", "Labels that read the same", cure, [name, *others]))
     for separator, names in _lists(totals).items():
         cure = f"use {typed('data.separator', separator)}" if table else "a table can hold lists: data=table"
         found.append(finding("labels_listed", "Labels that are made of several labels", cure, names))
@@ -160,11 +171,6 @@ def _alike(totals: Mapping[str, int]) -> list[list[str]]:
     for name in sorted(totals, key=lambda name: (-totals[name], len(name), name.isupper(), name)):
         sets[same_to_a_reader(name)].append(name)
     return [names for names in sets.values() if len(names) > 1]
-
-
-def _merged(names: Sequence[str]) -> str:
-    """Return the cure for spellings of one label."""
-    return f"if they are one, use {typed_list('data.rename', [f'{name}={names[0]}' for name in names[1:]])}"
 
 
 def _lists(totals: Mapping[str, int]) -> dict[str, list[str]]:
@@ -190,7 +196,7 @@ def _odd_names(totals: Mapping[str, int], told: set[str]) -> list[tuple[str, str
     """Return `(kind, text, cure, labels)` of names that break what they are written into."""
     rest = [name for name in totals if name not in told]
     unseen = [name for name in rest if visible(name) != f"'{name}'"]
-    run = [name for name in rest if name[0] in "=+-@" and not _is_number(name)]
+    run = [name for name in rest if name[0] in "=+-@" and number(name) is None]
     long = [name for name in rest if len(name) > SENTENCE]
     rename, check = "rename them, or use data.rename=['OLD=NEW']", "check that the column holds labels"
     found = (
@@ -199,13 +205,6 @@ def _odd_names(totals: Mapping[str, int], told: set[str]) -> list[tuple[str, str
         ("labels_long", f"Labels of more than {SENTENCE} letters", check, long),
     )
     return [row for row in found if row[-1]]
-
-
-def _is_number(name: str) -> bool:
-    try:
-        return bool(float(name.replace(",", "."))) or True
-    except ValueError:
-        return False
 
 
 def _too_many(counts: Mapping[tuple[str, str], int], records: Sequence[Record]) -> list[Finding]:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 import pandas as pd
 
+from src.datamodules.findings import number
 from src.errors import InputError, listed
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def labels_of_columns(
                 f"{yes} nor {no} ({len(wrong)} such cells); correct it, or remove the column if it is no "
                 "label (one column with all labels: name it with data.columns)"
             )
-    rest = [n for n in names if n not in pairs and None in map(_number, filter(None, cells[n]))]
+    rest = [n for n in names if n not in pairs and None in map(number, filter(None, cells[n]))]
     level = logging.WARNING if rest else logging.INFO  # one of them may hold the labels
     unread = f"; not read: {listed(rest)}" if rest else ""
     log.log(level, "%s: one column per label: %s%s", where, listed(pairs, 30), unread)
@@ -63,14 +64,7 @@ def labels_of_columns(
 def _plain(cell: str) -> str:
     """Return a cell in lower case; numbers that are 1 and 0 as such."""
     text = cell.strip().casefold()
-    return {1.0: "1", 0.0: "0"}.get(_number(text), text)
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text.replace(",", "."))
-    except ValueError:
-        return None
+    return {1.0: "1", 0.0: "0"}.get(number(text), text)
 
 
 def _words(cells: Sequence[str]) -> tuple[str, str] | None:
@@ -79,6 +73,6 @@ def _words(cells: Sequence[str]) -> tuple[str, str] | None:
     for pair in WORDS:
         if count and 2 * sum(count[name] for name in pair) >= count.total():
             return pair
-    numbers = [_number(cell) for cell in count]
-    scores = numbers and all(number is not None and -1 <= number <= 1 for number in numbers)
+    found = [number(cell) for cell in count]
+    scores = found and all(score is not None and -1 <= score <= 1 for score in found)
     return WORDS[0] if scores else None
