@@ -24,50 +24,38 @@ OTHER_AREA, OTHER_SHAPE = 4.0, 1.5  # times the median
 OTHER_BRIGHTNESS = 90  # gray levels from the label's median
 LISTS = {  # name: (title, columns, rule)
     "blurred": (
-        "Blurred",
-        ("path", "labels", "sharpness", "reason"),
+        "Blurred", ("path", "labels", "sharpness", "reason"),
         f"Sharpness below {BLURRED}; or below {SOFT} and {UNUSUAL} robust standard deviations below the "
         f"median of this set (of logarithms). Sharpness: at {SHORT_SIDE} pixels of the shorter side, the "
         "variance of the Laplacian over the variance of the gray levels, in the sharpest tenth of the "
         f"{TILE} x {TILE} tiles with contrast (standard deviation above {TILE_CONTRAST:g}). Smooth surfaces "
-        "are not judged, nor are photos that are listed as dark, overexposed or of low information.",
-    ),
+        "are not judged, nor are photos that are listed as dark, overexposed or of low information."),
     "dark": (
-        "Dark",
-        ("path", "labels", "bright_end", "reason"),
+        "Dark", ("path", "labels", "bright_end", "reason"),
         f"95% of the pixels are darker than gray level {BLACK} of 255; or than {DIM}, where that lies "
-        f"{UNUSUAL} robust standard deviations below the median of this set.",
-    ),
+        f"{UNUSUAL} robust standard deviations below the median of this set."),
     "overexposed": (
-        "Overexposed or glaring",
-        ("path", "labels", "white", "glare", "reason"),
+        "Overexposed or glaring", ("path", "labels", "white", "glare", "reason"),
         f"More than {WHITE_SHARE:.0%} of the pixels are blown out (gray level {WHITE} or more); or one "
         "connected blown-out spot that does not reach the edge of the photo, as the sky would, covers more "
-        f"than {GLARE_SHARE:.0%}.",
-    ),
+        f"than {GLARE_SHARE:.0%}."),
     "low_information": (
-        "Low information",
-        ("path", "labels", "contrast", "reason"),
+        "Low information", ("path", "labels", "contrast", "reason"),
         f"The gray levels have a standard deviation below {FLAT}: one plain area. Or below {PALE:g}, where "
         f"its logarithm lies {UNUSUAL} robust standard deviations below the median of this set. Photos that "
-        "are listed as dark or overexposed are not listed again.",
-    ),
+        "are listed as dark or overexposed are not listed again."),
     "odd_size": (
-        "Odd size or shape",
-        ("path", "labels", "width", "height", "reason"),
+        "Odd size or shape", ("path", "labels", "width", "height", "reason"),
         f"The shorter side has fewer than {TINY} pixels; or the longer one is more than {LONG:g} times as "
         f"long; or the number of pixels is more than {OTHER_AREA:g} times the median or less than "
         f"1/{OTHER_AREA:g} of it, or the ratio of the sides more than {OTHER_SHAPE:g} times off its median, "
-        f"and {UNUSUAL} robust standard deviations from it (of logarithms).",
-    ),
+        f"and {UNUSUAL} robust standard deviations from it (of logarithms)."),
     "brightness_outliers": (
-        "Brightness unlike the label's",
-        ("file", "label", "brightness"),
+        "Brightness unlike the label's", ("file", "label", "brightness"),
         "The mean gray level differs from the median of every label that the photo carries (of those on "
         f"{ENOUGH_OF_LABEL} photos or more) by more than {OTHER_BRIGHTNESS} of 255 levels and by {UNUSUAL} "
-        "robust standard deviations.",
-    ),
-}
+        "robust standard deviations."),
+}  # fmt: skip
 
 
 def photo_rows(data: Exploration) -> dict[str, list[dict]]:

@@ -16,16 +16,11 @@ WORST = 24
 FEW = 5  # below this many photos a score of a label says little
 SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
 SCORES = {
-    "loss": "loss",
-    "exact_match": "exact match (every label of the photo right)",
-    "accuracy": "accuracy",
-    "hamming_loss": "Hamming loss (share of wrong decisions)",
-    "f1_macro": "macro F1",
-    "f1_macro_at_0.5": "macro F1 with every threshold at 0.5",
-    "f1_micro": "micro F1",
-    "f1_weighted": "weighted F1",
-    "map": "mean average precision",
-}
+    "loss": "loss", "exact_match": "exact match (every label of the photo right)", "accuracy": "accuracy",
+    "hamming_loss": "Hamming loss (share of wrong decisions)", "f1_macro": "macro F1",
+    "f1_macro_at_0.5": "macro F1 with every threshold at 0.5", "f1_micro": "micro F1",
+    "f1_weighted": "weighted F1", "map": "mean average precision",
+}  # fmt: skip
 FACTS = {"num_params": "parameters", "best_score": "best score (validation F1)",
          "unreadable": "photos left out, unreadable", "durations": "took", "git": "code"}  # fmt: skip
 FIGURES = ("loss_curve.png", "confusion_matrix.png", "class_distribution.png")
