@@ -17,19 +17,10 @@ from src.models import backbones
 REPOSITORY = Path(__file__).resolve().parent.parent
 COMPONENTS = {"Channel Bracket": (200, 60, 60), "Grout Hole": (60, 200, 60), "Radial Joint": (60, 60, 200)}
 DEFECTS = {"Leaks": 40, "Corrosion-Heavy": 210, "Intact": 125}
-FAST = (
-    "model.backbone=tiny",
-    "model.weights=null",
-    "model.freeze_backbone=false",
-    "model.lr=0.01",
-    "model.backbone_lr_factor=1",
-    "model.schedule=constant",
-    "data.batch_size=8",
-    "preprocess.image_size=16",
-    "data.num_workers=0",
-    "trainer.accelerator=cpu",
-    "callbacks.figures=null",
-)
+FAST = ("model.backbone=tiny", "model.weights=null", "model.freeze_backbone=false", "model.lr=0.01",
+        "model.backbone_lr_factor=1", "model.schedule=constant", "data.batch_size=8",
+        "preprocess.image_size=16", "data.num_workers=0", "trainer.accelerator=cpu",
+        "callbacks.figures=null")  # fmt: skip
 
 
 class Tiny(nn.Module):
@@ -104,6 +95,11 @@ def same_predictions(one: Path, other: Path) -> None:
             step = 0.0101 if name == "prediction" else 1.01e-4
             for a, b in zip(number.findall(text), number.findall(same[name]), strict=True):
                 assert abs(float(a) - float(b)) < step, name
+
+
+def told(source) -> str:
+    """Return the findings in a source, in one line."""
+    return " | ".join(map(str, source.findings))
 
 
 def load_script(name: str) -> ModuleType:

@@ -8,6 +8,7 @@ import pytest
 from src.datamodules.folders import FolderDataModule, parse_pair
 from src.datamodules.records import find_photos
 from src.errors import InputError
+from tests.made import told
 
 COMPONENTS = ["Grout Hole", "Centre Support", "Centre Support-Bolt", "Channel Bracket"]
 DEFECTS = ["Corrosion-Heavy", "Heavy", "Missing", "Partially_Missing", "Loose"]
@@ -16,10 +17,6 @@ DEFECTS = ["Corrosion-Heavy", "Heavy", "Missing", "Partially_Missing", "Loose"]
 def read(root, task="dual_head", **options):
     common = {"preprocess": {}, "splits": {}, "healthy": ["Intact"]}
     return FolderDataModule(root=str(root), task=task, **common, **options).read()
-
-
-def told(source):
-    return "\n".join(map(str, source.findings))
 
 
 @pytest.mark.parametrize(

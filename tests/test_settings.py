@@ -4,10 +4,12 @@ import csv
 import shutil
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from src.callbacks.tune_thresholds import TuneThresholds
+from src.config import CONF
 from src.config_check import RANGE_OF, check_numbers
 from src.datamodules.dataset import TrainTransform
 from src.datamodules.photo_datamodule import PhotoDataModule
@@ -32,13 +34,6 @@ def refused(monkeypatch, tmp_path, capsys):
         return said.partition("error: ")[2].strip()
 
     return check
-
-
-def nested(key, value):
-    """Return a configuration with one key."""
-    cfg = OmegaConf.create()
-    OmegaConf.update(cfg, key, value)
-    return cfg
 
 
 NUMBERS = {
@@ -69,24 +64,32 @@ NUMBERS = {
 }
 
 
-@pytest.mark.parametrize("key", NUMBERS)
-def test_numbers_out_of_range(refused, key):
-    value, *others = NUMBERS[key]
-    fast = [given for given in FAST if not given.startswith("callbacks.figures")]
-    assert key.lstrip("+") in refused("train", NOBODY, *fast, f"{key}={value}")
-    for other in others if key.lstrip("+") in RANGE_OF else ():
-        wrong = OverridesParser.create().parse_override(f"{key}={other}").value()
-        with pytest.raises(InputError, match=key.lstrip("+")):
-            check_numbers(nested(key.lstrip("+"), wrong))
+@pytest.mark.parametrize("key", [key for key in NUMBERS if key.lstrip("+") not in RANGE_OF])
+def test_numbers_that_a_part_of_a_run_refuses(refused, key):
+    assert key in refused("train", NOBODY, *FAST, f"{key}={NUMBERS[key][0]}")
+
+
+def test_numbers_out_of_range():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", ["output_dir=x"])
+    for given, values in NUMBERS.items():
+        key, (node, _, name) = given.lstrip("+"), given.lstrip("+").rpartition(".")
+        assert given.startswith("+") or name in (OmegaConf.select(cfg, node) if node else cfg)
+        for value in values if key in RANGE_OF else ():
+            changed, override = cfg.copy(), OverridesParser.create().parse_override(f"{key}={value}")
+            OmegaConf.update(changed, key, override.value(), force_add=True)
+            with pytest.raises(InputError, match=key):
+                check_numbers(changed)
 
 
 @pytest.mark.parametrize(("key", "value"), [("clamp_above", "nan"), ("clamp_to", "50"), ("clamp_to", "-0.1")])
 def test_thresholds_out_of_range(refused, key, value):
-    said = refused("train", "model=multilabel", NOBODY, *FAST, f"callbacks.thresholds.{key}={value}")
-    assert said.startswith(f"callbacks.thresholds.{key}={float(value):g}"[:30]) and "from 0 to 1" in said
-    assert ("0.5 for 50 %" in said) == (value == "50")
-    with pytest.raises(InputError, match=f"{key}="):
+    with pytest.raises(InputError, match=rf"callbacks.thresholds.{key}=.* from 0 to 1") as caught:
         TuneThresholds(**{key: float(value)})
+    assert ("0.5 for 50 %" in str(caught.value)) == (value == "50")
+    if value == "50":
+        said = refused("train", "model=multilabel", NOBODY, *FAST, f"callbacks.thresholds.{key}={value}")
+        assert said == str(caught.value).replace("50.0", "50")
 
 
 def test_the_same_ranges_hold_everywhere(refused, run, photos):
@@ -94,7 +97,7 @@ def test_the_same_ranges_hold_everywhere(refused, run, photos):
         TrainTransform(horizontal_flip=50)
     with pytest.raises(InputError, match=r"preprocess.mean=127: needs a number from 0 to 1"):
         PhotoDataModule("dual_head", {"mean": [127] * 3}, {"train": 1})
-    for script in ("explore", "audit"):
+    for script in ("train", "explore", "audit"):
         assert "preprocess.mean=127" in refused(script, NOBODY, "preprocess.mean=[127,127,127]")
     for given in ("batch_size=0", "num_workers=-1", "shard=5/3", "threshold=50"):
         assert given.partition("=")[0] in refused("predict", f"ckpt={run}", f"images={photos}", given)
@@ -110,31 +113,29 @@ def test_mode_follows_the_figure(refused, photos, tmp_path):
     assert saved.checkpoint.mode == saved.early_stopping.mode == "max"
     metrics = OmegaConf.load(run / "metrics.json")
     assert metrics.val.f1_macro == pytest.approx(max(f1), abs=1e-6)
-    for monitor, mode in (("val/f1", "min"), ("val/accuracy", "min"), ("val/loss", "max")):
-        for name in ("checkpoint", "early_stopping"):
-            given = (f"callbacks.{name}.monitor={monitor}", f"callbacks.{name}.mode={mode}")
-            assert f"callbacks.{name}.mode={mode} would keep" in refused("train", NOBODY, *FAST, *given)
+    given = ("callbacks.checkpoint.monitor=val/f1", "callbacks.checkpoint.mode=min")
+    assert "callbacks.checkpoint.mode=min would keep" in refused("train", NOBODY, *FAST, *given)
 
 
-@pytest.mark.parametrize("monitor", ["val/hamming_loss", "train/loss", "val/map", "val/component_accuracy"])
+@pytest.mark.parametrize(
+    "monitor", ["train/loss", "val/hamming_loss", "val/f1", "val/map", "val/defect_accuracy"]
+)
 def test_the_mode_of_every_figure(monitor):
     cfg = {"model": {"backbone": "tiny"}, "preprocess": {}, "data": {}, "trainer": {"max_epochs": 1}}
     cfg = OmegaConf.create(cfg | {"callbacks": {"mine": {"monitor": monitor}, "none": None}})
-    assert fill_defaults(cfg).callbacks.mine.mode == ("min" if "loss" in monitor else "max")
+    right, wrong = ("min", "max") if "loss" in monitor else ("max", "min")
+    assert fill_defaults(cfg).callbacks.mine.mode == right
+    cfg.callbacks.mine.mode = wrong
+    with pytest.raises(InputError, match=f"callbacks.mine.mode={wrong} would keep"):
+        fill_defaults(cfg)
 
 
 def test_a_batch_of_one_and_one_pixel(refused, photos, monkeypatch):
     from torch import nn
 
     def pooled(weights=None):
-        parts = (
-            nn.Conv2d(3, 4, 3, 2),
-            nn.AdaptiveAvgPool2d(1),
-            nn.BatchNorm2d(4),
-            nn.Flatten(),
-            nn.Linear(4, 9),
-        )
-        module = nn.Sequential(*parts)
+        pool = nn.AdaptiveAvgPool2d(1)
+        module = nn.Sequential(nn.Conv2d(3, 4, 3, 2), pool, nn.BatchNorm2d(4), nn.Flatten())
         module.fc = nn.Identity()
         return module
 
@@ -157,28 +158,24 @@ def test_a_path_is_read_as_it_was_typed(name):
         assert parser.parse_override(given).value() == name
         if "," not in name:
             (swept,) = readable(["train.py", "-m", f"{key}={name},b_1"])[2:]
-            assert [str(getattr(v, "text", v)) for v in parser.parse_override(swept).value().list] == [
-                name,
-                "b_1",
-            ]
+            values = parser.parse_override(swept).value().list
+            assert [str(getattr(value, "text", value)) for value in values] == [name, "b_1"]
 
 
 @pytest.mark.parametrize("name", ["2024_05", "a,b"])
-def test_a_path_stays_as_it_was_typed(photos, run, monkeypatch, tmp_path, capsys, name):
-    monkeypatch.chdir(tmp_path)
+def test_a_path_stays_as_it_was_typed(photos, run, monkeypatch, tmp_path, refused, name):
     shutil.copytree(photos, name)
     assert run_script(monkeypatch, "predict", f"ckpt={run}", f"images={name}", f"output=out/{name}.csv") == 0
-    assert run_script(monkeypatch, "explore", f"data.root={name}", "output=look") == 0
     if name == "2024_05":
+        assert run_script(monkeypatch, "explore", f"data.root={name}", "output=look") == 0
+        for given in ("model.init_from=2024_09", "data.split_file=2024_09"):
+            assert "2024_09" in refused("train", f"data.root={name}", *FAST, given)
+        assert "ckpt=2024_09" in refused("predict", "ckpt=2024_09", f"images={name}", "output=a.csv")
+        assert "output=2024_10" in refused("predict", f"ckpt={run}", f"images={name}", "output=2024_10")
         quick = (*FAST, "trainer.max_epochs=1", "data.cache_dir=2024_06")
         assert run_script(monkeypatch, "train", f"data.root={name}", "hydra.run.dir=2024_07", *quick) == 0
         assert (tmp_path / "2024_07" / "metrics.json").is_file() and (tmp_path / "2024_06").is_dir()
-        assert run_script(monkeypatch, "train", "resume=2024_07", "trainer.max_epochs=2") == 0
-        again = (f"data.root={name}", "model.init_from=2024_07", "data.split_file=2024_07")
-        assert run_script(monkeypatch, "train", *again, "hydra.run.dir=2024_08", *quick) == 0
-        assert run_script(monkeypatch, "export", "ckpt=2024_07", "output=2024_09", "formats=[]") in (0, 2)
-        assert run_script(monkeypatch, "predict", "ckpt=2024_07", f"images={name}", "output=2024_10") == 2
-        assert "202410" not in capsys.readouterr().err
+        assert run_script(monkeypatch, "train", "resume=2024_07") == 0
 
 
 def test_paths_of_a_sweep_stay_as_they_were_typed(photos, monkeypatch, tmp_path):
@@ -187,10 +184,8 @@ def test_paths_of_a_sweep_stay_as_they_were_typed(photos, monkeypatch, tmp_path)
         shutil.copytree(photos, name)
     sweep = ("-m", "data.root=2023_1,2023_2", "hydra.sweep.dir=2024_1", *FAST, "trainer.max_epochs=1")
     assert run_script(monkeypatch, "train", *sweep) == 0
-    saved = [
-        OmegaConf.load(path).data.root for path in sorted((tmp_path / "2024_1").glob("*/.hydra/config.yaml"))
-    ]
-    assert saved == ["2023_1", "2023_2"]
+    saved = sorted((tmp_path / "2024_1").glob("*/.hydra/config.yaml"))
+    assert [OmegaConf.load(path).data.root for path in saved] == ["2023_1", "2023_2"]
 
 
 def test_what_is_no_name_stays():
@@ -216,18 +211,14 @@ def test_a_path_in_a_file_needs_quotes(refused, tmp_path, content):
 
 def test_archives_are_named(refused, run, tmp_path):
     (tmp_path / "t.csv").write_text("ID,component,defect\na,b,c\n")
-    for i, arguments in enumerate(
-        (
-            ("train", "data.root="),
-            ("explore", "data.root="),
-            ("train", "model=multilabel", "data.root="),
-            ("train", "data=table", "data.csv="),
-            ("train", "data=table", "data.csv=t.csv", "data.images="),
-            ("predict", f"ckpt={run}", "images="),
-        )
+    for name, script, *others, key in (
+        ("photos.zip", "train", "data.root"),
+        ("photos.tar.gz", "explore", "data.root"),
+        ("a.RAR", "train", "model=multilabel", "data.root"),
+        ("b.7z", "train", "data=table", "data.csv"),
+        ("c.tgz", "train", "data=table", "data.csv=t.csv", "data.images"),
+        ("d.zip", "predict", f"ckpt={run}", "images"),
     ):
-        name = ("photos.zip", "photos.tar.gz", "a.RAR", "b.7z", "c.tgz", "d.zip")[i]
         (tmp_path / name).write_bytes(b"PK")
         kind = name.rpartition(".")[2].upper()
-        *others, last = arguments
-        assert f"{name}: a {kind} archive: unpack it" in refused(*others, f"{last}{name}")
+        assert f"{name}: a {kind} archive: unpack it" in refused(script, *others, f"{key}={name}")

@@ -7,6 +7,7 @@ from src.datamodules.csv_table import pick_column, read_csv
 from src.datamodules.records import PhotoIndex
 from src.datamodules.table import TableDataModule
 from src.errors import InputError
+from tests.made import told
 
 WORDS = {"components": ["Bracket", "Joint"], "defects": ["Corrosion-Heavy", "Leaks"]}
 COMMON = {"preprocess": {}, "splits": {}, "healthy": ["Intact", "None"]}
@@ -108,10 +109,6 @@ def test_missing_table_and_photos(table, tmp_path, make_tree):
         TableDataModule(
             csv=str(tmp_path / "image_data.csv"), images=str(tmp_path / "gone"), task="multilabel", **COMMON
         ).read()
-
-
-def told(source):
-    return " | ".join(map(str, source.findings))
 
 
 def test_placeholders_in_any_case_and_rows_unioned(table):

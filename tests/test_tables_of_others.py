@@ -13,6 +13,7 @@ from src.datamodules.split_file import split_by_file
 from src.datamodules.table import TableDataModule
 from src.errors import InputError
 from src.inference.batches import find_images
+from tests.made import told
 
 COMMON = {"preprocess": {}, "splits": {}, "healthy": ["Intact", "None"]}
 
@@ -35,10 +36,6 @@ def read(tmp_path, caplog):
 
 def paths(source):
     return {r.path: [name for names in r.labels.values() for name in names] for r in source.records}
-
-
-def told(source):
-    return " | ".join(map(str, source.findings))
 
 
 @pytest.mark.parametrize(
@@ -257,9 +254,8 @@ def test_split_files_of_others(tmp_path, caplog):
         by_file(tmp_path, "ID,split\na,train\n\na.jpg,val\n", "a.jpg")
     with pytest.raises(InputError, match="row 2: unknown split 'not train'"):
         by_file(tmp_path, "ID,split\na,not train\n", "a.jpg")
-    assert by_file(tmp_path, "ID,split\n0,train\nb,val\n", "s/0.jpg", "b.jpg", others=["0.jpg"]) == {
-        "b": "val"
-    }
+    named = by_file(tmp_path, "ID,split\n0,train\nb,val\n", "s/0.jpg", "b.jpg", others=["0.jpg"])
+    assert named == {"b": "val"}
     assert "1 IDs of the split file have no photo now: 0 (1 rows)" in caplog.text
 
 
