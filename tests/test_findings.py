@@ -36,11 +36,15 @@ def read_cells(make_photo, tmp_path):
         (["Crack", "Cr\u0430ck", "Cra\u200bck"], "labels_alike", r"'Cr\u0430ck' (1)", "data.rename="),
         (["1", "1.0", "01", "1,0"], "labels_alike", "'01' (1)", "data.rename="),
         (["Crack", "Leak", "Crack, Leak"], "labels_listed", "'Crack, Leak' (1)", "data.separator=','"),
+        (["Crack", "Leak", "Crack,Leak,"], "labels_listed", "'Crack,Leak,' (1)", "data.separator=','"),
+        (["İnce", "ince", "+5", "5"], "labels_alike", "'5' (1), '+5' (1)", "['+5=5','İnce=ince']"),
         (["Crack", "Leak", "Crack Leak"], "labels_listed", "'Crack Leak' (1)", "data.separator=' '"),
         (["Crack|Leak", "Leak|Rust", "Rust|Crack"], "labels_listed", "'Leak|Rust' (1)", "data.separator='|'"),
         (["Crack", "N/A", "?", "unknown"], "labels_missing", "'N/A' (1), '?' (1)", "['N/A','?','unknown']"),
         (["Crack", "OK", "No defect"], "labels_healthy", "'OK' (1)", "['Intact','None','OK','No defect']"),
         (["Crack", "intact;Crack"], "labels_contradict", "1.png", ""),
+        (["Crack", "RiÃŸ"], "labels_garbled", "'RiÃŸ' (1)", "data.encoding="),
+        (["Crack", "[0, 1]"], "labels_serialised", "'[0, 1]' (1)", "data.rename="),
         (["Crack", "=SUM(A1)"], "labels_formula", "'=SUM(A1)' (1)", "data.rename="),
         (["Crack", "a remark " * 20], "labels_long", "80 letters", ""),
         ([f"IMG {i}" for i in range(21)], "labels_unique", "21 different labels", ""),
@@ -66,10 +70,17 @@ def test_cures_work(read_cells):
 def test_healthy_is_compared_without_letter_case(read_cells):
     labels, findings = read_cells(["Crack", "intact", "NONE", "INTACT"])
     assert not findings and sum(labels.values()) == 4
+    assert "labels_alike" in read_cells(["Crack", "none", "None"], "multiclass")[1]
+
+
+def test_settings_that_match_no_label_are_told(read_cells):
+    _, findings = read_cells(["Crack", "Leak"], rename=["crak=Crack"], missing=["xyz"])
+    assert "crak, xyz" in findings["labels_unmet"]
 
 
 @pytest.mark.parametrize(
-    "cell", ["['Crack', 'Leak']", '[""Crack"", ""Leak""]', '{""choices"": [""Crack"",""Leak""]}']
+    "cell",
+    ["['Crack' 'Leak']", "[Crack, Leak]", '[""Crack"", ""Leak""]', '{""choices"": [""Crack"",""Leak""]}'],
 )
 def test_serialised_lists_are_read(read_cells, cell):
     assert read_cells([cell, "Crack", "Leak"])[0] == {"Crack": 2, "Leak": 2}
@@ -90,7 +101,13 @@ def read_tree(make_tree, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "splits", [("train", "dev"), ("seg_train/seg_train", "seg_test/seg_test"), ("Train2017", "val2017")]
+    "splits",
+    [
+        ("train", "dev"),
+        ("Trainingsdaten", "Testdaten"),
+        ("seg_train/seg_train", "seg_test/seg_test"),
+        ("Train2017", "val2017"),
+    ],
 )
 def test_splits_under_other_names(read_tree, splits):
     labels, given, _ = read_tree(*(f"{split}/{name}/1.jpg" for split in splits for name in ("Crack", "Leak")))
@@ -105,11 +122,21 @@ def test_sites_and_years_above_the_labels_are_refused_with_two_cures(read_tree):
     assert read_tree(*paths, label_folder="top")[0] == {"2023": 3, "2024": 3}
 
 
+def test_trees_with_other_levels(read_tree):
+    labels, given, _ = read_tree("Crack/train/1.jpg", "Crack/val/2.jpg", "Leak/train/3.jpg", "Leak/val/4.jpg")
+    assert labels == {"Crack": 2, "Leak": 2} and set(given.values()) == {"train", "val"}
+
+
+def test_years_that_share_no_label_are_refused(read_tree):
+    with pytest.raises(InputError, match="label_folder=parent"):
+        read_tree("2023/Hole/1.jpg", "2024/Rust/1.jpg", "misc/1.jpg")
+
+
 def test_years_below_the_labels_and_a_folder_too_high(read_tree, make_tree, tmp_path):
     below = [f"{label}/{year}/1.jpg" for label in ("Crack", "Leak") for year in (2023, 2024)]
     assert read_tree(*below)[0] == {"Crack": 2, "Leak": 2}
     root = make_tree(tmp_path / "high", "photos/Crack/1.jpg", "photos/Leak/1.jpg")
-    with pytest.raises(InputError, match=r"data.root=\S+high/photos takes these"):
+    with pytest.raises(InputError, match=r"take these as labels with data.root=\S+high/photos"):
         FolderDataModule(root=str(root), task="multiclass", **COMMON).read()
 
 

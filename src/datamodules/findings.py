@@ -1,6 +1,5 @@
 """Findings: what can be read and yet looks wrong in labels, each with its count, examples and the cure."""
 
-import ast
 import json
 import logging
 import re
@@ -14,22 +13,31 @@ from src.overrides import typed, typed_list
 
 log = logging.getLogger(__name__)
 SENTENCE = 80  # letters; a longer label is a remark
+REMARKS = 2000  # labels; more are no longer compared with each other
 MANY = 20  # labels; more of them than half the photos are no labels
 LISTING = (";", ",", "|", "\n", "\t", "、", "\uff0c", "\uff1b")  # marks that hardly stand in a label's name
-SEPARATORS = (*LISTING, "/", "+", "#", "&", "\\", ":", " and ", " und ", " et ", " y ", " - ", "-", "_", " ")
+SEPARATORS = (*LISTING, "/", "+", "#", "&", "\\", ":", " and ", " und ",
+              " et ", " y ", " or ", " u. ", "->", "~", " - ", "-", "_", " ")  # fmt: skip
 _NO_LABEL = """n/a na n.a. n.a #n/a nan <na> nat null nil none unknown unk unclear undefined unspecified
     unlabeled unlabelled unsorted unclassified untitled tbd tbc todo ? ?? ??? - -- --- \u2013 \u2014 _ . .. x?
     * / #value! #ref! #name? #div/0! #null! #num! k.a. unbekannt inconnu desconocido sconosciuto
+    (blank) keine_angabe #wert! #bezug! #n/v #nv tba
     not_available not_labeled not_labelled not_annotated no_label no_data to_do to_sort new_folder"""
 _NO_DEFECT = """ok okay i.o. io good normal intact healthy clean fine pass passed sound undamaged flawless
     faultless none no_defect no_defects no_damage no_damages no_crack no_cracks no_fault no_issue no_issues
     no_problem no_anomaly nothing not_damaged not_defective non_defective without_defect without_defects
     defect_free damage_free good_condition no_visible_defect no_visible_defects no_visible_damage negative
-    ohne_befund in_ordnung"""
+    ohne_befund in_ordnung fehlerfrei kein_schaden keine_schäden unbeschädigt keine ras sain aucun
+    sans_défaut sin_daño sin_defecto ninguno nessuno senza_difetti no_finding no_findings 正常 норма"""
 MISSING, HEALTHY = frozenset(_NO_LABEL.split()), frozenset(_NO_DEFECT.split())
 # letters of Cyrillic and Greek, in lower case, that read as Latin ones in one of their cases; quotes
 _OTHERS = "авекмнорстухіјѕԁһԛԝαβεζηικμνορτυχ\u2019\u2018´`\u2033\u201c\u201d"  # noqa: RUF001
 LOOKALIKES = str.maketrans(_OTHERS, "abekmhopctyxijsdhqwabezhikmnoptyx''''\"\"\"")
+LOOKALIKES |= str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "\u0131": "i", "\u0307": ""})
+QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
+MOJIBAKE = re.compile("\u00c3[\u0080-\u00bf\u0152-\u2122]|\ufffd")
+UNSEEN = ("Cf", "Cc", "Zl", "Zp")
+JOINERS = "\u200c\u200d"  # letters of Persian and others are written with these, emoji too
 DASHES = re.compile(r"[\s_\-\u2010-\u2015\u2212\u00ad]+")
 
 
@@ -49,21 +57,32 @@ def quoted(names: Iterable[str], counts: Mapping[str, int], limit: int = EXAMPLE
 
 def visible(name: str) -> str:
     """Return a name in quotes; as ASCII where letters cannot be seen, or look like Latin ones among them."""
-    plain = all(unicodedata.category(c) not in ("Cf", "Cc", "Zs", "Zl", "Zp") or c == " " for c in name)
-    letters = "".join(filter(str.isalpha, name.casefold()))
-    mixed = not letters.isascii() and letters.translate(LOOKALIKES).isascii() and re.search("[a-z]", letters)
-    return f"'{name}'" if plain and not mixed else ascii(name)
+    blanks = any(c.isspace() and c != " " for c in name)
+    return ascii(name) if blanks or _deceives(name) else f"'{name}'"
+
+
+def _deceives(name: str) -> bool:
+    """Whether some letters cannot be seen, or look like the Latin ones of the same word."""
+    if any(unicodedata.category(c) in UNSEEN and c not in JOINERS for c in name):
+        return True
+    words = (word for word in re.findall(r"[^\W\d_]+", name.casefold()) if word[0] not in "\u00b5\u03bc")
+    return any(
+        not word.isascii() and word.translate(LOOKALIKES).isascii() and re.search("[a-z]", word)
+        and not set(word) & set("äöü")
+        for word in words
+    )  # fmt: skip
 
 
 def same_to_a_reader(name: str) -> str:
     """Return a text that two names share where a reader takes them for one label.
 
     Letter case, blanks, dashes, invisible letters, letters of other scripts that look like Latin ones, and
-    spellings of a number (`1`, `01`, `1.0`) make no difference.
+    spellings of a number (`1`, `01`, `1.0`) make no difference, nor do marks at the end.
     """
     text = unicodedata.normalize("NFKC", name).casefold()
     text = "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Cc") or c.isspace())
-    text = DASHES.sub(" ", text.translate(LOOKALIKES)).strip()
+    text = re.sub(r"(?<!\w)[-\u2212](?=\d)", "minus", text.translate(LOOKALIKES))
+    text = DASHES.sub(" ", text).strip(" .:!;,'\"").removeprefix("+")
     text = re.sub(r"(?<!\d) | (?!\d)", "", text)  # a blank matters only between digits
     text = re.sub(r"(?<=\d),(?=\d)", ".", text)
     text = re.sub(r"(\d\.\d*?)0+(?!\d)", r"\1", text)
@@ -96,23 +115,39 @@ def renames(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def listed_labels(cell: str) -> list[str] | None:
-    """Return the labels of a cell that is a serialised list, as of Python or JSON; None for any other cell.
+    """Return the labels of a cell that is a serialised list, as of Python, NumPy or JSON; None for any other.
 
-    `["Crack", "Leak"]`, `['Crack']`, and `{"choices": ["Crack", "Leak"]}` of Label Studio are such lists.
+    Such lists are `["Crack", "Leak"]`, `['Crack' 'Leak']`, `[Crack, Leak]`, `{"Crack": 1, "Leak": 0}`, and
+    `{"choices": ["Crack", "Leak"]}` or `[{"label": "Crack"}]` of annotation tools.
     """
     text = cell.strip()
-    if text[:1] + text[-1:] not in ("[]", "{}", "()"):
+    if text[:1] + text[-1:] not in ("[]", "{}", "()") or (text[0] == "(" and "," not in text):
         return None
-    for read in (json.loads, ast.literal_eval):
-        try:
-            found = read(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            continue
-        if isinstance(found, dict):
-            found = found.get("choices")
-        if isinstance(found, list | tuple | set) and all(isinstance(name, str) for name in found):
-            return sorted(found) if isinstance(found, set) else list(found)
-    return None
+    try:
+        return _leaves(json.loads(text))
+    except (ValueError, RecursionError):
+        inner = text[1:-1]
+    quotes = [a or b for a, b in QUOTED.findall(inner)]
+    found = quotes if quotes and not QUOTED.sub("", inner).strip(" ,;\n") else inner.split(",")
+    if any(mark in "".join(found) for mark in "[]{}:") or None not in map(number, found):
+        return None
+    return [name for name in found if name.strip()]
+
+
+def _leaves(content: object) -> list[str] | None:
+    """Return the labels in JSON; None where it is not clear which texts are labels."""
+    if isinstance(content, str):
+        return [content]
+    if isinstance(content, list):
+        parts = [_leaves(item) for item in content]
+        return None if None in parts else [name for part in parts for name in part]
+    if not isinstance(content, dict):
+        return None
+    if content and all(isinstance(value, int) and value in (0, 1) for value in content.values()):
+        return [name for name, value in content.items() if value]
+    ends = ("choices", "label", "labels", "class")
+    key = next((key for key in content if key.lower().endswith(ends)), None)
+    return _leaves(content[key]) if key else None
 
 
 def check_labels(
@@ -136,20 +171,24 @@ def check_labels(
             for name in names:
                 first.setdefault(name, record.path)
 
-    def finding(name: str, text: str, cure: str, labels: Sequence[str]) -> Finding:
-        shown = tuple(first[label] for label in labels[:EXAMPLES])
-        text = f"{text}: {quoted(labels, totals)}"
-        return Finding(name, text, cure, sum(totals[label] for label in labels), shown)
+    def finding(name: str, text: str, cure: str, labels: Sequence[str], shown: str = "") -> Finding:
+        paths = tuple(first[label] for label in labels[:EXAMPLES])
+        text = f"{text}: {shown or quoted(labels, totals)}"
+        return Finding(name, text, cure, sum(totals[label] for label in labels), paths)
 
     named = {word(name) for name in healthy}
     missing = [name for name in totals if word(name) in MISSING - named]
-    harmless = MISSING | named if multilabel else MISSING  # told below, or no label
+    harmless = MISSING | named if multilabel else MISSING - named  # told below, or no label
     alike = [names for names in _alike(totals) if not harmless.issuperset(map(word, names))]
     odd = _odd_names(totals, {*missing, *(name for names in alike for name in names)})
     found = []
-    for name, *others in alike:
-        cure = f"if they are one, use {typed_list('data.rename', [f'{other}={name}' for other in others])}"
-        found.append(finding("labels_alike", "Labels that read the same", cure, [name, *others]))
+    if alike:
+        pairs = [f"{name}={names[0]}" for names in alike for name in names[1:]]
+        sets = [quoted(names, totals) for names in alike]
+        shown = "; ".join(sets[:MANY]) + (f" and {len(sets) - MANY} more" if len(sets) > MANY else "")
+        both = [name for names in alike for name in names]
+        cure = f"if they are one, use {typed_list('data.rename', pairs)}"
+        found.append(finding("labels_alike", "Labels that read the same", cure, both, shown))
     for separator, names in _lists(totals).items():
         cure = f"use {typed('data.separator', separator)}" if table else "a table can hold lists: data=table"
         found.append(finding("labels_listed", "Labels that are made of several labels", cure, names))
@@ -175,13 +214,15 @@ def _alike(totals: Mapping[str, int]) -> list[list[str]]:
 
 def _lists(totals: Mapping[str, int]) -> dict[str, list[str]]:
     """Return `{separator: names}` of names that are made of other labels."""
+    if len(totals) > REMARKS:
+        return {}  # told as too many, and slow
     plain = {same_to_a_reader(name) for name in totals}
     found: dict[str, list[str]] = {}
     taken: set[str] = set()
     for separator in SEPARATORS:
         rest = [name for name in totals if name not in taken and separator in name]
-        parts = {name: [*map(same_to_a_reader, name.split(separator))] for name in rest}
-        parts = {name: cut for name, cut in parts.items() if all(cut)}
+        parts = {name: [*filter(None, map(same_to_a_reader, name.split(separator)))] for name in rest}
+        parts = {n: cut for n, cut in parts.items() if len(cut) > 1 and None in map(number, cut)}
         times = Counter(part for cut in parts.values() for part in set(cut))
         known = plain | ({part for part, n in times.items() if n > 1} if separator in LISTING else set())
         if len(parts) < 3 and separator in LISTING:
@@ -195,12 +236,16 @@ def _lists(totals: Mapping[str, int]) -> dict[str, list[str]]:
 def _odd_names(totals: Mapping[str, int], told: set[str]) -> list[tuple[str, str, str, list[str]]]:
     """Return `(kind, text, cure, labels)` of names that break what they are written into."""
     rest = [name for name in totals if name not in told]
-    unseen = [name for name in rest if visible(name) != f"'{name}'"]
-    run = [name for name in rest if name[0] in "=+-@" and number(name) is None]
+    unseen = [name for name in rest if _deceives(name)]
+    garbled = [name for name in rest if MOJIBAKE.search(name)]
+    data = [name for name in rest if name[0] + name[-1] in ("[]", "{}", "()")]
+    run = [name for name in rest if re.match(r"[=@]|[+-](?!\d)", name)]
     long = [name for name in rest if len(name) > SENTENCE]
     rename, check = "rename them, or use data.rename=['OLD=NEW']", "check that the column holds labels"
     found = (
         ("labels_invisible", "Labels with letters that cannot be seen, or look like others", rename, unseen),
+        ("labels_garbled", "Labels in a wrong encoding", "name it: data.encoding=", garbled),
+        ("labels_serialised", "Labels that look like data of a program", rename, data),
         ("labels_formula", "Labels that a spreadsheet takes for a formula", rename, run),
         ("labels_long", f"Labels of more than {SENTENCE} letters", check, long),
     )

@@ -7,9 +7,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from src.datamodules import records as rec
-from src.datamodules.layouts import check_level, check_names, label_folders, refuse_exports, split_folders
+from src.datamodules.layouts import (
+    check_level,
+    check_names,
+    label_folders,
+    refuse_exports,
+    split_folders,
+    splits_within,
+    table_cure,
+)
 from src.datamodules.photo_datamodule import PhotoDataModule
 from src.datamodules.records import EXAMPLES, Finding, Listing, Record, Source, tidy
+from src.datamodules.splits import SPLIT_NAMES
 from src.errors import InputError, counted, listed, nearest
 from src.files import refuse_archive, user_path
 
@@ -75,8 +84,8 @@ class FolderDataModule(PhotoDataModule):
         root: the folder that holds the label folders.
         separator: between component and defect in a folder's name; known components and defects parse names
             names that it cannot.
-        label_folder: the folder that names the label: `top`, below `root` or the split, or the `parent` of
-            the photo; None: the top one, and a tree where that is doubtful is refused.
+        label_folder: the folder that names the label: `top`, below `root` or the split, the `parent` of the
+            photo, or `both`, component/defect; None: the top one, and a doubtful tree is refused.
         **common: see `PhotoDataModule`.
     """
 
@@ -88,8 +97,8 @@ class FolderDataModule(PhotoDataModule):
             )
         if not separator:
             raise InputError("data.separator is empty: name the text between component and defect")
-        if label_folder not in (None, "top", "parent"):
-            raise InputError(f"data.label_folder={label_folder}: choices: top, parent, null")
+        if label_folder not in (None, "top", "parent", "both"):
+            raise InputError(f"data.label_folder={label_folder}: choices: top, parent, both, null")
         self.root, self.separator, self.label_folder = root, separator, label_folder
 
     def _source(self) -> Source:
@@ -98,18 +107,21 @@ class FolderDataModule(PhotoDataModule):
         listing = _listing(root)
         paths, split_of = listing.paths, split_folders(listing.paths)
         refuse_exports(listing, split_of)
-        if self.label_folder is None:
-            check_level(listing, split_of, self._labels, self.task != "multiclass")
-        level = -1 if self.label_folder == "parent" else 0
+        within = self.label_folder is None and splits_within(listing, split_of)
+        findings = listing.findings()
+        if self.label_folder is None and not within:
+            findings += check_level(listing, split_of, self._labels, self.task != "multiclass")
+        level = {"parent": -1, "both": None}.get(self.label_folder, 0)
         labels_of: dict[str, dict[str, tuple[str, ...]] | None] = {}
         records, given, outside = [], {}, []
         unparsed: Counter[str] = Counter()
         for path, id_ in zip(paths, rec.ids_from_paths(paths), strict=True):
             split, folders = split_of.get(path.partition("/")[0]), label_folders(path, split_of)
-            if not folders or (split_of and not split):
+            if not folders or (split_of and not split) or (level is None and len(folders) < 2):
                 outside.append(path)
                 continue
-            name = tidy(folders[level])
+            split = SPLIT_NAMES[folders[1].lower()] if within else split
+            name = self.separator.join(map(tidy, folders[:2])) if level is None else tidy(folders[level])
             if name not in labels_of:
                 labels_of[name] = self._labels(name)
             if labels_of[name] is None:
@@ -118,14 +130,14 @@ class FolderDataModule(PhotoDataModule):
             records.append(Record(id_, path, labels_of[name]))
             if split:
                 given[id_] = split
-        findings = [*listing.findings(), *check_names(listing, split_of)]
-        findings += self._left_out(root, records, outside, unparsed)
+        findings += check_names(listing, split_of)
+        findings += self._left_out(listing, records, outside, unparsed)
         if level == 0 and (empty := _empty_folders(listing, split_of, set(labels_of))):
             text = f"Folders without a photo: {listed(empty, 30)}"
             findings.append(Finding("folders_empty", text, "", len(empty)))
         labelled = {record.path for record in records}
         unlabelled = [path for path in paths if path not in labelled]
-        given = given if split_of else None
+        given = given if split_of or within else None
         return Source(root, records, given=given, unlabelled=unlabelled, findings=findings)
 
     def _labels(self, name: str) -> dict[str, tuple[str, ...]] | None:
@@ -140,7 +152,7 @@ class FolderDataModule(PhotoDataModule):
         return {k: tuple(filter(None, [self.label(n)])) for k, n in zip(KINDS, pair, strict=True)}
 
     def _left_out(
-        self, root: Path, records: list[Record], outside: list[str], unparsed: Counter
+        self, listing: Listing, records: list[Record], outside: list[str], unparsed: Counter
     ) -> list[Finding]:
         """Return findings of the folders and photos that were left out; stop if nothing is left."""
         found = []
@@ -152,10 +164,11 @@ class FolderDataModule(PhotoDataModule):
                 "(one label per folder: model=multiclass)"
             )
             if not records:
-                raise InputError(f"data.root={root}: {shown}; {cure}")
+                raise InputError(f"data.root={listing.root}: {shown}; {cure}")
             found.append(Finding("folders_unparsed", f"Left out photos: {shown}", cure, unparsed.total()))
         if not records:
-            raise InputError(f"data.root={root}: its photos lie in no folder that names a label")
+            none = "its photos lie in no folder that names a label"
+            raise InputError(f"data.root={listing.root}: {none}; {table_cure(listing)}")
         if outside:
             text = f"Left out {len(outside)} photos that lie in no label's folder: {listed(outside, 5)}"
             found.append(Finding("photos_outside", text, "", len(outside), tuple(outside[:EXAMPLES])))

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from src.datamodules.records import EXAMPLES, Finding, Listing
 from src.datamodules.splits import SPLIT_NAMES
@@ -14,22 +14,25 @@ _PICTURES = "images image imgs img pictures photos frames jpegimages leftimg8bit
 _ANSWERS = """labels label annotations annotation annots masks mask segmentationclass segmentationobject
     ground_truth groundtruth gt gtfine imagesets bboxes boxes polygons targets target overlays heatmaps"""
 PICTURES, ANSWERS = frozenset(_PICTURES.split()), frozenset(_ANSWERS.split())
-OTHER_SPLITS = {**SPLIT_NAMES, "dev": "val", "eval": "val", "evaluation": "val", "holdout": "test"}
+OTHER_SPLITS = {**SPLIT_NAMES, "trainings": "train", "trn": "train", "dev": "val", "eval": "val",
+                "evaluation": "val", "validierungs": "val", "holdout": "test", "tst": "test"}  # fmt: skip
 SPLIT_LIKE = re.compile(
     rf"(?:.*[\W_])?({'|'.join(sorted(OTHER_SPLITS, key=len, reverse=True))})"
-    r"[\W_]*(?:set|data|split|images|imgs|photos|\d+)?"
+    r"[\W_]*(?:set|data|daten|split|images|imgs|photos|\d+)?"
 )
 PLACE_OR_TIME = re.compile(
     r"(?:19|20)\d\d(?:[\W_]?\d\d?){0,2}|\d+"
     r"|(?:site|batch|fold|split|part|set|session|day|week|month|year|campaign|inspection|camera|cam|station|line|plant"
     r"|lot|building|section|tunnel|bridge|floor|room|drone|user|inspector|run|visit|area|zone)[\W_]*\w{0,3}"
+    r"|[a-z]?\d+[a-z]?|left|right|top|bottom|front|back|rear|inside|outside|upper|lower|north|south|east|west"
 )
 COMPANION = re.compile(
-    r"(.+?)[_\-. ](?:masks?|seg|segm|segmentation|labels?|gt|annot|annotation|overlay|depth|heatmap"
-    r"|thumb|thumbnail|preview|small|\d+x\d+)"
+    r"(.+?)[_\-. ](?:masks?|seg|segm|segmentation|labels?|gt|annot|annotation|annotated|overlay|depth|heatmap"
+    r"|thumb|thumbnail|preview|small|\d+x\d+)|(?:mask|seg|label|gt)[_\-](.+)"
 )
 COPY = re.compile(
-    r"(.+?)(?: ?\(\d+\)| - (?:copy|kopie)(?: ?\(\d+\))?| copy(?: \d+)?)|(?:copy of|kopie von) (.+)"
+    r"(.+?)(?: ?\(\d+\)| - (?:copy|kopie)(?: ?\(\d+\))?|[ _.-](?:copy|kopie|old|alt|backup|bak)(?: \d+)?)"
+    r"|(?:copy of|kopie von) (.+)"
 )
 
 
@@ -44,7 +47,7 @@ def split_folders(paths: Sequence[str]) -> dict[str, str]:
     split_of = {top: SPLIT_NAMES[top.lower()] for top in tops if top.lower() in SPLIT_NAMES}
     if "train" in split_of.values() and (len(split_of) > 1 or len(tops) == 1):
         return split_of
-    deep = {path.partition("/")[0] for path in paths if path.count("/") > 1}
+    deep = {path.partition("/")[0] for path in paths if len(_once(path.split("/")[:-1])) > 1}
     alike = {top: SPLIT_LIKE.fullmatch(top.lower()) for top in deep or tops}
     if not all(alike.values()):
         return {}
@@ -55,10 +58,21 @@ def split_folders(paths: Sequence[str]) -> dict[str, str]:
 def label_folders(path: str, split_of: Mapping[str, str]) -> list[str]:
     """Return the folders of a photo below its split's, the top one first."""
     *folders, _ = path.split("/")
-    if folders and folders[0] in split_of:
-        again = len(folders) > 1 and folders[1].lower() == folders[0].lower()  # as unpacked: train/train/
-        return folders[1 + again :]
-    return folders
+    return _once(folders)[1:] if folders and folders[0] in split_of else folders
+
+
+def _once(folders: list[str]) -> list[str]:
+    """Return folders without the second of two of one name, as some archives are unpacked: `train/train/`."""
+    again = len(folders) > 1 and folders[1].lower() == folders[0].lower()
+    return folders[again:]
+
+
+def splits_within(listing: Listing, split_of: Mapping[str, str]) -> bool:
+    """Whether each label's folder holds the splits: `Crack/train/`, `Crack/val/`."""
+    below = [path.split("/")[1:-1] for path in listing.paths]
+    splits = {SPLIT_NAMES.get(folders[0].lower()) if folders else None for folders in below}
+    several = len({path.partition("/")[0] for path in listing.paths}) > 1
+    return several and not split_of and None not in splits and "train" in splits and len(splits) > 1
 
 
 def refuse_exports(listing: Listing, split_of: Mapping[str, str]) -> None:
@@ -83,13 +97,20 @@ def refuse_exports(listing: Listing, split_of: Mapping[str, str]) -> None:
     if layout.startswith("photos") and any(len(names) > 1 for names in folders):
         return
     where = f"its folders ({listed(sorted(tops), 4)}) name no label" if tops else "no folder names one"
-    cure = "write a table with the columns ID and label (component and defect): data.csv=... data.images=..."
-    if tables := sorted(p.name for p in listing.root.glob("*.csv")):
-        cure = f"if {listed(tables, 3)} holds labels, use data=table"
-    raise InputError(f"data.root={listing.root}: this looks like {layout}: {where}; {cure}")
+    raise InputError(f"data.root={listing.root}: this looks like {layout}: {where}; {table_cure(listing)}")
 
 
-def check_level(listing: Listing, split_of: Mapping[str, str], is_label, pairs: bool) -> None:
+def table_cure(listing: Listing) -> str:
+    """Return how to train on photos whose folders name no labels."""
+    tables = sorted([*listing.root.glob("*.csv"), *listing.root.glob("*/*.csv")])
+    if tables:
+        return f"if {tables[0].relative_to(listing.root)} holds labels, use data=table data.csv= data.images="
+    return "write a table with the columns ID and label (component and defect): data.csv=... data.images=..."
+
+
+def check_level(
+    listing: Listing, split_of: Mapping[str, str], is_label: Callable[[str], object], pairs: bool
+) -> list[Finding]:
     """Refuse a tree whose top folders are splits, sites or years, with the labels' folders below them.
 
     Args:
@@ -97,6 +118,9 @@ def check_level(listing: Listing, split_of: Mapping[str, str], is_label, pairs: 
         split_of: `{top folder: split}`.
         is_label: whether a folder's name can be read as labels.
         pairs: whether folders name pairs of labels, so that names can be told from others.
+
+    Returns:
+        a finding where some folders below are common to several top ones.
     """
     below: dict[str, set[str]] = defaultdict(set)
     direct: set[str] = set()
@@ -106,25 +130,43 @@ def check_level(listing: Listing, split_of: Mapping[str, str], is_label, pairs: 
             below[folders[0]].add(folders[1])
         elif folders:
             direct.add(folders[0])
-    common = Counter(name for names in below.values() for name in names)
-    shared = [name for name, count in common.items() if 2 * count > len(below)]
-    if direct or len(shared) < 2 or 2 * len(shared) < len(common):
-        return
-    tops, shared = sorted(below), sorted(shared)
-    labels_on_top = pairs and all(map(is_label, tops)) and not all(map(is_label, shared))
-    if not all(map(_is_place, tops)) and (all(map(_is_place, shared)) or labels_on_top):
-        return
-    if len(tops) == 1 and not split_of:
+    tops, common = sorted(below), Counter(name for names in below.values() for name in names)
+    if len(tops) == 1 and not direct and not split_of:
+        _refuse_high_root(listing)
+    if any({"train", "test", "ground_truth"} <= {*map(str.lower, names)} for names in below.values()):
         deeper = typed("data.root", (listing.root / tops[0]).as_posix())
         raise InputError(
-            f"data.root={listing.root}: all photos lie in {tops[0]}, in the folders {listed(shared, 4)}: "
-            f"{deeper} takes these as labels (data.label_folder=top takes {tops[0]})"
+            f"data.root={listing.root}: a set per product, as MVTec AD: name one of them, {deeper}"
         )
+    shared = sorted(name for name, count in common.items() if count > 1)
+    often = [name for name in shared if 2 * common[name] > len(below)]
+    places = len(tops) + len(split_of) > 1 and all(map(_is_place, tops)) and not all(map(_is_place, common))
+    alike = not direct and len(often) > 1 and 2 * len(often) >= len(common)
+    labels_on_top = pairs and all(map(is_label, tops)) and not all(map(is_label, common))
+    if not places and (not alike or all(map(_is_place, shared)) or labels_on_top):
+        if direct or not shared or all(map(_is_place, shared)) or labels_on_top:
+            return []
+        text = f"The same folders lie below several labels' folders: {listed(shared, EXAMPLES)}"
+        return [Finding("levels", text, "if these are the labels, use data.label_folder=parent", len(shared))]
+    cure = "take these with data.label_folder=parent"
+    if pairs and not any(map(is_label, [*tops, *common])):
+        cure = "take both, component and defect, with data.label_folder=both"
     raise InputError(
-        f"data.root={listing.root}: the folders {listed(tops, 4)} hold folders of the same names "
-        f"({listed(shared, 4)}), which look like the labels: take these with data.label_folder=parent, "
-        f"or {listed(tops, 4)} with data.label_folder=top"
+        f"data.root={listing.root}: the folders {listed(tops, 4)} hold folders ({listed(sorted(common), 4)}) "
+        f"that look like the labels: {cure}, or {listed(tops, 4)} with data.label_folder=top"
     )
+
+
+def _refuse_high_root(listing: Listing) -> None:
+    """Refuse a folder whose photos all lie in one folder of it, and name the one where they part."""
+    deeper = os.path.commonpath([os.path.dirname(path) for path in listing.paths])
+    names = {path[len(deeper) + 1 :].partition("/")[0] for path in listing.paths}
+    if len(names) > 1 and all("/" in path[len(deeper) + 1 :] for path in listing.paths):
+        root = typed("data.root", (listing.root / deeper).as_posix())
+        raise InputError(
+            f"data.root={listing.root}: all photos lie in {deeper}, in the folders "
+            f"{listed(sorted(names), 4)}: take these as labels with {root}"
+        )
 
 
 def _is_place(name: str) -> bool:
@@ -160,7 +202,7 @@ def check_names(listing: Listing, split_of: Mapping[str, str]) -> list[Finding]:
     for path in listing.paths:
         match = COMPANION.fullmatch(os.path.splitext(os.path.basename(path))[0])
         below = map(str.lower, label_folders(path, split_of)[1:])
-        if (match and match[1] in stems[os.path.dirname(path)]) or ANSWERS.intersection(below):
+        if (match and (match[1] or match[2]) in stems[os.path.dirname(path)]) or ANSWERS.intersection(below):
             companions.append(path)
     if companions:
         text = f"{len(companions)} photos look like masks or small copies: {listed(companions, EXAMPLES)}"

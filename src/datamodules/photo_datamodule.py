@@ -99,6 +99,7 @@ class PhotoDataModule(L.LightningDataModule):
         self.near_duplicates, self.folds, self.fold = near_duplicates, folds, fold
         self.healthy = list(map(rec.tidy, healthy))
         self.missing, self.renamed, self.strict = {word(str(n)) for n in missing}, renames(rename), strict
+        self.met: set[str] = set()  # labels as they were read
         self.multiple, self.skip_unreadable = multiple, skip_unreadable
         self.vocabulary = self._vocabulary(components or (), defects or ())
         self.preprocess = Preprocess(**preprocess)
@@ -133,6 +134,9 @@ class PhotoDataModule(L.LightningDataModule):
         source.findings += check_labels(source.records, self.healthy, self.multilabel, in_table)
         spellings = {name for r in source.records for names in r.labels.values() for name in names}
         self.healthy += sorted(n for n in spellings.difference(self.healthy) if word(n) in known)
+        if unmet := [name for name in (*self.renamed, *sorted(self.missing)) if name not in self.met]:
+            text = f"data.rename and data.missing name labels that are not there: {listed(unmet, 5)}"
+            source.findings.append(rec.Finding("labels_unmet", text, "check their spelling", len(unmet)))
         return source
 
     def _source(self) -> rec.Source:
@@ -141,6 +145,7 @@ class PhotoDataModule(L.LightningDataModule):
 
     def label(self, name: str) -> str:
         """Return a label by its name after `data.rename`; empty for one that `data.missing` names."""
+        self.met.update((name, word(name)))
         name = self.renamed.get(name, name)
         return "" if word(name) in self.missing else name
 

@@ -21,7 +21,8 @@ RUN_FILES = {".hydra", "explore.json", "audit.html"}  # of folders that training
 SYSTEM_FOLDERS = {
     "__macosx", "@eadir", "#recycle", "@recycle", "@recently-snapshot", "#snapshot", "@tmp", "@sharebin",
     "$recycle.bin", "system volume information", "lost+found", "network trash folder", "temporary items",
-    "thumbnails", "thumbs", "_thumbs", "_thumbnails", "thumb",
+    "thumbnails", "thumbs", "_thumbs", "_thumbnails", "thumb", "~snapshot", "[originals]", "__pycache__",
+    "lightning_logs", "mlruns", "wandb",
 }  # fmt: skip
 # of files that lie next to photos and are none
 BESIDES = {
@@ -130,9 +131,9 @@ class Listing:
         """Return a finding of the skipped photos, and one of the files that are no photos."""
         found = []
         if total := self.skipped.total():
-            shown = counted(dict(self.skipped.most_common()))
+            shown = counted(dict((+self.skipped).most_common()))
             text = f"Left out {total} photos in folders of systems, tools or runs: {shown}"
-            found.append(Finding("files_skipped", text, "move them if they are meant", total))
+            found.append(Finding("files_skipped", text, "rename the folder if they are meant", total))
         types = self.types()
         other = {name or "no extension": n for name, n in types.most_common() if name not in BESIDES}
         if total := sum(other.values()):
