@@ -95,18 +95,13 @@ def _from_csv(source: Path, root: str | None) -> list[Photo]:
     cells = frame[column].tolist()
     if not any(cells):
         raise InputError(f"{where}: its column '{column}' is empty")
-    if column == ids:
+    paths = cells if column == ids else [_posix(cell) for cell in cells]
+    if column == ids or not any(os.path.isfile(folder / path) for path in paths if path):
         folder = below
-        found = _found(cells, index_of(folder), where)
-        rows = {(_path_of(id_, found[id_]), id_) for id_ in filter(None, cells)}
-    else:
-        paths = [_posix(cell) for cell in cells]
-        if not any(os.path.isfile(folder / path) for path in paths if path):
-            folder = below
-        paths = _existing(paths, folder, partial(index_of, folder), where)
-        shared = shared_ids(sorted(set(paths)))
-        own = frame[ids].tolist() if ids else [""] * len(cells)
-        rows = {(p, id_ or id_from_path(p, shared)) for p, id_ in zip(paths, own, strict=True) if p}
+    paths = _photos_named(paths, column == ids, folder, partial(index_of, folder), where)
+    shared = shared_ids(sorted(set(paths)))
+    own = frame[ids].tolist() if ids else [""] * len(cells)
+    rows = {(p, id_ or id_from_path(p, shared)) for p, id_ in zip(paths, own, strict=True) if p}
     return [Photo(id_, path, folder) for path, id_ in sorted(rows)]
 
 
@@ -117,33 +112,27 @@ def _posix(cell: str) -> str:
     return PurePosixPath(path).as_posix() if odd else path
 
 
-def _found(cells: Sequence[str], index: PhotoIndex, where: str) -> Mapping[str, list[str]]:
-    """Return the photos that each cell can mean, as in a table for training."""
+def _photos_named(
+    cells: Sequence[str], by_id: bool, folder: Path, index: Callable[[], PhotoIndex], where: str
+) -> list[str]:
+    """Return the paths in cells; of IDs, and paths of no file, the photo that they name in training."""
     from src.datamodules.table_checks import find_all
 
-    found, findings = find_all(cells, index, where)
+    there = {cell for cell in set(cells) if not cell or (not by_id and os.path.isfile(folder / cell))}
+    if there.issuperset(cells):
+        return list(cells)
+    try:
+        found, findings = find_all(cells, index(), where)
+    except InputError:  # a folder that cannot be searched: each such photo is reported in its row
+        if by_id:
+            raise
+        return list(cells)
     for finding in findings:
         log.warning("%s: %s", where, finding)
-    return found
-
-
-def _existing(paths: Sequence[str], folder: Path, index: Callable[[], PhotoIndex], where: str) -> list[str]:
-    """Return paths, those of no file as the photos that they name in a table for training."""
-    isfile = {path: os.path.isfile(folder / path) for path in set(paths) if path}
-    if all(isfile.values()):
-        return list(paths)
-    try:
-        found = _found(paths, index(), where)
-    except InputError:  # a folder that cannot be searched: each such photo is reported in its row
-        return list(paths)
-    return [path if isfile.get(path, True) or len(found[path]) != 1 else found[path][0] for path in paths]
-
-
-def _path_of(id_: str, found: Sequence[str]) -> str:
-    """Return the path of the one photo that an ID names; the ID if none."""
-    if len(found) > 1:
-        raise InputError(f"ID '{id_}' fits several photos, give their paths: {listed(found, 4)}")
-    return found[0] if found else id_.replace("\\", "/")
+    for id_ in (id_ for id_, paths in found.items() if by_id and len(paths) > 1):
+        raise InputError(f"ID '{id_}' fits several photos, give their paths: {listed(found[id_], 4)}")
+    clear = {cell: paths[0] for cell, paths in found.items() if len(paths) == 1 and cell not in there}
+    return [clear.get(cell) or cell.replace("\\", "/") for cell in cells]
 
 
 def photos_root(run: Path, root: str | None) -> Path | None:
