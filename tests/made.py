@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import io
 import re
 import sys
 from pathlib import Path
@@ -95,6 +96,13 @@ def same_predictions(one: Path, other: Path) -> None:
             step = 0.0101 if name == "prediction" else 1.01e-4
             for a, b in zip(number.findall(text), number.findall(same[name]), strict=True):
                 assert abs(float(a) - float(b)) < step, name
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    """Return an image as the bytes of a file."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 def told(source) -> str:

@@ -15,6 +15,7 @@ from src import images
 from src.errors import InputError, UnreadableImage
 from src.images import as_upright_rgb, open_image, read_header
 from src.preprocess import Preprocess
+from tests.made import encode
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")  # as src.images does
 RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
@@ -23,12 +24,6 @@ CORNERS = (RED, GREEN, BLUE, YELLOW)  # top left, top right, bottom left, bottom
 STORED = {1: "0123", 2: "1032", 3: "3210", 4: "2301", 5: "0213", 6: "1302", 7: "3120", 8: "2031"}
 LOSSLESS = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}
 LOSSLESS |= {"PNG": {}, "TIFF": {}, "BMP": {}}
-
-
-def encode(image, kind="PNG", **options):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def four_corners(width, height, colours):

@@ -1,6 +1,5 @@
 """Samples as files have them: depths, white as zero, extra bands, alpha, large texts."""
 
-import io
 import struct
 import zlib
 
@@ -12,7 +11,7 @@ from src.datamodules.inspection import inspect_photos, sample_range
 from src.errors import InputError, UnreadableImage
 from src.images import open_image
 from src.preprocess import Preprocess
-from tests.made import FAST, make_folders, only_run, run_script
+from tests.made import FAST, encode, make_folders, only_run, run_script
 
 RAMP = np.linspace(0, 255, 64).astype(int).reshape(8, 8)  # gray levels of a photo
 COLOURS = np.stack([RAMP, 255 - RAMP, RAMP.T], 2)
@@ -65,12 +64,6 @@ def reason(content, **options):
         open_image(content, **options)
     assert len(str(caught.value)) < 160
     return str(caught.value)
-
-
-def encode(image, kind, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize("order", "<>")
