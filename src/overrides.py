@@ -114,9 +114,8 @@ def _readable(arg: str, paths: Collection[str], sweep: bool) -> str:
         value = choice[1]
     parts = SWEPT.findall(value) if sweep else []
     if len(parts) > 1:
-        return (
-            f"{key}={','.join(_readable(f'{key}={part}', paths, False).partition('=')[2] for part in parts)}"
-        )
+        read = (_readable(f"{key}={part}", paths, False).partition("=")[2] for part in parts)
+        return f"{key}={','.join(read)}"
     try:
         parsed = OverridesParser.create().parse_override(arg)
     except HydraException:

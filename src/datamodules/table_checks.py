@@ -82,12 +82,8 @@ def _are_files(cells: pd.Series) -> bool:
 
 def _one_photo(cells: Iterable[str], index: PhotoIndex) -> list[str | None]:
     """Return the photo that each cell names alone, by its path from any machine; None where there is none."""
-    found: dict[str, str | None] = {}
-    for cell in cells:
-        if cell not in found:
-            paths = index.find(cell)
-            found[cell] = paths[0] if len(paths) == 1 else index.find_by_end(cell) if not paths else None
-    return [found[cell] for cell in cells]
+    found = {cell: index.find(cell) or [index.find_by_end(cell)] for cell in set(cells)}
+    return [found[cell][0] if len(found[cell]) == 1 else None for cell in cells]
 
 
 def find_all(ids: Sequence[str], index: PhotoIndex, where: str) -> tuple[dict[str, list[str]], list[Finding]]:
