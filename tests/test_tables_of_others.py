@@ -81,6 +81,13 @@ def test_of_an_id_and_a_file_the_one_with_an_extension_decides(read, tmp_path, c
     (tmp_path / "images" / "l.csv").write_text(rows)
     assert [(p.id, p.path) for p in find_images(str(tmp_path / "images" / "l.csv"))][:1] == [("1", "0.jpg")]
     assert paths(read(rows, id="ID"))["0.jpg"] == ["x"]
+    for name in ("file_name", "Image Name", "img"):  # a column of files is one under any name
+        source = read(rows.replace("filename", name))
+        assert paths(source) == {"2.jpg": ["x"], "0.jpg": ["y"], "1.jpg": ["z"]}
+    (tmp_path / "images" / "l.csv").write_text(rows.replace("filename", "image_path"))
+    assert [(p.id, p.path) for p in find_images(str(tmp_path / "images" / "l.csv"))][:1] == [("1", "0.jpg")]
+    with pytest.raises(InputError, match=r"row 2: names a.jpg by column 'ID' and 1.jpg .*'img'; .*data.id="):
+        read("ID,img,label\na,1.jpg,x\n1,a.jpg,y\n", "a.jpg", "1.jpg")
     both = "ID,file,label\n0,0,x\n1,2,y\n"
     with pytest.raises(InputError, match=r"row 3: names 1.jpg by column 'ID' and 2.jpg .*data.id="):
         read(both)
@@ -220,6 +227,14 @@ def test_paths_to_predict_are_found_as_in_training(make_tree, tmp_path):
     for cell, path in {**cells, "b/Bru\u0308cke.jpg": "b/Br\u00fccke.jpg"}.items():
         (root / "l.csv").write_text(f'path,ID\n"{cell}",n\n', encoding="utf-8")
         assert [(p.path, p.id) for p in find_images(str(root / "l.csv"))] == [(path, "n")]
+    (root / "l.csv").write_text("Bild,note\nb/1.jpg,x\n")
+    assert [p.path for p in find_images(str(root / "l.csv"))] == ["b/1.jpg"]
+    elsewhere = make_tree(tmp_path / "elsewhere", "0.jpg") / "0.jpg"
+    (root / "l.csv").write_text(f"ID,Bild\n1,{elsewhere}\n")
+    assert [(p.id, p.path) for p in find_images(str(root / "l.csv"))] == [("1", str(elsewhere))]
+    (root / "l.csv").write_text("Bild,note\n1,x\n")
+    with pytest.raises(InputError, match="no column 'path': it has Bild, note; rename the right one to 'path"):
+        find_images(str(root / "l.csv"))
     (root / "l.txt").write_text("a/IMG_0.jpg\nb/1.jpg\n")
     assert [photo.path for photo in find_images(str(root / "l.txt"))] == ["a/IMG_0.jpg", "b/1.jpg"]
 
@@ -250,6 +265,8 @@ def test_split_files_of_others(tmp_path, caplog):
     splits = {"a/0": "val", "a/1": "val", "b": "train"}
     assert by_file(tmp_path, rows, "a/0.jpg", "a/1.jpg", "b.jpg") == splits
     both = "ID,file,split\n0,1.jpg,train\n1,0.jpg,test\n"
+    assert by_file(tmp_path, both, "0.jpg", "1.jpg") == {"1": "train", "0": "test"}
+    both = both.replace("file", "image_path")
     assert by_file(tmp_path, both, "0.jpg", "1.jpg") == {"1": "train", "0": "test"}
     with pytest.raises(InputError, match=r"1 IDs \(2 rows\) lost their leading zeros, as 7 for 007.jpg"):
         by_file(tmp_path, "ID,split\n7,train\n7,train\n", "007.jpg")

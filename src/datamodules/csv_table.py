@@ -242,5 +242,5 @@ def pick_column(
         if len(alike) == 1:
             return alike[0]
     there = listed(nearest(names[0], frame.columns), 20)
-    cure = f"; name the right one with {key}=" if key else ""
-    raise InputError(f"{csv_path} has no column '{names[0]}': it has {there}{cure}")
+    cure = f"name the right one with {key}=" if key else f"rename the right one to '{names[0]}'"
+    raise InputError(f"{csv_path} has no column '{names[0]}': it has {there}; {cure}")

@@ -43,16 +43,23 @@ def photo_column(
     key: str,
     index: Callable[[], PhotoIndex],
 ) -> str:
-    """Return the column that names the photos: `wanted`, or the best of `candidates`.
+    """Return the column that names the photos: `wanted`, or the best of `candidates` and of file names.
 
-    Where several are there and name different photos, it is the only one whose cells are names of files.
+    Where several are there and name different photos, it is the only one whose cells are names of files; if
+    its own name is no candidate's, only next to numbers. Without a `key`, that is the way to name a column,
+    the only column of file names needs no candidate's name.
 
     Raises:
         InputError: no such column, or several that name different photos.
     """
-    first = pick_column(frame, wanted, candidates, csv_path, key)
     known = {name.casefold() for name in candidates}
-    others = [name for name in frame.columns if name.casefold() in known and name != first]
+    named = [name for name in frame.columns if name.casefold() in known]
+    unnamed = [n for n in frame.columns if not wanted and n not in named and _are_files(frame[n], 0.9)]
+    if not (key or named) and len(unnamed) == 1:
+        return unnamed[0]
+    first = pick_column(frame, wanted, candidates, csv_path, key)
+    others = [name for name in named if name != first]
+    others += [] if any(_are_files(frame[name]) for name in named) else unnamed
     there = [first, *(name for name in others if not frame[name].equals(frame[first]))]
     if wanted or len(there) == 1:
         return first
@@ -60,13 +67,16 @@ def photo_column(
     if files == [first]:
         return first
     found = {name: _one_photo(frame[name], index()) for name in there}
+    count = {name: sum(path is not None for path in paths) for name, paths in found.items()}
+    best = max(there, key=lambda name: (count[name], name in files and not count[name]))
+    files = [name for name in files if count[name]]
+    sure = len(files) == 1 and (files[0] in named or all(map(str.isdecimal, frame[first].str.strip())))
     for row, *paths in zip(frame.index, *found.values(), strict=True):
-        if len(set(paths) - {None}) > 1 and len(files) != 1:
+        if len(set(paths) - {None}) > 1 and not sure:
             both = [(name, path) for name, path in zip(there, paths, strict=True) if path]
             shown = " and ".join(f"{path} by column '{name}'" for name, path in both)
             cure = f"name the right column with {key}=" if key else "remove the wrong column"
             raise InputError(f"{csv_path}, row {row}: names {shown}; {cure}")
-    best = max(there, key=lambda name: sum(path is not None for path in found[name]))
     if len(files) == 1 and any(a and a != b for a, b in zip(found[files[0]], found[first], strict=True)):
         best = files[0]
     if best != first:
@@ -74,10 +84,10 @@ def photo_column(
     return best
 
 
-def _are_files(cells: pd.Series) -> bool:
-    """Whether most cells hold the name of a photo's file."""
+def _are_files(cells: pd.Series, share: float = 0.5) -> bool:
+    """Whether more than a share of the cells hold the name of a photo's file."""
     filled = [cell for cell in cells if cell.strip()]
-    return 2 * sum(bool(FILE_NAME.search(cell)) for cell in filled) > len(filled)
+    return sum(bool(FILE_NAME.search(cell)) for cell in filled) > share * len(filled)
 
 
 def _one_photo(cells: Iterable[str], index: PhotoIndex) -> list[str | None]:
