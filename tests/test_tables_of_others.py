@@ -233,7 +233,7 @@ def test_paths_to_predict_are_found_as_in_training(make_tree, tmp_path):
     (root / "l.csv").write_text(f"ID,Bild\n1,{elsewhere}\n")
     assert [(p.id, p.path) for p in find_images(str(root / "l.csv"))] == [("1", str(elsewhere))]
     (root / "l.csv").write_text("Bild,note\n1,x\n")
-    with pytest.raises(InputError, match="no column 'path': it has Bild, note; rename the right one to 'path"):
+    with pytest.raises(InputError, match="no column 'path': it has Bild, note; rename the right one to"):
         find_images(str(root / "l.csv"))
     (root / "l.txt").write_text("a/IMG_0.jpg\nb/1.jpg\n")
     assert [photo.path for photo in find_images(str(root / "l.txt"))] == ["a/IMG_0.jpg", "b/1.jpg"]
