@@ -170,8 +170,13 @@ def test_workbooks_and_archives(read, tmp_path, member, words):
 
 
 @pytest.mark.parametrize(
-    ("yes", "no"), [("1", "0"), ("1.0", "0.0"), ("TRUE", "FALSE"), ("yes", "no"), ("x", ""), ("X", "-")]
-)
+    ("yes", "no"),
+    [
+        ("1", "0"), ("1.0", "0.0"), ("TRUE", "FALSE"), ("yes", "no"), ("x", ""), ("X", "-"), ("si", "no"),
+        ("Sí", "no"), ("si\u0301", "no"), ("j", "n"), ("ja", "nein"), ("v", "f"), ("vero", "falso"),
+        ("P", "N"), ("+", "-"), ("✅", "❌"), ("✔\ufe0f", "✘"), ("да", "нет"), ("Present", "absent"), ("100%", "0%"),
+    ],
+)  # fmt: skip
 def test_one_column_per_label(read, yes, no, caplog):
     text = f"ID,width,Crack,Leak;s\na,640,{yes},{yes}\nb,480,{no},{no}\nc,320,{no},{yes}\n"
     assert paths(read(text)) == {"a.jpg": ["Crack", "Leak;s"], "b.jpg": ["Intact"], "c.jpg": ["Leak;s"]}
