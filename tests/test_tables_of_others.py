@@ -69,6 +69,13 @@ def test_damaged_ids_are_named(read, id_, photo, words):
     assert list(paths(source)) == ["a.jpg"] and words.split(",")[0] in told(source)
 
 
+def test_rows_that_rounded_ids_pile_onto_one_photo_are_told(read):
+    photos = [f"202305141234560{i:02d}.jpg" for i in range(4)]
+    rows = "ID,label\n20230514123456000,x\n20230514123456000,y\n20230514123456001,x\n"
+    assert "digits are rounded: 20230514123456000 (2 rows); format the col" in told(read(rows, *photos))
+    assert not read(rows + "20230514123456002,x\n20230514123456003,x\n").findings
+
+
 def test_ids_that_are_only_unknown_have_no_cause(read):
     source = read("ID,label\na,x\n77,y\nz-9,y\n", "a.jpg", "0123.jpg", "2-1.jpg", "20230512345678.jpg")
     assert [f.name for f in source.findings] == ["ids_missing"]
@@ -174,7 +181,8 @@ def test_workbooks_and_archives(read, tmp_path, member, words):
     [
         ("1", "0"), ("1.0", "0.0"), ("TRUE", "FALSE"), ("yes", "no"), ("x", ""), ("X", "-"), ("si", "no"),
         ("Sí", "no"), ("si\u0301", "no"), ("j", "n"), ("ja", "nein"), ("v", "f"), ("vero", "falso"),
-        ("P", "N"), ("+", "-"), ("✅", "❌"), ("✔\ufe0f", "✘"), ("да", "нет"), ("Present", "absent"), ("100%", "0%"),
+        ("P", "N"), ("+", "-"), ("✅", "❌"), ("✔\ufe0f", "✘"), ("да", "нет"), ("Present", "absent"),
+        ("100%", "0%"),
     ],
 )  # fmt: skip
 def test_one_column_per_label(read, yes, no, caplog):
