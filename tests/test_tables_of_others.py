@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import re
 import zipfile
 
 import pytest
@@ -203,6 +204,21 @@ def test_a_label_column_with_another_cell_is_refused(read, cell):
         read(text)
     with pytest.raises(InputError, match=r"row 2, column 'Crack': '0.9' is neither"):
         read("ID,Crack,Leak\na,0.9,0.2\nb,0.3,1\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ID,component,defect,defect_2\na,Bolt,Crack,Rust\n", "like labels: 'defect_2'; join their cells"),
+        ("ID,label,Label 2,note\na,x,,x or y\nb,y,z,\n", "look like labels: 'Label 2'; join"),
+        ("ID,label,more\na,x,y\nb,y,x;y\nc,x,nan\n", "look like labels: 'more'; join"),
+        ("ID,label,class\na,0,good\nb,1,bad\n", "'class'; .* or name those to read with data.columns"),
+        ('ID,label\na,x;y\nb,"x, y"\n', "by ';', others do not: 'x, y'; use one separator in the table"),
+        ("ID,label,label_note,label_id,set\na,x,thin,7,x1\nb,y,,8,y\n", "^$"),
+    ],
+)
+def test_columns_and_separators_of_more_labels_are_told(read, text, words):
+    assert re.search(words, told(read(text)))
 
 
 def test_line_breaks_in_cells(read, caplog):

@@ -128,27 +128,18 @@ def find_all(ids: Sequence[str], index: PhotoIndex, where: str) -> tuple[dict[st
         findings.append(Finding("ids_doubtful", text, "give paths below the folder of photos", len(doubtful)))
     found |= {id_: [path] for id_, path in clear.items()}
     lost = {id_: count for id_, count in rows.items() if not found[id_]}
-    findings += _piled(rows, found, index.paths)
+    findings += _piled(rows, found, {*index.paths}.difference(*found.values()))
     return found, findings + (_damaged(lost, index.paths) if lost else [])
 
 
-def _piled(
-    rows: Mapping[str, int], found: Mapping[str, Sequence[str]], paths: Sequence[str]
-) -> list[Finding]:
-    """Return a finding of long numbers, rounded, that have rows of other photos of the same first digits."""
-    round_ = {id_: n for id_, n in rows.items() if n > 1 and re.fullmatch(r"\d{15}0+", id_) and found[id_]}
-    if not round_:
-        return []
-    named = {path for some in found.values() for path in some}
-    stems = (PurePosixPath(path).stem for path in paths if path not in named)
-    others = Counter((stem[:15], len(stem)) for stem in stems if stem.isdecimal())
-    piled = {id_: n for id_, n in round_.items() if others[id_[:15], len(id_)]}
-    if not piled:
-        return []
+def _piled(rows: Mapping[str, int], found: Mapping, paths: Iterable[str]) -> list[Finding]:
+    """Return a finding of long numbers that have rows of other photos, too, if their digits are rounded."""
+    others = {(stem[:15], len(stem)) for stem in (PurePosixPath(path).stem for path in paths)}
+    several = {id_: n for id_, n in rows.items() if n > 1 and re.fullmatch(r"\d{15}0+", id_) and found[id_]}
+    piled = {id_: n for id_, n in several.items() if (id_[:15], len(id_)) in others}
     text = f"{len(piled)} IDs end in zeros and have rows of other photos, too, if their digits are rounded"
-    shown = f"{text}: {counted(piled, EXAMPLES, ' rows')}"
-    examples = tuple(found[id_][0] for id_ in [*piled][:EXAMPLES])
-    return [Finding("ids_rounded", shown, TEXT, sum(piled.values()), examples)]
+    shown, examples = counted(piled, EXAMPLES, " rows"), tuple(found[id_][0] for id_ in [*piled][:EXAMPLES])
+    return [Finding("ids_rounded", f"{text}: {shown}", TEXT, sum(piled.values()), examples)] if piled else []
 
 
 def _damaged(lost: Mapping[str, int], paths: Sequence[str]) -> list[Finding]:
