@@ -136,6 +136,7 @@ def test_lines_above_a_header(read, text):
         ("0980.jpg 0\n", "looks like data"),
         ("# exported\na.jpg,x\n", "looks like data"),
         ("Foto,label\na.jpg,image\n", "no column 'ID'"),
+        ('"ID,label"\n"a,x"\n', r"a row is one cell \(ID,label\): remove the quotes around whole rows"),
         ('ID,label\na,x\n\nb,"y\nc,z\n', "not a table from row 4 on: a quote that opens there is not closed"),
         ('ID,label\na,"x\nb,"y"\nc,z\n', "not a table from row 2 on: a quote that opens there is not closed"),
         ('ID,label\na,"x" y\n', "not a table from row 2 on: a quote in a quoted cell has to be doubled"),
@@ -264,7 +265,7 @@ def test_paths_to_predict_are_found_as_in_training(make_tree, tmp_path):
     (root / "l.csv").write_text("Bild,note\n1,x\n")
     with pytest.raises(InputError, match="no column 'path': it has Bild, note; rename the right one to"):
         find_images(str(root / "l.csv"))
-    (root / "l.txt").write_text("a/IMG_0.jpg\nb/1.jpg\n")
+    (root / "l.txt").write_text("# of Monday\na/IMG_0.jpg\n#, and of 2.5.\nb/1.jpg\n")
     assert [photo.path for photo in find_images(str(root / "l.txt"))] == ["a/IMG_0.jpg", "b/1.jpg"]
 
 
@@ -301,6 +302,8 @@ def test_split_files_of_others(tmp_path, caplog):
         by_file(tmp_path, "ID,split\n7,train\n7,train\n", "007.jpg")
     with pytest.raises(InputError, match=r"IDs in two splits: a.jpg \(row 2 train, row 4 val\)"):
         by_file(tmp_path, "ID,split\na,train\n\na.jpg,val\n", "a.jpg")
+    with pytest.raises(InputError, match="this is JSON: write a CSV with the columns ID and split"):
+        by_file(tmp_path, '{"a": "train"}', "a.jpg")
     with pytest.raises(InputError, match="row 2: unknown split 'not train'"):
         by_file(tmp_path, "ID,split\na,not train\n", "a.jpg")
     assert by_file(tmp_path, "ID,split\n0,train\nb,val\n", "s/0.jpg", "b.jpg", others=["0.jpg"]) == {
