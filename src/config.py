@@ -228,8 +228,8 @@ def _wrong_key_or_value(error: OmegaConfBaseException) -> str | None:
     if not name:
         return None
     reason = first_line(error)
-    if "is not a ListConfig" in reason:
-        return f"{name}: needs a list, {name}=[a,b]"
+    if "is not a ListConfig" in reason or "DictConfig with ListConfig" in reason:
+        return f"{name}: needs a list, {name}={['OLD=NEW'] if name == 'data.rename' else '[a,b]'}"
     return f"{name}: {'needs a value, not null' if 'is not Optional' in reason else reason}"
 
 

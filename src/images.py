@@ -96,11 +96,11 @@ def read_header(source: str | Path | bytes | BinaryIO, min_size: tuple[int, int]
         UnreadableImage: where `open_image` would refuse without decoding.
     """
     with _opened(source) as (image, name):
-        width, height = image.size
+        (width, height), bits = image.size, _bits(image)  # tags of a PNG load it
         exif = {tag: _exif(image, ExifTags.Base[tag]) for tag in EXIF_TAGS}
         turned = _orientation(image) >= 5 and name != "TIFF"  # Pillow has swapped the sides of that
         _scale(image, name, min_size)
-        return Header(name, *((height, width) if turned else (width, height)), exif, _bits(image))
+        return Header(name, *((height, width) if turned else (width, height)), exif, bits)
 
 
 def largest_sample(content: bytes) -> tuple[int, bool]:

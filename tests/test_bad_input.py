@@ -63,6 +63,7 @@ def refused(monkeypatch, tmp_path, capsys):
         (["model.lr=1e-3,1e-4"], "several values need -m"),
         (["data.csv=x.csv"], "a table needs model=multilabel or data=table"),
         (["model.task=multiclass"], "choose model=dual_head"),
+        (["data.rename={a: b}"], "data.rename: needs a list, data.rename=['OLD=NEW']"),
         (["data.separator='unbalanced"], "needs quotes, data.separator=unbalanced"),
         (["model=multilabel"], "or read folders that are named after labels with data=folders"),
         (["model.head_weights={defct: 2}"], "did you mean 'defect'"),

@@ -11,12 +11,14 @@ from tests.made import FAST, REPOSITORY, only_run, run_script
 
 QUICK = ("trainer.max_epochs=1", "data.num_workers=0", "trainer.accelerator=cpu", "callbacks.figures=null",
          "preprocess.image_size=24")  # fmt: skip
+LOOPS = ("trainer.fast_dev_run=true", "data.batch_size=2",
+         "callbacks.figures={_target_: src.callbacks.history.TensorBoardFigures}")  # fmt: skip
 OTHERS = sorted(p.stem for p in (REPOSITORY / "conf" / "experiment").glob("*.yaml") if p.stem != "demo")
 
 
 @pytest.mark.parametrize(
     ("name", "fast"),
-    [*((name, ()) for name in OTHERS), *((name, ("trainer.fast_dev_run=true",)) for name in OTHERS[:2])],
+    [*((name, ()) for name in OTHERS), *((name, LOOPS) for name in OTHERS[:2])],
 )
 def test_experiments_run(photos, table, monkeypatch, tmp_path, name, fast):
     data = table if "multilabel" in name else photos

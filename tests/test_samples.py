@@ -203,6 +203,11 @@ def test_sample_bits(tmp_path):
     (look,) = inspect_photos(tmp_path, ["d.tif"])
     assert "up to 4,095" in str(sample_range(["d.tif"], [look]))
     assert "scale these files to 8 bits" in str(sample_range(["d.tif"], [look]))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0))
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in COLOURS * 16)
+    data = chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    (tmp_path / "e.png").write_bytes(b"\x89PNG\r\n\x1a\n" + head + data)
+    assert "up to 4,095" in str(sample_range(["e.png"], inspect_photos(tmp_path, ["e.png"])))
     assert "16-bit colour" in reason(colour, sample_bits=12) and opened(colour, sample_bits=16).max() == 15
     for wrong in (7, 33, "12", True):
         with pytest.raises(InputError, match="sample_bits"):

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import re
 import zipfile
 
 import pytest
@@ -66,6 +67,13 @@ def test_damaged_ids_are_named(read, id_, photo, words):
     assert list(paths(source)) == ["a.jpg"] and words.split(",")[0] in told(source)
 
 
+def test_rows_that_rounded_ids_pile_onto_one_photo_are_told(read):
+    photos = [f"202305141234560{i:02d}.jpg" for i in range(4)]
+    rows = "ID,label\n20230514123456000,x\n20230514123456000,y\n20230514123456001,x\n"
+    assert "digits are rounded: 20230514123456000 (2 rows); format the col" in told(read(rows, *photos))
+    assert not read(rows + "20230514123456002,x\n20230514123456003,x\n").findings
+
+
 def test_ids_that_are_only_unknown_have_no_cause(read):
     source = read("ID,label\na,x\n77,y\nz-9,y\n", "a.jpg", "0123.jpg", "2-1.jpg", "20230512345678.jpg")
     assert [f.name for f in source.findings] == ["ids_missing"]
@@ -78,6 +86,13 @@ def test_of_an_id_and_a_file_the_one_with_an_extension_decides(read, tmp_path, c
     (tmp_path / "images" / "l.csv").write_text(rows)
     assert [(p.id, p.path) for p in find_images(str(tmp_path / "images" / "l.csv"))][:1] == [("1", "0.jpg")]
     assert paths(read(rows, id="ID"))["0.jpg"] == ["x"]
+    for name in ("file_name", "Image Name", "img"):  # a column of files is one under any name
+        source = read(rows.replace("filename", name))
+        assert paths(source) == {"2.jpg": ["x"], "0.jpg": ["y"], "1.jpg": ["z"]}
+    (tmp_path / "images" / "l.csv").write_text(rows.replace("filename", "image_path"))
+    assert [(p.id, p.path) for p in find_images(str(tmp_path / "images" / "l.csv"))][:1] == [("1", "0.jpg")]
+    with pytest.raises(InputError, match=r"row 2: names a.jpg by column 'ID' and 1.jpg .*'img'; .*data.id="):
+        read("ID,img,label\na,1.jpg,x\n1,a.jpg,y\n", "a.jpg", "1.jpg")
     both = "ID,file,label\n0,0,x\n1,2,y\n"
     with pytest.raises(InputError, match=r"row 3: names 1.jpg by column 'ID' and 2.jpg .*data.id="):
         read(both)
@@ -118,6 +133,7 @@ def test_lines_above_a_header(read, text):
         ("0980.jpg 0\n", "looks like data"),
         ("# exported\na.jpg,x\n", "looks like data"),
         ("Foto,label\na.jpg,image\n", "no column 'ID'"),
+        ('"ID,label"\n"a,x"\n', r"a row is one cell \(ID,label\): remove the quotes around whole rows"),
         ('ID,label\na,x\n\nb,"y\nc,z\n', "not a table from row 4 on: a quote that opens there is not closed"),
         ('ID,label\na,"x\nb,"y"\nc,z\n', "not a table from row 2 on: a quote that opens there is not closed"),
         ('ID,label\na,"x" y\n', "not a table from row 2 on: a quote in a quoted cell has to be doubled"),
@@ -160,8 +176,14 @@ def test_workbooks_and_archives(read, tmp_path, member, words):
 
 
 @pytest.mark.parametrize(
-    ("yes", "no"), [("1", "0"), ("1.0", "0.0"), ("TRUE", "FALSE"), ("yes", "no"), ("x", ""), ("X", "-")]
-)
+    ("yes", "no"),
+    [
+        ("1", "0"), ("1.0", "0.0"), ("TRUE", "FALSE"), ("yes", "no"), ("x", ""), ("X", "-"), ("si", "no"),
+        ("Sí", "no"), ("si\u0301", "no"), ("j", "n"), ("ja", "nein"), ("v", "f"), ("vero", "falso"),
+        ("P", "N"), ("+", "-"), ("✅", "❌"), ("✔\ufe0f", "✘"), ("да", "нет"), ("Present", "absent"),
+        ("100%", "0%"),
+    ],
+)  # fmt: skip
 def test_one_column_per_label(read, yes, no, caplog):
     text = f"ID,width,Crack,Leak;s\na,640,{yes},{yes}\nb,480,{no},{no}\nc,320,{no},{yes}\n"
     assert paths(read(text)) == {"a.jpg": ["Crack", "Leak;s"], "b.jpg": ["Intact"], "c.jpg": ["Leak;s"]}
@@ -180,6 +202,21 @@ def test_a_label_column_with_another_cell_is_refused(read, cell):
         read(text)
     with pytest.raises(InputError, match=r"row 2, column 'Crack': '0.9' is neither"):
         read("ID,Crack,Leak\na,0.9,0.2\nb,0.3,1\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ID,component,defect,defect_2\na,Bolt,Crack,Rust\n", "like labels: 'defect_2'; join their cells"),
+        ("ID,label,Label 2,note\na,x,,x or y\nb,y,z,\n", "look like labels: 'Label 2'; join"),
+        ("ID,label,more\na,x,y\nb,y,x;y\nc,x,nan\n", "look like labels: 'more'; join"),
+        ("ID,label,class\na,0,good\nb,1,bad\n", "'class'; .* or name those to read with data.columns"),
+        ('ID,label\na,x;y\nb,"x, y"\n', "by ';', others do not: 'x, y'; use one separator in the table"),
+        ("ID,label,label_note,label_id,set\na,x,thin,7,x1\nb,y,,8,y\n", "^$"),
+    ],
+)
+def test_columns_and_separators_of_more_labels_are_told(read, text, words):
+    assert re.search(words, told(read(text)))
 
 
 def test_line_breaks_in_cells(read, caplog):
@@ -217,7 +254,15 @@ def test_paths_to_predict_are_found_as_in_training(make_tree, tmp_path):
     for cell, path in {**cells, "b/Bru\u0308cke.jpg": "b/Br\u00fccke.jpg"}.items():
         (root / "l.csv").write_text(f'path,ID\n"{cell}",n\n', encoding="utf-8")
         assert [(p.path, p.id) for p in find_images(str(root / "l.csv"))] == [(path, "n")]
-    (root / "l.txt").write_text("a/IMG_0.jpg\nb/1.jpg\n")
+    (root / "l.csv").write_text("Bild,note\nb/1.jpg,x\n")
+    assert [p.path for p in find_images(str(root / "l.csv"))] == ["b/1.jpg"]
+    elsewhere = make_tree(tmp_path / "elsewhere", "0.jpg") / "0.jpg"
+    (root / "l.csv").write_text(f"ID,Bild\n1,{elsewhere}\n")
+    assert [(p.id, p.path) for p in find_images(str(root / "l.csv"))] == [("1", str(elsewhere))]
+    (root / "l.csv").write_text("Bild,note\n1,x\n")
+    with pytest.raises(InputError, match="no column 'path': it has Bild, note; rename the right one to"):
+        find_images(str(root / "l.csv"))
+    (root / "l.txt").write_text("# of Monday\na/IMG_0.jpg\n#, and of 2.5.\nb/1.jpg\n")
     assert [photo.path for photo in find_images(str(root / "l.txt"))] == ["a/IMG_0.jpg", "b/1.jpg"]
 
 
@@ -248,10 +293,14 @@ def test_split_files_of_others(tmp_path, caplog):
     assert by_file(tmp_path, rows, "a/0.jpg", "a/1.jpg", "b.jpg") == splits
     both = "ID,file,split\n0,1.jpg,train\n1,0.jpg,test\n"
     assert by_file(tmp_path, both, "0.jpg", "1.jpg") == {"1": "train", "0": "test"}
+    both = both.replace("file", "image_path")
+    assert by_file(tmp_path, both, "0.jpg", "1.jpg") == {"1": "train", "0": "test"}
     with pytest.raises(InputError, match=r"1 IDs \(2 rows\) lost their leading zeros, as 7 for 007.jpg"):
         by_file(tmp_path, "ID,split\n7,train\n7,train\n", "007.jpg")
     with pytest.raises(InputError, match=r"IDs in two splits: a.jpg \(row 2 train, row 4 val\)"):
         by_file(tmp_path, "ID,split\na,train\n\na.jpg,val\n", "a.jpg")
+    with pytest.raises(InputError, match="this is JSON: write a CSV with the columns ID and split"):
+        by_file(tmp_path, '{"a": "train"}', "a.jpg")
     with pytest.raises(InputError, match="row 2: unknown split 'not train'"):
         by_file(tmp_path, "ID,split\na,not train\n", "a.jpg")
     named = by_file(tmp_path, "ID,split\n0,train\nb,val\n", "s/0.jpg", "b.jpg", others=["0.jpg"])

@@ -138,7 +138,8 @@ class TensorBoardFigures(L.Callback):
     ) -> Figure:
         """Draw photos from all over the validation split with their predicted and true labels."""
         dataset = trainer.datamodule.dataset("val")
-        chosen = np.linspace(0, len(dataset) - 1, min(self.samples, len(dataset))).round().astype(int)
+        scored = len(scores)  # the first photos, where the batches of validation are limited
+        chosen = np.linspace(0, scored - 1, min(self.samples, scored)).round().astype(int)
         photos = np.stack([dataset[0, int(i)]["image"].permute(1, 2, 0).numpy() for i in chosen])
         thresholds = module.thresholds.cpu().numpy() if hasattr(module, "thresholds") else None
         truth, predicted = [], []

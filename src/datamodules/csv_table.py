@@ -42,6 +42,7 @@ MARKUP = (  # begin in lower case, kind, cure
     (r"<[?!a-z]", "XML", "write a CSV with the columns ID and label, or open it in a spreadsheet"),
 )
 SEP_LINE = re.compile(r'"?sep=([^\r\n])"?\1*[^\S\r\n]*(?:\r\n|\r|\n)', re.IGNORECASE)
+COMMENT = re.compile(r"^#(?!\S+\.\w+\s*$)[^\r\n]*", re.MULTILINE)  # `#1.jpg` is a photo
 FILE_NAME = re.compile(rf"\S({'|'.join(sorted(map(re.escape, EXTENSIONS)))})(?!\w)", re.IGNORECASE)
 
 
@@ -79,8 +80,9 @@ def read_csv(
     text = _decode(_content(path, key), encoding, where)
     if sep := SEP_LINE.match(text):  # a spreadsheet shows no row for it
         text, delimiter = text[sep.end() :], delimiter or sep[1]
-    if headless and _is_list(text):
-        rows = dict(_rows(text, NO_DELIMITER, where))
+    paths = COMMENT.sub("", text) if path.suffix.lower() == ".txt" else text
+    if headless and _is_list(paths):
+        rows = dict(_rows(paths, NO_DELIMITER, where))
         return pd.DataFrame([*rows.values()], [*rows], [headless], dtype=object)
     delimiter, begin = _find_header(text, delimiter, names, where)
     rows = {number: cells for number, cells in _rows(text, delimiter, where) if number >= begin}
@@ -221,6 +223,8 @@ def _decode(content: bytes, encoding: str | None, where: str) -> str:
         for pattern, kind, way in MARKUP:
             if re.match(pattern, begin):
                 coco = " (COCO)" if kind == "JSON" and '"images"' in text and '"annotations"' in text else ""
+                last = {"data.split_file": "and split", "images": "or path"}.get(where.partition("=")[0])
+                way = way.replace("and label", last or "and label")
                 raise InputError(f"{where}: not a table: this is {kind}{coco}: {way}")
         return text
     raise InputError(f"{where}: not text in {' or '.join(candidates)}; {cure}")
@@ -242,5 +246,7 @@ def pick_column(
         if len(alike) == 1:
             return alike[0]
     there = listed(nearest(names[0], frame.columns), 20)
-    cure = f"; name the right one with {key}=" if key else ""
-    raise InputError(f"{csv_path} has no column '{names[0]}': it has {there}{cure}")
+    if len(frame.columns) == 1 and any(mark in frame.columns[0] for mark in DELIMITERS):
+        raise InputError(f"{csv_path}: a row is one cell ({there}): remove the quotes around whole rows")
+    cure = f"name the right one with {key}=" if key else f"rename the right one to '{names[0]}'"
+    raise InputError(f"{csv_path} has no column '{names[0]}': it has {there}; {cure}")

@@ -231,7 +231,7 @@ class _StatsCache:
         if not cache_dir:
             return
         names = [field.name for field in fields(ImageStats)]
-        about = [2, str(root.absolute()), HASHED_SIZE, sorted(decoder().items()), names]
+        about = [3, str(root.absolute()), HASHED_SIZE, sorted(decoder().items()), names]
         about += [SHORT_SIDE, TILE, TILE_CONTRAST, ROUNDING, WHITE, sample_bits]
         name = hashlib.blake2b(repr(about).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
         try:

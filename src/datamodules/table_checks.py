@@ -11,7 +11,7 @@ import pandas as pd
 
 from src.datamodules.csv_table import FILE_NAME, pick_column
 from src.datamodules.records import EXAMPLES, Finding, PhotoIndex, path_parts
-from src.errors import InputError, listed
+from src.errors import InputError, counted, listed
 
 log = logging.getLogger(__name__)
 QUOTES = "='\"`\u2018\u2019\u201c\u201d \u200b\u200e\u200f\u2060\ufeff"  # and letters that cannot be seen
@@ -43,16 +43,23 @@ def photo_column(
     key: str,
     index: Callable[[], PhotoIndex],
 ) -> str:
-    """Return the column that names the photos: `wanted`, or the best of `candidates`.
+    """Return the column that names the photos: `wanted`, or the best of `candidates` and of file names.
 
-    Where several are there and name different photos, it is the only one whose cells are names of files.
+    Where several are there and name different photos, it is the only one whose cells are names of files; if
+    its own name is no candidate's, only next to numbers. Without a `key`, that is the way to name a column,
+    the only column of file names needs no candidate's name.
 
     Raises:
         InputError: no such column, or several that name different photos.
     """
-    first = pick_column(frame, wanted, candidates, csv_path, key)
     known = {name.casefold() for name in candidates}
-    others = [name for name in frame.columns if name.casefold() in known and name != first]
+    named = [name for name in frame.columns if name.casefold() in known]
+    unnamed = [n for n in frame.columns if not wanted and n not in named and _are_files(frame[n], 0.9)]
+    if not (key or named) and len(unnamed) == 1:
+        return unnamed[0]
+    first = pick_column(frame, wanted, candidates, csv_path, key)
+    others = [name for name in named if name != first]
+    others += [] if any(_are_files(frame[name]) for name in named) else unnamed
     there = [first, *(name for name in others if not frame[name].equals(frame[first]))]
     if wanted or len(there) == 1:
         return first
@@ -60,13 +67,16 @@ def photo_column(
     if files == [first]:
         return first
     found = {name: _one_photo(frame[name], index()) for name in there}
+    count = {name: sum(path is not None for path in paths) for name, paths in found.items()}
+    best = max(there, key=lambda name: (count[name], name in files and not count[name]))
+    files = [name for name in files if count[name]]
+    sure = len(files) == 1 and (files[0] in named or all(map(str.isdecimal, frame[first].str.strip())))
     for row, *paths in zip(frame.index, *found.values(), strict=True):
-        if len(set(paths) - {None}) > 1 and len(files) != 1:
+        if len(set(paths) - {None}) > 1 and not sure:
             both = [(name, path) for name, path in zip(there, paths, strict=True) if path]
             shown = " and ".join(f"{path} by column '{name}'" for name, path in both)
             cure = f"name the right column with {key}=" if key else "remove the wrong column"
             raise InputError(f"{csv_path}, row {row}: names {shown}; {cure}")
-    best = max(there, key=lambda name: sum(path is not None for path in found[name]))
     if len(files) == 1 and any(a and a != b for a, b in zip(found[files[0]], found[first], strict=True)):
         best = files[0]
     if best != first:
@@ -74,10 +84,10 @@ def photo_column(
     return best
 
 
-def _are_files(cells: pd.Series) -> bool:
-    """Whether most cells hold the name of a photo's file."""
+def _are_files(cells: pd.Series, share: float = 0.5) -> bool:
+    """Whether more than a share of the cells hold the name of a photo's file."""
     filled = [cell for cell in cells if cell.strip()]
-    return 2 * sum(bool(FILE_NAME.search(cell)) for cell in filled) > len(filled)
+    return sum(bool(FILE_NAME.search(cell)) for cell in filled) > share * len(filled)
 
 
 def _one_photo(cells: Iterable[str], index: PhotoIndex) -> list[str | None]:
@@ -114,7 +124,18 @@ def find_all(ids: Sequence[str], index: PhotoIndex, where: str) -> tuple[dict[st
         findings.append(Finding("ids_doubtful", text, "give paths below the folder of photos", len(doubtful)))
     found |= {id_: [path] for id_, path in clear.items()}
     lost = {id_: count for id_, count in rows.items() if not found[id_]}
+    findings += _piled(rows, found, {*index.paths}.difference(*found.values()))
     return found, findings + (_damaged(lost, index.paths) if lost else [])
+
+
+def _piled(rows: Mapping[str, int], found: Mapping, paths: Iterable[str]) -> list[Finding]:
+    """Return a finding of long numbers that have rows of other photos, too, if their digits are rounded."""
+    others = {(stem[:15], len(stem)) for stem in (PurePosixPath(path).stem for path in paths)}
+    several = {id_: n for id_, n in rows.items() if n > 1 and re.fullmatch(r"\d{15}0+", id_) and found[id_]}
+    piled = {id_: n for id_, n in several.items() if (id_[:15], len(id_)) in others}
+    text = f"{len(piled)} IDs end in zeros and have rows of other photos, too, if their digits are rounded"
+    shown, examples = counted(piled, EXAMPLES, " rows"), tuple(found[id_][0] for id_ in [*piled][:EXAMPLES])
+    return [Finding("ids_rounded", f"{text}: {shown}", TEXT, sum(piled.values()), examples)] if piled else []
 
 
 def _damaged(lost: Mapping[str, int], paths: Sequence[str]) -> list[Finding]:

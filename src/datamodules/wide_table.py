@@ -1,6 +1,7 @@
 """Tables with one column per label, of 1 and 0, true and false, yes and no, or x and nothing."""
 
 import logging
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Sequence
 
@@ -12,8 +13,10 @@ from src.errors import InputError, listed
 log = logging.getLogger(__name__)
 WORDS = (
     ("1", "0"), ("true", "false"), ("yes", "no"), ("x", "-"), ("y", "n"), ("t", "f"), ("ja", "nein"),
-    ("j", "n"), ("wahr", "falsch"), ("oui", "non"), ("vrai", "faux"), ("si", "no"), ("sí", "no"),
-    ("\u2713", "\u2717"), ("\u2714", "\u2718"),
+    ("j", "n"), ("wahr", "falsch"), ("oui", "non"), ("vrai", "faux"), ("si", "no"),
+    ("\u2713", "\u2717"), ("\u2714", "\u2718"), ("\u2705", "\u274c"), ("+", "-"), ("p", "n"), ("v", "f"),
+    ("vero", "falso"), ("verdadero", "falso"), ("sim", "nao"), ("\u0434\u0430", "\u043d\u0435\u0442"),
+    ("present", "absent"), ("positive", "negative"), ("100%", "0%"),
 )  # fmt: skip
 NO_LABELS = {"split", "group", "set", "fold", "index", "unnamed: 0"}
 
@@ -35,9 +38,10 @@ def labels_of_columns(
     others = {name.casefold() for name in others} | NO_LABELS
     names = [name for name in frame.columns if name.casefold() not in others]
     cells = {name: [_plain(cell) for cell in frame[name]] for name in names}
-    pairs = {name: pair for name, column in cells.items() if (pair := _words(column))}
-    (yes, no), count = Counter(pairs.values()).most_common(1)[0] if pairs else (WORDS[0], 0)
-    if count < 2:
+    pairs = {name: shares for name, column in cells.items() if (shares := _words(column))}
+    count = Counter(pair for shares in pairs.values() for pair in shares)
+    yes, no = max(WORDS, key=lambda pair: (count[pair], sum(shares[pair] for shares in pairs.values())))
+    if count[yes, no] < 2:
         return None
     rows = list(zip(*(cells[name] for name in pairs), strict=True))
     for name in pairs:  # where no cell says no, an empty one does
@@ -62,17 +66,19 @@ def labels_of_columns(
 
 
 def _plain(cell: str) -> str:
-    """Return a cell in lower case; numbers that are 1 and 0 as such."""
+    """Return a cell in lower case, without accents and variants; numbers that are 1 and 0 as such."""
     text = cell.strip().casefold()
+    if not text.isascii():
+        text = "".join(c for c in unicodedata.normalize("NFD", text) if unicodedata.category(c) != "Mn")
     return {1.0: "1", 0.0: "0"}.get(number(text), text)
 
 
-def _words(cells: Sequence[str]) -> tuple[str, str] | None:
-    """Return the words for yes and no that most cells are; those of numbers for scores from -1 to 1."""
+def _words(cells: Sequence[str]) -> Counter[tuple[str, str]]:
+    """Return the words for yes and no that most cells are, with their share; `1` and `0` for scores."""
     count = Counter(filter(None, cells))
-    for pair in WORDS:
-        if count and 2 * sum(count[name] for name in pair) >= count.total():
-            return pair
-    found = [number(cell) for cell in count]
-    scores = found and all(score is not None and -1 <= score <= 1 for score in found)
-    return WORDS[0] if scores else None
+    shares = Counter({pair: sum(count[name] for name in pair) / max(1, count.total()) for pair in WORDS})
+    if found := Counter({pair: share for pair, share in shares.items() if share >= 0.5}):
+        return found
+    numbers = [number(cell) for cell in count]
+    scores = numbers and all(score is not None and -1 <= score <= 1 for score in numbers)
+    return Counter({WORDS[0]: 1}) if scores else Counter()
