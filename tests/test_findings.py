@@ -186,3 +186,28 @@ def test_train_and_explore_tell_and_strict_refuses(monkeypatch, tmp_path, caplog
     assert "data.rename=[" in (tmp_path / "look" / "explore.html").read_text()
     assert run_script(monkeypatch, "train", *small, "data.strict=true") == 2
     assert "read the same" in capsys.readouterr().err
+
+
+def test_splits_within_labels_leave_loose_photos_out(read_tree):
+    paths = ("Crack/train/1.jpg", "Crack/dev/2.jpg", "Leak/train/3.jpg", "Leak/dev/4.jpg", "Leak/5.jpg")
+    labels, given, findings = read_tree(*paths, label_folder="top")
+    assert labels == {"Crack": 2, "Leak": 2} and sorted(given.values()) == ["train", "train", "val", "val"]
+    assert "Leak/5.jpg" in findings["photos_outside"]
+
+
+def test_a_class_named_as_its_split_stays(read_tree):
+    labels, _, _ = read_tree("train/bus/1.jpg", "train/train/2.jpg", "val/bus/3.jpg", "val/train/4.jpg")
+    assert labels == {"bus": 2, "train": 2}
+
+
+def test_missing_labels_of_folders_are_unlabelled_photos(read_tree):
+    labels, _, findings = read_tree("Crack/1.jpg", "Leak/2.jpg", "unsorted/3.jpg", missing=["unsorted"])
+    assert labels == {"Crack": 1, "Leak": 1} and "Left out 1 photos" in findings["photos_unlabelled"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "label"), [("[None]", None), ("['Crack', nan]", "Crack"), ("(a), (b)", "(a), (b)")]
+)
+def test_missing_in_a_list_is_no_label(read_cells, cell, label):
+    found, _ = read_cells([cell, "Rust"])
+    assert found == ({label: 1, "Rust": 1} if label else {"Rust": 1})

@@ -80,8 +80,8 @@ def test_quotes_hold_delimiters_and_line_breaks(table):
         ("ID,label\n", "a header and no rows"),
         ("ID,component,defect\na,Joint,Leaks,Loose\n", "row 2: 4 cells under a header of 3"),
         ("ID,label,label\na,x,y\n", "several columns are named label"),
-        ("ID,part\na,x\n", "no column 'label': it has .*name the right one with data.columns.label="),
-        ("ID,component,damage\na,x,y\n", "no column 'defect': it has .*data.columns.defect="),
+        ("ID,part\na,x\n", "no column 'label': it has .*data.columns={label: COLUMN}"),
+        ("ID,component,damage\na,x,y\n", "no column 'defect': it has .*data.columns={defect: COLUMN}"),
         ("Nr,component,defect\na,x,y\n", "no column 'ID': it has .*data.id="),
         ("ID,component,defect\na,nan,\nb,component,defect\n", "no row carries a label"),
         ("ID,component,defect\nx,Joint,Leaks\n", "none of the 1 IDs .* names one photo below"),
@@ -160,7 +160,9 @@ def test_columns_by_name(table):
     assert labels(table(text, id="Foto", columns=columns)) == {
         "a": {"component": ["Joint"], "defect": ["Leaks"]}
     }
-    with pytest.raises(InputError, match=r"no column 'Schadn': it has Schaden, .*data.columns.defect="):
+    with pytest.raises(
+        InputError, match=r"no column 'Schadn': it has Schaden, .*data.columns={defect: COLUMN}"
+    ):
         table(text, id="Foto", columns={"defect": "Schadn"})
     with pytest.raises(InputError, match="multiclass has the one kind 'label'"):
         table(text, id="Foto", columns=columns, task="multiclass")

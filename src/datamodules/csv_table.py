@@ -176,7 +176,8 @@ def _is_data(header: Sequence[str], rows: Collection[Sequence[str]]) -> bool:
     """Whether a first row is no header: it holds a file's name, a number first, or cells that come again."""
     if header[0].replace(".", "").isdigit() or any(map(FILE_NAME.search, header)):
         return True
-    pairs = {(i, name) for i, name in enumerate(header) if name}
+    words = {"component", "defect", "label", "labels"}  # placeholders in cells, too
+    pairs = {(i, name) for i, name in enumerate(header) if name and name.lower() not in words}
     return any(pair in pairs for row in rows for pair in enumerate(map(str.strip, row)))
 
 
@@ -248,5 +249,8 @@ def pick_column(
     there = listed(nearest(names[0], frame.columns), 20)
     if len(frame.columns) == 1 and any(mark in frame.columns[0] for mark in DELIMITERS):
         raise InputError(f"{csv_path}: a row is one cell ({there}): remove the quotes around whole rows")
+    if key.startswith("data.columns."):
+        kinds = f"name the label columns with data.columns={{{key.rpartition('.')[2]}: COLUMN}}"
+        raise InputError(f"{csv_path} has no column '{names[0]}': it has {there}; {kinds}")
     cure = f"name the right one with {key}=" if key else f"rename the right one to '{names[0]}'"
     raise InputError(f"{csv_path} has no column '{names[0]}': it has {there}; {cure}")

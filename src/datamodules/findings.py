@@ -127,15 +127,19 @@ def listed_labels(cell: str) -> list[str] | None:
         return _leaves(json.loads(text))
     except (ValueError, RecursionError):
         inner = text[1:-1]
+    inner = re.sub(r"(?<![\w'\"])(?:None|nan|NaN|null)(?![\w'\"])", "", inner)  # a missing label
     quotes = [a or b for a, b in QUOTED.findall(inner)]
     found = quotes if quotes and not QUOTED.sub("", inner).strip(" ,;\n") else inner.split(",")
-    if any(mark in "".join(found) for mark in "[]{}:") or None not in map(number, found):
+    numbers = any(found) and None not in map(number, found)
+    if numbers or any(mark in "".join(found) for mark in "[]{}():'\""):
         return None
     return [name for name in found if name.strip()]
 
 
 def _leaves(content: object) -> list[str] | None:
     """Return the labels in JSON; None where it is not clear which texts are labels."""
+    if content is None or content != content:
+        return []
     if isinstance(content, str):
         return [content]
     if isinstance(content, list):
@@ -145,8 +149,8 @@ def _leaves(content: object) -> list[str] | None:
         return None
     if content and all(isinstance(value, int) and value in (0, 1) for value in content.values()):
         return [name for name, value in content.items() if value]
-    ends = ("choices", "label", "labels", "class")
-    key = next((key for key in content if key.lower().endswith(ends)), None)
+    keys = ["choices", "labels", "label", "class", *(key for key in content if key.endswith("labels"))]
+    key = next((key for key in keys if key in content), None)
     return _leaves(content[key]) if key else None
 
 

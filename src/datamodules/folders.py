@@ -10,15 +10,15 @@ from src.datamodules import records as rec
 from src.datamodules.layouts import (
     check_level,
     check_names,
-    label_folders,
     refuse_exports,
+    split_and_folders,
     split_folders,
+    split_name,
     splits_within,
     table_cure,
 )
 from src.datamodules.photo_datamodule import PhotoDataModule
 from src.datamodules.records import EXAMPLES, Finding, Listing, Record, Source, tidy
-from src.datamodules.splits import SPLIT_NAMES
 from src.errors import InputError, counted, listed, nearest
 from src.files import refuse_archive, user_path
 
@@ -32,8 +32,8 @@ def parse_pair(
     """Parse a folder's name as (component, defect), or return None.
 
     With a vocabulary the longest known component that starts the name and the longest known defect that ends
-    it count, joined by any of `_`, `-`, space or `separator`; without one the name is cut at its last
-    `separator`. With only one of the two vocabularies, the rest of the name is the other label.
+    it count, in any letter case, joined by any of `_`, `-`, space or `separator`; without one the name is cut
+    at its last `separator`. With only one of the two vocabularies, the rest of the name is the other label.
     """
     components, defects = list(components), list(defects)
     if not components and not defects:
@@ -45,8 +45,12 @@ def parse_pair(
 
     joint = rf"(?:\s*(?:{re.escape(separator)}|[_-])\s*|\s+)"
     pattern = rf"({longest_first(components)}){joint}({longest_first(defects)})"
-    match = re.fullmatch(pattern, name.strip())
-    return (match[1], match[2]) if match else None
+    match = re.fullmatch(pattern, name.strip(), re.IGNORECASE)
+    if not match:
+        return None
+    spelled = {known.casefold(): known for known in (*components, *defects)}
+    first, second = (spelled.get(match[i].casefold(), match[i]) for i in (1, 2))
+    return first, second
 
 
 def _listing(root: Path) -> Listing:
@@ -106,32 +110,39 @@ class FolderDataModule(PhotoDataModule):
         root = user_path(self.root)
         listing = _listing(root)
         paths, split_of = listing.paths, split_folders(listing.paths)
-        refuse_exports(listing, split_of)
-        within = self.label_folder is None and splits_within(listing, split_of)
+        within = self.label_folder in (None, "top") and splits_within(listing, split_of)
         findings = listing.findings()
         if self.label_folder is None and not within:
+            refuse_exports(listing, split_of)
             findings += check_level(listing, split_of, self._labels, self.task != "multiclass")
         level = {"parent": -1, "both": None}.get(self.label_folder, 0)
         labels_of: dict[str, dict[str, tuple[str, ...]] | None] = {}
-        records, given, outside = [], {}, []
+        records, given, outside, unnamed = [], {}, [], []
         unparsed: Counter[str] = Counter()
         for path, id_ in zip(paths, rec.ids_from_paths(paths), strict=True):
-            split, folders = split_of.get(path.partition("/")[0]), label_folders(path, split_of)
-            if not folders or (split_of and not split) or (level is None and len(folders) < 2):
+            split, folders = split_and_folders(path, split_of)
+            short = len(folders) < (2 if within or level is None else 1)
+            if short or (split_of and not split):
                 outside.append(path)
                 continue
-            split = SPLIT_NAMES[folders[1].lower()] if within else split
+            split = split_name(folders[1]) if within else split
             name = self.separator.join(map(tidy, folders[:2])) if level is None else tidy(folders[level])
             if name not in labels_of:
                 labels_of[name] = self._labels(name)
             if labels_of[name] is None:
                 unparsed[name] += 1
                 continue
+            if not any(labels_of[name].values()):
+                unnamed.append(path)
+                continue
             records.append(Record(id_, path, labels_of[name]))
             if split:
                 given[id_] = split
         findings += check_names(listing, split_of)
         findings += self._left_out(listing, records, outside, unparsed)
+        if unnamed:
+            text = f"Left out {len(unnamed)} photos whose folders name no label after data.missing"
+            findings.append(Finding("photos_unlabelled", text, "", len(unnamed), tuple(unnamed[:EXAMPLES])))
         if level == 0 and (empty := _empty_folders(listing, split_of, set(labels_of))):
             text = f"Folders without a photo: {listed(empty, 30)}"
             findings.append(Finding("folders_empty", text, "", len(empty)))

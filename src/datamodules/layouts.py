@@ -37,42 +37,68 @@ COPY = re.compile(
 
 
 def split_folders(paths: Sequence[str]) -> dict[str, str]:
-    """Return `{top folder: split}` of a tree that is split already, else nothing.
+    """Return `{folder: split}` of a tree that is split already, else nothing.
 
     A tree is split where its top folders hold a `train` and either another split or nothing else, so that a
     class named `train` among others stays a class; or where all top folders with folders of photos are named
-    after two or three splits in another way (`dev`, `seg_train`, `val2017`).
+    after two or three splits in another way (`dev`, `seg_train`, `val2017`). Some archives are unpacked into
+    `train/train/`; that is then the folder.
     """
-    tops = {path.partition("/")[0] for path in paths if "/" in path}
-    split_of = {top: SPLIT_NAMES[top.lower()] for top in tops if top.lower() in SPLIT_NAMES}
-    if "train" in split_of.values() and (len(split_of) > 1 or len(tops) == 1):
-        return split_of
-    deep = {path.partition("/")[0] for path in paths if len(_once(path.split("/")[:-1])) > 1}
-    alike = {top: SPLIT_LIKE.fullmatch(top.lower()) for top in deep or tops}
-    if not all(alike.values()):
+    below: dict[str, set[str]] = defaultdict(set)
+    for path in paths:
+        if "/" in path:
+            top, *others, _ = path.split("/")
+            below[top].add(others[0] if others else "")
+    whole = {
+        top: f"{top}/{name}"
+        if len(names) == 1 and (name := next(iter(names))).lower() == top.lower()
+        else top
+        for top, names in below.items()
+    }
+    named = {top: SPLIT_NAMES[top.lower()] for top in below if top.lower() in SPLIT_NAMES}
+    if "train" in named.values() and (len(named) > 1 or len(below) == 1):
+        return {whole[top]: split for top, split in named.items()}
+    deep = {
+        top
+        for top, folder in whole.items()
+        if any(p.startswith(f"{folder}/") and _deeper(p, folder) for p in paths)
+    }
+    found = {top: split_name(top) for top in deep or below}
+    if not all(found.values()) or "train" not in found.values() or len(set(found.values())) < 2:
         return {}
-    split_of = {top: OTHER_SPLITS[match[1]] for top, match in alike.items()}
-    return split_of if "train" in split_of.values() and len(set(split_of.values())) > 1 else {}
+    return {whole[top]: split for top, split in found.items()}
+
+
+def _deeper(path: str, folder: str) -> bool:
+    """Whether a photo lies in a folder below another one."""
+    return "/" in path[len(folder) + 1 :]
+
+
+def split_name(folder: str) -> str:
+    """Return the split that a folder is named after, in whatever way; empty for none."""
+    match = SPLIT_LIKE.fullmatch(folder.lower())
+    return OTHER_SPLITS[match[1]] if match else ""
+
+
+def split_and_folders(path: str, split_of: Mapping[str, str]) -> tuple[str, list[str]]:
+    """Return the split of a photo's folder, empty for none, and the folders below it, the top one first."""
+    *folders, _ = path.split("/")
+    for depth in (2, 1):
+        if (split := split_of.get("/".join(folders[:depth]))) and len(folders) >= depth:
+            return split, folders[depth:]
+    return "", folders
 
 
 def label_folders(path: str, split_of: Mapping[str, str]) -> list[str]:
     """Return the folders of a photo below its split's, the top one first."""
-    *folders, _ = path.split("/")
-    return _once(folders)[1:] if folders and folders[0] in split_of else folders
-
-
-def _once(folders: list[str]) -> list[str]:
-    """Return folders without the second of two of one name, as some archives are unpacked: `train/train/`."""
-    again = len(folders) > 1 and folders[1].lower() == folders[0].lower()
-    return folders[again:]
+    return split_and_folders(path, split_of)[1]
 
 
 def splits_within(listing: Listing, split_of: Mapping[str, str]) -> bool:
     """Whether each label's folder holds the splits: `Crack/train/`, `Crack/val/`."""
-    below = [path.split("/")[1:-1] for path in listing.paths]
-    splits = {SPLIT_NAMES.get(folders[0].lower()) if folders else None for folders in below}
-    several = len({path.partition("/")[0] for path in listing.paths}) > 1
-    return several and not split_of and None not in splits and "train" in splits and len(splits) > 1
+    deep = [path.split("/")[:2] for path in listing.paths if path.count("/") > 1]
+    splits, tops = {split_name(second) for _, second in deep}, {top for top, _ in deep}
+    return len(tops) > 1 and not split_of and "" not in splits and "train" in splits and len(splits) > 1
 
 
 def refuse_exports(listing: Listing, split_of: Mapping[str, str]) -> None:
@@ -85,17 +111,19 @@ def refuse_exports(listing: Listing, split_of: Mapping[str, str]) -> None:
     types = listing.types()
     if not tops and not types[".json"] + types[".xml"] + types[".txt"]:
         return
+    boxes = 2 * types[".txt"] > len(listing.paths)
     kinds = (
         ("a Pascal VOC export", ("annotations" in names and "jpegimages" in names) or types[".xml"]),
         ("a segmentation set", names & {"masks", "mask", "segmentationclass", "gtfine"}),
         ("a YOLO export", types[".txt"] and ("labels" in names or ".yaml" in types)),
         ("a LabelMe export", 2 * types[".json"] > len(listing.paths)),
         ("a COCO export", types[".json"] and ("annotations" in names or types[".json"] < 10)),
-        ("an export of an annotation tool", types[".json"] + types[".txt"] + len(names & ANSWERS)),
     )
-    layout = next((name for name, sign in kinds if sign), "photos without label folders")
-    if layout.startswith("photos") and any(len(names) > 1 for names in folders):
+    layout = next((name for name, sign in kinds if sign), "")
+    if not layout and any(len(names) > 1 for names in folders):
         return
+    other = "an export of an annotation tool" if boxes or names & ANSWERS else "photos without label folders"
+    layout = layout or other
     where = f"its folders ({listed(sorted(tops), 4)}) name no label" if tops else "no folder names one"
     raise InputError(f"data.root={listing.root}: this looks like {layout}: {where}; {table_cure(listing)}")
 

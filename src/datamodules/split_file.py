@@ -84,6 +84,8 @@ def read_split_file(path: Path, index: Callable[[], PhotoIndex] | None = None) -
         column = pick(frame, None, ID_COLUMNS, path, "", *([index] if index else []))
         ids, names = frame[column].map(tidy), frame[pick_column(frame, "split", (), path, "")].map(tidy)
         for row, id_, name in zip(frame.index, ids, names, strict=True):
+            if not name:
+                continue
             if not (split := _split_name(name)):
                 raise InputError(f"{path}, row {row}: unknown split '{name}': {did_you_mean(name, SPLITS)}")
             rows.append((f"row {row}", id_, split))
