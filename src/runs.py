@@ -9,7 +9,7 @@ import logging
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,8 +51,7 @@ def find_checkpoint(ckpt: str | Path | None, outputs: Path = Path("outputs")) ->
                 return path / name
         no_run = "a folder without checkpoints/best.ckpt, so not a finished training run"
         raise InputError(f"ckpt={ckpt}: {no_run if path.is_dir() else 'no such file or run folder'}")
-    run = _newest_finished(outputs)
-    if run is None:
+    if (run := next(finished_runs(outputs), None)) is None:
         raise InputError(
             f"no finished training run below {outputs}/: train one, or name one with ckpt=RUN_OR_FILE"
         )
@@ -60,13 +59,12 @@ def find_checkpoint(ckpt: str | Path | None, outputs: Path = Path("outputs")) ->
     return run / "checkpoints" / BEST
 
 
-def _newest_finished(outputs: Path) -> Path | None:
-    """Return the run that ended last: `metrics.json` is there, and no training has locked the folder."""
+def finished_runs(outputs: Path) -> Iterator[Path]:
+    """Yield the finished runs, the last one first: with `metrics.json`, and not locked by a training."""
     ended = [file for task in TASKS for file in (outputs / task).glob("**/metrics.json")]
     for file in sorted(ended, key=lambda file: (file.stat().st_mtime, file.as_posix()), reverse=True):
         if _is_finished(file.parent):
-            return file.parent
-    return None
+            yield file.parent
 
 
 def _is_finished(run: Path) -> bool:

@@ -225,6 +225,17 @@ class Backend(ABC):
             count: rows that hold photos.
         """
 
+    def maps(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return probabilities float32 `[B, labels]` and class activation maps float32 `[B, labels, h, w]`.
+
+        Args:
+            pixels: resized photos uint8 `[B, H, W, 3]`.
+
+        Returns:
+            None in place of the maps where the heads are not linear on averaged features.
+        """
+        raise NotImplementedError
+
     def one_thread(self) -> AbstractContextManager[None]:
         """Hold forward passes of the calling thread to one core."""
         return nullcontext()

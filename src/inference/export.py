@@ -116,7 +116,7 @@ class Exporter:
 
     def _onnx(self, file: Path) -> Parity:
         """Write and check the ONNX file in float32."""
-        file.write_bytes(self.graph)
+        file.write_bytes(with_maps(self.graph))
         parity = self._finished(file, precision="fp32")
         if not parity.max_difference <= TOLERANCE:
             raise ParityError(
@@ -166,6 +166,37 @@ class Exporter:
         parity = compare_scores(self.backend.model, self.reference, found, self.checked)
         write_metadata(file, self.metadata | more | {"parity": asdict(parity)})
         return parity
+
+
+def with_maps(content: bytes) -> bytes:
+    """Return an ONNX file with a second output `maps`, class activation maps `[B, labels, h, w]`.
+
+    Where the heads are linear on averaged features, the maps are the heads applied at each place. Any other
+    file comes back as it is.
+    """
+    import onnx
+
+    model = onnx.load_from_string(content)
+    graph = model.graph
+    made_by = {name: node for node in graph.node for name in node.output}
+    weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    parts = []
+    for node in [node for node in graph.node if node.op_type == "Gemm" and node.input[1] in weights]:
+        source = made_by.get(node.input[0])
+        while source is not None and source.op_type in ("Reshape", "Flatten", "Squeeze"):
+            source = made_by.get(source.input[0])
+        if source is None or source.op_type not in ("ReduceMean", "GlobalAveragePool"):
+            return content
+        kernel = onnx.numpy_helper.from_array(weights[node.input[1]][..., None, None], f"{node.name}_kernel")
+        graph.initializer.append(kernel)
+        parts.append(f"{node.name}_map")
+        graph.node.append(onnx.helper.make_node("Conv", [source.input[0], kernel.name], parts[-1:]))
+    if not parts:
+        return content
+    graph.node.append(onnx.helper.make_node("Concat", parts, ["maps"], axis=1))
+    shape = ["batch", None, None, None]
+    graph.output.append(onnx.helper.make_tensor_value_info("maps", onnx.TensorProto.FLOAT, shape))
+    return model.SerializeToString()
 
 
 def quantize(source: Path, target: Path, calibration: np.ndarray) -> None:

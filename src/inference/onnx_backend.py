@@ -55,6 +55,12 @@ class OnnxBackend(Backend):
         """Return probabilities float32 `[count, labels]`; see `Backend`."""
         return self._session.run(["probabilities"], {"pixels": pixels})[0][:count]
 
+    def maps(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return probabilities `[B, labels]` and class activation maps; see `Backend`."""
+        names = [output.name for output in self._session.get_outputs()]
+        found = dict(zip(names, self._session.run(names, {"pixels": pixels}), strict=True))
+        return found["probabilities"], found.get("maps")
+
 
 def with_digest(content: bytes) -> bytes | None:
     """Return the content of an exported file with its digest in the metadata; None without an entry."""

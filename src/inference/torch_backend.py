@@ -68,6 +68,29 @@ class TorchBackend(Backend):
         """Return probabilities float32 `[count, labels]`; see `Backend`."""
         return self._in_passes(lambda part: self._heads(self._features(part)), pixels, count)
 
+    @torch.inference_mode()
+    def maps(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return probabilities `[B, labels]` and class activation maps; see `Backend`."""
+        places: list[torch.Tensor] = []  # feature maps that are averaged, the last one counts
+
+        def keep(module: nn.Module, given: tuple, _: object) -> None:
+            if given and given[0].dim() == 4 and "pool" in type(module).__name__.lower():
+                places.append(given[0])
+
+        hooks = [module.register_forward_hook(keep) for module in self.model.backbone.modules()]
+        try:
+            features = self._features(torch.as_tensor(pixels).to(self.device))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        heads = [self.model.get_submodule(f"head_{kind}") for kind in self.labels.kinds]
+        scores = self._heads(features).cpu().numpy()
+        averaged = places[-1].mean((2, 3)) if places else features.new_zeros(0)
+        if averaged.shape != features.shape or not torch.allclose(averaged.float(), features, atol=1e-4):
+            return scores, None
+        weights = torch.cat([head.weight for head in heads])
+        return scores, torch.einsum("lc,bchw->blhw", weights, places[-1].float()).cpu().numpy()
+
     def features(self, pixels: np.ndarray) -> np.ndarray:
         """Return the heads' input, float32 `[B, features]`, for resized photos uint8 `[B, H, W, 3]`."""
         return self._in_passes(self._features, pixels)
