@@ -4,7 +4,7 @@ PY := .venv/bin/python
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench train predict clean
+.PHONY: help setup demo test lint bench train predict serve clean
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of:"
@@ -50,6 +50,9 @@ train: setup ## train: make train ARGS="data.root=photos/"
 
 predict: setup ## predict: make predict ARGS="images=photos/ output=predictions.csv"
 	$(PY) scripts/predict.py $(ARGS)
+
+serve: setup ## predictions over HTTP and a page: make serve ARGS="port=8080"
+	$(PY) scripts/serve.py $(ARGS)
 
 clean: ## delete caches; never data, runs or .venv
 	rm -rf .pytest_cache .ruff_cache build *.egg-info

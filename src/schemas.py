@@ -88,7 +88,31 @@ class AuditConfig(TrainConfig):
     device: str = "auto"
 
 
+@dataclass
+class ServeConfig:
+    """Root keys of `conf/serve.yaml`: the settings of the service, null where they are not given."""
+
+    ckpt: str | None = None
+    host: str | None = None
+    port: int | None = None
+    folder: str | None = None
+    database_url: str | None = None
+    backend: str | None = None
+    workers: int | None = None
+    threads: int | None = None
+    api_keys: Any = None
+    max_bytes: int | None = None
+    max_files: int | None = None
+    queue: int | None = None
+    timeout: float | None = None
+    drain: float | None = None
+    rate: float | None = None
+    quota_bytes: int | None = None
+    output_dir: str = "???"
+
+
 SCHEMAS = {
+    "serve": ServeConfig,
     "train": TrainConfig,
     "predict": PredictConfig,
     "export": ExportConfig,

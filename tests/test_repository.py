@@ -196,7 +196,7 @@ def test_configuration_page_documents_every_key_and_no_other():
 
 def test_configuration_page_gives_the_defaults_of_the_configuration():
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        others = ("predict", "export", "make_demo_data", "explore", "audit")
+        others = ("predict", "export", "make_demo_data", "explore", "audit", "serve")
         cfgs = [compose(name, ["output_dir=x"]) for name in ("train", *others)]
         cfgs.append(compose("train", ["model=multilabel", "output_dir=x"]))
     wrong = []
@@ -215,7 +215,7 @@ def plain(value: object) -> object:
 FLOORS = {  # the others are below
     1: ("datamodules", "models", "decisions"),
     2: ("callbacks", "inference", "analysis"),
-    3: ("training",),
+    3: ("training", "serving"),
 }
 
 

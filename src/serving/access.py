@@ -1,0 +1,255 @@
+"""What stands around every request: id, keys, rate, room in the queue, headers, log, figures, errors."""
+
+import hashlib
+import hmac
+import json
+import logging
+import math
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from src.images import UnreadableImage
+from src.serving.engine import Busy, Engine
+from src.serving.settings import Settings
+
+log = logging.getLogger("corbel.serving")
+OPEN = ("/health", "/ready", "/static/", "/login")  # without a key
+WORK = {"/predict", "/predict_defect_image", "/predict_batch", "/explain"}  # run the model at once
+QUIET = ("/health", "/ready", "/metrics", "/static", "/api/images/{image_id}/file")  # not in the log
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+PAGE_POLICY = "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; frame-ancestors 'none'"
+CODES = {400: "bad_request", 401: "no_key", 404: "not_found", 405: "method_not_allowed", 409: "conflict",
+         413: "too_large", 415: "wrong_type", 422: "invalid", 429: "too_many_requests", 500: "internal",
+         503: "busy", 504: "timeout", 507: "no_space"}  # fmt: skip
+
+
+class Refused(Exception):
+    """An answer with an error: status, sentence for the client, further headers."""
+
+    def __init__(self, status: int, detail: str, code: str = "", headers: dict[str, str] | None = None):
+        super().__init__(detail)
+        self.status, self.detail, self.headers = status, detail, headers
+        self.code = code or CODES[status]
+
+
+class Figures:
+    """Prometheus figures of one service."""
+
+    def __init__(self, engine: Engine):
+        self.registry = CollectorRegistry()
+        names = ("method", "route", "status")
+        self.requests = Counter("corbel_requests", "Requests", names, registry=self.registry)
+        self.seconds = Histogram("corbel_request_seconds", "Latency", ("route",), registry=self.registry)
+        self.labels = Counter("corbel_labels", "Labels predicted", ("kind", "label"), registry=self.registry)
+        waiting = Gauge("corbel_queue", "Requests that wait or run", registry=self.registry)
+        waiting.set_function(lambda: engine.waiting)
+
+    def predicted(self, labels: dict[str, list[str]]) -> None:
+        """Count the labels of a prediction."""
+        for kind, names in labels.items():
+            for name in names:
+                self.labels.labels(kind, name).inc()
+
+
+class Buckets:
+    """A token bucket per client: `rate` requests a minute, as many at once.
+
+    Args:
+        rate: requests a minute; None: no limit.
+    """
+
+    def __init__(self, rate: float | None):
+        self.rate, self._found = rate, {}
+
+    def seconds_to_wait(self, client: str) -> int:
+        """Take a token; return 0, or the seconds until there is one."""
+        if self.rate is None:
+            return 0
+        now = time.monotonic()
+        if len(self._found) > 10_000:
+            self._found = {c: b for c, b in self._found.items() if now - b[1] < 60}
+        tokens, last = self._found.get(client, (self.rate, now))
+        tokens = min(max(1.0, self.rate), tokens + (now - last) * self.rate / 60)
+        self._found[client] = (tokens - 1 if tokens >= 1 else tokens, now)
+        return 0 if tokens >= 1 else math.ceil((1 - tokens) * 60 / self.rate)
+
+
+def problem(
+    request: Request, status: int, detail: str, code: str = "", headers: dict | None = None
+) -> Response:
+    """Return an error as problem+json (RFC 9457)."""
+    code = code or CODES.get(status, "error")
+    body = {
+        "type": "about:blank",
+        "title": code.replace("_", " "),
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "request_id": getattr(request.state, "request_id", ""),
+    }
+    return JSONResponse(body, status, headers, media_type="application/problem+json")
+
+
+def client_of(request: Request, settings: Settings) -> str:
+    """Return a name of the client for its rate: its key's digest, or its address.
+
+    Raises:
+        Refused: without a key where the service has keys.
+    """
+    if not settings.api_keys:
+        return request.client.host if request.client else ""
+    given = request.headers.get("x-api-key") or request.cookies.get("corbel_key", "")
+    bearer = request.headers.get("authorization", "")
+    given = given or bearer.removeprefix("Bearer ").strip()
+    digest = hashlib.sha256(given.encode()).hexdigest()
+    known = [hmac.compare_digest(digest, key.removeprefix("sha256:").lower()) for key in settings.api_keys]
+    if not any(known):
+        headers = {"WWW-Authenticate": "Bearer"}
+        raise Refused(401, "this service needs a key: header X-API-Key", headers=headers)
+    return digest
+
+
+class BodyLimit:
+    """Refuses a body beyond a number of bytes while it comes in, whatever length it was announced with.
+
+    Args:
+        app: the application within.
+        most: bytes, by path; the entry `""` is for all others.
+    """
+
+    def __init__(self, app: ASGIApp, most: dict[str, int]):
+        self.app, self.most = app, most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on with a limit on what it may read."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        most, read = self.most.get(scope["path"], self.most[""]), 0
+
+        async def limited() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > most:
+                raise HTTPException(413, f"{most:,} bytes at most")
+            return message
+
+        return await self.app(scope, limited, send)
+
+
+def install(app: FastAPI, settings: Settings, engine: Engine, figures: Figures) -> None:
+    """Put the middleware and the error handlers into the application."""
+    buckets, single = Buckets(settings.rate), settings.max_bytes + 2**16
+    app.add_middleware(BodyLimit, most={"": single, "/predict_batch": 10 * settings.max_bytes})
+
+    @app.middleware("http")
+    async def around(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        request.state.request_id = uuid.uuid4().hex
+        begun = time.perf_counter()
+        path = request.url.path
+        try:
+            if not path.startswith(OPEN) and not (
+                path == "/" and "text/html" in request.headers.get("accept", "")
+            ):
+                request.state.client = client = client_of(request, settings)
+                if wait := buckets.seconds_to_wait(client):
+                    raise Refused(429, "too many requests", headers={"Retry-After": str(wait)})
+            if path in WORK:
+                engine.refuse_if_full()  # before the body is read
+            response = await call_next(request)
+        except Refused as refused:
+            response = problem(request, refused.status, refused.detail, refused.code, refused.headers)
+        except Busy as busy:
+            response = _busy(request, busy)
+        except HTTPException as error:
+            response = problem(request, error.status_code, str(error.detail))
+        except Exception:
+            log.exception("request %s", request.state.request_id)
+            response = problem(request, 500, "an error of the service; its log has this request id")
+        route = getattr(request.scope.get("route"), "path", "unknown")
+        seconds = time.perf_counter() - begun
+        figures.requests.labels(request.method, route, response.status_code).inc()
+        figures.seconds.labels(route).observe(seconds)
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
+        if response.headers.get("content-type", "").startswith("text/html") and path != "/docs":
+            response.headers["Content-Security-Policy"] = PAGE_POLICY
+        response.headers["X-Request-ID"] = request.state.request_id
+        record = {
+            "request_id": request.state.request_id,
+            "method": request.method,
+            "path": path,
+            "status": response.status_code,
+            "seconds": round(seconds, 4),
+            **getattr(request.state, "record", {}),
+        }
+        if route not in QUIET or response.status_code >= 400:
+            log.info("%s", json.dumps(record, ensure_ascii=False))
+        return response
+
+    @app.exception_handler(Refused)
+    async def refused(request: Request, error: Refused) -> Response:
+        return problem(request, error.status, error.detail, error.code, error.headers)
+
+    @app.exception_handler(Busy)
+    async def busy(request: Request, error: Busy) -> Response:
+        return _busy(request, error)
+
+    @app.exception_handler(TimeoutError)
+    async def timeout(request: Request, _: TimeoutError) -> Response:
+        return problem(request, 504, f"not ready within {settings.timeout:g} s")
+
+    @app.exception_handler(UnreadableImage)
+    async def unreadable(request: Request, error: UnreadableImage) -> Response:
+        return problem(request, unreadable_status(str(error)), str(error), "unreadable_photo")
+
+    @app.exception_handler(SQLAlchemyError)
+    async def database(request: Request, error: SQLAlchemyError) -> Response:
+        log.error("database: %s", type(error).__name__, exc_info=error)
+        headers = {"Retry-After": "5"}
+        return problem(request, 503, "the database gives no answer", "no_database", headers)
+
+    @app.exception_handler(OSError)
+    async def disk(request: Request, error: OSError) -> Response:
+        log.error("disk: %s", error)
+        return problem(request, 507, "the disk takes nothing more", "no_space")
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return problem(request, 422, f"{where}: {first['msg']}")
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        headers = dict(error.headers or {})
+        if error.status_code == 405:  # the router names the methods of one of the path's calls
+            calls = app.openapi()["paths"].get(getattr(request.scope.get("route"), "path", ""), {})
+            headers["Allow"] = ", ".join(sorted(map(str.upper, calls))) or headers.get("Allow", "")
+        return problem(request, error.status_code, str(error.detail), headers=headers)
+
+
+def _busy(request: Request, busy: Busy) -> Response:
+    headers = {"Retry-After": str(busy.seconds)}
+    return problem(request, 503, "the queue is full", headers=headers)
+
+
+def unreadable_status(reason: str) -> int:
+    """Return 413 for a photo beyond a limit, 415 for another type of file, 422 for a broken photo."""
+    if "exceed the limit" in reason:
+        return 413
+    return 415 if any(words in reason for words in ("none of", "not an image", "install the extra")) else 422

@@ -1,0 +1,195 @@
+"""The application: what it is made of, how it starts and ends, and what it says of itself."""
+
+import csv
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse
+from fastapi.staticfiles import StaticFiles
+from jinja2 import Environment, FileSystemLoader
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.concurrency import run_in_threadpool
+
+from src.errors import InputError
+from src.files import read_json
+from src.runs import finished_runs
+from src.serving import image_routes, prediction_routes
+from src.serving.access import Figures, Refused, client_of, install
+from src.serving.engine import Engine, load_served
+from src.serving.jobs import Workers
+from src.serving.schemas import Activate, problems
+from src.serving.settings import Settings
+from src.serving.store import Store
+
+log = logging.getLogger(__name__)
+HERE = Path(__file__).parent
+PAGES = Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True)
+router = APIRouter()
+
+
+@dataclass
+class Service:
+    """The parts of one service, at `request.app.state.service`."""
+
+    settings: Settings
+    engine: Engine
+    store: Store
+    workers: Workers
+    figures: Figures
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the application with its model loaded and its database ready.
+
+    Raises:
+        InputError: for a model or a database that cannot be used.
+    """
+    for folder in (settings.photos, settings.folder / "thumbnails"):
+        folder.mkdir(parents=True, exist_ok=True)
+    model = load_served(settings.ckpt, settings.backend, settings.runs)
+    engine = Engine(model, settings.threads, settings.queue, settings.timeout)
+    store, figures = Store(settings.database), Figures(engine)
+    workers = Workers(
+        store, engine, settings.folder, settings.workers, settings.lease,
+        lambda prediction: figures.predicted(prediction["labels"]),
+    )  # fmt: skip
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if settings.database.startswith("sqlite"):
+            store.release_all()  # nobody else works on this file
+        workers.start()
+        yield
+        await run_in_threadpool(workers.stop, settings.drain)
+        await run_in_threadpool(engine.close, settings.drain)
+        store.close()
+
+    errors = problems(400, 401, 405, 413, 415, 422, 429, 503, 504)
+    app = FastAPI(
+        title="Corbel",
+        description="Components and their defects in inspection photos.",
+        lifespan=lifespan,
+        responses=errors,
+    )
+    app.state.service = Service(settings, engine, store, workers, figures)
+    install(app, settings, engine, figures)
+    for part in (router, prediction_routes.router, image_routes.router):
+        app.include_router(part)
+    app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
+    return app
+
+
+def service_of(request: Request) -> Service:
+    """Return the service of a request."""
+    return request.app.state.service
+
+
+@router.get("/", response_model=None)
+async def root(request: Request) -> Response:
+    """The page for a browser; for another client the names of the calls."""
+    if "text/html" not in request.headers.get("accept", ""):
+        calls = sorted(request.app.openapi()["paths"])
+        return JSONResponse(
+            {"message": "Corbel: send a photo to /predict; see /docs, /health", "calls": calls}
+        )
+    settings = service_of(request).settings
+    try:
+        client_of(request, settings)
+    except Refused:
+        return RedirectResponse("/login", 303)
+    predictor = service_of(request).engine.model.predictor
+    page = PAGES.get_template("inspect.html")
+    several = predictor.task == "multilabel"
+    return HTMLResponse(page.render(labels=predictor.labels.as_dict(), several=several))
+
+
+@router.get("/login", include_in_schema=False)
+async def login() -> HTMLResponse:
+    """The form for a key."""
+    return HTMLResponse(PAGES.get_template("login.html").render())
+
+
+@router.post("/login", include_in_schema=False)
+async def take_key(request: Request) -> Response:
+    """Keep a key in a cookie that scripts cannot read and other sites cannot send."""
+    key = str((await request.form()).get("key", ""))
+    answer = RedirectResponse("/", 303)
+    answer.set_cookie(
+        "corbel_key", key, httponly=True, samesite="strict", secure=request.url.scheme == "https"
+    )
+    return answer
+
+
+@router.get("/health")
+async def health(request: Request) -> dict[str, str]:
+    """Whether the process answers, and the model that it serves."""
+    return {"status": "UP", "model_version": service_of(request).engine.model.id}
+
+
+@router.get("/ready", responses=problems(503))
+async def ready(request: Request) -> dict[str, str]:
+    """Whether photos can be taken: a model is loaded and the database answers."""
+    service = service_of(request)
+    await run_in_threadpool(service.store.check)
+    return {"status": "READY", "model_version": service.engine.model.id}
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+def metrics(request: Request) -> Response:
+    """Figures for Prometheus."""
+    return Response(generate_latest(service_of(request).figures.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/api/stats/")
+def stats(request: Request) -> dict:
+    """The training history of the loaded run, and its figures for each split."""
+    model = service_of(request).engine.model
+    if model.run is None:
+        raise Refused(404, "the model is a file by itself: its training is not known here")
+    history: list[dict] = []
+    if (file := model.run / "history.csv").is_file():
+        with open(file, newline="", encoding="utf-8") as rows:
+            history = [{name: float(x) for name, x in row.items() if x} for row in csv.DictReader(rows)]
+    figures = read_json(model.run / "metrics.json")
+    figures = {split: figures[split] for split in ("train", "val", "test") if split in figures}
+    return {"run": model.run.name, "history": history, "figures": figures, **model.origin}
+
+
+@router.get("/api/models")
+def models(request: Request) -> dict:
+    """The runs that can be served, the newest first."""
+    service = service_of(request)
+    active, found = service.engine.model, []
+    for run in finished_runs(service.settings.runs):
+        figures = read_json(run / "metrics.json")
+        name = run.relative_to(service.settings.runs).as_posix()
+        is_active = active.run is not None and run.resolve() == active.run.resolve()
+        found.append({"run": name, "val_f1": (figures.get("val") or {}).get("f1_macro"), "active": is_active})
+    return {"data": found, **active.origin}
+
+
+@router.post("/api/models/activate", responses=problems(404, 409))
+def activate(request: Request, wanted: Activate) -> dict[str, str]:
+    """Serve another run from now on; requests at work end with the model that they began with."""
+    service = service_of(request)
+    folder = service.settings.runs
+    runs = {run.relative_to(folder).as_posix(): run for run in finished_runs(folder)}
+    if wanted.run not in runs:
+        raise Refused(404, "no such run; GET /api/models lists those there are")
+    try:
+        model = load_served(runs[wanted.run], service.settings.backend)
+    except InputError as error:
+        log.error("%s", error)
+        raise Refused(409, "this run cannot be loaded; the log of the service says why") from error
+    unknown = sorted(service.store.reviewed_labels() - set(model.predictor.labels.names))
+    if unknown and not wanted.force:
+        names = ", ".join(unknown[:5])
+        why = f"reviews carry labels that this model does not know ({names}); they stay with force=true"
+        raise Refused(409, why, "unknown_labels")
+    service.engine.model = model
+    log.info("activated %s (%s)", wanted.run, model.id)
+    return {"run": wanted.run, **model.origin}

@@ -1,0 +1,144 @@
+"""Photos as the service stores them: checked, without metadata such as GPS, named by their digest."""
+
+import hashlib
+import io
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from src.files import write_whole
+from src.images import UnreadableImage, open_image, read_header, read_photo
+
+TYPES = {"JPEG": "image/jpeg", "PNG": "image/png"}
+THUMBNAIL = 320  # pixels of the longer side
+_ORIENTATION = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0%c\0\0\0\0\0\0"
+_STANDALONE = {0x01, *range(0xD0, 0xD9)}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A photo that can be read.
+
+    Attributes:
+        sha256: of the file as it came.
+        content: the file without metadata; it decodes to the same pixels.
+        format: `JPEG`, or `PNG` for a photo that came in another format.
+        width: pixels, upright.
+        height: pixels, upright.
+        thumbnail: a small JPEG of it.
+    """
+
+    sha256: str
+    content: bytes
+    format: str
+    width: int
+    height: int
+    thumbnail: bytes
+
+
+def check_photo(content: bytes) -> Checked:
+    """Decode a photo in full, and take its metadata off: place, time, camera, previews.
+
+    Raises:
+        UnreadableImage: for everything that `open_image` refuses.
+    """
+    header = read_header(content)
+    image = open_image(content)
+    if header.format == "JPEG":
+        kept = without_metadata(content, header.exif["Orientation"])
+        form = "JPEG"
+    else:
+        file = io.BytesIO()
+        image.save(file, "PNG", compress_level=3)
+        kept, form = file.getvalue(), "PNG"
+    width, height = image.size
+    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=80)
+    return Checked(digest_of(content), kept, form, width, height, file.getvalue())
+
+
+def without_metadata(jpeg: bytes, orientation: object = 1) -> bytes:
+    """Return a JPEG file without metadata segments and without what follows its first picture.
+
+    Kept are the segments that decoding needs, Adobe's colour transform among them, and the orientation.
+    Source: ITU-T T.81, annex B.
+    """
+    out, at = [jpeg[:2]], 2
+    if isinstance(orientation, int) and 1 < orientation < 9:
+        exif = _ORIENTATION % orientation
+        out.append(b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif)
+    while at + 4 <= len(jpeg):
+        if jpeg[at] != 0xFF:
+            raise UnreadableImage("broken JPEG (no marker where one has to be)")
+        marker = jpeg[at + 1]
+        if marker == 0xFF:  # filling
+            at += 1
+            continue
+        if marker in _STANDALONE:
+            out.append(jpeg[at : at + 2])
+            at += 2
+            continue
+        if marker == 0xD9:
+            break
+        end = at + 2 + struct.unpack_from(">H", jpeg, at + 2)[0]
+        metadata = (0xE1 <= marker <= 0xEF and marker != 0xEE) or marker == 0xFE
+        if marker == 0xDA:  # entropy-coded data up to the next marker
+            while end < len(jpeg) - 1 and not (jpeg[end] == 0xFF and jpeg[end + 1] not in _IN_SCAN):
+                end = jpeg.find(b"\xff", end + 1)
+                if end < 0:
+                    end = len(jpeg)
+        if not metadata:
+            out.append(jpeg[at:end])
+        at = end
+    return b"".join([*out, b"\xff\xd9"])
+
+
+_IN_SCAN = {0x00, 0xFF, *range(0xD0, 0xD8)}  # after 0xFF: no marker that ends a scan
+
+
+def digest_of(content: bytes) -> str:
+    """Return the SHA-256 of a photo as it came."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def photo_path(folder: Path, sha256: str, form: str) -> Path:
+    """Return the path of a stored photo below the service's folder."""
+    return folder / "photos" / sha256[:2] / f"{sha256}.{'jpg' if form == 'JPEG' else 'png'}"
+
+
+def _thumbnail_path(folder: Path, sha256: str) -> Path:
+    return folder / "thumbnails" / sha256[:2] / f"{sha256}.jpg"
+
+
+def store_photo(folder: Path, photo: Checked) -> None:
+    """Write a photo and its thumbnail, each whole or not at all; one that is there stays."""
+    path = photo_path(folder, photo.sha256, photo.format)
+    if not path.is_file():
+        write_whole(_thumbnail_path(folder, photo.sha256), photo.thumbnail)
+        write_whole(path, photo.content)
+
+
+def remove_photo(folder: Path, sha256: str) -> None:
+    """Remove a stored photo and its thumbnail."""
+    paths = (photo_path(folder, sha256, "JPEG"), photo_path(folder, sha256, "PNG"))
+    for path in (*paths, _thumbnail_path(folder, sha256)):
+        path.unlink(missing_ok=True)
+
+
+def used_bytes(photos: Path) -> int:
+    """Return the bytes of all stored photos."""
+    return sum(file.stat().st_size for sub in os.scandir(photos) if sub.is_dir() for file in os.scandir(sub))
+
+
+def read_stored(folder: Path, sha256: str, form: str) -> bytes:
+    """Return a stored photo's content."""
+    return read_photo(photo_path(folder, sha256, form))
+
+
+def read_thumbnail(folder: Path, sha256: str) -> bytes:
+    """Return a stored photo's thumbnail."""
+    return read_photo(_thumbnail_path(folder, sha256))

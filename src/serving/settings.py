@@ -1,0 +1,63 @@
+"""Settings of the service: from `conf/serve.yaml`, the command line and `CORBEL_*` environment variables."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from src.errors import InputError
+
+
+class Settings(BaseSettings):
+    """Settings of one process of the service; see docs/service.md.
+
+    A value from the command line wins over `CORBEL_<NAME>`, which wins over the default.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="CORBEL_", extra="forbid", frozen=True)
+
+    ckpt: str | None = None
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=1, le=65535)
+    folder: Path = Path("outputs/serve")
+    database_url: str | None = None
+    backend: str = "auto"
+    workers: int = Field(1, ge=0, le=64)
+    threads: int | None = Field(None, ge=1, le=256)
+    api_keys: Annotated[list[str], NoDecode] = Field(default_factory=list)
+    max_bytes: int = Field(20 * 2**20, ge=1024)
+    max_files: int = Field(100, ge=1)
+    queue: int = Field(64, ge=1)
+    timeout: float = Field(30.0, gt=0)
+    drain: float = Field(30.0, ge=0)
+    rate: float | None = Field(None, gt=0)
+    quota_bytes: int | None = Field(None, ge=1)
+    lease: float = Field(60.0, gt=0)
+    runs: Path = Path("outputs")
+
+    @property
+    def database(self) -> str:
+        """The URL of the database: SQLite in the folder, where none is named."""
+        return self.database_url or f"sqlite:///{(self.folder / 'corbel.db').absolute()}"
+
+    @property
+    def photos(self) -> Path:
+        """The folder of the stored photos."""
+        return self.folder / "photos"
+
+
+def read_settings(given: dict[str, object]) -> Settings:
+    """Return the settings; None among the given values leaves a setting to its variable or default.
+
+    Raises:
+        InputError: for a value that cannot be meant.
+    """
+    values = {name: value for name, value in given.items() if value is not None}
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        variable = f" (or CORBEL_{name.upper()})" if name not in values else ""
+        raise InputError(f"{name}={first.get('input')!r}{variable}: {first['msg'].lower()}") from error

@@ -1,0 +1,248 @@
+"""The service under faults: kills, hostile pictures, a full queue, another model, damaged databases."""
+
+import asyncio
+import io
+import os
+import random
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from fastapi.testclient import TestClient
+from PIL import Image
+from sqlalchemy import create_engine
+
+from src.errors import InputError
+from src.files import file_lock
+from src.serving.app import create_app
+from src.serving.engine import Busy, Engine, load_served
+from src.serving.photos import without_metadata
+from src.serving.store import MIGRATIONS, Store
+from src.serving.tables import Base
+from tests.made import REPOSITORY, run_script
+from tests.test_service import sent, settings_of, settled
+
+
+class Server:
+    """`scripts/serve.py` as a process, which can be killed and started again."""
+
+    def __init__(self, folder, model):
+        with closing(socket.socket()) as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.arguments = [f"folder={folder}", f"ckpt={model}", f"port={self.port}"]
+        self.arguments.append(f"hydra.run.dir={folder}/log")
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=20)
+        self.start()
+
+    def start(self):
+        script = [sys.executable, REPOSITORY / "scripts" / "serve.py", *self.arguments]
+        self.process = subprocess.Popen(script, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        for _ in range(300):
+            try:
+                return self.client.get("/ready").raise_for_status()
+            except httpx.HTTPError:
+                assert self.process.poll() is None, self.process.stderr.read().decode()
+                time.sleep(0.1)
+        raise AssertionError("the service did not start")
+
+    def end(self, signum):
+        self.process.send_signal(signum)
+        code = self.process.wait(30)
+        self.process.stderr.close()
+        return code
+
+
+@pytest.fixture
+def server(tmp_path, run):
+    found = Server(tmp_path / "serve", load_served(run, "onnx").path)
+    yield found
+    if found.process.poll() is None:
+        found.end(signal.SIGKILL)
+    found.client.close()
+
+
+def test_a_killed_service_loses_and_doubles_nothing(server, photos, tmp_path):
+    paths, tasks = sorted(photos.rglob("*.jpg"))[:8], []
+    images = [server.client.post("/api/upload", files=sent(path)).json()["id"] for path in paths]
+    for turn in range(3):
+        for image in images * 3:
+            tasks.append(server.client.post(f"/api/predict?id={image}").json()["data"]["task_id"])
+        time.sleep(0.02 * turn)
+        assert server.end(signal.SIGKILL) == -signal.SIGKILL
+        server.start()
+    assert all(settled(server.client, task)["task_status"] == "SUCCESS" for task in tasks)
+    with closing(sqlite3.connect(tmp_path / "serve" / "corbel.db")) as database:
+        kept = database.execute("select count(*), count(distinct job_id) from prediction").fetchone()
+        assert kept == (len(tasks), len(tasks))
+        assert database.execute("pragma integrity_check").fetchone() == ("ok",)
+
+
+def test_a_service_that_is_told_to_end_answers_what_it_took(server, photos):
+    path, answers = sorted(photos.rglob("*.jpg"))[0], []
+
+    def ask():
+        answers.append(server.client.post("/predict", files=sent(path)).status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.15)
+    assert server.end(signal.SIGTERM) in (0, -signal.SIGTERM, 143)
+    for thread in threads:
+        thread.join()
+    assert set(answers) <= {200, 503} and answers
+
+
+def pictures():
+    """Yield a name, the bytes of a file, and the status that it gets."""
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8).astype(np.uint8))
+
+    def saved(image, form, **options):
+        file = io.BytesIO()
+        image.save(file, form, **options)
+        return file.getvalue()
+
+    jpeg, png = saved(photo, "JPEG"), saved(photo, "PNG")
+    yield "bomb.png", saved(Image.new("1", (9000, 9000)), "PNG"), 413
+    yield "half.jpg", jpeg[: len(jpeg) // 2], 422
+    yield "half.png", png[: len(png) // 2], 422
+    yield "animated.gif", saved(photo, "GIF", save_all=True, append_images=[photo]), 415
+    yield "page.html", b"<html>" + bytes(100), 415
+    yield "drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415
+    yield "cmyk.jpg", saved(photo.convert("CMYK"), "JPEG"), 200
+    yield "gray16.png", saved(Image.fromarray(np.full((30, 30), 40000, np.uint16)), "PNG"), 200
+    yield "alpha.png", saved(photo.convert("RGBA"), "PNG"), 200
+    yield "one.png", saved(Image.new("RGB", (1, 1)), "PNG"), 200
+    yield "animated.webp", saved(photo, "WEBP", save_all=True, append_images=[photo]), 200
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        for form in ("JPEG", "PNG", "WEBP"):
+            yield f"{orientation}.{form}", saved(photo, form, exif=exif), 200
+
+
+def test_hostile_pictures_get_the_status_they_deserve(tmp_path, run):
+    chance = random.Random(0)
+    with TestClient(create_app(settings_of(tmp_path, run))) as client:
+        accepted = []
+        for name, content, status in pictures():
+            for call in ("/predict", "/api/upload"):
+                answer = client.post(call, files={"file": (name, content)})
+                assert answer.status_code in ((200, 201) if status == 200 else (status,)), (name, answer.text)
+            if status == 200:
+                accepted.append(content)
+                image = answer.json()
+                width, height = image["width"], image["height"]
+                assert width == height or (width < height) == (name[0] in "5678")
+        for _ in range(300):
+            content = bytearray(chance.choice(accepted))
+            for _ in range(chance.randint(1, 8)):
+                content[chance.randrange(len(content))] = chance.randrange(256)
+            answer = client.post("/api/upload", files={"file": ("mutant", bytes(content))})
+            assert answer.status_code in (200, 201, 413, 415, 422), answer.text
+
+
+def test_metadata_of_progressive_photos_and_second_pictures_are_cut():
+    photo = Image.effect_noise((300, 200), 80).convert("RGB")
+    for options in ({"progressive": True}, {"progressive": False, "restart_marker_blocks": 5}):
+        file = io.BytesIO()
+        photo.save(file, "JPEG", quality=90, comment=b"Secret", **options)
+        whole = file.getvalue()
+        cut = without_metadata(whole + b"\xff\xd8second picture")
+        assert b"Secret" not in cut and b"second" not in cut
+        both = [np.asarray(Image.open(io.BytesIO(content))) for content in (whole, cut)]
+        assert np.array_equal(*both)
+
+
+def test_a_full_queue_is_said_and_the_engine_drains(tmp_path, run):
+    engine = Engine(load_served(run, "auto"), threads=1, queue=2, timeout=5)
+
+    async def crowd():
+        calls = [engine.run(lambda: time.sleep(0.2)) for _ in range(5)]
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    found = asyncio.run(crowd())
+    assert [type(answer) for answer in found] == [type(None)] * 2 + [Busy] * 3 and found[-1].seconds >= 1
+    assert engine.waiting == 0
+    engine.close(1)
+    with pytest.raises(Busy):
+        engine.refuse_if_full()
+
+
+def test_another_model_takes_over_without_dropping_a_request(tmp_path, run, photos, monkeypatch):
+    runs = tmp_path / "outputs"
+    for name in ("one", "two"):
+        shutil.copytree(run, runs / "dual_head" / name)
+    checkpoint = runs / "dual_head" / "two" / "checkpoints" / "best.ckpt"
+    content = torch.load(checkpoint, weights_only=True)
+    content["epoch"] += 1  # another file
+    torch.save(content, checkpoint)
+    path, stop, answers = sorted(photos.rglob("*.jpg"))[0], threading.Event(), []
+    with TestClient(create_app(settings_of(tmp_path, runs / "dual_head" / "one", runs=runs))) as client:
+
+        def ask():
+            while not stop.is_set():
+                answers.append(client.post("/predict", files=sent(path)))
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        for name in ("two", "one") * 2:
+            active = client.post("/api/models/activate", json={"run": f"dual_head/{name}"})
+            assert active.status_code == 200, active.text
+        stop.set()
+        thread.join()
+        assert {answer.status_code for answer in answers} == {200}
+        assert len({answer.json()["model_id"] for answer in answers}) == 2
+
+
+def test_databases_that_cannot_be_used(tmp_path):
+    (tmp_path / "broken.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(InputError, match=r"database_url=.*broken.db: cannot be used"):
+        Store(f"sqlite:///{tmp_path / 'broken.db'}")
+    with pytest.raises(InputError, match="cannot be used"):
+        Store(f"sqlite:///{tmp_path / 'no' / 'folder' / 'x.db'}")
+
+
+def test_migrations_go_up_and_down_and_give_the_tables_of_the_code(tmp_path):
+    engine = create_engine(f"sqlite:///{tmp_path / 'x.db'}")
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        command.downgrade(config, "base")
+        command.upgrade(config, "head")
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+    engine.dispose()
+
+
+def test_a_port_in_use_is_one_line_with_a_free_one(tmp_path, run, monkeypatch, capsys):
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        given = [f"ckpt={run}", f"port={port}", f"folder={tmp_path}/x", f"hydra.run.dir={tmp_path}/log"]
+        assert run_script(monkeypatch, "serve", *given) == 2
+    said = capsys.readouterr().err
+    assert f"port={port}: address already in use; port={port + 1}" in said
+    with file_lock(tmp_path / "x" / ".lock"):
+        assert run_script(monkeypatch, "serve", *given) == 2
+    assert "another process serves it" in capsys.readouterr().err
+    monkeypatch.setitem(os.environ, "CORBEL_QUEUE", "none")
+    assert run_script(monkeypatch, "serve", *given) == 2
+    assert "CORBEL_QUEUE" in capsys.readouterr().err
