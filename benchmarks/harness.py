@@ -71,6 +71,8 @@ def run(name: str, rounds: int | None = None) -> bool:
     module = importlib.import_module(f"benchmarks.{name}")
     if hasattr(module, "check"):
         module.check()
+    if hasattr(module, "main"):
+        return module.main(rounds)
     print(f"{CORES} cores, load {os.getloadavg()[0]:.2f} before")
     every = True
     for number, work in enumerate(module.WORKS):
