@@ -201,6 +201,12 @@ def install(app: FastAPI, settings: Settings, engine: Engine, figures: Figures) 
             log.info("%s", json.dumps(record, ensure_ascii=False))
         return response
 
+    _handle_errors(app, settings)
+
+
+def _handle_errors(app: FastAPI, settings: Settings) -> None:
+    """Answer every exception that a call may raise as problem+json."""
+
     @app.exception_handler(Refused)
     async def refused(request: Request, error: Refused) -> Response:
         return problem(request, error.status, error.detail, error.code, error.headers)

@@ -19,9 +19,9 @@ from src.files import read_json
 from src.runs import finished_runs
 from src.serving import image_routes, prediction_routes
 from src.serving.access import Figures, Refused, client_of, install
+from src.serving.bodies import Activate, problems
 from src.serving.engine import Engine, load_served
 from src.serving.jobs import Workers
-from src.serving.schemas import Activate, problems
 from src.serving.settings import Settings
 from src.serving.store import Store
 

@@ -11,16 +11,7 @@ from sqlalchemy import Row
 from starlette.concurrency import run_in_threadpool
 
 from src.serving.access import Refused
-from src.serving.photos import (
-    TYPES,
-    check_photo,
-    read_stored,
-    read_thumbnail,
-    remove_photo,
-    store_photo,
-    used_bytes,
-)
-from src.serving.schemas import (
+from src.serving.bodies import (
     Decision,
     Image,
     Images,
@@ -31,6 +22,15 @@ from src.serving.schemas import (
     TaskTaken,
     files,
     problems,
+)
+from src.serving.photos import (
+    TYPES,
+    check_photo,
+    read_stored,
+    read_thumbnail,
+    remove_photo,
+    store_photo,
+    used_bytes,
 )
 from src.serving.view import drawn_view
 

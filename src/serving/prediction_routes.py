@@ -10,9 +10,9 @@ from fastapi import APIRouter, File, Form, Query, Request, Response, UploadFile
 from src.images import UnreadableImage
 from src.inference.predictor import Prediction
 from src.serving.access import Refused
+from src.serving.bodies import Batch, BatchItem, Predicted, PredictedDefect, problems
 from src.serving.engine import ServedModel
 from src.serving.photos import digest_of
-from src.serving.schemas import Batch, BatchItem, Predicted, PredictedDefect, problems
 
 router = APIRouter()
 Photos = File(description="photos, or ZIP archives of some")

@@ -6,7 +6,7 @@ from PIL import Image as Picture
 from PIL import ImageDraw, ImageFont
 
 from src.images import open_image
-from src.serving.schemas import Image
+from src.serving.bodies import Image
 
 WIDTH, BARS, LINE = 640, 10, 26
 GREEN, RED, INK, PALE = "#1a7f37", "#c0362c", "#1f2933", "#cfe3f1"
