@@ -7,13 +7,13 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -151,56 +151,86 @@ class BodyLimit:
         return await self.app(scope, limited, send)
 
 
+class Around:
+    """Checks a request before its body is read, and completes, counts and logs its answer.
+
+    Args:
+        app: the application within.
+        settings: of the service.
+        engine: whose queue has to have room.
+        figures: that count requests.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings, engine: Engine, figures: Figures):
+        self.app, self.settings, self.engine, self.figures = app, settings, engine, figures
+        self.buckets = Buckets(settings.rate)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer it with an error."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        request, begun, status = Request(scope, receive), time.perf_counter(), 0
+        request.state.request_id = uuid.uuid4().hex
+
+        async def completed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+                if headers.get("content-type", "").startswith("text/html") and request.url.path != "/docs":
+                    headers["Content-Security-Policy"] = PAGE_POLICY
+                headers["X-Request-ID"] = request.state.request_id
+            await send(message)
+
+        try:
+            self._check(request)
+            await self.app(scope, receive, completed)
+        except Exception as error:
+            if status:  # the answer has begun
+                raise
+            await self._error(request, error)(scope, receive, completed)
+        self._note(request, status, time.perf_counter() - begun)
+
+    def _check(self, request: Request) -> None:
+        """Refuse a request without a key, beyond its rate, or for which the queue has no room."""
+        path = request.url.path
+        page = path == "/" and "text/html" in request.headers.get("accept", "")
+        if not page and not path.startswith(OPEN):
+            request.state.client = client = client_of(request, self.settings)
+            if wait := self.buckets.seconds_to_wait(client):
+                raise Refused(429, "too many requests", headers={"Retry-After": str(wait)})
+        if path in WORK:
+            self.engine.refuse_if_full()
+
+    @staticmethod
+    def _error(request: Request, error: Exception) -> Response:
+        """Return the answer to an exception that no handler took."""
+        if isinstance(error, Refused):
+            return problem(request, error.status, error.detail, error.code, error.headers)
+        if isinstance(error, Busy):
+            return _busy(request, error)
+        log.error("request %s", request.state.request_id, exc_info=error)
+        return problem(request, 500, "an error of the service; its log has this request id")
+
+    def _note(self, request: Request, status: int, seconds: float) -> None:
+        """Count a request, and log it."""
+        route = getattr(request.scope.get("route"), "path", "unknown")
+        self.figures.requests.labels(request.method, route, status).inc()
+        self.figures.seconds.labels(route).observe(seconds)
+        if route not in QUIET or status >= 400:
+            record = {"request_id": request.state.request_id, "method": request.method}
+            record |= {"path": request.url.path, "status": status, "seconds": round(seconds, 4)}
+            record |= getattr(request.state, "record", {})
+            log.info("%s", json.dumps(record, ensure_ascii=False))
+
+
 def install(app: FastAPI, settings: Settings, engine: Engine, figures: Figures) -> None:
     """Put the middleware and the error handlers into the application."""
-    buckets, single = Buckets(settings.rate), settings.max_bytes + 2**16
-    app.add_middleware(BodyLimit, most={"": single, "/predict_batch": 10 * settings.max_bytes})
-
-    @app.middleware("http")
-    async def around(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        request.state.request_id = uuid.uuid4().hex
-        begun = time.perf_counter()
-        path = request.url.path
-        try:
-            if not path.startswith(OPEN) and not (
-                path == "/" and "text/html" in request.headers.get("accept", "")
-            ):
-                request.state.client = client = client_of(request, settings)
-                if wait := buckets.seconds_to_wait(client):
-                    raise Refused(429, "too many requests", headers={"Retry-After": str(wait)})
-            if path in WORK:
-                engine.refuse_if_full()  # before the body is read
-            response = await call_next(request)
-        except Refused as refused:
-            response = problem(request, refused.status, refused.detail, refused.code, refused.headers)
-        except Busy as busy:
-            response = _busy(request, busy)
-        except HTTPException as error:
-            response = problem(request, error.status_code, str(error.detail))
-        except Exception:
-            log.exception("request %s", request.state.request_id)
-            response = problem(request, 500, "an error of the service; its log has this request id")
-        route = getattr(request.scope.get("route"), "path", "unknown")
-        seconds = time.perf_counter() - begun
-        figures.requests.labels(request.method, route, response.status_code).inc()
-        figures.seconds.labels(route).observe(seconds)
-        for name, value in HEADERS.items():
-            response.headers.setdefault(name, value)
-        if response.headers.get("content-type", "").startswith("text/html") and path != "/docs":
-            response.headers["Content-Security-Policy"] = PAGE_POLICY
-        response.headers["X-Request-ID"] = request.state.request_id
-        record = {
-            "request_id": request.state.request_id,
-            "method": request.method,
-            "path": path,
-            "status": response.status_code,
-            "seconds": round(seconds, 4),
-            **getattr(request.state, "record", {}),
-        }
-        if route not in QUIET or response.status_code >= 400:
-            log.info("%s", json.dumps(record, ensure_ascii=False))
-        return response
-
+    most = {"": settings.max_bytes + 2**16, "/predict_batch": 10 * settings.max_bytes}
+    app.add_middleware(BodyLimit, most=most)
+    app.add_middleware(Around, settings=settings, engine=engine, figures=figures)
     _handle_errors(app, settings)
 
 
