@@ -45,13 +45,12 @@ def checkpoint() -> Path:
     return RUN / "checkpoints" / "best.ckpt"
 
 
-def exported(name: str = "model.onnx") -> Path:
-    """Return an exported file of that checkpoint, `model.onnx` or `model_int8.onnx`."""
-    file = BENCH / "exported" / name
+def exported() -> Path:
+    """Return the exported file of that checkpoint."""
+    file = BENCH / "exported" / "model.onnx"
     digest = file_digest(checkpoint())  # an earlier file may be of another training
     if not (file.is_file() and digest.encode() in file.read_bytes()):
-        formats = "[int8]" if name == "model_int8.onnx" else "[onnx]"
-        _python("scripts/export.py", f"ckpt={RUN}", f"formats={formats}", f"output={file.parent}")
+        _python("scripts/export.py", f"ckpt={RUN}", "formats=[onnx]", f"output={file.parent}")
     return file
 
 
