@@ -75,7 +75,7 @@ def _deeper(path: str, folder: str) -> bool:
 
 
 def split_name(folder: str) -> str:
-    """Return the split that a folder is named after, in whatever way; empty for none."""
+    """Return the split that a folder is named after, as `seg_train` or `val2017`; empty for none."""
     match = SPLIT_LIKE.fullmatch(folder.lower())
     return OTHER_SPLITS[match[1]] if match else ""
 

@@ -1,4 +1,4 @@
-"""What stands around every request: id, keys, rate, room in the queue, headers, log, figures, errors."""
+"""Middleware of every request: id, keys, rate, room in the queue, headers, log, figures, errors."""
 
 import hashlib
 import hmac
@@ -124,7 +124,7 @@ def client_of(request: Request, settings: Settings) -> str:
 
 
 class BodyLimit:
-    """Refuses a body beyond a number of bytes while it comes in, whatever length it was announced with.
+    """Refuses a body beyond a number of bytes while it comes in, also without a true Content-Length.
 
     Args:
         app: the application within.

@@ -119,7 +119,7 @@ class TaskState(BaseModel):
 
 
 class Decision(BaseModel):
-    """What an inspector decides: to confirm the prediction, or to correct it."""
+    """An inspector's decision: to confirm the prediction, or to correct it."""
 
     model_config = ConfigDict(extra="forbid")
 

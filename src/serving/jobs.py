@@ -5,7 +5,6 @@ import os
 import threading
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy import Row
@@ -101,11 +100,7 @@ class Workers:
             prediction = as_values(model, found)
         except UnreadableImage as unreadable:
             error = str(unreadable)
-        except MemoryError:
-            with suppress(SQLAlchemyError):
-                self.store.release(job, name)
-            raise
-        except Exception:  # whatever a model or decoder raises fails this job, not its worker
+        except Exception:  # any other error fails this job, not its worker
             log.exception("job %s", job.id)
             error = "the prediction failed; the log of the service says why"
         if self.store.finish(job, name, prediction, error) and prediction:

@@ -198,12 +198,6 @@ class Store:
         with self._reading() as db:
             return db.execute(query.where(JobRow.id == job_id)).first()
 
-    def count_jobs(self) -> dict[str, int]:
-        """Return the number of jobs of each status."""
-        with self._reading() as db:
-            rows = db.execute(select(JobRow.status, func.count()).group_by(JobRow.status))
-            return dict(tuple(row) for row in rows)
-
     def claim(self, worker: str, lease: float) -> Row | None:
         """Take the oldest job that waits, or whose worker has been silent beyond its lease.
 
@@ -247,22 +241,10 @@ class Store:
                 _add_prediction(db, job.image_id, prediction, job.id)
         return True
 
-    def release(self, job: Row, worker: str) -> None:
-        """Give a job back that this worker does not end, without counting the attempt."""
-        mine = and_(JobRow.id == job.id, JobRow.worker == worker, JobRow.attempts == job.attempts)
-        back = {"status": "PENDING", "worker": None, "lease_until": None, "attempts": job.attempts - 1}
-        with self.engine.begin() as db:
-            db.execute(update(JobRow).where(and_(mine, JobRow.status == "STARTED")).values(back))
-
     def release_all(self) -> None:
         """Give back the jobs of workers that ended: for a database that no other process uses."""
         with self.engine.begin() as db:
             db.execute(update(JobRow).where(JobRow.status == "STARTED").values(lease_until=0.0))
-
-    def add_prediction(self, image_id: int, prediction: Mapping[str, Any]) -> None:
-        """Keep a prediction that was made at once."""
-        with self.engine.begin() as db:
-            _add_prediction(db, image_id, prediction, None)
 
 
 def _json(value: Any) -> str:

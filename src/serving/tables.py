@@ -44,7 +44,7 @@ class JobRow(Base):
 
 
 class PredictionRow(Base):
-    """What one model said about a photo; at most one for a job."""
+    """The prediction of one model for a photo; at most one for a job."""
 
     __tablename__ = "prediction"
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)

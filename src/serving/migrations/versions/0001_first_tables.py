@@ -9,6 +9,13 @@ down_revision = None
 
 def upgrade() -> None:
     """Bring the tables forward."""
+    _create_image()
+    _create_job()
+    _create_prediction()
+    _create_review()
+
+
+def _create_image() -> None:
     op.create_table(
         "image",
         sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
@@ -30,6 +37,8 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_image_prediction_id"), ["prediction_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_image_review_id"), ["review_id"], unique=False)
 
+
+def _create_job() -> None:
     op.create_table(
         "job",
         sa.Column("id", sa.String(length=32), nullable=False),
@@ -50,6 +59,8 @@ def upgrade() -> None:
         batch_op.create_index("ix_job_claim", ["status", "lease_until", "created_at"], unique=False)
         batch_op.create_index(batch_op.f("ix_job_image_id"), ["image_id"], unique=False)
 
+
+def _create_prediction() -> None:
     op.create_table(
         "prediction",
         sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
@@ -71,6 +82,8 @@ def upgrade() -> None:
     with op.batch_alter_table("prediction", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_prediction_image_id"), ["image_id"], unique=False)
 
+
+def _create_review() -> None:
     op.create_table(
         "review",
         sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
