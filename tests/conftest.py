@@ -41,6 +41,17 @@ def make_tree(make_photo) -> Callable[..., Path]:
     return make
 
 
+def pytest_addoption(parser) -> None:
+    """Add `--thorough`: the service's checks with as many cases as docs/results.md names."""
+    parser.addoption("--thorough", action="store_true", help="more cases for tests/test_service*.py")
+
+
+@pytest.fixture(scope="session")
+def thorough(request) -> bool:
+    """Whether the checks with many cases run in full."""
+    return request.config.getoption("--thorough")
+
+
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory) -> Path:
     """36 photos in `Component_Defect` folders, not to be changed."""

@@ -3,6 +3,7 @@
 import shutil
 import threading
 import time
+from collections import Counter
 
 import pytest
 import schemathesis
@@ -28,9 +29,13 @@ def address(tmp_path_factory, run):
     thread.join()
 
 
-def test_every_call_does_what_its_description_says(address, photos):
+def test_every_call_does_what_its_description_says(address, photos, thorough):
     content = sorted(photos.rglob("*.jpg"))[0].read_bytes()
-    quiet = settings(max_examples=8, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    quiet = settings(
+        max_examples=200 if thorough else 8, deadline=None, database=None,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    counts = Counter()
     for found in schemathesis.openapi.from_url(f"{address}/openapi.json").get_all_operations():
 
         @quiet
@@ -40,9 +45,10 @@ def test_every_call_does_what_its_description_says(address, photos):
                 case.body["file"] = content  # what is no photo is refused, as it should be
             elif isinstance(case.body, dict) and "files" in case.body:
                 case.body["files"] = [content]
-            case.call_and_validate()
+            counts[case.call_and_validate().status_code] += 1
 
         holds()
+    print(f"{sum(counts.values())} calls of schemathesis: {dict(counts)}")
 
 
 @pytest.mark.parametrize("width", [1280, 390])
