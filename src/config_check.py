@@ -17,13 +17,14 @@ from src.errors import InputError, did_you_mean, first_line
 RANGES = {
     "from 0 to 1": "threshold preprocess.mean data.augment.horizontal_flip callbacks.thresholds.clamp_above "
     "callbacks.thresholds.clamp_to",
-    "from 0 to below 1": "model.label_smoothing",
-    "above 0 to 1": "preprocess.std",
+    "from 0 to below 1": "model.label_smoothing callbacks.ema.decay",
+    "above 0 to 1": "preprocess.std model.layer_decay callbacks.finetuning.lr_factor",
     "above 0": "model.lr model.backbone_lr_factor",
-    "from 0 on": "model.weight_decay model.head_weights data.splits trainer.gradient_clip_val "
+    "from 0 on": "model.weight_decay model.mixup model.cutmix model.head_weights data.splits "
+    "trainer.gradient_clip_val "
     "callbacks.early_stopping.min_delta callbacks.early_stopping.patience trainer.log_every_n_steps",
     "from 1 on": "trainer.accumulate_grad_batches callbacks.figures.every callbacks.figures.samples "
-    "callbacks.thresholds.min_positives",
+    "callbacks.thresholds.min_positives callbacks.finetuning.head_epochs callbacks.finetuning.stage_epochs",
     "from 2 on": "data.folds",
     "from 8 to 32": "preprocess.sample_bits",
     "from 0 to 180": "data.augment.rotation",

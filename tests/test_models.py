@@ -11,9 +11,11 @@ from torch.nn import functional as nnf
 
 from src.callbacks.tune_thresholds import TuneThresholds
 from src.labels import LabelSpace
-from src.models.base import WarmCosine
+from src.models.backbones import build_backbone
 from src.models.checkpoint import load_model
 from src.models.classifiers import DualHeadClassifier, MultiLabelClassifier
+from src.models.learning import Phase, phase_schedule, stages_of
+from src.models.losses import mixed, sigmoid_losses, softmax_losses
 from src.models.metrics import heads_figures, multilabel_figures
 
 LABELS = {"component": ["a", "b", "c"], "defect": ["x", "y"]}
@@ -198,10 +200,81 @@ def test_a_checkpoint_of_the_first_schema_still_loads(tmp_path):
     assert load_model(tmp_path / "old.ckpt").hparams["weight_decay"] == 0.01
 
 
-def test_the_cosine_schedule_is_a_function_of_step_and_length():
-    short, long = WarmCosine(100), WarmCosine(200)
+def test_schedules_are_functions_of_step_and_length():
+    short, long = (phase_schedule("cosine", [Phase(0, 0)], 10, steps) for steps in (100, 200))
     assert short(0) == pytest.approx(0.1) and short(5) == 1 and short(100) == pytest.approx(0)
     assert long(100) > 0.4 and all(short(s) >= short(s + 1) for s in range(5, 100))
+    cycle = phase_schedule("one_cycle", [Phase(0, 0)], 10, 100)
+    assert cycle(0) == pytest.approx(0.04) and cycle(30) == 1 and cycle(100) == pytest.approx(0)
+    drops = phase_schedule("step", [Phase(0, 0)], 9, 90)
+    assert [drops(s) for s in (0, 29, 30, 60, 90)] == pytest.approx([1, 1, 0.1, 0.01, 0.01])
+    phases = phase_schedule("constant", [Phase(0, 4), Phase(5, 0, 0.1)], 10, 100)
+    assert phases(49) == 1 and phases(50) == phases(100) == 0.1
+    again = phase_schedule("cosine", [Phase(0, 4), Phase(5, 0, 0.1)], 10, 100)
+    assert again(49) < 0.01 and again(52) == pytest.approx(0.1)
+
+
+def test_losses_follow_their_formulas():
+    logits, classes = torch.tensor([[2.0, -1.0, 0.5], [0.1, 0.2, 0.3]]), torch.tensor([0, 2])
+    weight = torch.tensor([1.0, 2.0, 3.0])
+    p = (logits.exp() / logits.exp().sum(1, keepdim=True))[[0, 1], classes]
+    expected = -weight[classes] * p.log()
+    assert torch.allclose(softmax_losses("cross_entropy", logits, classes, weight, 0.0), expected)
+    assert torch.allclose(softmax_losses("focal", logits, classes, weight, 0.0), expected * (1 - p) ** 2)
+
+    logits, target = torch.tensor([[2.0, -1.0, 0.5]]), torch.tensor([[1.0, 1.0, 0.0]])
+    p = 1 / (1 + (-logits).exp())
+    bce = -(target * weight * p.log() + (1 - target) * (1 - p).log())
+    assert torch.allclose(sigmoid_losses("bce", logits, target, weight), bce)
+    focus = target * (1 - p) ** 2 + (1 - target) * p**2
+    assert torch.allclose(sigmoid_losses("focal", logits, target, weight), bce * focus)
+    low = p - 0.05
+    asymmetric = -(target * weight * p.log() + (1 - target) * low**4 * (1 - low).log())
+    assert torch.allclose(sigmoid_losses("asymmetric", logits, target, weight), asymmetric, atol=1e-6)
+    easy = sigmoid_losses("asymmetric", torch.tensor([[-4.0]]), torch.zeros(1, 1), None)
+    assert easy.item() == 0  # a negative below the margin costs nothing
+
+
+def test_what_nobody_looked_for_costs_nothing():
+    model = multi(loss="partial_bce").train()
+    logits = {"component": torch.randn(2, 3), "defect": torch.randn(2, 2, requires_grad=True)}
+    target = torch.tensor([[1.0, 0, 0, -1, -1], [0, 0, 1, 0, 1]])
+    loss = model.loss(logits, target)
+    known = torch.cat(list(logits.values()), 1)[target >= 0]
+    assert torch.allclose(
+        loss, torch.nn.functional.binary_cross_entropy_with_logits(known, target[target >= 0])
+    )
+    loss.backward()
+    assert not logits["defect"].grad[0].any() and logits["defect"].grad[1].all()
+
+
+def test_mixed_photos_carry_both_targets():
+    torch.manual_seed(0)
+    image = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+    image += 60 * torch.arange(4, dtype=torch.uint8)[:, None, None, None]
+    batch, partner, share = mixed({"image": image}, 1.0, 0.0)
+    expected = share * image.float() + (1 - share) * image[partner].float()
+    assert torch.equal(batch["image"], expected) and 0 < share < 1
+    for _ in range(20):
+        batch, partner, share = mixed({"image": image}, 0.0, 1.0)
+        own = (batch["image"] == image)[:, 0].float().mean((1, 2))
+        assert torch.allclose(own[partner != torch.arange(4)], torch.tensor(share))
+    assert mixed({"image": image}, 0.0, 0.0)[1:] == (None, 1.0)
+
+
+def test_heads_with_layers_take_a_batch_of_one():
+    model = dual(head="mlp").train()
+    logits = model(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
+    assert logits["defect"].shape == (1, 2) and model.head_defect.in_features == 128
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "timm/vit_tiny_patch16_224"])
+def test_stages_cover_a_backbone_in_order(name):
+    backbone = build_backbone(name)
+    stages = stages_of(backbone)
+    found = [id(p) for stage in stages for part in stage for p in part.parameters()]
+    inside = [id(p) for child in backbone.children() for p in child.parameters()]
+    assert found == inside and len(stages) >= 5
 
 
 def test_smoothing_is_for_training_only():

@@ -32,10 +32,20 @@ class LostPhoto(InputError):
         super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
 
 
-def encoded_targets(records: Sequence[Record], labels: LabelSpace, multilabel: bool) -> torch.Tensor:
-    """Return multi-hot float32 `[N, labels]`, or class indices int64 `[N, kinds]`, -1 for no label."""
+def encoded_targets(
+    records: Sequence[Record], labels: LabelSpace, multilabel: bool, partial: bool = False
+) -> torch.Tensor:
+    """Return multi-hot float32 `[N, labels]`, or class indices int64 `[N, kinds]`, -1 for no label.
+
+    With `partial` the multi-hot labels of a kind are -1 on a photo whose table says nothing of that kind, not
+    even that nothing is wrong.
+    """
     encode = labels.encode if multilabel else labels.encode_classes
     targets = [encode(record.labels) for record in records]
+    if partial:
+        for target, record in zip(targets, records, strict=True):
+            for kind in set(labels.kinds).difference(record.labels):
+                target[labels.slices[kind]] = -1
     return torch.from_numpy(np.stack(targets)) if targets else torch.empty(0)
 
 

@@ -109,6 +109,7 @@ class PhotoDataModule(L.LightningDataModule):
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.splits: dict[str, list[rec.Record]] = {}
         self.first_epoch = 0  # of the fit; a resumed one begins later
+        self.partial = False  # whether the loss leaves out labels that nobody has looked for
         self.features: dict[str, list[Rows]] = {}  # by split, where a frozen backbone has seen the photos
 
     def _vocabulary(self, components: Iterable[str], defects: Iterable[str]) -> dict[str, list[str]]:
@@ -276,7 +277,8 @@ class PhotoDataModule(L.LightningDataModule):
             store = image_store(self.cache_dir, self.preprocess)
             images = store.rows([record.digest for record in records])
         transform = self.transform if split == "train" else None
-        targets = encoded_targets(records, self.labels, self.multilabel)
+        partial = self.partial and split != "test"
+        targets = encoded_targets(records, self.labels, self.multilabel, partial)
         return PhotoDataset(records, self.root, targets, self.preprocess, transform, self.seed, images)
 
     def _loader(self, split: str) -> DataLoader:

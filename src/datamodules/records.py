@@ -328,11 +328,17 @@ def one_label_per_kind(records: list[Record], multiple: str) -> list[Record]:
 
 
 def without_healthy(records: list[Record], healthy: Iterable[str]) -> list[Record]:
-    """Turn labels that mean "nothing wrong" into the absence of labels, as independent sigmoids need."""
+    """Turn labels that mean "nothing wrong" into the absence of labels, as independent sigmoids need.
+
+    A kind without any word, not even such a one, is left out.
+    """
     healthy = set(healthy)
     return [
         replace(
-            r, labels={kind: tuple(n for n in names if n not in healthy) for kind, names in r.labels.items()}
+            r,
+            labels={
+                kind: tuple(n for n in names if n not in healthy) for kind, names in r.labels.items() if names
+            },
         )
         for r in records
     ]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torchvision import models
 
@@ -197,7 +197,8 @@ def fill_defaults(cfg: DictConfig) -> DictConfig:
         one_device = cfg.trainer.get("devices", 1) == 1 and cfg.trainer.get("num_nodes", 1) == 1
         cfg.data.cache = "features" if frozen and one_device and cfg.data.get("cache_dir") else None
     if epochs == "auto":
-        cfg.trainer.max_epochs = HEAD_EPOCHS if frozen else FINE_TUNING_EPOCHS
+        heads_first = OmegaConf.select(cfg, "callbacks.finetuning.head_epochs") or 0
+        cfg.trainer.max_epochs = HEAD_EPOCHS if frozen else heads_first + FINE_TUNING_EPOCHS
     fill_modes(cfg)
     return cfg
 

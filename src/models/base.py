@@ -1,6 +1,5 @@
 """The parts of a classifier that do not depend on its input: heads, one step for three loops, optimiser."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -15,6 +14,18 @@ from torchmetrics.utilities import dim_zero_cat
 from src.config_check import check_number
 from src.errors import InputError, did_you_mean, listed
 from src.labels import LabelSpace
+from src.models.learning import (
+    DROP,
+    OPTIMIZERS,
+    PATIENCE,
+    SCHEDULES,
+    Phase,
+    make_optimizer,
+    parameter_groups,
+    phase_schedule,
+    stages_of,
+)
+from src.models.losses import HARD, mixed
 from src.parallel import mixed_seed
 
 SCHEMA = 2
@@ -70,35 +81,26 @@ class Collected(Metric):
         return dim_zero_cat(self.logits).cpu()[first], dim_zero_cat(self.targets).cpu()[first]
 
 
-class WarmCosine:
-    """Factor of the learning rate at a step: linear from 0.1 over the first twentieth, then a cosine to zero.
-
-    A pure function of the step and the run's length, so that a resumed run with more epochs follows the
-    longer curve from where it stands.
-    """
-
-    def __init__(self, steps: int):
-        self.steps, self.warm = steps, max(1, steps // 20)
-
-    def __call__(self, step: int) -> float:
-        """Return the factor."""
-        if step < self.warm:
-            return 0.1 + 0.9 * step / self.warm
-        done = min(1.0, (step - self.warm) / max(1, self.steps - self.warm))
-        return 0.5 * (1 + math.cos(math.pi * done))
+NECK = (512, 128, 0.4)  # widths of the layers of `head=mlp`, share of the last one's outputs that are dropped
 
 
 class Classifier(L.LightningModule, ABC):
-    """Linear heads, one per kind, on the features of `self.backbone`, which a subclass builds.
+    """Heads, one per kind, on the features of `self.backbone`, which a subclass builds.
 
     Args:
-        hyperparameters: primitives that rebuild the module: `task`, `labels`, `class_weights`,
-            `freeze_backbone`, `lr`, `backbone_lr_factor`, `weight_decay`, `schedule`, `seed`,
-            `label_smoothing`, and those of the subclass.
+        hyperparameters: primitives that rebuild the module: `task`, `labels`, `class_weights`, `head`,
+            `loss`, `freeze_backbone`, `lr`, `backbone_lr_factor`, `layer_decay`, `optimizer`, `weight_decay`,
+            `schedule`, `seed`, `label_smoothing`, `mixup`, `cutmix`, and those of the subclass.
         init_from: a checkpoint to start from, kept for `checkpoint.init_from`.
+
+    Attributes:
+        phases: of the training, each with the layers that learn; a callback may set others before it begins.
+        first_stage: of the backbone that learns now, an index of `learning.stages_of`.
     """
 
     tasks: tuple[str, ...]
+    losses: tuple[str, ...]
+    partial = False  # whether labels that nobody has looked for stay out of the loss
     backbone: nn.Module
 
     def __init__(self, hyperparameters: Mapping[str, Any], init_from: str | None = None):
@@ -118,23 +120,51 @@ class Classifier(L.LightningModule, ABC):
 
     def _check(self) -> None:
         """Refuse arguments of the right type without sense."""
-        given, schedules = self.hparams, ("constant", "cosine")
-        if given["schedule"] not in schedules:
-            raise InputError(
-                f"model.schedule={given['schedule']}: {did_you_mean(given['schedule'], schedules)}"
-            )
-        for name in ("label_smoothing", "lr", "weight_decay", "backbone_lr_factor"):
+        given = self.hparams
+        choices = {"schedule": SCHEDULES, "optimizer": OPTIMIZERS, "head": ("linear", "mlp")}
+        for name, known in (choices | {"loss": (None, *self.losses)}).items():
+            if given[name] not in known:
+                nearest = did_you_mean(given[name], [choice or "null" for choice in known])
+                raise InputError(f"model.{name}={given[name]}: {nearest}")
+        for name in ("label_smoothing", "lr", "weight_decay", "backbone_lr_factor", "layer_decay",
+                     "mixup", "cutmix"):  # fmt: skip
             check_number(f"model.{name}", given[name])
+        if given["loss"] in HARD and given["label_smoothing"]:
+            raise InputError(f"model.loss={given['loss']} takes hard labels: model.label_smoothing=0")
         if given["task"] not in self.tasks:
             raise InputError(
                 f"task={given['task']}: {type(self).__name__} is for {listed(self.tasks)}; choose with model="
             )
 
+    def add_backbone(self, backbone: nn.Module) -> None:
+        """Add the backbone, frozen or not, and find its stages."""
+        self.backbone, self.stages = backbone, stages_of(backbone)
+        self.first_stage = len(self.stages) if self.hparams["freeze_backbone"] else 0
+        self.phases: tuple[Phase, ...] = (Phase(0, self.first_stage),)
+        backbone.requires_grad_(not self.hparams["freeze_backbone"])
+
     def add_heads(self, num_features: int) -> None:
-        """Add a head for each kind, on `num_features` features."""
-        self.num_features = num_features
+        """Add a head for each kind, on `num_features` features, and what all of them share."""
+        self.num_features, self.neck = num_features, nn.Identity()
+        if self.hparams["head"] == "mlp":  # LayerNorm, for BatchNorm fails on a last batch of one photo
+            first, second, dropped = NECK
+            self.neck = nn.Sequential(
+                nn.LayerNorm(num_features), nn.Linear(num_features, first), nn.ReLU(),
+                nn.LayerNorm(first), nn.Linear(first, second), nn.ReLU(),
+                nn.LayerNorm(second), nn.Dropout(dropped),
+            )  # fmt: skip
+            num_features = second
         for kind, names in self.labels.kinds.items():
             self.add_module(f"head_{kind}", nn.Linear(num_features, len(names)))
+
+    def learn_from(self, first_stage: int) -> None:
+        """Freeze the backbone's stages before `first_stage`, and let the others learn."""
+        self.first_stage = first_stage
+        self.backbone.requires_grad_(first_stage == 0)  # also what lies in no layer
+        for stage in self.stages[first_stage:]:
+            for part in stage:
+                part.requires_grad_(True)
+        self.train(self.training)
 
     @property
     def logged(self) -> list[str]:
@@ -156,6 +186,7 @@ class Classifier(L.LightningModule, ABC):
 
     def classify(self, features: Tensor) -> dict[str, Tensor]:
         """Return logits `{kind: [B, labels of the kind]}` of features `[B, F]`."""
+        features = self.neck(features)
         return {kind: self.get_submodule(f"head_{kind}")(features) for kind in self.labels.kinds}
 
     @abstractmethod
@@ -192,10 +223,13 @@ class Classifier(L.LightningModule, ABC):
         """Return the figures that are logged with loss and F1: `{name: value}`."""
 
     def train(self, mode: bool = True) -> "Classifier":
-        """Set training mode; a frozen backbone stays in eval mode."""
+        """Set training mode; what is frozen stays in eval mode, its BatchNorm statistics untouched."""
         super().train(mode)
-        if self.hparams["freeze_backbone"]:
+        if self.first_stage == len(self.stages):
             self.backbone.eval()
+        for stage in self.stages[: self.first_stage]:
+            for part in stage:
+                part.eval()
         return self
 
     def _step(self, batch: Mapping[str, Tensor], split: str) -> dict[str, Tensor]:
@@ -211,7 +245,11 @@ class Classifier(L.LightningModule, ABC):
     def scores_of(self, split: str) -> tuple[Tensor, Tensor]:
         """Return the scores `[N, labels]` and targets collected of a split."""
         logits, targets = self.collected[split].compute()
-        return self.probabilities(self._by_kind(logits)), targets
+        return self.probabilities(self._by_kind(logits)), self.truth(targets)
+
+    def truth(self, targets: Tensor) -> Tensor:
+        """Return the targets that scores are compared with."""
+        return targets
 
     def _by_kind(self, logits: Tensor) -> dict[str, Tensor]:
         """Return joined logits `[N, labels]` as `{kind: [N, labels of the kind]}`."""
@@ -220,7 +258,11 @@ class Classifier(L.LightningModule, ABC):
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a batch; of several processes, what averages to that of all their photos."""
         photos, shares = self._shares(batch["target"])
-        loss = self.loss(self._step(batch, "train"), batch["target"], shares)
+        batch, partner, share = mixed(batch, self.hparams["mixup"], self.hparams["cutmix"])
+        logits, target = self._step(batch, "train"), batch["target"]
+        loss = self.loss(logits, target, shares)
+        if partner is not None:
+            loss = share * loss + (1 - share) * self.loss(logits, target[partner], shares)
         # the shares are in the loss, so each process weighs it with the photos of all
         options = {"on_step": False, "on_epoch": True, "prog_bar": True, "sync_dist": True}
         self.log("train/loss", loss, batch_size=photos, **options)
@@ -256,11 +298,20 @@ class Classifier(L.LightningModule, ABC):
     def on_train_start(self) -> None:
         """Set the learning rate to the schedule's: a checkpoint holds that of its own length."""
         scheduler = self.lr_schedulers()
-        if scheduler is not None:
+        if isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
             for group, base, factor in zip(
                 scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
             ):
                 group["lr"] = base * factor(scheduler.last_epoch)
+
+    def on_train_epoch_start(self) -> None:
+        """Let the layers of this epoch's phase learn, all others not."""
+        index = max(i for i, phase in enumerate(self.phases) if phase.epoch <= self.current_epoch)
+        phase = self.phases[index]
+        self.learn_from(phase.first_stage)
+        if self.hparams["schedule"] == "plateau" and index and phase.epoch == self.current_epoch:
+            for group in self.optimizers().param_groups:  # any other schedule has the factor in it
+                group["lr"] *= phase.lr_factor / self.phases[index - 1].lr_factor
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Make dropout a function of (seed, epoch, batch), so that a resumed run draws the same masks.
@@ -305,20 +356,18 @@ class Classifier(L.LightningModule, ABC):
         self._finish("test")
 
     def configure_optimizers(self) -> Any:
-        """Return AdamW over what is trained, with the schedule stepped per batch."""
-        lr, factor = self.hparams["lr"], self.hparams["backbone_lr_factor"]
-        learned = {name: p for name, p in self.named_parameters() if p.requires_grad}
-        backbone = [p for name, p in learned.items() if name.startswith("backbone.") and factor != 1]
-        rest = [p for name, p in learned.items() if not name.startswith("backbone.") or factor == 1]
-        groups = [{"params": rest}]
-        if backbone:
-            groups.append({"params": backbone, "lr": lr * factor})
-        optimizer = torch.optim.AdamW(groups, lr, weight_decay=self.hparams["weight_decay"])
-        if self.hparams["schedule"] == "constant":
+        """Return the optimizer over all that learns in any phase, with the schedule stepped per batch."""
+        given = self.hparams
+        groups = parameter_groups(self, given["lr"], given["backbone_lr_factor"], given["layer_decay"])
+        optimizer = make_optimizer(given["optimizer"], groups, given["lr"], given["weight_decay"])
+        if given["schedule"] == "plateau":
+            scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=DROP, patience=PATIENCE)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val/loss"}}
+        if given["schedule"] == "constant" and len(self.phases) == 1:
             return optimizer
-        factor = WarmCosine(max(2, int(self.trainer.estimated_stepping_batches)))
-        # a plain function: an object's attributes, the old length among them, would be restored
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step))
+        steps, epochs = max(2, int(self.trainer.estimated_stepping_batches)), self.trainer.max_epochs
+        factor = phase_schedule(given["schedule"], self.phases, epochs, steps)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -99,9 +99,11 @@ def init_from(model: PhotoClassifier, path: str | Path, test_digests: Iterable[s
             f"model.init_from={path}: its backbone is {theirs['backbone']}, this model's "
             f"{ours['backbone']}: add model.backbone={theirs['backbone']}"
         )
+    if theirs.get("head", "linear") != ours["head"]:
+        raise InputError(f"model.init_from={path}: its head is another one: add model.head={theirs['head']}")
     _warn_of_other_pixels(path, theirs["preprocess"], ours["preprocess"])
     state, own = content["state_dict"], model.state_dict()
-    own.update({name: state[name] for name in own if name.startswith("backbone.")})
+    own.update({name: state[name] for name in own if name.startswith(("backbone.", "neck."))})
     rows = {label: (kind, i) for kind, names in theirs["labels"].items() for i, label in enumerate(names)}
     threshold_row = {label: i for i, label in enumerate(rows)}
     taken, new = [], []

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as nnf
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from src.config_check import check_number
@@ -13,6 +12,7 @@ from src.errors import InputError, did_you_mean, first_line, listed
 from src.labels import MISSING
 from src.models.backbones import backbone_defaults, build_backbone
 from src.models.base import Classifier
+from src.models.losses import SIGMOID, SOFTMAX, UNKNOWN, sigmoid_losses, softmax_losses
 from src.models.metrics import heads_figures, multilabel_figures
 from src.preprocess import Preprocess
 
@@ -26,6 +26,7 @@ class SoftmaxHeads(Classifier):
     """
 
     tasks = ("dual_head", "multiclass")
+    losses = SOFTMAX
 
     def __init__(self, head_weights: dict[str, float] | None = None, **common: Any):
         super().__init__(**common)
@@ -51,7 +52,7 @@ class SoftmaxHeads(Classifier):
     def loss(
         self, logits: Mapping[str, Tensor], target: Tensor, shares: Sequence[float] | None = None
     ) -> Tensor:
-        """Return the weighted sum of the heads' cross-entropies.
+        """Return the weighted sum of the heads' losses.
 
         Each head's is the mean over the photos that have a label of its kind, weighted by class: the
         weights are not divided out, so that a batch of rare classes counts for more.
@@ -61,12 +62,12 @@ class SoftmaxHeads(Classifier):
             known = target[:, k] != MISSING
             factor = (self.hparams["head_weights"] or {}).get(kind, 1.0) * (shares[k] if shares else 1.0)
             if known.any():
-                losses = nnf.cross_entropy(
+                losses = softmax_losses(
+                    self.hparams["loss"] or "cross_entropy",
                     logits[kind][known],
                     target[known, k],
-                    weight=self.weight_of(kind),
-                    reduction="none",
-                    label_smoothing=self.hparams["label_smoothing"] if self.training else 0.0,
+                    self.weight_of(kind),
+                    self.hparams["label_smoothing"] if self.training else 0.0,
                 )
                 total = total + factor * losses.mean()
             elif shares:
@@ -99,29 +100,43 @@ class SigmoidHeads(Classifier):
     """
 
     tasks = ("multilabel",)
+    losses = SIGMOID
 
     def __init__(self, **common: Any):
         super().__init__(**common)
         self.register_buffer("thresholds", torch.full((len(self.labels),), 0.5))
+        self.partial = self.hparams["loss"] == "partial_bce"
 
     def probabilities(self, logits: Mapping[str, Tensor]) -> Tensor:
         """Return sigmoid scores `[B, labels]`."""
         return torch.cat([logits[kind] for kind in self.labels.kinds], 1).sigmoid()
 
+    def truth(self, targets: Tensor) -> Tensor:
+        """Return targets in which an unknown label counts as absent."""
+        return targets.clamp(min=0)
+
     def counted(self, target: Tensor) -> Tensor:
-        """Return the number of photos, for each kind: a photo without a label of one says "none of them"."""
-        return torch.full((len(self.labels.kinds),), len(target), device=target.device)
+        """Return the number of known labels, for each kind: the loss is one mean over them all.
+
+        A photo without a label of a kind says "none of them", unless the loss is `partial_bce`.
+        """
+        return (target != UNKNOWN).sum().expand(len(self.labels.kinds))
 
     def loss(
         self, logits: Mapping[str, Tensor], target: Tensor, shares: Sequence[float] | None = None
     ) -> Tensor:
-        """Return the binary cross-entropy with weighted positives, mean over photos and labels."""
+        """Return the mean over photos and labels of the loss with weighted positives."""
         weights = [self.weight_of(kind) for kind in self.labels.kinds]
         pos_weight = torch.cat(weights) if all(w is not None for w in weights) else None
         joined = torch.cat([logits[kind] for kind in self.labels.kinds], 1)
         smoothing = self.hparams["label_smoothing"] if self.training else 0.0
-        target = target * (1 - smoothing) + smoothing / 2
-        loss = nnf.binary_cross_entropy_with_logits(joined, target, pos_weight=pos_weight)
+        soft = self.truth(target) * (1 - smoothing) + smoothing / 2
+        losses = sigmoid_losses(self.hparams["loss"] or "bce", joined, soft, pos_weight)
+        if self.partial:
+            known = target != UNKNOWN
+            loss = (losses * known).sum() / known.sum().clamp(min=1)
+        else:
+            loss = losses.mean()
         return loss * shares[0] if shares else loss
 
     def evaluate(self, scores: Tensor, target: Tensor) -> dict[str, Any]:
@@ -154,15 +169,21 @@ class PhotoClassifier(Classifier):
         backbone: a key of `backbones.BACKBONES`, or `timm/NAME`.
         weights: see `build_backbone`; no hyperparameter, so that loading a checkpoint never downloads.
         init_from: a checkpoint to start from, kept for `checkpoint.init_from`; no hyperparameter either.
+        head: `linear`, or `mlp`: two layers with normalisation and dropout before the linear ones.
+        loss: one of `losses.SOFTMAX`, or for `multilabel` of `losses.SIGMOID`; null: the first of them.
         freeze_backbone: train the heads only; the backbone stays in eval mode, its BatchNorm statistics
             untouched.
         label_smoothing: share of each target that is spread over all answers (Szegedy et al., 2016,
             Rethinking the Inception architecture).
-        lr: learning rate of Adam.
+        mixup: see `losses.mixed`; 0: off.
+        cutmix: see `losses.mixed`; 0: off.
+        lr: learning rate.
         backbone_lr_factor: factor of `lr` for a backbone that learns.
-        weight_decay: decoupled from the gradient (Loshchilov and Hutter, 2019); Adam where it is 0.
-        schedule: `constant`, or `cosine` (down to zero over the run, after a linear warm-up over its first
-            twentieth).
+        layer_decay: factor of the learning rate from each stage of the backbone to the one before it.
+        optimizer: `adamw`, `adam` or `sgd`, see `learning.make_optimizer`.
+        weight_decay: of the optimizer; `adamw` decouples it from the gradient (Loshchilov and Hutter, 2019).
+        schedule: of the learning rate, see `learning.schedule_factor`; `plateau`: a tenth after three epochs
+            without a lower `val/loss`.
         seed: of the dropout masks.
 
     Attributes:
@@ -180,10 +201,16 @@ class PhotoClassifier(Classifier):
         backbone: str = "efficientnet_lite0",
         weights: str | None = None,
         init_from: str | None = None,
+        head: str = "linear",
+        loss: str | None = None,
         freeze_backbone: bool = False,
         label_smoothing: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
         lr: float = 5e-4,
         backbone_lr_factor: float = 1.0,
+        layer_decay: float = 1.0,
+        optimizer: str = "adamw",
         weight_decay: float = 0.0,
         schedule: str = "constant",
         seed: int = 42,
@@ -194,18 +221,23 @@ class PhotoClassifier(Classifier):
             "preprocess": dict(preprocess),
             "class_weights": class_weights,
             "backbone": backbone,
+            "head": head,
+            "loss": loss,
             "freeze_backbone": freeze_backbone,
             "label_smoothing": label_smoothing,
+            "mixup": mixup,
+            "cutmix": cutmix,
             "lr": lr,
             "backbone_lr_factor": backbone_lr_factor,
+            "layer_decay": layer_decay,
+            "optimizer": optimizer,
             "weight_decay": weight_decay,
             "schedule": schedule,
             "seed": seed,
         }
         super().__init__(hyperparameters, init_from)
         pixels = Preprocess.from_dict(preprocess)
-        self.backbone = build_backbone(backbone, weights).to(memory_format=torch.channels_last)
-        self.backbone.requires_grad_(not freeze_backbone)
+        self.add_backbone(build_backbone(backbone, weights).to(memory_format=torch.channels_last))
         self.add_heads(self._count_features(pixels.size))
         for name in ("mean", "std"):
             values = torch.tensor(getattr(pixels, name), dtype=torch.float32).view(1, 3, 1, 1)
@@ -245,8 +277,8 @@ class PhotoClassifier(Classifier):
     def features(self, image: Tensor) -> Tensor:
         """Return features `[B, F]` of a uint8 batch `[B, 3, H, W]`, normalised here."""
         image = self.normalised(image.contiguous(memory_format=torch.channels_last))
-        frozen = self.hparams["freeze_backbone"]
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+        learns = self.first_stage < len(self.stages)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
             return self.backbone(image)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from src.callbacks.checkpointing import AtomicCheckpointIO, BestCheckpoint, epochs_done
 from src.callbacks.history import History
@@ -112,6 +112,16 @@ def check_plan(cfg: DictConfig) -> None:
             "The frozen backbone has random weights (model.weights=null): its features tell little; take "
             "model.weights=DEFAULT, or model.freeze_backbone=false model.backbone_lr_factor=1"
         )
+    if cfg.data.get("cache") == "features" and cfg.model.get("cutmix"):
+        raise InputError(
+            "model.cutmix mixes photos, which data.cache=features has no more: data.cache=images"
+        )
+    heads = OmegaConf.select(cfg, "callbacks.finetuning.head_epochs")
+    if heads and heads >= epochs:
+        raise InputError(
+            f"callbacks.finetuning.head_epochs={heads}: the backbone would never learn in "
+            f"trainer.max_epochs={epochs}"
+        )
     if cfg.data.get("cache") == "features" and not cfg.model.get("freeze_backbone"):
         raise InputError(
             "data.cache=features needs model.freeze_backbone=true: a backbone that learns sees something "
@@ -206,6 +216,7 @@ def prepare_run(cfg: DictConfig, model: PhotoClassifier, datamodule: PhotoDataMo
     if cfg.resume:
         since = resume_point(run, model, datamodule, cfg.trainer.max_epochs)
     trainer = make_trainer(cfg, model, since)
+    datamodule.partial = model.partial
     check_devices(cfg, trainer, model, datamodule)
     check_batches(cfg, trainer, model, datamodule)
     if datamodule.cache == "features":
