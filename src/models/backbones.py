@@ -20,11 +20,14 @@ from torchvision import models
 from src.config_check import fill_modes
 from src.errors import InputError, did_you_mean, listed
 from src.files import user_path
+from src.models.defect_cnn import SMALL, DefectCNN
 
 log = logging.getLogger(__name__)
 Color = tuple[float, float, float]
 State = Mapping[str, torch.Tensor]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
+CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
 TIMM = "timm/"
 CACHES = ("auto", "features", "images", None)  # of `data`
 HEAD_EPOCHS, FINE_TUNING_EPOCHS = 20, 6
@@ -73,7 +76,8 @@ class Entry:
     Attributes:
         builder: returns the classifier with random weights.
         weights: where ImageNet weights come from: torchvision's enum or a pip package.
-        last: dotted name of the layer that is taken off; None where the builder leaves it out.
+        last: dotted name of the layer that is taken off; None where the builder leaves it out, empty for the
+            last linear layer.
         mean: of red, green and blue (0 to 1), as the weights were trained with.
         std: standard deviations of red, green and blue.
         image_size: default side in pixels.
@@ -104,6 +108,15 @@ def _lite(number: int, size: int, file: str, sha256: str) -> Entry:
     return Entry(builder, source, "classifier", (127 / 255,) * 3, (128 / 255,) * 3, size)
 
 
+def _cifar(builder: Callable[..., nn.Module]) -> nn.Module:
+    """Build a ResNet for photos of 32 px: a 3 x 3 stem without stride and pooling (He et al., 2016, 4.2)."""
+    module = builder()
+    module.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(module.conv1.weight, mode="fan_out", nonlinearity="relu")
+    module.maxpool = nn.Identity()
+    return module
+
+
 BACKBONES = {
     # 0 was trained at 224; frozen features tell more in a larger image (Touvron et al., 2019)
     "efficientnet_lite0": _lite(0, 256, "efficientnet-lite0-57934424.pth",
@@ -112,16 +125,18 @@ BACKBONES = {
                                 "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
     "efficientnet_lite2": _lite(2, 260, "efficientnet-lite2-9656183e.pth",
                                 "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
-    "resnet18": Entry(models.resnet18, models.ResNet18_Weights, "fc"),
-    "resnet34": Entry(models.resnet34, models.ResNet34_Weights, "fc"),
-    "resnet50": Entry(models.resnet50, models.ResNet50_Weights, "fc"),
-    "mobilenet_v3_large": Entry(models.mobilenet_v3_large, models.MobileNet_V3_Large_Weights, "classifier.3"),
     "squeezenet1_1": Entry(models.squeezenet1_1, models.SqueezeNet1_1_Weights, "classifier.1"),
+    "defect_cnn_small": Entry(partial(DefectCNN, SMALL, 128, 0.3, (0.0, 0.0)), None, None, HALF, HALF, 128),
+    "defect_cnn_base": Entry(DefectCNN, None, None, HALF, HALF, 128),
+    "resnet18_cifar": Entry(partial(_cifar, models.resnet18), None, "fc", CIFAR_MEAN, CIFAR_STD, 32),
+    "resnet34_cifar": Entry(partial(_cifar, models.resnet34), None, "fc", CIFAR_MEAN, CIFAR_STD, 32),
+    "resnet50_cifar": Entry(partial(_cifar, models.resnet50), None, "fc", CIFAR_MEAN, CIFAR_STD, 32),
 }  # fmt: skip
+TRAINED_OTHERWISE = ("googlenet", "inception_v3")  # with further classifiers, which only training has
 
 
 def find_backbone(name: str) -> Entry:
-    """Return the row of a backbone: a key of `BACKBONES`, or `timm/NAME` for a classifier of timm.
+    """Return the row of a backbone: a key of `BACKBONES`, a classifier of torchvision, or `timm/NAME`.
 
     Raises:
         InputError: for an unknown name, with the nearest ones.
@@ -129,7 +144,13 @@ def find_backbone(name: str) -> Entry:
     if name in BACKBONES:
         return BACKBONES[name]
     if not name.startswith(TIMM):
-        raise InputError(f"model.backbone={name}: {did_you_mean(name, [*BACKBONES, 'timm/NAME'])}")
+        known = [model for model in models.list_models(module=models) if model not in TRAINED_OTHERWISE]
+        if name in known:
+            weights = models.get_model_weights(name)
+            view = weights.DEFAULT.transforms()
+            mean, std = tuple(view.mean), tuple(view.std)
+            return Entry(models.get_model_builder(name), weights, "", mean, std, view.crop_size[0])
+        raise InputError(f"model.backbone={name}: {did_you_mean(name, [*BACKBONES, *known, 'timm/NAME'])}")
     import timm
 
     model = name.removeprefix(TIMM)
@@ -221,13 +242,15 @@ def build_backbone(name: str, weights: str | None = None) -> nn.Module:
         InputError: for an unknown name, or weights that cannot be had or do not fit.
     """
     entry = find_backbone(name)
-    module = entry.builder()
-    if entry.last:
-        parent, _, last = entry.last.rpartition(".")
+    module, head = entry.builder(), entry.last
+    if head == "":
+        head = [layer for layer, part in module.named_modules() if isinstance(part, nn.Linear)][-1]
+    if head:
+        parent, _, last = head.rpartition(".")
         setattr(module.get_submodule(parent), last, nn.Identity())
     if weights is not None:
         state = _default_weights(name, entry, module) if weights == "DEFAULT" else _read(user_path(weights))
-        heads = tuple(filter(None, (entry.last, *entry.dropped)))
+        heads = tuple(filter(None, (head, *entry.dropped)))
         _load(module, state, heads, f"{name} from {weights}")
     return module
 

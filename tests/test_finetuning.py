@@ -1,0 +1,140 @@
+"""Fine-tuning in phases: what is frozen does not move, and a killed run goes on to the same bits."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+
+from src.models.classifiers import PhotoClassifier
+from tests.made import FAST, run_script, trained
+
+SMALL = (*FAST, "model.backbone=defect_cnn_small", "preprocess.image_size=32", "trainer.max_epochs=4")
+TWO = ("finetune=two_phase", "callbacks.finetuning.head_epochs=2", "model.freeze_backbone=false")
+STAGES = ("finetune=progressive", "callbacks.finetuning.head_epochs=1", "model.freeze_backbone=false")
+
+
+class Killed(Exception):
+    """Stands for a kill: nothing of the run's own code handles it."""
+
+
+def weights(run, name="last"):
+    return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """The backbone's state at the start of each epoch."""
+    found = []
+    begin = PhotoClassifier.on_train_epoch_start
+
+    def note(module):
+        found.append({name: t.clone() for name, t in module.backbone.state_dict().items()})
+        begin(module)
+
+    monkeypatch.setattr(PhotoClassifier, "on_train_epoch_start", note)
+    return found
+
+
+def moved(before, after):
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_two_phases_keep_the_backbone_still_until_the_second(photos, tmp_path, seen):
+    run = trained(tmp_path, f"data.root={photos}", *SMALL, *TWO)
+    assert not moved(seen[0], seen[1]) and not moved(seen[1], seen[2])  # BatchNorm statistics included
+    assert moved(seen[2], seen[3]) == set(seen[0])
+    phases = json.loads((run / "finetuning.json").read_text())
+    assert [phase["first_epoch"] for phase in phases] == [1, 3] and phases[0]["learns"] == ["heads"]
+    assert phases[0]["frozen_parameters"] == sum(
+        t.numel() for name, t in seen[0].items() if "running" not in name and "num_batches" not in name
+    )
+    assert pd.read_csv(run / "history.csv")["lr"].tolist() == pytest.approx([0.01, 0.01, 0.001, 0.001])
+    assert "Phase 2: the heads and the last 5 of 5 stages" in (run / "train.log").read_text()
+
+
+def test_stages_thaw_from_the_last_one(photos, tmp_path, seen):
+    trained(tmp_path, f"data.root={photos}", *SMALL, *STAGES)
+    assert not moved(seen[0], seen[1])
+    assert {name.partition(".")[0] for name in moved(seen[1], seen[2])} == {"top"}
+    assert {name[:8] for name in moved(seen[2], seen[3])} == {"top.0.we", "top.0.bi", "stages.3"}
+
+
+RECIPES = {
+    "two_phase": (*TWO, "model.schedule=cosine"),
+    "progressive": (*STAGES, "model.schedule=one_cycle", "model.optimizer=sgd", "model.layer_decay=0.7"),
+    "plateau": (*TWO, "model.schedule=plateau", "model.optimizer=adam", "trainer.gradient_clip_val=1"),
+    "ema": ("finetune=full", "callbacks=[default,ema]", "callbacks.figures=null", "model.mixup=0.2",
+            "model.head=mlp"),
+    "accumulated": ("finetune=full", "trainer.accumulate_grad_batches=2", "model.schedule=step",
+                    "model.loss=focal", "model.cutmix=1.0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_killed_recipe_resumes_to_the_same_bits(photos, tmp_path, monkeypatch, recipe):
+    arguments = (f"data.root={photos}", *SMALL, *RECIPES[recipe])
+    for home in ("whole", "killed"):
+        (tmp_path / home).mkdir()
+    whole = trained(tmp_path / "whole", *arguments)
+    monkeypatch.chdir(tmp_path / "killed")
+    begin = PhotoClassifier.on_train_batch_start
+
+    def die(module, batch, batch_idx):
+        if module.current_epoch == 2 and batch_idx == 1:
+            raise Killed
+        begin(module, batch, batch_idx)
+
+    with monkeypatch.context() as deadly, pytest.raises(Killed):
+        deadly.setattr(PhotoClassifier, "on_train_batch_start", die)
+        run_script(deadly, "train", *arguments)
+    (last,) = tmp_path.glob("killed/outputs/*/*/checkpoints/last.ckpt")
+    run = last.parent.parent
+    assert run_script(monkeypatch, "train", f"resume='{run}'") == 0
+    for name in ("last", "best"):
+        ours, theirs = weights(run, name), weights(whole, name)
+        assert not moved(theirs, ours) and theirs.keys() == ours.keys()
+    assert (run / "predictions.csv").read_bytes() == (whole / "predictions.csv").read_bytes()
+
+
+def test_averaged_weights_are_what_is_saved_and_evaluated(table, tmp_path):
+    given = (f"data.root={table}", *SMALL, "model=multilabel", "finetune=full", "callbacks=[default,ema]",
+             "callbacks.figures=null", "callbacks.ema.decay=0.9")  # fmt: skip
+    run = trained(tmp_path, *given)
+    content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert moved(content["current_model_state"], content["state_dict"])
+    tuned = json.loads((run / "thresholds.json").read_text())
+    saved = weights(run, "best")["thresholds"].tolist()
+    assert list(tuned.values()) == pytest.approx(saved)
+    metrics = json.loads((run / "metrics.json").read_text())
+    history = pd.read_csv(run / "history.csv").set_index("epoch")
+    best = history.loc[metrics["run"]["best_epoch"]]
+    assert metrics["val"]["f1_macro"] == pytest.approx(best["val_f1"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("finetune=two_phase", "callbacks.finetuning.head_epochs=4"), "the backbone would never learn"),
+        (
+            ("finetune=two_phase", "callbacks.finetuning.head_epochs=1", "model.freeze_backbone=true"),
+            "model.freeze_backbone=false",
+        ),
+        (("finetune=twophase",), "two_phase"),
+        (("model.loss=fokal",), "did you mean 'focal'"),
+        (("model.loss=asymmetric",), "choices: "),
+        (("model.loss=focal", "model.label_smoothing=0.1"), "takes hard labels"),
+        (("model.optimizer=adamax",), "did you mean 'adam'"),
+        (("model.cutmix=1", "model.freeze_backbone=true", "data.cache=features"), "data.cache=images"),
+        (("model.backbone=resnet19",), "did you mean 'resnet18'"),
+        (("model.backbone=inception_v3",), "choices: "),
+    ],
+)
+def test_what_cannot_be_trained_is_one_line(photos, tmp_path, monkeypatch, capsys, given, message):
+    monkeypatch.chdir(tmp_path)
+    base = [
+        key for key in (f"data.root={photos}", *SMALL) if key.partition("=")[0] != "model.freeze_backbone"
+    ]
+    assert run_script(monkeypatch, "train", *base, *given) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert message in said[-1], said
