@@ -111,7 +111,17 @@ class ServeConfig:
     output_dir: str = "???"
 
 
+@dataclass
+class FindLrConfig(TrainConfig):
+    """Root keys of `conf/find_lr.yaml`: those of training, and its own."""
+
+    low: float = 1e-6
+    high: float = 1.0
+    steps: int = 100
+
+
 SCHEMAS = {
+    "find_lr": FindLrConfig,
     "serve": ServeConfig,
     "train": TrainConfig,
     "predict": PredictConfig,

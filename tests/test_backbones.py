@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from src.errors import InputError
 from src.inference.torch_backend import folded
-from src.models.backbones import BACKBONES, PipWeights, backbone_defaults, build_backbone
+from src.models.backbones import BACKBONES, PipWeights, backbone_defaults, build_backbone, find_backbone
 from tests.made import tiny
 
 TIMM = ["timm/resnet10t", "timm/mobilenetv4_conv_small_035", "timm/levit_128s", "timm/vit_tiny_patch16_224"]
@@ -18,7 +18,7 @@ TIMM = ["timm/resnet10t", "timm/mobilenetv4_conv_small_035", "timm/levit_128s", 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_large", "squeezenet1_1", "efficientnet_lite0"])
 def test_every_backbone_loads_a_weights_file_of_the_whole_model_or_of_itself(name, tmp_path):
-    whole = BACKBONES[name].builder()
+    whole = find_backbone(name).builder()
     torch.save(whole.state_dict(), tmp_path / "whole.pth")
     backbone = build_backbone(name, str(tmp_path / "whole.pth"))
     image = torch.rand(2, 3, 64, 64)
@@ -70,7 +70,7 @@ def test_a_package_of_weights_that_is_missing_or_another_is_one_line(monkeypatch
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [*BACKBONES, *TIMM])
+@pytest.mark.parametrize("name", [*BACKBONES, "resnet18", "resnet50", "mobilenet_v3_large", *TIMM])
 def test_folding_keeps_the_features(name):
     backbone = build_backbone(name).eval()
     draw = torch.Generator().manual_seed(0)

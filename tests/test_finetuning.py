@@ -138,3 +138,16 @@ def test_what_cannot_be_trained_is_one_line(photos, tmp_path, monkeypatch, capsy
     assert run_script(monkeypatch, "train", *base, *given) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert message in said[-1], said
+
+
+def test_a_learning_rate_is_found_where_the_loss_falls(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    given = [f"data.root={photos}", *SMALL[:-1], "finetune=full", "steps=60", "low=1e-5", "high=10"]
+    assert run_script(monkeypatch, "find_lr", *given) == 0
+    suggestion = float(capsys.readouterr().out.split("model.lr=")[1].split(",")[0])
+    (table,) = tmp_path.glob("outputs/find_lr/*/learning_rates.csv")
+    rates = pd.read_csv(table)
+    assert rates["lr"].is_monotonic_increasing and rates["lr"][0] == 1e-5 and 1e-5 < suggestion < 1
+    assert table.with_suffix(".png").is_file()
+    assert run_script(monkeypatch, "find_lr", *given, "low=1", "high=0.1") == 2
+    assert "low below high" in capsys.readouterr().err

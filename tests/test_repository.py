@@ -196,9 +196,15 @@ def test_configuration_page_documents_every_key_and_no_other():
 
 def test_configuration_page_gives_the_defaults_of_the_configuration():
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        others = ("predict", "export", "make_demo_data", "explore", "audit", "serve")
+        others = ("predict", "export", "make_demo_data", "explore", "audit", "serve", "find_lr")
         cfgs = [compose(name, ["output_dir=x"]) for name in ("train", *others)]
-        cfgs.append(compose("train", ["model=multilabel", "output_dir=x"]))
+        for choice in (
+            "model=multilabel",
+            "finetune=two_phase",
+            "finetune=progressive",
+            "callbacks=[default,ema]",
+        ):
+            cfgs.append(compose("train", [choice, "output_dir=x"]))
     wrong = []
     for key, cell in reference():
         values = [plain(OmegaConf.select(cfg, key, default="absent")) for cfg in cfgs]

@@ -114,6 +114,22 @@ def label_outcomes_figure(counts: Mapping[str, tuple[int, int, int, int]]) -> Fi
     return figure
 
 
+def learning_rate_figure(table: pd.DataFrame, suggestion: float) -> Figure:
+    """Draw the loss of each batch over its learning rate: columns `lr`, `loss` and `smooth`."""
+    figure = draw.new_figure(6, 3.8)
+    axes = figure.subplots()
+    draw.plain_axes(axes, "y")
+    axes.plot(table["lr"], table["loss"], color=GREY, linewidth=1, label="batch")
+    axes.plot(table["lr"], table["smooth"], color=BLUE, linewidth=1.8, label="running mean")
+    axes.axvline(suggestion, color=RED, linewidth=1.2, linestyle="--", label=f"model.lr={suggestion:.2g}")
+    axes.set_xscale("log")
+    axes.set_ylim(top=1.1 * table["smooth"].head(20).max())
+    draw.set_title(axes, "Loss over the learning rate")
+    axes.set_xlabel("learning rate of the heads", **NOTE)
+    axes.legend(fontsize=8, frameon=True, framealpha=0.85, edgecolor="none", labelcolor=INK)
+    return figure
+
+
 def loss_curve_figure(history: pd.DataFrame, best_epoch: int | None = None) -> Figure:
     """Draw the loss (left) and F1 and accuracy (right) of each epoch, train and val.
 
