@@ -31,7 +31,12 @@ def main(cfg: DictConfig) -> None:
         set_full_precision()
     settings = {"threshold": threshold, **{key: cfg[key] for key in ("batch_size", "precision", "compile")}}
     predictor = Predictor.load(
-        checkpoint, device=cfg.device, backend=cfg.backend, num_workers=cfg.num_workers, **settings
+        checkpoint,
+        device=cfg.device,
+        backend=cfg.backend,
+        num_workers=cfg.num_workers,
+        tta=cfg.tta,
+        **settings,
     )
     refuse_to_overwrite(output, photos, cfg.images, cfg.ckpt)
     if cfg.spreadsheet_safe:  # else left out: jobs before this key go on

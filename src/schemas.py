@@ -40,6 +40,7 @@ class PredictConfig:
     device: str = "auto"
     backend: str = "auto"
     precision: str = "32"
+    tta: bool = False
     compile: bool = False
     output_dir: str = "???"
 

@@ -1,5 +1,6 @@
 import logging
 import pickle
+from collections import Counter
 from unittest.mock import Mock
 
 import numpy as np
@@ -108,8 +109,9 @@ def same(a, b):
     )
 
 
-def test_order_and_augmentation_depend_on_seed_epoch_and_index_only(root):
-    module = folders(root, augment={"horizontal_flip": 0.5, "rotation": 10.0})
+@pytest.mark.parametrize("preset", ["light", "color", "randaugment", "trivial"])
+def test_order_and_augmentation_depend_on_seed_epoch_and_index_only(root, preset):
+    module = folders(root, augment={"preset": preset, "horizontal_flip": 0.5, "rotation": 10.0})
     alone = epochs(module, 0, (0, 1, 2))
     torch.manual_seed(99)
     assert same(alone[2], epochs(module, 0, (2,))[2])
@@ -118,6 +120,23 @@ def test_order_and_augmentation_depend_on_seed_epoch_and_index_only(root):
     assert not same(alone[1], alone[2])
     assert sorted(i for index, _ in alone[1] for i in index) == list(range(len(module.splits["train"])))
     assert not same(alone[1], epochs(folders(root, seed=4, augment={"rotation": 10.0}), 0, (1,))[1])
+
+
+def test_balanced_batches_show_rare_labels_as_often_as_frequent_ones(root):
+    module = folders(root, balanced=True, class_weights=None)
+    train = module.splits["train"]
+    rare = [i for i, r in enumerate(train) if r.labels["defect"] == ("Leaks",)][:2]
+    module.splits["train"] = [r for i, r in enumerate(train) if r.labels["defect"] != ("Leaks",) or i in rare]
+    names = [r.labels["defect"][0] for r in module.splits["train"]]
+    drawn = epochs(module, 0, range(40))
+    seen = Counter(names[i] for batches in drawn.values() for index, _ in batches for i in index)
+    assert names.count("Leaks") / len(names) < 0.2 and seen["Leaks"] / seen.total() == pytest.approx(
+        1 / 3, abs=0.06
+    )
+    again = epochs(module, 0, (3,))
+    assert same(again[3], drawn[3])
+    with pytest.raises(InputError, match="set it to null"):
+        folders(root, balanced=True, class_weights={"sqrt": True})
 
 
 def test_views_leave_the_random_generator_alone(root):

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from PIL import Image, ImageOps
 
 from src.decisions.predictions import number_columns
 from src.inference import batches, output
@@ -100,6 +101,17 @@ def test_the_rows_of_a_call(predict, whole, tmp_path):
     assert not any(row["p:Leaks"] for row in bad) and rows[0]["ID"] == "site, 0/Brücke 00"
     assert predict("threads.csv", "num_workers=2")[0] == 1
     assert (tmp_path / "threads.csv").read_bytes() == whole[".csv"]
+
+
+def test_tta_is_the_mean_with_the_mirror_image(home, predict):
+    assert predict("plain.csv")[0] == predict("tta.csv", "tta=true")[0] == 1
+    plain, both = (pd.read_csv(name).set_index("path") for name in ("plain.csv", "tta.csv"))
+    path = plain.index[0]
+    predictor = Predictor.load(home / "model.ckpt", device="cpu")
+    mirrored = predictor.predict(ImageOps.mirror(Image.open(home / "photos" / path).convert("RGB")))
+    for label, score in mirrored.probabilities["defect"].items():
+        mean = (score + plain.loc[path, f"p:{label}"]) / 2
+        assert both.loc[path, f"p:{label}"] == pytest.approx(mean, abs=1e-5)
 
 
 @pytest.mark.parametrize(("count", "suffix"), [(1, ".parquet"), (2, ".csv"), (4, ".parquet"), (9, ".csv")])

@@ -1,6 +1,7 @@
 """Photos as batches: `{"image": uint8 [B,3,H,W], "target": ..., "index": [B]}`, or `"features": [B,F]`."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +13,7 @@ from torchvision.transforms import v2
 
 from src.config_check import check_number
 from src.datamodules.records import Record
-from src.errors import InputError, UnreadableImage
+from src.errors import InputError, UnreadableImage, did_you_mean
 from src.images import content_digest, read_photo
 from src.labels import LabelSpace
 from src.parallel import ProgressBar, bounded_map, cores, mixed_seed
@@ -49,25 +50,53 @@ def encoded_targets(
     return torch.from_numpy(np.stack(targets)) if targets else torch.empty(0)
 
 
+PRESETS = ("none", "light", "color", "randaugment", "trivial")
+GREY = [114.0]  # of the corners that a rotation opens
+ZOOM = (0.5, 1.0)  # share of the photo's area that `color` shows
+
+
+class RandomZoom(torch.nn.Module):
+    """Shows a random part of an image at the image's size."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Return the part of an image `[3, H, W]`, in the same shape."""
+        return v2.RandomResizedCrop(image.shape[-2:], scale=ZOOM, antialias=True)(image)
+
+
 class TrainTransform:
     """Random views of a uint8 image `[3, H, W]`; a pure function of (seed, epoch, index).
 
     Args:
+        preset: `light`: the flip and the rotation; `color`: also a random part of half the area or more, with
+            other brightness, contrast, saturation and hue; `randaugment` (Cubuk et al., 2020) or `trivial`
+            (Mueller and Hutter, 2021) after the flip and the rotation; `none`: the image as it is.
         horizontal_flip: probability of a mirrored view.
         rotation: largest angle in degrees, either way; the corners that open are filled with mid-grey.
     """
 
-    def __init__(self, horizontal_flip: float = 0.5, rotation: float = 10.0):
+    def __init__(self, preset: str = "light", horizontal_flip: float = 0.5, rotation: float = 10.0):
+        if preset not in PRESETS:
+            raise InputError(f"data.augment.preset={preset}: {did_you_mean(preset, PRESETS)}")
         check_number("data.augment.horizontal_flip", horizontal_flip)
         check_number("data.augment.rotation", rotation)
+        if preset == "none":
+            horizontal_flip = rotation = 0.0
         self.arguments = {"horizontal_flip": horizontal_flip, "rotation": rotation}
+        bilinear = v2.InterpolationMode.BILINEAR
         steps: list[torch.nn.Module] = []
         if horizontal_flip:
             steps.append(v2.RandomHorizontalFlip(horizontal_flip))
         if rotation:
-            bilinear = v2.InterpolationMode.BILINEAR
-            steps.append(v2.RandomRotation(rotation, interpolation=bilinear, fill=[114.0]))
+            steps.append(v2.RandomRotation(rotation, interpolation=bilinear, fill=GREY))
+        if preset == "color":
+            steps += [RandomZoom(), v2.ColorJitter(0.2, 0.2, 0.2, 0.1)]
+        elif preset == "randaugment":
+            steps.append(v2.RandAugment(interpolation=bilinear, fill=GREY))
+        elif preset == "trivial":
+            steps.append(v2.TrivialAugmentWide(interpolation=bilinear, fill=GREY))
         self.steps = v2.Compose(steps) if steps else torch.nn.Identity()
+        if preset not in ("none", "light"):
+            self.arguments["preset"] = preset
 
     def __call__(self, image: torch.Tensor, seed: int, epoch: int, index: int) -> torch.Tensor:
         """Return the view of photo `index` in `epoch`."""
@@ -75,6 +104,16 @@ class TrainTransform:
             # torch.manual_seed would queue a call for a GPU that is not in use, and keep each of them
             torch.default_generator.manual_seed(mixed_seed(seed, epoch, index))
             return self.steps(image)
+
+
+def balanced_weights(records: Sequence[Record]) -> torch.Tensor:
+    """Return how often each photo has to come so that rare labels are seen as often as frequent ones.
+
+    One over the number of photos with its rarest label; photos without any label are one more class.
+    """
+    carried = [[name for names in record.labels.values() for name in names] or [None] for record in records]
+    count = Counter(name for names in carried for name in names)
+    return torch.tensor([max(1 / count[name] for name in names) for names in carried], dtype=torch.float64)
 
 
 class PhotoDataset(Dataset):
@@ -158,6 +197,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
             batch, left whole.
         rank: number of this process, from 0.
         world: number of processes.
+        weights: how often a photo comes, `[photos]`, drawn with replacement; None: each once an epoch.
     """
 
     def __init__(
@@ -169,7 +209,9 @@ class EpochSampler(Sampler[tuple[int, int]]):
         batch: int | None = None,
         rank: int = 0,
         world: int = 1,
+        weights: torch.Tensor | None = None,
     ):
+        self.weights = weights
         self.size, self.seed, self.shuffle, self.epoch = size, seed, shuffle, epoch
         self.batch, self.rank, self.world = batch or max(1, size), rank, world
         last = size % self.batch
@@ -198,7 +240,10 @@ class EpochSampler(Sampler[tuple[int, int]]):
         order = torch.arange(self.size)
         if self.shuffle:
             generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch))
-            order = torch.randperm(self.size, generator=generator)
+            if self.weights is None:
+                order = torch.randperm(self.size, generator=generator)
+            else:
+                order = torch.multinomial(self.weights, self.size, replacement=True, generator=generator)
         epoch = self.epoch
         return ((epoch, int(index)) for start, end in self._parts() for index in order[start:end])
 

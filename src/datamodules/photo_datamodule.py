@@ -21,6 +21,7 @@ from src.datamodules.dataset import (
     FeatureDataset,
     PhotoDataset,
     TrainTransform,
+    balanced_weights,
     encoded_targets,
     image_store,
     store_images,
@@ -72,6 +73,7 @@ class PhotoDataModule(L.LightningDataModule):
         skip_unreadable: bool = False,
         class_weights: Mapping | None = None,
         augment: Mapping | None = None,
+        balanced: bool = False,
         cache: str | None = None,
         views: int = 2,
         cache_dir: str | None = None,
@@ -87,6 +89,10 @@ class PhotoDataModule(L.LightningDataModule):
         for name, (value, low) in least.items():
             if value < low:
                 raise InputError(f"data.{name}={value}: needs at least {low}")
+        if balanced and class_weights is not None:
+            raise InputError(
+                "data.balanced=true counts rare labels twice with data.class_weights: set it to null"
+            )
         if cache and not cache_dir:
             raise InputError(f"data.cache={cache} needs a folder: data.cache_dir=outputs/cache")
         if cache:
@@ -105,6 +111,7 @@ class PhotoDataModule(L.LightningDataModule):
         self.preprocess = Preprocess(**preprocess)
         self.weighting = Weighting(**class_weights) if class_weights is not None else None
         self.transform = TrainTransform(**augment) if augment else None
+        self.balanced = balanced
         self.views, self.cache, self.cache_dir = views, cache, cache_dir
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.splits: dict[str, list[rec.Record]] = {}
@@ -288,10 +295,11 @@ class PhotoDataModule(L.LightningDataModule):
             dataset, workers = FeatureDataset(self.features[split], dataset.targets), 0
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         epoch, batch = (self.first_epoch, self.batch_size * world) if train else (0, None)
+        weights = balanced_weights(self.splits[split]) if train and self.balanced else None
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
-            sampler=EpochSampler(len(dataset), self.seed, train, epoch, batch, rank, world),
+            sampler=EpochSampler(len(dataset), self.seed, train, epoch, batch, rank, world, weights),
             num_workers=workers,
             collate_fn=(lambda batch: batch) if self.features else None,  # its dataset has put it together
             persistent_workers=workers > 0,

@@ -245,6 +245,35 @@ class Backend(ABC):
         raise NotImplementedError
 
 
+class Mirrored(Backend):
+    """Gives each photo the mean of its scores and those of its mirror image: test-time augmentation.
+
+    Args:
+        backend: runs the model, twice for each batch.
+    """
+
+    def __init__(self, backend: Backend):
+        self.backend = backend
+        self.task, self.labels, self.preprocess = backend.task, backend.labels, backend.preprocess
+        self.thresholds, self.on_gpu = backend.thresholds, backend.on_gpu
+        self.trained_on, self.trained_sizes = backend.trained_on, backend.trained_sizes
+        self.arithmetic = backend.arithmetic | {"tta": "mirrored"}
+
+    def scores(self, pixels: np.ndarray, count: int | None = None) -> np.ndarray:
+        """Return the mean probabilities; see `Backend`."""
+        given = isinstance(pixels, np.ndarray)  # else a tensor, of a loader
+        mirrored = np.ascontiguousarray(pixels[:, :, ::-1]) if given else pixels.flip(2)
+        return (self.backend.scores(pixels, count) + self.backend.scores(mirrored, count)) / 2
+
+    def one_thread(self) -> AbstractContextManager[None]:
+        """Hold forward passes of the calling thread to one core."""
+        return self.backend.one_thread()
+
+    def loaded(self, read: Callable[[int], Batch], count: int, num_workers: int) -> Iterator[Batch]:
+        """Yield `read(0)` to `read(count - 1)`; see `Backend`."""
+        return self.backend.loaded(read, count, num_workers)
+
+
 def trained_sizes(provenance: Mapping[str, Any]) -> frozenset[int] | None:
     """Return `Backend.trained_sizes` from a checkpoint's provenance."""
     sizes = provenance.get("train_sizes", None if provenance.get("train_digests") else ())

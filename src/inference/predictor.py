@@ -16,6 +16,7 @@ from src.images import as_upright_rgb
 from src.inference.batches import (
     CHUNK,
     Backend,
+    Mirrored,
     Photo,
     Result,
     batch_range,
@@ -85,13 +86,16 @@ class Predictor:
         backend: str = "auto",
         precision: str = "32",
         compile: bool = False,
+        tta: bool = False,
         **options: Any,
     ) -> "Predictor":
         """Load a run folder's best, a `.ckpt` or `.onnx` file, or an export's folder.
 
-        `load_backend` explains the arguments, the class the further `options`.
+        `load_backend` explains the arguments, the class the further `options`. With `tta` scores are means
+        over the photo and its mirror image.
         """
-        return cls(load_backend(ckpt, backend, device, precision, compile), **options)
+        found = load_backend(ckpt, backend, device, precision, compile)
+        return cls(Mirrored(found) if tta else found, **options)
 
     def _thresholds(self, given: float | Mapping[str, float] | None) -> np.ndarray | None:
         """Return the thresholds to apply: those of the checkpoint with the given ones in their place."""
