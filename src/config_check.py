@@ -17,7 +17,7 @@ from src.errors import InputError, did_you_mean, first_line
 RANGES = {
     "from 0 to 1": "threshold preprocess.mean data.augment.horizontal_flip callbacks.thresholds.clamp_above "
     "callbacks.thresholds.clamp_to",
-    "from 0 to below 1": "model.label_smoothing callbacks.ema.decay",
+    "from 0 to below 1": "preprocess.overlap model.label_smoothing callbacks.ema.decay",
     "above 0 to 1": "preprocess.std model.layer_decay callbacks.finetuning.lr_factor",
     "above 0": "model.lr model.backbone_lr_factor",
     "from 0 on": "model.weight_decay model.mixup model.cutmix model.head_weights data.splits "

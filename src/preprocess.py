@@ -1,6 +1,8 @@
 """From an opened photo to the pixels that a model takes; the same for training and prediction. No torch."""
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +18,7 @@ from src.errors import InputError, did_you_mean
 from src.images import OVERSAMPLING, open_image
 
 LETTERBOX_GRAY = 114
+GRID = re.compile(r"[1-9]x[1-9]")
 RESIZES = ("squash", "letterbox", "crop")
 
 
@@ -40,18 +43,23 @@ class Preprocess:
     Resizing is Pillow's bilinear filter in one step; it is antialiased, it averages over all pixels that fall
     into one. After a scaled decode, a sharper filter or a `reducing_gap` gains nothing.
 
+    With tiles a photo becomes several views of one size: the whole photo, then each tile of a grid. They lie
+    below each other in its pixels, so that everything that holds pixels needs to know only their shape.
+
     Args:
-        image_size: Side in pixels of a square, or `(height, width)`.
+        image_size: Side in pixels of a square, or `(height, width)`; of each view.
         resize: `squash` fits the whole photo without regard to its aspect ratio; `letterbox` fits it within,
             centred on gray 114; `crop` fits the short side and cuts the long one, centred.
         mean: Of red, green and blue, for values between 0 and 1. Only carried here: the model normalises.
         std: Standard deviations of red, green and blue, from 0 to 1. The defaults are ImageNet's.
         sample_bits: The bits, 8 to 32, that gray samples of more than 8 bits really use, as 12 for a 12-bit
             camera that writes 16-bit files; null: all bits of the file's samples.
+        tiles: `RxC`, rows and columns of the grid, as `2x3`; null: the whole photo alone. A tile is squashed.
+        overlap: Share of a tile's height and width that the next one shows, too.
 
     Raises:
-        InputError: for sizes below 1, an unknown `resize`, `mean` and `std` that are not three numbers, or
-            `sample_bits` out of range.
+        InputError: for sizes below 1, an unknown `resize`, `mean` and `std` that are not three numbers,
+            `sample_bits` out of range, or no grid of tiles.
     """
 
     image_size: int | tuple[int, int] = 224
@@ -59,6 +67,8 @@ class Preprocess:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     sample_bits: int | None = None
+    tiles: str | None = None
+    overlap: float = 0.1
 
     def __post_init__(self):
         object.__setattr__(self, "image_size", _sides(self.image_size))
@@ -68,6 +78,9 @@ class Preprocess:
             object.__setattr__(self, name, _three_numbers(name, getattr(self, name)))
         if self.sample_bits is not None:
             check_number("preprocess.sample_bits", self.sample_bits)
+        if self.tiles is not None and not GRID.fullmatch(str(self.tiles)):
+            raise InputError(f"preprocess.tiles={self.tiles}: needs rows and columns, 1 to 9, as 2x3")
+        check_number("preprocess.overlap", self.overlap)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -75,16 +88,61 @@ class Preprocess:
         return (self.image_size,) * 2 if isinstance(self.image_size, int) else self.image_size
 
     @property
-    def samples(self) -> dict[str, int]:
-        """`sample_bits` where it is set, for the keys of caches: without it they are as they were."""
-        return {} if self.sample_bits is None else {"sample_bits": self.sample_bits}
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tiles; none without tiles."""
+        rows, _, columns = (self.tiles or "0x0").partition("x")
+        return int(rows), int(columns)
+
+    @property
+    def views(self) -> list[str]:
+        """The names of a photo's views: `whole`, then `r1c1` for the tile at the upper left."""
+        rows, columns = self.grid
+        return ["whole", *(f"r{row + 1}c{column + 1}" for row in range(rows) for column in range(columns))]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape of a photo's pixels: its views below each other."""
+        return self.size[0] * len(self.views), self.size[1], 3
+
+    @property
+    def decode_size(self) -> tuple[int, int]:
+        """The size, `(height, width)`, that a photo has to be decoded at, so that no tile is enlarged."""
+        sizes = zip(self.size, self.grid, strict=True)
+        height, width = (math.ceil(side * self._tiles_along(count)) for side, count in sizes)
+        return height, width
+
+    def _tiles_along(self, count: int) -> float:
+        """Return the length of a side in tiles of which there are `count`, which overlap."""
+        return 1 + max(0, count - 1) * (1 - self.overlap)
+
+    @property
+    def further(self) -> dict[str, object]:
+        """Arguments that are set, for the keys of caches: without them they are as they were."""
+        found = {} if self.sample_bits is None else {"sample_bits": self.sample_bits}
+        return found if self.tiles is None else {**found, "tiles": self.tiles, "overlap": self.overlap}
 
     def __call__(self, source: str | Path | bytes | BinaryIO) -> np.ndarray:
-        """Open a photo and resize it; uint8 of shape `[height, width, 3]`, or `UnreadableImage`."""
-        return self.resize_image(open_image(source, self.size, self.sample_bits))
+        """Open a photo and resize it; uint8 of the `shape`, or `UnreadableImage`."""
+        return self.resize_image(open_image(source, self.decode_size, self.sample_bits))
 
     def resize_image(self, image: Image.Image) -> np.ndarray:
-        """Resize what `open_image(..., min_size=self.size)` gave to uint8 `[height, width, 3]`."""
+        """Resize what `open_image(..., min_size=self.decode_size)` gave to uint8 of the `shape`."""
+        whole = self._whole(image)
+        return np.concatenate([whole, *self._tiles(image)]) if self.tiles else whole
+
+    def _tiles(self, image: Image.Image) -> Iterator[np.ndarray]:
+        """Yield each tile, uint8 `[height, width, 3]`."""
+        (rows, columns), (height, width) = self.grid, self.size
+        high, wide = image.height / self._tiles_along(rows), image.width / self._tiles_along(columns)
+        for row in range(rows):
+            for column in range(columns):
+                left, top = column * wide * (1 - self.overlap), row * high * (1 - self.overlap)
+                right, bottom = min(left + wide, image.width), min(top + high, image.height)
+                box = (left, top, right, bottom)
+                yield np.array(image.resize((width, height), Image.Resampling.BILINEAR, box=box))
+
+    def _whole(self, image: Image.Image) -> np.ndarray:
+        """Return the whole photo, uint8 `[height, width, 3]`."""
         height, width = self.size
         if self.resize == "letterbox":
             image = self._letterbox(image)

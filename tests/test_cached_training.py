@@ -127,9 +127,9 @@ def test_images_train_the_same_bits(train):
 def test_no_more_views_are_computed_than_epochs_show(train, read, monkeypatch, capsys):
     seen, real = [], features._seen
 
-    def count(pixels, record, view):
+    def count(pixels, record, view, tiles):
         seen.append(view[2] if isinstance(view, tuple) else view)
-        return real(pixels, record, view)
+        return real(pixels, record, view, tiles)
 
     monkeypatch.setattr(features, "_seen", count)
     options = (VIEWS, "data.cache=features", "data.views=50")

@@ -140,7 +140,8 @@ class TensorBoardFigures(L.Callback):
         dataset = trainer.datamodule.dataset("val")
         scored = len(scores)  # the first photos, where the batches of validation are limited
         chosen = np.linspace(0, scored - 1, min(self.samples, scored)).round().astype(int)
-        photos = np.stack([dataset[0, int(i)]["image"].permute(1, 2, 0).numpy() for i in chosen])
+        height = dataset.preprocess.size[0]  # of the first view, the whole photo
+        photos = np.stack([dataset[0, int(i)]["image"].permute(1, 2, 0).numpy()[:height] for i in chosen])
         thresholds = module.thresholds.cpu().numpy() if hasattr(module, "thresholds") else None
         truth, predicted = [], []
         for i in chosen:

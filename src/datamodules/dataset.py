@@ -98,8 +98,13 @@ class TrainTransform:
         if preset not in ("none", "light"):
             self.arguments["preset"] = preset
 
-    def __call__(self, image: torch.Tensor, seed: int, epoch: int, index: int) -> torch.Tensor:
-        """Return the view of photo `index` in `epoch`."""
+    def __call__(
+        self, image: torch.Tensor, seed: int, epoch: int, index: int, tiles: int = 1
+    ) -> torch.Tensor:
+        """Return the view of photo `index` in `epoch`; of a photo of several tiles, all turned alike."""
+        if tiles > 1:
+            parts = image.unflatten(1, (tiles, -1)).transpose(0, 1)
+            return self(parts, seed, epoch, index).transpose(0, 1).flatten(1, 2)
         with torch.random.fork_rng(devices=[]):
             # torch.manual_seed would queue a call for a GPU that is not in use, and keep each of them
             torch.default_generator.manual_seed(mixed_seed(seed, epoch, index))
@@ -143,7 +148,8 @@ class PhotoDataset(Dataset):
         epoch, index = key
         image = torch.from_numpy(self._read(index)).permute(2, 0, 1).contiguous()
         if self.transform:
-            image = self.transform(image, self.seed, epoch, index)
+            tiles = len(self.preprocess.views)
+            image = self.transform(image, self.seed, epoch, index, tiles)
         return {"image": image, "target": self.targets[index], "index": index}
 
     def _read(self, index: int) -> np.ndarray:
@@ -250,8 +256,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 def image_store(cache_dir: str | Path, preprocess: Preprocess) -> RowStore:
     """Return the store of photos resized like this, uint8 `[H, W, 3]` each."""
-    about = {"resize": preprocess.resize, "decoder": decoder(), **preprocess.samples}
-    return RowStore(cache_dir, "images", about, (*preprocess.size, 3), "uint8")
+    about = {"resize": preprocess.resize, "decoder": decoder(), **preprocess.further}
+    return RowStore(cache_dir, "images", about, preprocess.shape, "uint8")
 
 
 def store_images(store: RowStore, root: Path, records: Sequence[Record], preprocess: Preprocess) -> None:

@@ -19,13 +19,14 @@ RUN = re.compile(r"'*[=+\-@\t\r]")  # the begin of a cell that a spreadsheet run
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
-def columns(task: str, labels: LabelSpace, probabilities: bool = False) -> list[str]:
+def columns(task: str, labels: LabelSpace, probabilities: bool = False, tiles: bool = False) -> list[str]:
     """Return the columns of `predictions.csv` in order.
 
     Args:
         task: `dual_head`, `multiclass` or `multilabel`.
         labels: The label space; its kinds name columns.
         probabilities: Whether a column `p:<label>` for each label is appended.
+        tiles: Whether there is a column `tiles`, the view that carried each label.
 
     Raises:
         InputError: for an unknown task, several kinds in `multiclass`, or a kind whose name makes two columns
@@ -40,7 +41,7 @@ def columns(task: str, labels: LabelSpace, probabilities: bool = False) -> list[
         names += ["average_confidence", "prediction"]
     else:
         names = ["label", "confidence"]
-    names = ["ID", *names, "path", "status", "error"]
+    names = ["ID", *names, "path", "status", "error", *(["tiles"] if tiles else [])]
     if twice := [name for name in names if names.count(name) > 1]:
         raise InputError(
             f"two columns of predictions.csv would be named '{twice[0]}': rename that kind of labels"
@@ -96,6 +97,7 @@ def row(
     thresholds: np.ndarray | None = None,
     error: str = "",
     probabilities: bool = False,
+    views: Sequence[str] = (),
 ) -> dict[str, str]:
     """Return one row of `predictions.csv`: a string for every name in `columns`.
 
@@ -104,25 +106,30 @@ def row(
         labels: The label space.
         id_: ID of the photo.
         path: POSIX path of the photo.
-        scores: Probabilities of shape `[labels]`; None where the photo could not be read.
+        scores: Probabilities of shape `[labels]`, with `views` followed by the number of the view that
+            carried each label; None where the photo could not be read.
         thresholds: Shape `[labels]`, for `multilabel`.
         error: Why the photo could not be read. The row then has `status=error` and no label; so has a photo
             whose scores are NaN or infinite.
         probabilities: Whether to add `p:<label>` for each label.
+        views: The names of a photo's views, for a model that sees tiles.
     """
     if not error and not np.isfinite(scores).all():
         error = "the model's scores are not finite"
-    values = dict.fromkeys(columns(task, labels, probabilities), "")
+    values = dict.fromkeys(columns(task, labels, probabilities, bool(views)), "")
     values |= {"ID": id_, "path": path, "status": "error" if error else "ok"}
     if error:
         return values | {"error": " ".join(error.split())}
-    scores = np.asarray(scores, np.float64)
+    scores, carriers = np.split(np.asarray(scores, np.float64), [len(labels)])
     chosen = decide(task, labels, scores, thresholds)
     confidence = {
         kind: [float(scores[labels.position(name)]) for name in names] for kind, names in chosen.items()
     }
     fill = {"multilabel": _multilabel, "dual_head": _dual_head, "multiclass": _multiclass}[task]
     values |= fill(chosen, confidence)
+    if views:
+        names = [name for found in chosen.values() for name in found]
+        values["tiles"] = ";".join(f"{name}:{views[int(carriers[labels.position(name)])]}" for name in names)
     if probabilities:
         values |= {f"p:{name}": f"{p:.6f}" for name, p in zip(labels.names, scores, strict=True)}
     return values

@@ -220,6 +220,9 @@ class Backend(ABC):
     def scores(self, pixels: np.ndarray, count: int | None = None) -> np.ndarray:
         """Return probabilities float32 `[count, labels]` of the first `count` rows; None: of all.
 
+        Of photos in tiles as many columns follow: the number of the view that carried each label, an index of
+        `preprocess.views`.
+
         Args:
             pixels: resized photos uint8 `[B, H, W, 3]`. `B` decides about last digits.
             count: rows that hold photos.
@@ -263,7 +266,9 @@ class Mirrored(Backend):
         """Return the mean probabilities; see `Backend`."""
         given = isinstance(pixels, np.ndarray)  # else a tensor, of a loader
         mirrored = np.ascontiguousarray(pixels[:, :, ::-1]) if given else pixels.flip(2)
-        return (self.backend.scores(pixels, count) + self.backend.scores(mirrored, count)) / 2
+        plain, other = self.backend.scores(pixels, count), self.backend.scores(mirrored, count)
+        part = len(self.labels)  # the views of the photo as it is
+        return np.concatenate([(plain[:, :part] + other[:, :part]) / 2, plain[:, part:]], 1)
 
     def one_thread(self) -> AbstractContextManager[None]:
         """Hold forward passes of the calling thread to one core."""
@@ -302,7 +307,7 @@ def read_batch(
     in it does not depend on photos that cannot be read.
     """
     found: list[Result] = []
-    pixels = np.zeros((size, *preprocess.size, 3), np.uint8)
+    pixels = np.zeros((size, *preprocess.shape), np.uint8)
     for row, index in enumerate(batch_range(len(photos), size, number)):
         try:
             content = read_photo(photos[index].file)

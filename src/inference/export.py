@@ -60,9 +60,9 @@ class Deployed(nn.Module):
         self.model = model.to(memory_format=torch.contiguous_format)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return probabilities float32 `[B, labels]` of resized photos uint8 `[B, H, W, 3]`."""
+        """Return what `Backend.scores` does for resized photos uint8 `[B, H, W, 3]`."""
         image = self.model.normalised(pixels.permute(0, 3, 1, 2).contiguous())
-        return self.model.probabilities(self.model.classify(self.model.backbone(image)))
+        return self.model.scored_views(self.model.seen(image))
 
 
 class Exporter:
@@ -116,7 +116,8 @@ class Exporter:
 
     def _onnx(self, file: Path) -> Parity:
         """Write and check the ONNX file in float32."""
-        file.write_bytes(with_maps(self.graph))
+        tiles = self.backend.preprocess.tiles  # maps of several views would have no place on the photo
+        file.write_bytes(self.graph if tiles else with_maps(self.graph))
         parity = self._finished(file, precision="fp32")
         if not parity.max_difference <= TOLERANCE:
             raise ParityError(
@@ -128,7 +129,7 @@ class Exporter:
     @cached_property
     def graph(self) -> bytes:
         """The ONNX file in float32, without metadata."""
-        pixels = torch.zeros(2, *self.backend.preprocess.size, 3, dtype=torch.uint8)
+        pixels = torch.zeros(2, *self.backend.preprocess.shape, dtype=torch.uint8)
         with torch.no_grad():
             program = torch.onnx.export(
                 Deployed(self.model).eval(),

@@ -140,7 +140,7 @@ def _conditions(model: PhotoClassifier, device: str) -> dict[str, object]:
     return {
         "backbone": model.hparams["backbone"],
         "weights": weights_digest(model),
-        "preprocess": {"image_size": preprocess.size, **shape, **preprocess.samples},
+        "preprocess": {"image_size": preprocess.size, **shape, **preprocess.further},
         "decoder": decoder(),
         "torch": torch.__version__,
         "builder": builder_version(model.hparams["backbone"]),
@@ -255,16 +255,16 @@ def _rows(
 
 def _read(root: Path, views: Sequence[PhotoView], preprocess: Preprocess, number: int) -> Batch:
     """Return a batch of pixels; the last one is filled up with zeros."""
-    pixels, last = np.zeros((BATCH, *preprocess.size, 3), np.uint8), None
+    pixels, last = np.zeros((BATCH, *preprocess.shape), np.uint8), None
     batch = views[number * BATCH : (number + 1) * BATCH]
     for place, (record, view) in zip(pixels, batch, strict=False):
         if record.path != last:
             whole, last = read_unchanged(root, record, preprocess), record.path
-        place[:] = _seen(whole, record, view)
+        place[:] = _seen(whole, record, view, len(preprocess.views))
     return Batch([], pixels)
 
 
-def _seen(pixels: np.ndarray, record: Record, view: View) -> np.ndarray:
+def _seen(pixels: np.ndarray, record: Record, view: View, tiles: int) -> np.ndarray:
     """Return the view of a resized photo, uint8 `[H, W, 3]`."""
     if view is None:
         return pixels
@@ -273,4 +273,4 @@ def _seen(pixels: np.ndarray, record: Record, view: View) -> np.ndarray:
     transform, seed, number = view
     image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
     with _DRAWING:
-        return transform(image, seed, number, int(record.digest, 16)).permute(1, 2, 0).numpy()
+        return transform(image, seed, number, int(record.digest, 16), tiles).permute(1, 2, 0).numpy()

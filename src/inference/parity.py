@@ -96,14 +96,14 @@ def made_up_photos(preprocess: Preprocess) -> CheckedPhotos:
     """Return random pixels around random colours, enough to compare a graph's arithmetic."""
     rng = np.random.default_rng(0)
     colours = rng.integers(0, 256, (MADE_UP, 1, 1, 3), np.int16)
-    pixels = colours + rng.integers(-40, 41, (MADE_UP, *preprocess.size, 3), np.int16)
+    pixels = colours + rng.integers(-40, 41, (MADE_UP, *preprocess.shape), np.int16)
     return CheckedPhotos(np.clip(pixels, 0, 255).astype(np.uint8), None, f"{MADE_UP} made-up images")
 
 
 def _read(photos: list[Photo], preprocess: Preprocess) -> np.ndarray:
     """Return the pixels of photos that must all be readable, uint8 `[N, H, W, 3]`."""
     read = partial(read_batch, photos, BATCH, preprocess, frozenset())
-    parts = [np.zeros((0, *preprocess.size, 3), np.uint8)]
+    parts = [np.zeros((0, *preprocess.shape), np.uint8)]
     with closing(bounded_map(read, range(count_batches(len(photos), BATCH)), cores())) as batches:
         for batch in batches:
             for result in batch.photos:
@@ -123,7 +123,7 @@ def scores_of(backend: Backend, pixels: np.ndarray) -> np.ndarray:
 
     starts = range(0, len(pixels), BATCH)
     with closing(bounded_map(work, starts, cores())) as found:
-        return np.concatenate(list(found))
+        return np.concatenate(list(found))[:, : len(backend.labels)]
 
 
 def compare_scores(

@@ -41,12 +41,15 @@ class Prediction:
         confidence: the mean probability over kinds of the decided labels' means; None where nothing is
             decided.
         text: the labels joined by `_` with the confidence, as `Circular Connection_Drummy_0.85`.
+        tiles: `{label: view}` for a model that sees tiles: the one that carried each decided label, `whole`
+            or `r1c2` for the second of the first row.
     """
 
     labels: dict[str, list[str]]
     probabilities: dict[str, dict[str, float]]
     confidence: float | None
     text: str
+    tiles: dict[str, str] | None = None
 
 
 class Predictor:
@@ -127,7 +130,7 @@ class Predictor:
     def _scores(self, sources: Sequence[Source]) -> Iterator[np.ndarray]:
         """Yield the scores `[labels]` of each photo."""
         for number in range(count_batches(len(sources), self.batch_size)):
-            pixels = np.zeros((self.batch_size, *self.preprocess.size, 3), np.uint8)
+            pixels = np.zeros((self.batch_size, *self.preprocess.shape), np.uint8)
             index = batch_range(len(sources), self.batch_size, number)
             for place, i in zip(pixels, index, strict=False):
                 if isinstance(source := sources[i], Image.Image):
@@ -141,7 +144,8 @@ class Predictor:
             yield from found
 
     def _prediction(self, scores: np.ndarray) -> Prediction:
-        """Return labels and probabilities from the scores `[labels]` of a photo."""
+        """Return labels and probabilities from the scores of a photo, with the tiles behind them."""
+        scores, carriers = scores[: len(self.labels)], scores[len(self.labels) :]
         labels = decide(self.task, self.labels, scores, self.thresholds)
         probabilities = {
             kind: dict(zip(names, scores[self.labels.slices[kind]].tolist(), strict=True))
@@ -151,11 +155,18 @@ class Predictor:
         confidence = sum(means) / len(means) if means else None
         words = ["+".join(names) for names in labels.values() if names]
         text = "_".join([*words, f"{confidence:.2f}"]) if means else "nothing"
-        return Prediction(labels, probabilities, confidence, text)
+        return Prediction(labels, probabilities, confidence, text, self._tiles(labels, carriers))
+
+    def _tiles(self, labels: Mapping[str, list[str]], carriers: np.ndarray) -> dict[str, str] | None:
+        """Return the view that carried each decided label; None for a model without tiles."""
+        if not len(carriers):
+            return None
+        names = [name for chosen in labels.values() for name in chosen]
+        return {name: self.preprocess.views[int(carriers[self.labels.position(name)])] for name in names}
 
     def columns(self, probabilities: bool = False) -> list[str]:
         """Return the columns of this model's `predictions.csv`."""
-        return columns(self.task, self.labels, probabilities)
+        return columns(self.task, self.labels, probabilities, self.preprocess.tiles is not None)
 
     def rows(
         self,
@@ -188,6 +199,7 @@ class Predictor:
                     self.thresholds,
                     result.error,
                     probabilities,
+                    self.preprocess.views if self.preprocess.tiles else (),
                 )
                 for result in batch
             ]

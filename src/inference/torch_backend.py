@@ -117,8 +117,8 @@ class TorchBackend(Backend):
             return self.model.features(pixels.permute(0, 3, 1, 2)).float()
 
     def _heads(self, features: torch.Tensor) -> torch.Tensor:
-        """Return probabilities float32 `[B, labels]` on the device; the heads never run in half precision."""
-        return self.model.probabilities(self.model.classify(features)).float()
+        """Return the scores on the device; the heads never run in half precision."""
+        return self.model.scored_views(features).float()
 
     def one_thread(self) -> AbstractContextManager[None]:
         """Hold forward passes of the calling thread to one core."""

@@ -1,5 +1,6 @@
 """The parts of a classifier that do not depend on its input: heads, one step for three loops, optimiser."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -81,6 +82,7 @@ class Collected(Metric):
         return dim_zero_cat(self.logits).cpu()[first], dim_zero_cat(self.targets).cpu()[first]
 
 
+SHARP = 3.0  # of the maximum over views: 0 is the mean of their logits
 NECK = (512, 128, 0.4)  # widths of the layers of `head=mlp`, share of the last one's outputs that are dropped
 
 
@@ -100,6 +102,7 @@ class Classifier(L.LightningModule, ABC):
 
     tasks: tuple[str, ...]
     losses: tuple[str, ...]
+    views = 1  # of a photo, each seen by the backbone by itself
     partial = False  # whether labels that nobody has looked for stay out of the loss
     backbone: nn.Module
 
@@ -145,7 +148,7 @@ class Classifier(L.LightningModule, ABC):
 
     def add_heads(self, num_features: int) -> None:
         """Add a head for each kind, on `num_features` features, and what all of them share."""
-        self.num_features, self.neck = num_features, nn.Identity()
+        self.num_features, self.neck = num_features * self.views, nn.Identity()
         if self.hparams["head"] == "mlp":  # LayerNorm, for BatchNorm fails on a last batch of one photo
             first, second, dropped = NECK
             self.neck = nn.Sequential(
@@ -184,10 +187,32 @@ class Classifier(L.LightningModule, ABC):
     def features_of(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the features `[B, F]` of a batch of the datamodule."""
 
-    def classify(self, features: Tensor) -> dict[str, Tensor]:
-        """Return logits `{kind: [B, labels of the kind]}` of features `[B, F]`."""
-        features = self.neck(features)
+    def _of_views(self, features: Tensor) -> dict[str, Tensor]:
+        """Return logits `{kind: [B, views, labels of the kind]}` of features `[B, views * F]`."""
+        features = self.neck(features.reshape(features.shape[0], self.views, -1))
         return {kind: self.get_submodule(f"head_{kind}")(features) for kind in self.labels.kinds}
+
+    def classify(self, features: Tensor) -> dict[str, Tensor]:
+        """Return logits `{kind: [B, labels of the kind]}` of features `[B, views * F]`.
+
+        Those of several views are pooled label by label: a smooth maximum, the logarithm of the mean of
+        their exponentials (Pinheiro and Collobert, 2015).
+        """
+        if self.views == 1:
+            features = self.neck(features)
+            return {kind: self.get_submodule(f"head_{kind}")(features) for kind in self.labels.kinds}
+        pooled = {
+            kind: (SHARP * logits.float()).logsumexp(1) for kind, logits in self._of_views(features).items()
+        }
+        return {kind: (logits - math.log(self.views)) / SHARP for kind, logits in pooled.items()}
+
+    def scored_views(self, features: Tensor) -> Tensor:
+        """Return scores `[B, labels]`; of several views, followed by the view that carried each label."""
+        scores = self.probabilities(self.classify(features))
+        if self.views == 1:
+            return scores
+        carriers = torch.cat(list(self._of_views(features).values()), 2).argmax(1)
+        return torch.cat([scores, carriers.to(scores.dtype)], 1)
 
     @abstractmethod
     def probabilities(self, logits: Mapping[str, Tensor]) -> Tensor:

@@ -237,6 +237,7 @@ class PhotoClassifier(Classifier):
         }
         super().__init__(hyperparameters, init_from)
         pixels = Preprocess.from_dict(preprocess)
+        self.views = len(pixels.views)
         self.add_backbone(build_backbone(backbone, weights).to(memory_format=torch.channels_last))
         self.add_heads(self._count_features(pixels.size))
         for name in ("mean", "std"):
@@ -279,7 +280,15 @@ class PhotoClassifier(Classifier):
         image = self.normalised(image.contiguous(memory_format=torch.channels_last))
         learns = self.first_stage < len(self.stages)
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
+            return self.seen(image)
+
+    def seen(self, image: Tensor) -> Tensor:
+        """Return features `[B, views * F]` of normalised photos `[B, 3, views * H, W]`."""
+        if self.views == 1:
             return self.backbone(image)
+        height, width = image.shape[2] // self.views, image.shape[3]
+        parts = image.reshape(image.shape[0], 3, self.views, height, width).transpose(1, 2)
+        return self.backbone(parts.reshape(-1, 3, height, width)).reshape(image.shape[0], -1)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Return logits `{kind: [B, labels of the kind]}` of a uint8 batch `[B, 3, H, W]`."""
