@@ -18,10 +18,11 @@ from src.errors import InputError
 from src.files import read_json
 from src.runs import finished_runs
 from src.serving import image_routes, prediction_routes
-from src.serving.access import Figures, Refused, client_of, install
-from src.serving.bodies import Activate, problems
+from src.serving.access import Figures, client_of, install
+from src.serving.bodies import Activate
 from src.serving.engine import Engine, load_served
 from src.serving.jobs import Workers
+from src.serving.problems import Refused, problems
 from src.serving.settings import Settings
 from src.serving.store import Store
 
@@ -48,15 +49,11 @@ def create_app(settings: Settings) -> FastAPI:
     Raises:
         InputError: for a model or a database that cannot be used.
     """
-    for folder in (settings.photos, settings.folder / "thumbnails"):
-        folder.mkdir(parents=True, exist_ok=True)
+    settings.folder.mkdir(parents=True, exist_ok=True)
     model = load_served(settings.ckpt, settings.backend, settings.runs)
     engine = Engine(model, settings.threads, settings.queue, settings.timeout)
     store, figures = Store(settings.database), Figures(engine)
-    workers = Workers(
-        store, engine, settings.folder, settings.workers, settings.lease,
-        lambda prediction: figures.predicted(prediction["labels"]),
-    )  # fmt: skip
+    workers = Workers(store, engine, settings, figures.predicted)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -68,13 +65,9 @@ def create_app(settings: Settings) -> FastAPI:
         await run_in_threadpool(engine.close, settings.drain)
         store.close()
 
-    errors = problems(400, 401, 405, 413, 415, 422, 429, 503, 504)
-    app = FastAPI(
-        title="Corbel",
-        description="Components and their defects in inspection photos.",
-        lifespan=lifespan,
-        responses=errors,
-    )
+    about = "Components and their defects in inspection photos."
+    errors = problems(400, 401, 403, 405, 413, 415, 422, 429, 503, 504)
+    app = FastAPI(title="Corbel", description=about, lifespan=lifespan, responses=errors, redoc_url=None)
     app.state.service = Service(settings, engine, store, workers, figures)
     install(app, settings, engine, figures)
     for part in (router, prediction_routes.router, image_routes.router):
@@ -92,19 +85,18 @@ def service_of(request: Request) -> Service:
 async def root(request: Request) -> Response:
     """The page for a browser; for another client the names of the calls."""
     if "text/html" not in request.headers.get("accept", ""):
-        calls = sorted(request.app.openapi()["paths"])
-        return JSONResponse(
-            {"message": "Corbel: send a photo to /predict; see /docs, /health", "calls": calls}
-        )
-    settings = service_of(request).settings
+        said = "Corbel: send a photo to /predict; see /docs, /health"
+        return JSONResponse({"message": said, "calls": sorted(request.app.openapi()["paths"])})
     try:
-        client_of(request, settings)
-    except Refused:
+        client_of(request, service_of(request).settings)
+    except Refused as refused:
+        if refused.status != 401:
+            raise
         return RedirectResponse("/login", 303)
     predictor = service_of(request).engine.model.predictor
-    page = PAGES.get_template("inspect.html")
     several = predictor.task == "multilabel"
-    return HTMLResponse(page.render(labels=predictor.labels.as_dict(), several=several))
+    page = PAGES.get_template("inspect.html").render(labels=predictor.labels.as_dict(), several=several)
+    return HTMLResponse(page)
 
 
 @router.get("/login", include_in_schema=False)
@@ -118,9 +110,8 @@ async def take_key(request: Request) -> Response:
     """Keep a key in a cookie that scripts cannot read and other sites cannot send."""
     key = str((await request.form()).get("key", ""))
     answer = RedirectResponse("/", 303)
-    answer.set_cookie(
-        "corbel_key", key, httponly=True, samesite="strict", secure=request.url.scheme == "https"
-    )
+    secure = request.url.scheme == "https"
+    answer.set_cookie("corbel_key", key, httponly=True, samesite="strict", secure=secure)
     return answer
 
 
@@ -150,10 +141,9 @@ def stats(request: Request) -> dict:
     model = service_of(request).engine.model
     if model.run is None:
         raise Refused(404, "the model is a file by itself: its training is not known here")
-    history: list[dict] = []
-    if (file := model.run / "history.csv").is_file():
-        with open(file, newline="", encoding="utf-8") as rows:
-            history = [{name: float(x) for name, x in row.items() if x} for row in csv.DictReader(rows)]
+    file = model.run / "history.csv"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    history = [{name: float(x) for name, x in row.items() if x} for row in csv.DictReader(lines)]
     figures = read_json(model.run / "metrics.json")
     figures = {split: figures[split] for split in ("train", "val", "test") if split in figures}
     return {"run": model.run.name, "history": history, "figures": figures, **model.origin}
@@ -175,8 +165,7 @@ def models(request: Request) -> dict:
 @router.post("/api/models/activate", responses=problems(404, 409))
 def activate(request: Request, wanted: Activate) -> dict[str, str]:
     """Serve another run from now on; requests at work end with the model that they began with."""
-    service = service_of(request)
-    folder = service.settings.runs
+    service, folder = service_of(request), service_of(request).settings.runs
     runs = {run.relative_to(folder).as_posix(): run for run in finished_runs(folder)}
     if wanted.run not in runs:
         raise Refused(404, "no such run; GET /api/models lists those there are")
@@ -185,7 +174,8 @@ def activate(request: Request, wanted: Activate) -> dict[str, str]:
     except InputError as error:
         log.error("%s", error)
         raise Refused(409, "this run cannot be loaded; the log of the service says why") from error
-    unknown = sorted(service.store.reviewed_labels() - set(model.predictor.labels.names))
+    reviewed = set().union(*service.store.reviewed_labels().values())
+    unknown = sorted(reviewed - set(model.predictor.labels.names))
     if unknown and not wanted.force:
         names = ", ".join(unknown[:5])
         why = f"reviews carry labels that this model does not know ({names}); they stay with force=true"

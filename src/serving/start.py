@@ -1,5 +1,7 @@
 """The server process: its socket, taken before the model is loaded, and uvicorn on it."""
 
+import math
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +9,7 @@ from contextlib import contextmanager
 import uvicorn
 from fastapi import FastAPI
 
-from src.errors import InputError, reason
+from src.errors import InputError
 from src.files import file_lock, make_folder
 from src.serving.settings import Settings
 
@@ -35,33 +37,23 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         return _bound(host, port)
     except OSError as error:
+        why = os.strerror(error.errno).lower()
         for other in range(port + 1, min(port + 100, 65536)):
             try:
                 _bound(host, other).close()
             except OSError:
                 continue
-            raise InputError(f"port={port}: {reason(error).lower()}; port={other} is free") from error
-        raise InputError(f"host={host} port={port}: {reason(error).lower()}") from error
+            raise InputError(f"port={port}: {why}; port={other} is free") from error
+        raise InputError(f"host={host} port={port}: {why}") from error
 
 
 def _bound(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    found = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind((host, port))
-        found.listen(2048)
-    except OSError:
-        found.close()
-        raise
-    return found
+    return socket.create_server((host, port), family=family, backlog=2048)
 
 
 def serve(app: FastAPI, listening: socket.socket, settings: Settings) -> None:
     """Answer requests until SIGTERM or SIGINT; those at work are finished first, for `drain` seconds."""
-    uvicorn.Server(
-        uvicorn.Config(
-            app, log_config=None, access_log=False, server_header=False, lifespan="on",
-            timeout_graceful_shutdown=int(settings.drain) or None,
-        )
-    ).run(sockets=[listening])  # fmt: skip
+    config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="on")
+    config.timeout_graceful_shutdown = math.ceil(settings.drain)
+    uvicorn.Server(config).run(sockets=[listening])
