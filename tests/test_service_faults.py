@@ -246,7 +246,7 @@ def test_an_export_neither_repeats_nor_loses_a_photo_while_others_come_and_go(tm
             store.delete_image(ids[0], lambda *_: None)
             ids.append(stored(store, "g"))
     assert found == ids
-    store.close()
+    store.engine.dispose()
 
 
 def test_a_job_whose_workers_end_is_given_up_after_three_attempts(tmp_path):
@@ -256,7 +256,7 @@ def test_a_job_whose_workers_end_is_given_up_after_three_attempts(tmp_path):
     assert [job and job.attempts for job in claimed] == [1, 2, 3, None]
     assert store.job(job_id).status == "DEAD"
     assert not store.finish(claimed[2], "worker", error="too late")
-    store.close()
+    store.engine.dispose()
 
 
 def test_another_model_takes_over_without_dropping_a_request(tmp_path, run, photos, monkeypatch):

@@ -63,7 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
         yield
         await run_in_threadpool(workers.stop, settings.drain)
         await run_in_threadpool(engine.close, settings.drain)
-        store.close()
+        store.engine.dispose()
 
     about = "Components and their defects in inspection photos."
     errors = problems(400, 401, 403, 405, 413, 415, 422, 429, 503, 504)

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 Labels = dict[str, list[str]]
 
@@ -74,10 +74,15 @@ class ImageBody(BaseModel):
     review: Review | None
 
 
-class OneImage(BaseModel):
-    """One photo."""
+class Wanted(BaseModel):
+    """Photos to list."""
 
-    data: ImageBody
+    offset: int = Field(0, ge=0, le=2**31 - 1)
+    limit: int = Field(50, ge=1, le=200)
+    label: str | None = Field(None, max_length=200, description="as decided, else as predicted")
+    reviewed: bool | None = Field(None, description="whether somebody has decided")
+    text: str | None = Field(None, max_length=200, description="a part of the file name")
+    order: Literal["newest", "unsure"] = Field("newest", description="unsure: the least confident first")
 
 
 class Images(BaseModel):
@@ -105,10 +110,8 @@ class TaskState(BaseModel):
     error: str | None
 
 
-class Decision(BaseModel):
+class Decision(BaseModel, extra="forbid"):
     """An inspector's decision: to confirm the prediction, or to correct it."""
-
-    model_config = ConfigDict(extra="forbid")
 
     decision: Literal["confirm", "correct"]
     labels: Labels | None = Field(None, description="of each kind; to confirm: those shown")
@@ -116,10 +119,8 @@ class Decision(BaseModel):
     reviewer: str = Field("", max_length=200)
 
 
-class Activate(BaseModel):
+class Activate(BaseModel, extra="forbid"):
     """The run to serve from now on."""
-
-    model_config = ConfigDict(extra="forbid")
 
     run: str = Field(examples=["dual_head/2026-01-31_12-00-00"], max_length=1000)
     force: bool = Field(False, description="although it does not know labels of reviews")

@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 from src.decisions.predictions import kept_from_running
 from src.images import read_photo
-from src.serving.bodies import Decision, ImageBody, Images, Labels, OneImage, Review, TaskState, TaskTaken
+from src.serving.bodies import Decision, ImageBody, Images, Labels, Review, TaskState, TaskTaken, Wanted
 from src.serving.engine import ServedModel
 from src.serving.photos import TYPES, check_photo, photo_path, remove_photo, store_photo, thumbnail_path
 from src.serving.pictures import drawn_view
@@ -83,9 +83,9 @@ def queue_prediction(
 ) -> TaskTaken:
     """Queue the prediction of a stored photo."""
     service = request.app.state.service
-    key = idempotency_key and f"{request.state.client}:{idempotency_key}"
+    key = f"{request.state.client}:{idempotency_key}".encode() if idempotency_key else None
     try:
-        task_id = service.store.add_job(id, key and hashlib.sha256(key.encode()).hexdigest())
+        task_id = service.store.add_job(id, key and hashlib.sha256(key).hexdigest())
     except KeyError as error:
         raise Refused(409, "this Idempotency-Key came with another photo", "key_reused") from error
     if task_id is None:
@@ -107,25 +107,16 @@ def task(request: Request, task_id: Annotated[str, Path(pattern="^[0-9a-f]{32}$"
 
 
 @router.get("/images")
-def images(
-    request: Request,
-    offset: int = Query(0, ge=0, le=2**31 - 1),
-    limit: int = Query(50, ge=1, le=200),
-    label: str | None = Query(None, max_length=200),
-    reviewed: bool | None = None,
-    text: str | None = Query(None, max_length=200, description="a part of the file name"),
-    order: Literal["newest", "unsure"] = "newest",
-) -> Images:
+def images(request: Request, wanted: Annotated[Wanted, Query()]) -> Images:
     """A page of the photos, with predictions and reviews and without bytes."""
-    store = request.app.state.service.store
-    total, rows = store.images(offset, limit, label, reviewed, text, order)
-    return Images(data=list(map(as_body, rows)), total=total, offset=offset, limit=limit)
+    total, rows = request.app.state.service.store.images(wanted)
+    return Images(data=list(map(as_body, rows)), total=total, offset=wanted.offset, limit=wanted.limit)
 
 
 @router.get("/images/{image_id}", responses=problems(404))
-def image(request: Request, image_id: ImageId) -> OneImage:
+def image(request: Request, image_id: ImageId) -> dict[Literal["data"], ImageBody]:
     """One photo, its predictions from high to low."""
-    return OneImage(data=as_body(_found(request, image_id)))
+    return {"data": as_body(_found(request, image_id))}
 
 
 @router.delete("/images/{image_id}", responses=problems(404))
@@ -137,10 +128,6 @@ def delete_image(request: Request, image_id: ImageId) -> dict[str, int]:
     return {"id": image_id}
 
 
-def _content(request: Request, row: Row) -> bytes:
-    return read_photo(photo_path(request.app.state.service.settings.folder, row.sha256, row.format))
-
-
 @router.get(
     "/images/{image_id}/file", response_class=Response, responses=_files(*TYPES.values()) | problems(404)
 )
@@ -148,8 +135,8 @@ def image_file(request: Request, image_id: ImageId, thumbnail: bool = False) -> 
     """The photo as it is kept, or a small JPEG of it."""
     row, folder = _found(request, image_id), request.app.state.service.settings.folder
     headers = {"Cache-Control": "private, max-age=86400, immutable", "Content-Disposition": "inline"}
-    content = read_photo(thumbnail_path(folder, row.sha256)) if thumbnail else _content(request, row)
-    return Response(content, media_type=TYPES["JPEG" if thumbnail else row.format], headers=headers)
+    path = thumbnail_path(folder, row.sha256) if thumbnail else photo_path(folder, row.sha256, row.format)
+    return Response(read_photo(path), media_type=TYPES["JPEG" if thumbnail else row.format], headers=headers)
 
 
 @router.get(
@@ -162,13 +149,14 @@ async def view(request: Request, image_id: ImageId) -> Response:
     row = await run_in_threadpool(_found, request, image_id)
     if row.prediction is None:
         return Response(status_code=204)
-    engine = request.app.state.service.engine  # decodes are bounded there
-    content = await engine.run(lambda: drawn_view(_content(request, row), as_body(row)))
+    service = request.app.state.service
+    path = photo_path(service.settings.folder, row.sha256, row.format)
+    content = await service.engine.run(lambda: drawn_view(read_photo(path), as_body(row)))
     return Response(content, media_type="image/jpeg")
 
 
 @router.patch("/images/{image_id}", responses=problems(404, 409))
-def review(request: Request, image_id: ImageId, decided: Decision) -> OneImage:
+def review(request: Request, image_id: ImageId, decided: Decision) -> dict[Literal["data"], ImageBody]:
     """Keep an inspector's decision; earlier ones stay in the database."""
     service, row = request.app.state.service, _found(request, image_id)
     if decided.decision == "correct":
@@ -179,18 +167,12 @@ def review(request: Request, image_id: ImageId, decided: Decision) -> OneImage:
         raise Refused(409, "these are not the labels of the latest prediction", "prediction_changed")
     else:
         labels = row.labels
-    kept = service.store.add_review(
-        image_id,
-        prediction_id=row.prediction_id,
-        model_id=row.model_id,
-        decision=f"{decided.decision}ed",
-        labels=labels,
-        comment=decided.comment,
-        reviewer=decided.reviewer,
-    )
-    if not kept:
+    values = {"labels": labels, "comment": decided.comment, "reviewer": decided.reviewer}
+    values |= {"decision": f"{decided.decision}ed"}
+    values |= {"prediction_id": row.prediction_id, "model_id": row.model_id}  # of the one that was seen
+    if not service.store.add_review(image_id, **values):
         raise Refused(404, f"no photo has the id {image_id}")
-    return OneImage(data=as_body(_found(request, image_id)))
+    return {"data": as_body(_found(request, image_id))}
 
 
 def _pairs(labels: Labels) -> set[tuple[str, str]]:

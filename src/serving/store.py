@@ -17,6 +17,7 @@ from sqlalchemy import Row, and_, cast, delete, event, func, insert, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from src.errors import InputError, first_line
+from src.serving.bodies import Wanted
 from src.serving.photos import Checked
 from src.serving.tables import ImageRow, JobRow, PredictionRow, ReviewRow
 
@@ -26,14 +27,7 @@ MAX_ATTEMPTS = 3
 
 
 class Store:
-    """The database of one service.
-
-    Args:
-        url: of SQLAlchemy, as `sqlite:///corbel.db`.
-
-    Raises:
-        InputError: for a database that cannot be opened or brought to this version's tables.
-    """
+    """The database of one service; an `InputError` where it cannot be opened or has a later version's tables."""
 
     def __init__(self, url: str):
         as_json = partial(json.dumps, ensure_ascii=False, allow_nan=False)
@@ -43,14 +37,18 @@ class Store:
             if self.engine.dialect.name == "sqlite":
                 event.listen(self.engine, "connect", _prepare_sqlite)
                 event.listen(self.engine, "begin", _begin_sqlite)
-            _migrate(self.engine)
+            self._migrate()
         except (SQLAlchemyError, CommandError) as error:
             cause = first_line(getattr(error, "orig", None) or error)
             raise InputError(f"database_url={url}: cannot be used ({cause})") from error
 
-    def close(self) -> None:
-        """Close all connections."""
-        self.engine.dispose()
+    def _migrate(self) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        with self.engine.connect() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            connection.commit()
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
@@ -87,36 +85,19 @@ class Store:
         with self._reading() as db:
             return db.execute(_joined().where(ImageRow.id == image_id)).first()
 
-    def images(
-        self,
-        offset: int = 0,
-        limit: int = 50,
-        label: str | None = None,
-        reviewed: bool | None = None,
-        text: str | None = None,
-        order: str = "newest",
-    ) -> tuple[int, Sequence[Row]]:
-        """Return the number of photos that fit, and a page of them with their predictions and reviews.
-
-        Args:
-            offset: of the page's first photo.
-            limit: photos of the page.
-            label: on the photo by its review, else by its prediction.
-            reviewed: whether somebody has decided on it.
-            text: a part of the file name.
-            order: `newest`, or `unsure`: the least confident first.
-        """
-        found = _joined(reviewed)
-        if label is not None:
+    def images(self, wanted: Wanted) -> tuple[int, Sequence[Row]]:
+        """Return the number of photos that fit, and a page of them with their predictions and reviews."""
+        found = _joined(wanted.reviewed)
+        if wanted.label is not None:
             carried = sa.case((ReviewRow.id.is_(None), PredictionRow.labels), else_=ReviewRow.labels)
-            quoted = json.dumps(label, ensure_ascii=False)
+            quoted = json.dumps(wanted.label, ensure_ascii=False)
             found = found.where(cast(carried, sa.Text).contains(quoted, autoescape=True))
-        if text:
-            found = found.where(ImageRow.filename.icontains(text, autoescape=True))
-        first = [PredictionRow.confidence.asc().nulls_last()] if order == "unsure" else []
+        if wanted.text:
+            found = found.where(ImageRow.filename.icontains(wanted.text, autoescape=True))
+        first = [PredictionRow.confidence.asc().nulls_last()] if wanted.order == "unsure" else []
         with self._reading() as db:
             total = db.scalar(select(func.count()).select_from(found.subquery()))
-            page = found.order_by(*first, ImageRow.id.desc()).offset(offset).limit(limit)
+            page = found.order_by(*first, ImageRow.id.desc()).offset(wanted.offset).limit(wanted.limit)
             return total, db.execute(page).all()
 
     def all_images(self, reviewed: bool | None, page: int = 1000) -> Iterator[Row]:
@@ -130,18 +111,13 @@ class Store:
             last = rows[-1].id if rows else last
 
     def delete_image(self, image_id: int, remove: Callable[[str, str], None]) -> bool:
-        """Delete a photo's rows and, before anybody else can write, its files; return whether it was there.
+        """Delete a photo's rows; return whether there were some.
 
-        Args:
-            image_id: the photo.
-            remove: called with its digest and format.
+        `remove` gets its digest and format before anybody else can write, so that no new row of it lacks its file.
         """
         with self.engine.begin() as db:
-            columns = select(ImageRow.sha256, ImageRow.format)
-            found = db.execute(columns.where(ImageRow.id == image_id)).first()
-            for table in (ReviewRow, PredictionRow, JobRow):
-                db.execute(delete(table).where(table.image_id == image_id))
-            db.execute(delete(ImageRow).where(ImageRow.id == image_id))
+            gone = delete(ImageRow).where(ImageRow.id == image_id)
+            found = db.execute(gone.returning(ImageRow.sha256, ImageRow.format)).first()
             if found:
                 remove(*found)
         return found is not None
@@ -171,25 +147,18 @@ class Store:
     def add_job(self, image_id: int, key: str | None = None) -> str | None:
         """Queue a prediction; return its id, None for an unknown photo.
 
-        Args:
-            image_id: the photo.
-            key: of the request; a second request with it gets the first one's job.
-
-        Raises:
-            KeyError: for a key that came with another photo.
+        A second request with a key gets the first one's job; a `KeyError` where that is of another photo.
         """
-        job_id = uuid.uuid4().hex
+        values = {"id": uuid.uuid4().hex, "image_id": image_id, "key": key, "created_at": time.time()}
         with self.engine.begin() as db:
             if db.scalar(select(ImageRow.id).where(ImageRow.id == image_id)) is None:
                 return None
             before = key and db.execute(select(JobRow).where(JobRow.key == key)).first()
-            if before:
-                if before.image_id != image_id:
-                    raise KeyError(key)
-                return before.id
-            values = {"id": job_id, "image_id": image_id, "status": "PENDING", "created_at": time.time()}
-            db.execute(insert(JobRow).values(attempts=0, key=key, **values))
-        return job_id
+            if before and before.image_id != image_id:
+                raise KeyError(key)
+            if not before:
+                db.execute(insert(JobRow).values(status="PENDING", attempts=0, **values))
+        return before.id if before else values["id"]
 
     def job(self, job_id: str) -> Row | None:
         """Return a job with its photo's digest and its prediction."""
@@ -204,9 +173,6 @@ class Store:
         """Take the oldest job that waits, or whose worker has been silent beyond its lease.
 
         A job that was begun `MAX_ATTEMPTS` times is given up as `DEAD`: it may well be what ends its workers.
-
-        Returns:
-            `id, image_id, attempts, sha256, format` of the job; None where there is none.
         """
         now = time.time()
         free = or_(JobRow.status == "PENDING", and_(JobRow.status == "STARTED", JobRow.lease_until < now))
@@ -263,16 +229,6 @@ def _joined(reviewed: bool | None = None) -> sa.Select:
     query = query.outerjoin(PredictionRow, PredictionRow.id == ImageRow.prediction_id)
     query = query.outerjoin(ReviewRow, ReviewRow.id == ImageRow.review_id)
     return query if reviewed is None else query.where(ImageRow.review_id.is_not(None) == reviewed)
-
-
-def _migrate(engine: sa.Engine) -> None:
-    """Bring the database's tables to this version."""
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    with engine.connect() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-        connection.commit()
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:

@@ -7,14 +7,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class Base(DeclarativeBase):
-    """Tables."""
+    """Tables; a row takes the rows that refer to it with it."""
 
     type_annotation_map: ClassVar = {str: Text, float: Float}
-
-
-def _of(table: str) -> ForeignKey:
-    """Return the reference to a row, which takes the referring rows with it."""
-    return ForeignKey(f"{table}.id", ondelete="CASCADE")
 
 
 class ImageRow(Base):
@@ -40,7 +35,7 @@ class JobRow(Base):
 
     __tablename__ = "job"
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    image_id: Mapped[int] = mapped_column(_of("image"), index=True)
+    image_id: Mapped[int] = mapped_column(ForeignKey("image.id", ondelete="CASCADE"), index=True)
     status: Mapped[str] = mapped_column(String(8))
     attempts: Mapped[int] = mapped_column(default=0)
     key: Mapped[str | None] = mapped_column(String(256), unique=True)  # of the request
@@ -57,8 +52,8 @@ class PredictionRow(Base):
 
     __tablename__ = "prediction"
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
-    image_id: Mapped[int] = mapped_column(_of("image"), index=True)
-    job_id: Mapped[str | None] = mapped_column(_of("job"), unique=True)
+    image_id: Mapped[int] = mapped_column(ForeignKey("image.id", ondelete="CASCADE"), index=True)
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"), unique=True)
     model_id: Mapped[str] = mapped_column(String(16))
     preprocessing: Mapped[str] = mapped_column(String(16))
     task: Mapped[str] = mapped_column(String(16))
@@ -74,8 +69,8 @@ class ReviewRow(Base):
 
     __tablename__ = "review"
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
-    image_id: Mapped[int] = mapped_column(_of("image"), index=True)
-    prediction_id: Mapped[int | None] = mapped_column(_of("prediction"))
+    image_id: Mapped[int] = mapped_column(ForeignKey("image.id", ondelete="CASCADE"), index=True)
+    prediction_id: Mapped[int | None] = mapped_column(ForeignKey("prediction.id", ondelete="CASCADE"))
     decision: Mapped[str] = mapped_column(String(16))
     labels: Mapped[dict] = mapped_column(JSON)
     comment: Mapped[str]
