@@ -10,8 +10,7 @@ import time
 import uuid
 from urllib.parse import urlsplit
 
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import Request
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -74,11 +73,7 @@ class Buckets:
 
 
 def client_of(request: Request, settings: Settings) -> str:
-    """Return a name of the client for its rate: its key's digest, or its address.
-
-    Raises:
-        Refused: without a key where the service has keys; another site's page where it has none.
-    """
+    """Return a name of the client for its rate: its key's digest, or its address; or refuse it."""
     if not settings.api_keys:
         if settings.is_local and _is_foreign(request):
             raise Refused(403, "pages of other sites may not use this service", "foreign_site")
@@ -86,11 +81,10 @@ def client_of(request: Request, settings: Settings) -> str:
     bearer = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
     given = request.headers.get("x-api-key") or request.cookies.get("corbel_key") or bearer
     digest = hashlib.sha256(given.encode()).hexdigest()
-    known = [hmac.compare_digest(digest, key.removeprefix("sha256:").lower()) for key in settings.api_keys]
-    if not any(known):
-        headers = {"WWW-Authenticate": "Bearer"}
-        raise Refused(401, "this service needs a key: header X-API-Key", headers=headers)
-    return digest
+    if any([hmac.compare_digest(digest, key.removeprefix("sha256:").lower()) for key in settings.api_keys]):
+        return digest
+    headers = {"WWW-Authenticate": "Bearer"}
+    raise Refused(401, "this service needs a key: header X-API-Key", headers=headers)
 
 
 def _is_foreign(request: Request) -> bool:
@@ -102,14 +96,7 @@ def _is_foreign(request: Request) -> bool:
 
 
 class Around:
-    """Checks a request before its body is read, and completes, counts and logs its answer.
-
-    Args:
-        app: the application within.
-        settings: of the service.
-        engine: whose queue has to have room.
-        figures: that count requests.
-    """
+    """Checks a request before its body is read, and completes, counts and logs its answer."""
 
     def __init__(self, app: ASGIApp, settings: Settings, engine: Engine, figures: Figures):
         self.app, self.settings, self.engine, self.figures = app, settings, engine, figures
@@ -150,7 +137,8 @@ class Around:
         except Exception as error:
             if status:  # the answer has begun
                 raise
-            await answer_to(request, error)(scope, receive, completed)
+            answer = await answer_to(request, error)
+            await answer(scope, receive, completed)
         finally:
             self._note(request, status, time.perf_counter() - begun)
 
@@ -176,14 +164,3 @@ class Around:
             record |= {"path": request.scope["path"], "status": status, "seconds": round(seconds, 4)}
             record |= getattr(request.state, "record", {})
             log.info("%s", json.dumps(record, ensure_ascii=False))
-
-
-def install(app: FastAPI, settings: Settings, engine: Engine, figures: Figures) -> None:
-    """Put the middleware into the application, and its errors in place of FastAPI's."""
-    app.add_middleware(Around, settings=settings, engine=engine, figures=figures)
-
-    async def handle(request: Request, error: Exception) -> Response:
-        return answer_to(request, error)
-
-    for kind in (HTTPException, RequestValidationError):
-        app.add_exception_handler(kind, handle)

@@ -8,21 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, FileSystemLoader
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 
 from src.errors import InputError
 from src.files import read_json
 from src.runs import finished_runs
 from src.serving import image_routes, prediction_routes
-from src.serving.access import Figures, client_of, install
+from src.serving.access import Around, Figures, client_of
 from src.serving.bodies import Activate
 from src.serving.engine import Engine, load_served
 from src.serving.jobs import Workers
-from src.serving.problems import Refused, problems
+from src.serving.problems import Refused, answer_to, problems
 from src.serving.settings import Settings
 from src.serving.store import Store
 
@@ -44,11 +46,7 @@ class Service:
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Return the application with its model loaded and its database ready.
-
-    Raises:
-        InputError: for a model or a database that cannot be used.
-    """
+    """Return the application with its model loaded and its database ready, or raise an `InputError`."""
     settings.folder.mkdir(parents=True, exist_ok=True)
     model = load_served(settings.ckpt, settings.backend, settings.runs)
     engine = Engine(model, settings.threads, settings.queue, settings.timeout)
@@ -69,16 +67,13 @@ def create_app(settings: Settings) -> FastAPI:
     errors = problems(400, 401, 403, 405, 413, 415, 422, 429, 503, 504)
     app = FastAPI(title="Corbel", description=about, lifespan=lifespan, responses=errors, redoc_url=None)
     app.state.service = Service(settings, engine, store, workers, figures)
-    install(app, settings, engine, figures)
+    app.add_middleware(Around, settings=settings, engine=engine, figures=figures)
+    for kind in (HTTPException, RequestValidationError):  # whose answers are FastAPI's otherwise
+        app.add_exception_handler(kind, answer_to)
     for part in (router, prediction_routes.router, image_routes.router):
         app.include_router(part)
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     return app
-
-
-def service_of(request: Request) -> Service:
-    """Return the service of a request."""
-    return request.app.state.service
 
 
 @router.get("/", response_model=None)
@@ -88,12 +83,12 @@ async def root(request: Request) -> Response:
         said = "Corbel: send a photo to /predict; see /docs, /health"
         return JSONResponse({"message": said, "calls": sorted(request.app.openapi()["paths"])})
     try:
-        client_of(request, service_of(request).settings)
+        client_of(request, request.app.state.service.settings)
     except Refused as refused:
         if refused.status != 401:
             raise
         return RedirectResponse("/login", 303)
-    predictor = service_of(request).engine.model.predictor
+    predictor = request.app.state.service.engine.model.predictor
     several = predictor.task == "multilabel"
     page = PAGES.get_template("inspect.html").render(labels=predictor.labels.as_dict(), several=several)
     return HTMLResponse(page)
@@ -118,13 +113,13 @@ async def take_key(request: Request) -> Response:
 @router.get("/health")
 async def health(request: Request) -> dict[str, str]:
     """Whether the process answers, and the model that it serves."""
-    return {"status": "UP", "model_version": service_of(request).engine.model.id}
+    return {"status": "UP", "model_version": request.app.state.service.engine.model.id}
 
 
 @router.get("/ready", responses=problems(503))
 async def ready(request: Request) -> dict[str, str]:
     """Whether photos can be taken: a model is loaded and the database answers."""
-    service = service_of(request)
+    service = request.app.state.service
     await run_in_threadpool(service.store.check)
     return {"status": "READY", "model_version": service.engine.model.id}
 
@@ -132,13 +127,14 @@ async def ready(request: Request) -> dict[str, str]:
 @router.get("/metrics", response_class=PlainTextResponse)
 def metrics(request: Request) -> Response:
     """Figures for Prometheus."""
-    return Response(generate_latest(service_of(request).figures.registry), media_type=CONTENT_TYPE_LATEST)
+    registry = request.app.state.service.figures.registry
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/api/stats/")
 def stats(request: Request) -> dict:
     """The training history of the loaded run, and its figures for each split."""
-    model = service_of(request).engine.model
+    model = request.app.state.service.engine.model
     if model.run is None:
         raise Refused(404, "the model is a file by itself: its training is not known here")
     file = model.run / "history.csv"
@@ -152,20 +148,21 @@ def stats(request: Request) -> dict:
 @router.get("/api/models")
 def models(request: Request) -> dict:
     """The runs that can be served, the newest first."""
-    service = service_of(request)
-    active, found = service.engine.model, []
+    service, found = request.app.state.service, []
+    active = service.engine.model
     for run in finished_runs(service.settings.runs):
-        figures = read_json(run / "metrics.json")
         name = run.relative_to(service.settings.runs).as_posix()
+        f1 = (read_json(run / "metrics.json").get("val") or {}).get("f1_macro")
         is_active = active.run is not None and run.resolve() == active.run.resolve()
-        found.append({"run": name, "val_f1": (figures.get("val") or {}).get("f1_macro"), "active": is_active})
+        found.append({"run": name, "val_f1": f1, "active": is_active})
     return {"data": found, **active.origin}
 
 
 @router.post("/api/models/activate", responses=problems(404, 409))
 def activate(request: Request, wanted: Activate) -> dict[str, str]:
     """Serve another run from now on; requests at work end with the model that they began with."""
-    service, folder = service_of(request), service_of(request).settings.runs
+    service = request.app.state.service
+    folder = service.settings.runs
     runs = {run.relative_to(folder).as_posix(): run for run in finished_runs(folder)}
     if wanted.run not in runs:
         raise Refused(404, "no such run; GET /api/models lists those there are")

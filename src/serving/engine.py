@@ -28,20 +28,13 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A loaded model and its identity.
+    """A loaded model and its identity."""
 
-    Attributes:
-        id: the first 16 hex digits of the checkpoint's SHA-256, also for an exported file of it.
-        preprocessing: 16 hex digits that stand for the preprocessing.
-        run: the run folder; None for a file by itself.
-        path: the file that was loaded.
-    """
-
-    id: str
-    preprocessing: str
+    id: str  # the first 16 hex digits of the checkpoint's SHA-256, also for an exported file of it
+    preprocessing: str  # 16 hex digits that stand for it
     predictor: Predictor
-    run: Path | None
-    path: Path
+    run: Path | None  # its folder; None for a file by itself
+    path: Path  # the file that was loaded
 
     @property
     def origin(self) -> dict[str, str]:
@@ -49,12 +42,7 @@ class ServedModel:
         return {"model_id": self.id, "preprocessing": self.preprocessing}
 
     def predict(self, content: bytes) -> Prediction:
-        """Return the prediction for a photo; call it in a thread.
-
-        Raises:
-            UnreadableImage: for a photo that cannot be read.
-            ValueError: if the scores are not finite.
-        """
+        """Return the prediction for a photo; call it in a thread. A `ValueError` if scores are not finite."""
         found = self.predictor.predict(content)
         if not all(np.isfinite(list(scores.values())).all() for scores in found.probabilities.values()):
             raise ValueError("the model's scores are not finite")
@@ -62,20 +50,16 @@ class ServedModel:
 
 
 class Busy(Exception):
-    """The queue is full, or the service is ending; a client may try again after some seconds."""
+    """The queue is full, or the service is ending."""
 
-    def __init__(self, seconds: int):
-        super().__init__(f"busy for {seconds} s")
-        self.seconds = seconds
+    seconds = 2  # after which a client may try again
 
 
 def load_served(ckpt: str | Path | None, backend: str, runs: Path = Path("outputs")) -> ServedModel:
     """Load and warm a model: with ONNX Runtime, which a checkpoint is exported for once, or with torch.
 
-    Args:
-        ckpt: a run folder, a checkpoint or an exported file; None: the newest finished run below `runs`.
-        backend: `auto`, `onnx` or `torch`; `auto` takes ONNX Runtime where it is installed.
-        runs: the folder of all runs.
+    `ckpt` is as in `find_checkpoint`. The `backend` is `auto`, `onnx` or `torch`; `auto` takes ONNX Runtime
+    where it is installed.
     """
     path = find_checkpoint(ckpt, runs)
     run = path.parent.parent if (path.parent.parent / "metrics.json").is_file() else None
@@ -92,13 +76,10 @@ def load_served(ckpt: str | Path | None, backend: str, runs: Path = Path("output
     predictor.predict(Image.new("RGB", (64, 64), "gray"))
     recorded = getattr(predictor.backend, "metadata", {}).get("checkpoint", {}).get("sha256")
     digest = recorded or file_digest(path)
-    return ServedModel(digest[:16], preprocessing_digest(predictor), predictor, run, path)
-
-
-def preprocessing_digest(predictor: Predictor) -> str:
-    """Return 16 hex digits that stand for a preprocessing; options that are not set do not count."""
+    # without what is not set: an option that is added later does not change it
     given = {name: value for name, value in asdict(predictor.preprocess).items() if value is not None}
-    return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:16]
+    preprocessing = hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()
+    return ServedModel(digest[:16], preprocessing[:16], predictor, run, path)
 
 
 def _exported(checkpoint: Path) -> Path:
@@ -116,14 +97,7 @@ def _exported(checkpoint: Path) -> Path:
 
 
 class Engine:
-    """Runs work on the model in a bounded number of threads.
-
-    Args:
-        model: the model to begin with; another one may take its place at any time.
-        threads: that decode and infer; None: one per core.
-        queue: requests that may wait or run; further ones are `Busy`.
-        timeout: seconds that a piece of work may take.
-    """
+    """Runs work on the model, which may be swapped at any time, in a bounded number of threads."""
 
     def __init__(self, model: ServedModel, threads: int | None, queue: int, timeout: float):
         self.model, self.queue, self.timeout = model, queue, timeout
@@ -131,39 +105,26 @@ class Engine:
         self.waiting = 0  # requests that wait or run
         self._pool = ThreadPoolExecutor(self.threads, "engine")
         self._lock, self._closing = threading.Lock(), False
-        self._seconds = 0.1  # of one piece of work, a running mean
 
     def refuse_if_full(self) -> None:
         """Raise `Busy` if no further request can be taken."""
         if self._closing or self.waiting >= self.queue:
-            raise Busy(max(1, round(self.waiting * self._seconds / self.threads)))
+            raise Busy
 
     async def run(self, work: Callable[[], Result], begun: bool = False) -> Result:
         """Return the result of work done in a thread.
 
-        Args:
-            work: called in the thread.
-            begun: whether it belongs to a request that was taken already, so that it waits in a full queue.
-
         Raises:
-            Busy: the queue is full.
+            Busy: the queue is full; work of a request that has `begun` waits all the same.
             TimeoutError: it took too long; the thread goes on until the work is done.
         """
         with self._lock:
             if not begun:
                 self.refuse_if_full()
             self.waiting += 1
-        future = self._pool.submit(self._timed, work)
+        future = self._pool.submit(work)
         future.add_done_callback(self._ended)  # also of one that was cancelled before it began
         return await asyncio.wait_for(asyncio.wrap_future(future), self.timeout)
-
-    def _timed(self, work: Callable[[], Result]) -> Result:
-        begun = time.perf_counter()
-        try:
-            return work()
-        finally:
-            with self._lock:
-                self._seconds += 0.1 * (time.perf_counter() - begun - self._seconds)
 
     def _ended(self, _: Future) -> None:
         with self._lock:

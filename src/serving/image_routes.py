@@ -90,7 +90,7 @@ def queue_prediction(
         raise Refused(409, "this Idempotency-Key came with another photo", "key_reused") from error
     if task_id is None:
         raise Refused(404, f"no photo has the id {id}")
-    service.workers.wake()
+    service.workers.wake.set()
     return TaskTaken(data={"task_id": task_id, "status": "PENDING"})
 
 

@@ -21,18 +21,11 @@ LEASE = 60.0  # seconds that a job belongs to a worker
 
 
 class Workers:
-    """Threads that work on jobs until they are told to stop.
-
-    Args:
-        store: the jobs.
-        engine: the model.
-        settings: with the folder of the photos and the number of threads.
-        finished: called with the labels of each prediction that was kept.
-    """
+    """Threads that work on jobs until they are told to stop; `finished` gets the labels that they kept."""
 
     def __init__(self, store: Store, engine: Engine, settings: Settings, finished: Callable[[dict], None]):
         self.store, self.engine, self.folder, self.finished = store, engine, settings.folder, finished
-        self._wake, self._stop = threading.Event(), threading.Event()
+        self.wake, self._stop = threading.Event(), threading.Event()  # set where there is a job; at the end
         names = [f"{os.getpid()}-{uuid.uuid4().hex[:8]}" for _ in range(settings.workers)]
         self._threads = [threading.Thread(target=self._loop, args=(name,), name=name) for name in names]
 
@@ -41,14 +34,10 @@ class Workers:
         for thread in self._threads:
             thread.start()
 
-    def wake(self) -> None:
-        """Tell the workers that there is a job."""
-        self._wake.set()
-
     def stop(self, seconds: float) -> None:
         """Begin no further job, and wait for those at work."""
         self._stop.set()
-        self._wake.set()
+        self.wake.set()
         for thread in self._threads:
             thread.join(seconds)
 
@@ -62,8 +51,8 @@ class Workers:
                 log.error("job %s: %s", job.id if job else "unknown", type(error).__name__)
                 job = None
             if job is None:
-                self._wake.wait(IDLE)
-                self._wake.clear()
+                self.wake.wait(IDLE)
+                self.wake.clear()
 
     def _work(self, job: Row, name: str) -> None:
         """Predict one photo and finish its job."""

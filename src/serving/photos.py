@@ -20,37 +20,19 @@ _IN_SCAN = {0x00, 0xFF, *range(0xD0, 0xD8)}  # after 0xFF: no marker that ends a
 
 @dataclass(frozen=True)
 class Checked:
-    """A photo that can be read.
+    """A photo that can be read."""
 
-    Attributes:
-        sha256: of the file as it came.
-        content: the file without metadata; it decodes to the same pixels.
-        format: `JPEG`, or `PNG` for a photo that came in another format.
-        width: pixels, upright.
-        height: pixels, upright.
-        thumbnail: a small JPEG of it.
-    """
-
-    sha256: str
-    content: bytes
-    format: str
-    width: int
+    sha256: str  # of the file as it came
+    content: bytes  # the file without metadata; it decodes to the same pixels
+    format: str  # JPEG, or PNG for a photo that came in another format
+    width: int  # pixels, upright
     height: int
-    thumbnail: bytes
+    thumbnail: bytes  # a small JPEG of it
 
 
 def check_photo(content: bytes, sample_bits: int | None = None) -> Checked:
-    """Decode a photo in full, and take its metadata off: place, time, camera, previews.
-
-    Args:
-        content: of the file.
-        sample_bits: of the model that will see it, as in `open_image`.
-
-    Raises:
-        UnreadableImage: for everything that `open_image` refuses.
-    """
-    header = read_header(content)
-    image = open_image(content, sample_bits=sample_bits)
+    """Decode a photo in full, and take its metadata off: place, time, camera, previews."""
+    header, image = read_header(content), open_image(content, sample_bits=sample_bits)
     if header.format == "JPEG":
         kept, form = without_metadata(content, header.exif["Orientation"]), "JPEG"
     else:
@@ -81,6 +63,8 @@ def without_metadata(jpeg: bytes, orientation: object = 1) -> bytes:
         if jpeg[at] != 0xFF:
             raise UnreadableImage("broken JPEG (no marker where one has to be)")
         marker = jpeg[at + 1]
+        if marker == 0xD9:
+            break
         if marker == 0xFF:  # filling
             at += 1
             continue
@@ -88,8 +72,6 @@ def without_metadata(jpeg: bytes, orientation: object = 1) -> bytes:
             out.append(jpeg[at : at + 2])
             at += 2
             continue
-        if marker == 0xD9:
-            break
         end = at + 2 + struct.unpack_from(">H", jpeg, at + 2)[0]
         metadata = (0xE1 <= marker <= 0xEF and marker != 0xEE) or marker == 0xFE
         if marker == 0xDA:  # entropy-coded data up to the next marker

@@ -14,19 +14,11 @@ GREEN, RED, INK, PALE = "#1a7f37", "#c0362c", "#1f2933", "#cfe3f1"
 
 
 def heat_map(predictor: Predictor, content: bytes, label: str | None) -> bytes | None:
-    """Return a photo with the class activation map of a label over it, as PNG; None for a model without maps.
+    """Return a photo with the class activation map of a label, or of the most probable one, over it, as PNG.
 
     With a linear head on averaged features, which is what is exported, the map (Zhou and others, 2016) is the
     one that Grad-CAM gives (Selvaraju and others, 2017): the head's weights applied to the features at each
-    place.
-
-    Args:
-        predictor: the model.
-        content: of the photo's file.
-        label: a label of the model; None: the most probable one.
-
-    Raises:
-        UnreadableImage: for a photo that cannot be read.
+    place. None for a model without maps.
     """
     pixels = predictor.preprocess(content)
     scores, maps = predictor.backend.maps(pixels[None])

@@ -72,11 +72,7 @@ async def predict_defect_image(request: Request, file: UploadFile = Photo) -> Pr
 
 
 def _entries(files: list[UploadFile], most: int) -> list[tuple[str, Read]]:
-    """Return names and readers of the files of an upload, those of ZIP archives among them.
-
-    Raises:
-        Refused: for a broken archive, or too many files.
-    """
+    """Return names and readers of the files of an upload, those of ZIP archives among them."""
     found: list[tuple[str, Read]] = []
     for file in files:
         is_archive = file.file.read(4) == b"PK\x03\x04"

@@ -45,7 +45,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return dict.fromkeys(statuses, entry)
 
 
-def answer_to(request: Request, error: Exception) -> Response:
+async def answer_to(request: Request, error: Exception) -> Response:
     """Return the answer to an exception; what is not the client's doing is logged."""
     refused = _refused(request, error)
     if refused.status >= 500 and not isinstance(error, Refused | Busy | TimeoutError):

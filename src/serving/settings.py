@@ -53,11 +53,7 @@ class Settings(BaseSettings):
 
 
 def read_settings(given: dict[str, object]) -> Settings:
-    """Return the settings; None among the given values leaves a setting to its variable or default.
-
-    Raises:
-        InputError: for a value that cannot be meant.
-    """
+    """Return the settings; None among the given values leaves a setting to its variable or default."""
     values = {name: value for name, value in given.items() if value is not None}
     try:
         return Settings(**values)

@@ -16,11 +16,7 @@ from src.serving.settings import Settings
 
 @contextmanager
 def alone(settings: Settings) -> Iterator[None]:
-    """Hold the lock of the service's folder, whose SQLite file one process may use.
-
-    Raises:
-        InputError: if another process has it, or the folder cannot be written.
-    """
+    """Hold the lock of the folder, whose SQLite file one process may use, or raise an `InputError`."""
     make_folder(settings.folder)
     with file_lock(settings.folder / ".lock") as taken:
         if not taken and settings.database.startswith("sqlite"):
@@ -29,11 +25,7 @@ def alone(settings: Settings) -> Iterator[None]:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket that listens there.
-
-    Raises:
-        InputError: for a port in use, with the next free one, or an address that is not this machine's.
-    """
+    """Return a socket that listens there, or raise an `InputError` with the next free port."""
     try:
         return _bound(host, port)
     except OSError as error:

@@ -3,7 +3,7 @@
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ MAX_ATTEMPTS = 3
 
 
 class Store:
-    """The database of one service; an `InputError` where it cannot be opened or has a later version's tables."""
+    """The database of one service; an `InputError` if it cannot be opened, or is of a later version."""
 
     def __init__(self, url: str):
         as_json = partial(json.dumps, ensure_ascii=False, allow_nan=False)
@@ -113,7 +113,7 @@ class Store:
     def delete_image(self, image_id: int, remove: Callable[[str, str], None]) -> bool:
         """Delete a photo's rows; return whether there were some.
 
-        `remove` gets its digest and format before anybody else can write, so that no new row of it lacks its file.
+        `remove` gets its digest and format before others can write: so no new row of it lacks its file.
         """
         with self.engine.begin() as db:
             gone = delete(ImageRow).where(ImageRow.id == image_id)
@@ -191,18 +191,15 @@ class Store:
             query = select(JobRow.id, JobRow.image_id, JobRow.attempts, ImageRow.sha256, ImageRow.format)
             return db.execute(query.join(ImageRow).where(JobRow.id == job_id)).one()
 
-    def finish(
-        self, job: Row, worker: str, prediction: Mapping[str, Any] | None = None, error: str | None = None
-    ) -> bool:
+    def finish(self, job: Row, worker: str, prediction: dict | None = None, error: str | None = None) -> bool:
         """End a job with its prediction or error, if it is still this worker's; return whether it was."""
-        status = "FAILURE" if prediction is None else "SUCCESS"
-        mine = and_(JobRow.id == job.id, JobRow.worker == worker, JobRow.attempts == job.attempts)
-        ended = update(JobRow).where(mine, JobRow.status == "STARTED")
-        now = time.time()
+        mine = (JobRow.id == job.id, JobRow.worker == worker, JobRow.attempts == job.attempts)
+        now, status = time.time(), "SUCCESS" if prediction else "FAILURE"
+        ended = update(JobRow).where(*mine, JobRow.status == "STARTED")
         with self.engine.begin() as db:
             if db.execute(ended.values(status=status, error=error, finished_at=now)).rowcount != 1:
                 return False
-            if prediction is not None:
+            if prediction:
                 values = {"image_id": job.image_id, "job_id": job.id, "created_at": now, **prediction}
                 (latest,) = db.execute(insert(PredictionRow).values(values)).inserted_primary_key
                 photo = update(ImageRow).where(ImageRow.id == job.image_id)
