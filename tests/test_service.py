@@ -279,6 +279,9 @@ def test_corrections_are_held_to_the_model(client, photo):
         ({"decision": "maybe"}, 422),
     ):
         assert client.patch(f"/api/images/{image}", json=decided).status_code == status
+    half_a_pair = b'{"decision": "correct", "labels": {"\\ud800": ["x"]}}'
+    json_type = {"Content-Type": "application/json"}
+    assert client.patch(f"/api/images/{image}", content=half_a_pair, headers=json_type).status_code == 422
     assert client.get("/api/images", params={"reviewed": True}).json()["total"] == 0
 
 
@@ -288,6 +291,10 @@ def test_keys_rates_and_idempotency(tmp_path, run, photo):
         assert client.get("/health").status_code == 200
         assert client.get("/api/images").status_code == 401
         assert client.get("/api/images", headers={"X-API-Key": "wrong"}).status_code == 401
+        for key, page in (("ключ", "/login"), ("open sesame", "/")):
+            answer = client.post("/login", data={"key": key}, follow_redirects=False)
+            assert (answer.status_code, answer.headers["location"]) == (303, page)
+        client.cookies.clear()
         client.headers["X-API-Key"] = "open sesame"
         image = client.post("/api/upload", files=sent(photo)).json()["id"]
         keyed = {"Idempotency-Key": "once"}

@@ -80,11 +80,17 @@ def client_of(request: Request, settings: Settings) -> str:
         return request.client.host if request.client else ""
     bearer = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
     given = request.headers.get("x-api-key") or request.cookies.get("corbel_key") or bearer
-    digest = hashlib.sha256(given.encode()).hexdigest()
-    if any([hmac.compare_digest(digest, key.removeprefix("sha256:").lower()) for key in settings.api_keys]):
+    if digest := key_digest(given, settings):
         return digest
     headers = {"WWW-Authenticate": "Bearer"}
     raise Refused(401, "this service needs a key: header X-API-Key", headers=headers)
+
+
+def key_digest(given: str, settings: Settings) -> str | None:
+    """Return the digest of a key of the service; None for any other text."""
+    digest = hashlib.sha256(given.encode()).hexdigest()
+    known = [hmac.compare_digest(digest, key.removeprefix("sha256:").lower()) for key in settings.api_keys]
+    return digest if any(known) else None
 
 
 def _is_foreign(request: Request) -> bool:

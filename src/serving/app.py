@@ -20,7 +20,7 @@ from src.errors import InputError
 from src.files import read_json
 from src.runs import finished_runs
 from src.serving import image_routes, prediction_routes
-from src.serving.access import Around, Figures, client_of
+from src.serving.access import Around, Figures, client_of, key_digest
 from src.serving.bodies import Activate
 from src.serving.engine import Engine, load_served
 from src.serving.jobs import Workers
@@ -104,6 +104,8 @@ async def login() -> HTMLResponse:
 async def take_key(request: Request) -> Response:
     """Keep a key in a cookie that scripts cannot read and other sites cannot send."""
     key = str((await request.form()).get("key", ""))
+    if key_digest(key, request.app.state.service.settings) is None:
+        return RedirectResponse("/login", 303)
     answer = RedirectResponse("/", 303)
     secure = request.url.scheme == "https"
     answer.set_cookie("corbel_key", key, httponly=True, samesite="strict", secure=secure)

@@ -53,7 +53,7 @@ async def answer_to(request: Request, error: Exception) -> Response:
     body = Problem(
         title=refused.code.replace("_", " "),
         status=refused.status,
-        detail=str(refused),
+        detail=str(refused).encode(errors="replace").decode(),  # half a surrogate pair
         code=refused.code,
         request_id=request.state.request_id,
     )
