@@ -180,7 +180,7 @@ def test_a_full_queue_is_said_and_the_engine_drains(tmp_path, run):
     found = asyncio.run(crowd())
     assert [type(answer) for answer in found] == [type(None)] * 2 + [Busy] * 3 and found[-1].seconds >= 1
     assert engine.waiting == 0
-    engine.close(1)
+    engine.close()
     with pytest.raises(Busy):
         engine.refuse_if_full()
 

@@ -60,7 +60,7 @@ def create_app(settings: Settings) -> FastAPI:
         workers.start()
         yield
         await run_in_threadpool(workers.stop, settings.drain)
-        await run_in_threadpool(engine.close, settings.drain)
+        await run_in_threadpool(engine.close)
         store.engine.dispose()
 
     about = "Components and their defects in inspection photos."

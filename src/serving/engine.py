@@ -5,7 +5,6 @@ import hashlib
 import json
 import logging
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -130,10 +129,7 @@ class Engine:
         with self._lock:
             self.waiting -= 1
 
-    def close(self, seconds: float) -> None:
-        """Take no more work, and wait for what is there."""
+    def close(self) -> None:
+        """Take no more work, and end with what is running: the requests have ended, or their time has."""
         self._closing = True
-        until = time.monotonic() + seconds
-        while self.waiting and time.monotonic() < until:
-            time.sleep(0.02)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(cancel_futures=True)

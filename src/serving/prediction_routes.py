@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 
 from fastapi import APIRouter, File, Form, Query, Request, Response, UploadFile
 from starlette.concurrency import run_in_threadpool
@@ -77,8 +78,9 @@ def _entries(files: list[UploadFile], most: int) -> list[tuple[str, Read]]:
     for file in files:
         is_archive = file.file.read(4) == b"PK\x03\x04"
         file.file.seek(0)
+        some = _archived(file) if is_archive else [(file.filename or "", file.file.read)]
         try:
-            found += _archived(file) if is_archive else [(file.filename or "", file.file.read)]
+            found += islice(some, most + 1)
         except Exception as error:  # zipfile raises several types on hostile bytes
             raise Refused(422, "the ZIP archive is broken", "broken_archive") from error
         if len(found) > most:

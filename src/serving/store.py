@@ -94,7 +94,8 @@ class Store:
             found = found.where(cast(carried, sa.Text).contains(quoted, autoescape=True))
         if wanted.text:
             found = found.where(ImageRow.filename.icontains(wanted.text, autoescape=True))
-        first = [PredictionRow.confidence.asc().nulls_last()] if wanted.order == "unsure" else []
+        unsure = (PredictionRow.confidence.is_(None), PredictionRow.confidence)
+        first = unsure if wanted.order == "unsure" else ()
         with self._reading() as db:
             total = db.scalar(select(func.count()).select_from(found.subquery()))
             page = found.order_by(*first, ImageRow.id.desc()).offset(wanted.offset).limit(wanted.limit)
@@ -116,9 +117,9 @@ class Store:
         `remove` gets its digest and format before others can write: so no new row of it lacks its file.
         """
         with self.engine.begin() as db:
-            gone = delete(ImageRow).where(ImageRow.id == image_id)
-            found = db.execute(gone.returning(ImageRow.sha256, ImageRow.format)).first()
-            if found:
+            columns = select(ImageRow.sha256, ImageRow.format)
+            if found := db.execute(columns.where(ImageRow.id == image_id)).first():
+                db.execute(delete(ImageRow).where(ImageRow.id == image_id))
                 remove(*found)
         return found is not None
 
