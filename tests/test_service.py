@@ -331,6 +331,7 @@ def test_keys_from_the_environment(monkeypatch):
         ("GET", {"Host": "127.0.0.1:8000", "Sec-Fetch-Site": "cross-site"}, 405),
         ("POST", {"Host": "[::1]:8000", "Sec-Fetch-Site": "same-origin"}, 422),
         ("POST", {"Host": "localhost:8000"}, 422),
+        ("POST", {"Host": "[broken"}, 422),
     ],
 )
 def test_pages_of_other_sites_are_refused(client, method, headers, status):

@@ -8,7 +8,6 @@ import math
 import re
 import time
 import uuid
-from urllib.parse import urlsplit
 
 from fastapi import Request
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -17,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from src.serving.engine import Engine
-from src.serving.problems import Refused, answer_to
+from src.serving.refusals import Refused, answer_to
 from src.serving.settings import Settings
 
 log = logging.getLogger("corbel.serving")
@@ -97,8 +96,8 @@ def _is_foreign(request: Request) -> bool:
     """Whether another site's page asks, by the browser's word or under a name of its own (DNS rebinding)."""
     if request.method not in ("GET", "HEAD") and request.headers.get("sec-fetch-site") == "cross-site":
         return True
-    name = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
-    return "." in name and re.fullmatch(r"[\d.]+|.*\.localhost", name) is None
+    name = re.sub(r":\d+$", "", request.headers.get("host", ""))
+    return "." in name and re.fullmatch(r"[\d.]+|\[[\da-f:.]+\]|.*\.localhost", name) is None
 
 
 class Around:

@@ -24,7 +24,7 @@ from src.serving.access import Around, Figures, client_of, key_digest
 from src.serving.bodies import Activate
 from src.serving.engine import Engine, load_served
 from src.serving.jobs import Workers
-from src.serving.problems import Refused, answer_to, problems
+from src.serving.refusals import Refused, answer_to, problems
 from src.serving.settings import Settings
 from src.serving.store import Store
 

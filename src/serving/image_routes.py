@@ -19,7 +19,7 @@ from src.serving.engine import ServedModel
 from src.serving.photos import TYPES, check_photo, photo_path, remove_photo, store_photo, thumbnail_path
 from src.serving.pictures import drawn_view
 from src.serving.prediction_routes import Photo, flat
-from src.serving.problems import Refused, problems
+from src.serving.refusals import Refused, problems
 
 router = APIRouter(prefix="/api")
 ImageId = Annotated[int, Path(ge=1, le=2**31 - 1)]

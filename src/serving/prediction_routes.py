@@ -17,7 +17,7 @@ from src.serving.bodies import Batch, BatchItem, Predicted
 from src.serving.engine import ServedModel
 from src.serving.photos import digest_of
 from src.serving.pictures import heat_map
-from src.serving.problems import Refused, problems
+from src.serving.refusals import Refused, problems
 
 router = APIRouter()
 Photos = File(description="photos, or ZIP archives of some")
