@@ -112,7 +112,9 @@ def test_a_service_that_is_told_to_end_answers_what_it_took(server, photos, thor
         threads = [threading.Thread(target=ask) for _ in range(8)]
         for thread in threads:
             thread.start()
-        time.sleep(0.3)
+        before = counts[200]
+        while counts[200] < before + 8:
+            time.sleep(0.02)
         server.process.send_signal(signal.SIGTERM)
         answered += server.process.stderr.read().count(b'"path": "/predict", "status": 200')
         assert server.process.wait(30) in (0, -signal.SIGTERM, 143)
