@@ -157,7 +157,7 @@ def refuse_to_overwrite(output: Path, photos: Sequence[Photo], *inputs: str | Pa
     taken, real = {user_path(path).resolve() for path in inputs if path}, output.resolve()
     if output.exists():  # photos without a photo's extension: a look at a name costs no disk
         taken |= {p.file.resolve() for p in photos if p.file.suffix.lower() not in EXTENSIONS}
-    if real in taken or real.suffix.lower() in EXTENSIONS | {".ckpt", ".onnx"}:
+    if real in taken or real.suffix.lower() in EXTENSIONS | {".ckpt", ".onnx", ".tflite"}:
         raise InputError(f"output={output}: that would overwrite an input; name a CSV")
 
 
