@@ -232,9 +232,9 @@ class Backend(ABC):
             pixels: resized photos uint8 `[B, H, W, 3]`.
 
         Returns:
-            None in place of the maps where the heads are not linear on averaged features.
+            None in place of the maps where the heads are not linear on averaged features, or a file has none.
         """
-        raise NotImplementedError
+        return self.scores(pixels), None
 
     def one_thread(self) -> AbstractContextManager[None]:
         """Hold forward passes of the calling thread to one core."""

@@ -41,11 +41,8 @@ log = logging.getLogger(__name__)
 FILES = {"onnx": "model.onnx", "int8": "model_int8.onnx"}
 FILES |= {"coreml": "model.mlpackage", "tflite": "model.tflite"}
 MLMODEL = "Data/com.apple.CoreML/model.mlmodel"  # holds a package's metadata
-PACKAGES = {  # extra -> the packages that a format needs
-    "onnx": ("onnx", "onnxruntime", "onnxscript"),
-    "coreml": ("coremltools",),
-    "tflite": ("onnx", "onnxscript", "ai_edge_litert"),
-}
+PACKAGES = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "coreml": ("coremltools",)}  # of each extra
+PACKAGES |= {"tflite": ("onnx", "onnxscript", "ai_edge_litert")}
 CHECKED, CALIBRATED = 1000, 256  # photos at the most
 
 
@@ -144,11 +141,11 @@ class Exporter:
         size, labels = self.backend.preprocess.size, len(self.backend.labels)
         package = coreml_package(Deployed(self.model).eval(), size, labels)
         package.save(str(file))
-        found = coreml_scores(file, self.checked.pixels)
-        parity = Parity(0, NOT_COMPARED, None, None, None, None)
-        if found is not None:
-            parity = _exact("coreml", self._compared(found))
-        package.user_defined_metadata.update(as_texts(self.metadata, precision="fp32", parity=asdict(parity)))
+        found, none = coreml_scores(file, self.checked.pixels), Parity(0, NOT_COMPARED, None, None, None, None)
+        parity = none if found is None else _exact("coreml", self._compared(found))
+        metadata = self.metadata | {"precision": "fp32", "parity": asdict(parity)}
+        texts = {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
+        package.user_defined_metadata.update(texts)
         package.save(str(file))
         return parity
 
@@ -264,16 +261,12 @@ def metadata_of(backend: TorchBackend, checkpoint: Path) -> dict[str, Any]:
     }
 
 
-def as_texts(metadata: Mapping[str, Any], **more: object) -> dict[str, str]:
-    """Return metadata, and more of them, as JSON texts."""
-    return {key: json.dumps(value, ensure_ascii=False) for key, value in (dict(metadata) | more).items()}
-
-
 def write_metadata(file: Path, metadata: Mapping[str, Any]) -> None:
     """Write metadata into an ONNX file, in the place of earlier ones, with a digest of the whole."""
     import onnx
 
     model = onnx.load(file)
     del model.metadata_props[:]
-    onnx.helper.set_model_props(model, as_texts(metadata, sha256=NO_DIGEST))
+    texts = {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
+    onnx.helper.set_model_props(model, texts | {"sha256": json.dumps(NO_DIGEST)})
     file.write_bytes(with_digest(model.SerializeToString()))

@@ -20,15 +20,12 @@ NOT_COMPARED = "not compared here: Core ML runs on a Mac only"
 
 
 def coreml_package(model: nn.Module, size: tuple[int, int], labels: int) -> Any:
-    """Return a coremltools model in float32 that takes an RGB image, its specification checked.
+    """Return a Core ML model of an RGB image of a `size` (height, width), its specification checked.
 
     Args:
-        model: from `[1, 3, H, W]`, 0 to 255, to probabilities `[1, labels]`.
-        size: height and width of the image.
+        model: from float32 `[1, 3, H, W]`, 0 to 255, to probabilities `[1, labels]`.
+        size: of the image.
         labels: the number of labels.
-
-    Raises:
-        InputError: for a model that coremltools cannot convert, or whose specification is another one.
     """
     import coremltools as ct
 
@@ -72,11 +69,7 @@ def coreml_scores(file: Path, pixels: np.ndarray) -> np.ndarray | None:
 
 
 def convert_to_tflite(source: Path, target: Path) -> None:
-    """Convert an ONNX file that takes one photo to a TFLite file in float32, in the converter's environment.
-
-    Raises:
-        InputError: for a model that it cannot convert.
-    """
+    """Convert an ONNX file of one photo to a TFLite file in float32, in the converter's environment."""
     folder = target.with_name("converted")
     command = [CONVERTER, "-m", "onnx2tf", "-i", source, "-o", folder, "-kat", "pixels", "-nuo", "-n"]
     try:

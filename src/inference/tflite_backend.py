@@ -33,12 +33,11 @@ class TfliteBackend(ExportedBackend):
     def __init__(self, path: Path):
         try:
             from ai_edge_litert.interpreter import Interpreter
-        except ImportError as error:
-            raise InputError(
-                f'{path}: a TFLite file needs LiteRT: python -m pip install -e ".[tflite]" ({error})'
-            ) from error
-        try:
+
             content = path.read_bytes()
+        except ImportError as error:
+            cure = 'a TFLite file needs LiteRT: python -m pip install -e ".[tflite]"'
+            raise InputError(f"{path}: {cure} ({error})") from error
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {reason(error)}") from error
         graph, metadata = parted(content)
@@ -61,10 +60,6 @@ class TfliteBackend(ExportedBackend):
             model.invoke()
             found.append(model.get_tensor(given["index"])[0])
         return np.array(found, np.float32).reshape(-1, len(self.labels))
-
-    def maps(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return probabilities `[B, labels]`, without maps; see `Backend`."""
-        return self.scores(pixels), None
 
 
 def parted(content: bytes) -> tuple[bytes, dict[str, Any]]:
