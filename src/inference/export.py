@@ -29,7 +29,7 @@ from src.inference.parity import (
     scores_of,
     split_photos,
 )
-from src.inference.phones import CONVERTER, NOT_COMPARED, convert_to_tflite, coreml_package, coreml_scores
+from src.inference.phones import CONVERTER, convert_to_tflite, coreml_package, coreml_scores
 from src.inference.tflite_backend import TfliteBackend, write_tflite_metadata
 from src.inference.torch_backend import TorchBackend
 from src.models.checkpoint import load_model
@@ -40,6 +40,7 @@ from src.runs import run_of
 log = logging.getLogger(__name__)
 FILES = {"onnx": "model.onnx", "int8": "model_int8.onnx"}
 FILES |= {"coreml": "model.mlpackage", "tflite": "model.tflite"}
+NOT_COMPARED = Parity(0, "not compared here: Core ML runs on a Mac only", None, None, None, None)
 MLMODEL = "Data/com.apple.CoreML/model.mlmodel"  # holds a package's metadata
 PACKAGES = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "coreml": ("coremltools",)}  # of each extra
 PACKAGES |= {"tflite": ("onnx", "onnxscript", "ai_edge_litert")}
@@ -141,8 +142,8 @@ class Exporter:
         size, labels = self.backend.preprocess.size, len(self.backend.labels)
         package = coreml_package(Deployed(self.model).eval(), size, labels)
         package.save(str(file))
-        found, none = coreml_scores(file, self.checked.pixels), Parity(0, NOT_COMPARED, None, None, None, None)
-        parity = none if found is None else _exact("coreml", self._compared(found))
+        found = coreml_scores(file, self.checked.pixels)
+        parity = NOT_COMPARED if found is None else _exact("coreml", self._compared(found))
         metadata = self.metadata | {"precision": "fp32", "parity": asdict(parity)}
         texts = {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
         package.user_defined_metadata.update(texts)

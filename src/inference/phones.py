@@ -16,7 +16,6 @@ from src.errors import InputError
 
 CONVERTER = REPOSITORY / ".venv-tflite" / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 SECONDS = 1800  # that a conversion may take
-NOT_COMPARED = "not compared here: Core ML runs on a Mac only"
 
 
 def coreml_package(model: nn.Module, size: tuple[int, int], labels: int) -> Any:
