@@ -62,7 +62,7 @@ def load_served(ckpt: str | Path | None, backend: str, runs: Path = Path("output
     """
     path = find_checkpoint(ckpt, runs)
     run = path.parent.parent if (path.parent.parent / "metrics.json").is_file() else None
-    if path.suffix != ".onnx" and backend != "torch":
+    if path.suffix not in (".onnx", ".tflite") and backend != "torch":
         missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
         if not missing:
             path = _exported(path)
