@@ -1,14 +1,15 @@
 # Everything runs with the interpreter in .venv; paths are relative, so that a clone may lie anywhere.
 PYTHON ?= python3
 PY := .venv/bin/python
+TFLITE_PYTHON ?= python3.12
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench train predict serve clean
+.PHONY: help setup demo test lint bench train predict serve tflite-env clean
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of:"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
 	@echo "Python 3.11 or newer is needed; name one with PYTHON=python3.12 where python3 is older."
 
 setup: .venv/.installed ## make .venv and install Corbel in it, once
@@ -54,7 +55,17 @@ predict: setup ## predict: make predict ARGS="images=photos/ output=predictions.
 serve: setup ## predictions over HTTP and a page: make serve ARGS="port=8080"
 	$(PY) scripts/serve.py $(ARGS)
 
-clean: ## delete caches; never data, runs or .venv
+tflite-env: .venv-tflite/.installed ## make .venv-tflite, the converter of formats=[tflite], once
+	@:
+
+.venv-tflite/.installed: requirements-tflite.txt
+	@$(TFLITE_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { \
+	  echo "error: the converter needs Python 3.12 or newer: make tflite-env TFLITE_PYTHON=PATH" >&2; exit 2; }
+	$(TFLITE_PYTHON) -m venv --clear .venv-tflite
+	.venv-tflite/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-tflite.txt
+	@touch $@
+
+clean: ## delete caches; never data, runs, .venv or .venv-tflite
 	rm -rf .pytest_cache .ruff_cache build *.egg-info
 	find src demo scripts benchmarks tests notebooks -name __pycache__ -prune -exec rm -rf {} +
 	find notebooks -name .ipynb_checkpoints -prune -exec rm -rf {} +

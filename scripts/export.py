@@ -1,4 +1,4 @@
-"""Export a model: `python scripts/export.py ckpt=RUN output=DIR formats=[onnx,int8]`."""
+"""Export a model: `python scripts/export.py ckpt=RUN output=DIR formats=[onnx,int8,coreml,tflite]`."""
 
 import io
 import sys
@@ -32,17 +32,19 @@ def main(cfg: DictConfig) -> None:
     make_folder(folder)
     check_folder(folder, formats, checkpoint)
     exporter = Exporter(checkpoint, folder, cfg.root)
-    written, refused = [], []
+    written, refused, last = [], [], None
     for name in formats:
         try:
             with redirect_stdout(io.StringIO()):  # ONNX Runtime prints its progress
                 written.append(exporter.write(name))
-                last = name
+                last = last if name == "coreml" else name
         except InputError as error:
             refused.append(str(error))
-    if written:
+    if exporter.compared:
         print(f"Checked on {exporter.checked.source}; in brackets: the checkpoint's own")
+    if written:
         print("\n".join(written))
+    if last:
         named = typed("ckpt", shown((folder / FILES[last]).absolute()))
         print(f"next  python scripts/predict.py {named} images=PHOTOS output=predictions.csv")
     if refused:

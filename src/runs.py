@@ -35,7 +35,7 @@ LEADERBOARD = ("score", "job", "overrides", "status", "reason", "labels")  # its
 
 
 def find_checkpoint(ckpt: str | Path | None, outputs: Path = Path("outputs")) -> Path:
-    """Return the file for `ckpt=`: that file, a run folder's best, an export folder's ONNX file.
+    """Return the file for `ckpt=`: that file, a run folder's best, an export folder's ONNX or TFLite file.
 
     Null is the newest finished run.
 
@@ -44,7 +44,7 @@ def find_checkpoint(ckpt: str | Path | None, outputs: Path = Path("outputs")) ->
     """
     if ckpt:
         path = user_path(ckpt)
-        for name in ("", f"checkpoints/{BEST}", BEST, "model.onnx", "model_int8.onnx"):
+        for name in ("", f"checkpoints/{BEST}", BEST, "model.onnx", "model_int8.onnx", "model.tflite"):
             if (path / name).is_file():
                 if name.startswith("checkpoints") and not _is_finished(path):
                     log.warning("%s: its training has not finished, a later best.ckpt may differ", path)

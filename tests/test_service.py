@@ -1,20 +1,24 @@
 """The service over HTTP: shapes of the answers, the same predictions as predict.py, and what it refuses."""
 
 import csv
+import hashlib
 import io
 import json
 import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from src.errors import InputError
+from src.labels import LabelSpace
 from src.serving.app import create_app
-from src.serving.settings import Settings
+from src.serving.settings import Settings, read_settings
 from tests.made import REPOSITORY, make_folders, run_script
 
 BROKEN = b"\xff\xd8\xff" + bytes(60)
@@ -90,6 +94,25 @@ def test_a_batch_has_a_result_or_an_error_for_each_file(client, photos):
     assert broken.status_code == 422 and broken.json()["code"] == "broken_archive"
 
 
+def test_a_fault_in_an_archive_is_one_files(tmp_path, run, photo):
+    content, packed = photo.read_bytes(), io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("good.jpg", "damaged.jpg"):
+            archive.writestr(name, content)
+        archive.writestr("bomb.jpg", bytes(10 * len(content)))
+    damaged = bytearray(packed.getvalue())
+    second = damaged.index(b"damaged.jpg")
+    damaged[second + 40 : second + 60] = bytes(20)
+    with TestClient(
+        create_app(settings_of(tmp_path, run, max_bytes=2 * len(content), max_files=20))
+    ) as client:
+        answer = client.post("/predict_batch", files=[("files", ("x.zip", bytes(damaged)))])
+        good, broken, bomb = answer.json()["results"]
+        assert good["prediction"] and "unpacked" in broken["error"] and "at most" in bomb["error"]
+        many = [("files", ("x.zip", packed.getvalue()))] * 8
+        assert client.post("/predict_batch", files=many).json()["code"] == "too_many_files"
+
+
 def test_a_photo_from_upload_to_export(client, photo, tmp_path, monkeypatch):
     first = client.post("/api/upload?ground_truth=Crack", files=sent(photo))
     image = first.json()
@@ -100,7 +123,7 @@ def test_a_photo_from_upload_to_export(client, photo, tmp_path, monkeypatch):
     taken = client.post(f"/api/predict?id={image['id']}").json()
     assert taken["message"] == "Task received" and taken["data"]["status"] == "PENDING"
     state = settled(client, taken["data"]["task_id"])
-    assert state["task_status"] == "SUCCESS"
+    assert state["task_status"] == "SUCCESS" and state["task_result"]["sha256"] == image["sha256"]
     assert (
         state["task_result"]["prediction"] == client.post("/predict", files=sent(photo)).json()["prediction"]
     )
@@ -136,6 +159,49 @@ def test_a_photo_from_upload_to_export(client, photo, tmp_path, monkeypatch):
     assert client.delete(f"/api/images/{image['id']}").json() == {"id": image["id"]}
     assert client.get(f"/api/images/{image['id']}").status_code == 404
     assert not list((tmp_path / "serve" / "photos").rglob("*.jpg"))
+
+
+def test_a_confirmation_is_of_the_labels_that_were_shown(client, photo):
+    image = client.post("/api/upload", files=sent(photo)).json()["id"]
+    settled(client, client.post(f"/api/predict?id={image}").json()["data"]["task_id"])
+    labels = client.get(f"/api/images/{image}").json()["data"]["labels"]
+    shown = {"decision": "confirm", "labels": labels | {"defect": ["Another one"]}}
+    refused = client.patch(f"/api/images/{image}", json=shown)
+    assert (refused.status_code, refused.json()["code"]) == (409, "prediction_changed")
+    kept = client.patch(f"/api/images/{image}", json=shown | {"labels": labels})
+    assert kept.json()["data"]["review"]["labels"] == labels
+
+
+def test_an_export_has_the_kinds_of_older_reviews(client, photo):
+    predictor = client.app.state.service.engine.model.predictor
+    image = client.post("/api/upload?filename==1%2B1", files=sent(photo)).json()["id"]
+    labels = {kind: [names[0]] for kind, names in predictor.labels.kinds.items()}
+    client.patch(f"/api/images/{image}", json={"decision": "correct", "labels": labels})
+    predictor.labels = LabelSpace({"weather": ["rain"]})
+    (row,) = csv.DictReader(io.StringIO(client.get("/api/export.csv").text))
+    assert {kind: [row[kind]] for kind in labels} == labels and row["weather"] == ""
+    assert row["original_name"] == "'=1+1"
+
+
+def test_deep_gray_is_stored_as_the_model_sees_it(client):
+    model = client.app.state.service.engine.model
+    file = io.BytesIO()
+    gray = np.random.default_rng(0).integers(0, 4096, (90, 120), np.uint16)
+    Image.fromarray(gray).save(file, "PNG")
+    model.predictor.preprocess = replace(model.predictor.preprocess, sample_bits=12)
+    given = {"file": ("deep.png", file.getvalue())}
+    at_once = client.post("/predict?detail=true", files=given).json()
+    image = client.post("/api/upload", files=given).json()["id"]
+    later = settled(client, client.post(f"/api/predict?id={image}").json()["data"]["task_id"])
+    assert later["task_result"]["probabilities"] == at_once["raw"]["probabilities"]
+
+
+def test_the_digest_of_a_preprocessing_is_of_the_options_that_are_set(client, photo):
+    preprocess = client.app.state.service.engine.model.predictor.preprocess
+    assert preprocess.sample_bits is None
+    known = {name: getattr(preprocess, name) for name in ("image_size", "resize", "mean", "std")}
+    digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
+    assert client.post("/predict", files=sent(photo)).json()["preprocessing"] == digest
 
 
 @pytest.mark.parametrize(("backend", "apart"), [("torch", 1e-6), ("onnx", 1e-4)])
@@ -219,17 +285,22 @@ def test_corrections_are_held_to_the_model(client, photo):
         ({"decision": "maybe"}, 422),
     ):
         assert client.patch(f"/api/images/{image}", json=decided).status_code == status
+    half_a_pair = b'{"decision": "correct", "labels": {"\\ud800": ["x"]}}'
+    json_type = {"Content-Type": "application/json"}
+    assert client.patch(f"/api/images/{image}", content=half_a_pair, headers=json_type).status_code == 422
     assert client.get("/api/images", params={"reviewed": True}).json()["total"] == 0
 
 
 def test_keys_rates_and_idempotency(tmp_path, run, photo):
-    import hashlib
-
     keys = [hashlib.sha256(b"open sesame").hexdigest()]
     with TestClient(create_app(settings_of(tmp_path, run, api_keys=keys, rate=5))) as client:
         assert client.get("/health").status_code == 200
         assert client.get("/api/images").status_code == 401
         assert client.get("/api/images", headers={"X-API-Key": "wrong"}).status_code == 401
+        for key, page in (("ключ", "/login"), ("open sesame", "/")):
+            answer = client.post("/login", data={"key": key}, follow_redirects=False)
+            assert (answer.status_code, answer.headers["location"]) == (303, page)
+        client.cookies.clear()
         client.headers["X-API-Key"] = "open sesame"
         image = client.post("/api/upload", files=sent(photo)).json()["id"]
         keyed = {"Idempotency-Key": "once"}
@@ -239,6 +310,38 @@ def test_keys_rates_and_idempotency(tmp_path, run, photo):
         assert len(tasks) == 1
         statuses = [client.get("/api/images") for _ in range(6)]
         assert statuses[-1].status_code == 429 and int(statuses[-1].headers["Retry-After"]) > 0
+
+
+def test_long_idempotency_keys_are_told_apart(client, photo):
+    image = client.post("/api/upload", files=sent(photo)).json()["id"]
+    keys = ["k" * 199 + end for end in "ab"]
+    tasks = [client.post(f"/api/predict?id={image}", headers={"Idempotency-Key": key}).json() for key in keys]
+    assert tasks[0]["data"]["task_id"] != tasks[1]["data"]["task_id"]
+
+
+def test_keys_from_the_environment(monkeypatch):
+    digest = hashlib.sha256(b"open sesame").hexdigest()
+    monkeypatch.setenv("CORBEL_API_KEYS", json.dumps([digest]))
+    assert read_settings({}).api_keys == [digest]
+    for wrong in ('["open sesame"]', "open sesame"):
+        monkeypatch.setenv("CORBEL_API_KEYS", wrong)
+        with pytest.raises(InputError, match="api_keys"):
+            read_settings({})
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "status"),
+    [
+        ("GET", {"Host": "rebound.example.com"}, 403),
+        ("POST", {"Sec-Fetch-Site": "cross-site"}, 403),
+        ("GET", {"Host": "127.0.0.1:8000", "Sec-Fetch-Site": "cross-site"}, 405),
+        ("POST", {"Host": "[::1]:8000", "Sec-Fetch-Site": "same-origin"}, 422),
+        ("POST", {"Host": "localhost:8000"}, 422),
+        ("POST", {"Host": "[broken"}, 422),
+    ],
+)
+def test_pages_of_other_sites_are_refused(client, method, headers, status):
+    assert client.request(method, "/api/upload", headers=headers).status_code == status
 
 
 def test_serving_an_exported_model_needs_no_torch(tmp_path, run, photo):

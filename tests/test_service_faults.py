@@ -29,9 +29,10 @@ from sqlalchemy import create_engine
 
 from src.errors import InputError
 from src.files import file_lock
+from src.serving import image_routes
 from src.serving.app import create_app
 from src.serving.engine import Busy, Engine, load_served
-from src.serving.photos import without_metadata
+from src.serving.photos import Checked, without_metadata
 from src.serving.store import MIGRATIONS, Store
 from src.serving.tables import Base
 from tests.made import REPOSITORY, run_script
@@ -111,7 +112,9 @@ def test_a_service_that_is_told_to_end_answers_what_it_took(server, photos, thor
         threads = [threading.Thread(target=ask) for _ in range(8)]
         for thread in threads:
             thread.start()
-        time.sleep(0.3)
+        before = counts[200]
+        while counts[200] < before + 8:
+            time.sleep(0.02)
         server.process.send_signal(signal.SIGTERM)
         answered += server.process.stderr.read().count(b'"path": "/predict", "status": 200')
         assert server.process.wait(30) in (0, -signal.SIGTERM, 143)
@@ -197,9 +200,83 @@ def test_a_full_queue_is_said_and_the_engine_drains(tmp_path, run):
     found = asyncio.run(crowd())
     assert [type(answer) for answer in found] == [type(None)] * 2 + [Busy] * 3 and found[-1].seconds >= 1
     assert engine.waiting == 0
-    engine.close(1)
+    engine.close()
     with pytest.raises(Busy):
         engine.refuse_if_full()
+
+
+def test_a_batch_takes_every_thread_and_no_more_and_is_not_refused_half_way(tmp_path, run, photos):
+    settings, at_work, most = settings_of(tmp_path, run, threads=2, queue=2), [], []
+    paths = sorted(photos.rglob("*.jpg"))[:8]
+    with TestClient(create_app(settings)) as client:
+        predictor = client.app.state.service.engine.model.predictor
+        predict = predictor.predict
+
+        def slowly(content):
+            at_work.append(1)
+            most.append(len(at_work))
+            time.sleep(0.1 if len(most) % 2 else 0.02)
+            at_work.pop()
+            return predict(content)
+
+        predictor.predict = slowly
+        files = [("files", (path.name, path.read_bytes())) for path in paths]
+        answers = []
+        batch = threading.Thread(target=lambda: answers.append(client.post("/predict_batch", files=files)))
+        batch.start()
+        time.sleep(0.2)
+        other = client.post("/predict", files=sent(paths[0]))
+        batch.join()
+    assert other.status_code == 503 and int(other.headers["Retry-After"]) >= 1
+    results = answers[0].json()["results"]
+    assert [item["filename"] for item in results] == [path.name for path in paths]
+    assert all(item["prediction"] for item in results) and max(most) == 2
+
+
+def test_a_photo_that_is_sent_while_it_is_deleted_keeps_its_file(tmp_path, run, photos, monkeypatch):
+    path, answers, remove = sorted(photos.rglob("*.jpg"))[0], [], image_routes.remove_photo
+    with TestClient(create_app(settings_of(tmp_path, run))) as client:
+        first = client.post("/api/upload", files=sent(path)).json()["id"]
+        again = threading.Thread(target=lambda: answers.append(client.post("/api/upload", files=sent(path))))
+
+        def slowly(*given):
+            again.start()
+            time.sleep(0.5)
+            remove(*given)
+
+        monkeypatch.setattr(image_routes, "remove_photo", slowly)
+        assert client.delete(f"/api/images/{first}").status_code == 200
+        again.join()
+        assert answers[0].status_code == 201
+        assert client.get(f"/api/images/{answers[0].json()['id']}/file").status_code == 200
+
+
+def stored(store, name):
+    """Keep the row of a photo; return its id."""
+    return store.add_image(Checked(name * 64, b"x", "JPEG", 1, 1, b""), name, None)[0]
+
+
+def test_an_export_neither_repeats_nor_loses_a_photo_while_others_come_and_go(tmp_path):
+    store = Store(f"sqlite:///{tmp_path / 'x.db'}")
+    ids = [stored(store, name) for name in "abcdef"]
+    found = []
+    for row in store.all_images(None, page=2):
+        found.append(row.id)
+        if row.id == ids[1]:
+            store.delete_image(ids[0], lambda *_: None)
+            ids.append(stored(store, "g"))
+    assert found == ids
+    store.engine.dispose()
+
+
+def test_a_job_whose_workers_end_is_given_up_after_three_attempts(tmp_path):
+    store = Store(f"sqlite:///{tmp_path / 'x.db'}")
+    job_id = store.add_job(stored(store, "a"))
+    claimed = [store.claim("worker", lease=-1) for _ in range(4)]
+    assert [job and job.attempts for job in claimed] == [1, 2, 3, None]
+    assert store.job(job_id).status == "DEAD"
+    assert not store.finish(claimed[2], "worker", error="too late")
+    store.engine.dispose()
 
 
 def test_another_model_takes_over_without_dropping_a_request(tmp_path, run, photos, thorough):

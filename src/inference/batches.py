@@ -157,7 +157,7 @@ def refuse_to_overwrite(output: Path, photos: Sequence[Photo], *inputs: str | Pa
     taken, real = {user_path(path).resolve() for path in inputs if path}, output.resolve()
     if output.exists():  # photos without a photo's extension: a look at a name costs no disk
         taken |= {p.file.resolve() for p in photos if p.file.suffix.lower() not in EXTENSIONS}
-    if real in taken or real.suffix.lower() in EXTENSIONS | {".ckpt", ".onnx"}:
+    if real in taken or real.suffix.lower() in EXTENSIONS | {".ckpt", ".onnx", ".tflite"}:
         raise InputError(f"output={output}: that would overwrite an input; name a CSV")
 
 
@@ -235,9 +235,9 @@ class Backend(ABC):
             pixels: resized photos uint8 `[B, H, W, 3]`.
 
         Returns:
-            None in place of the maps where the heads are not linear on averaged features.
+            None in place of the maps where the heads are not linear on averaged features, or a file has none.
         """
-        raise NotImplementedError
+        return self.scores(pixels), None
 
     def one_thread(self) -> AbstractContextManager[None]:
         """Hold forward passes of the calling thread to one core."""

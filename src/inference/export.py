@@ -1,8 +1,9 @@
-"""A checkpoint as ONNX files, in float32 or int8, that run without this code."""
+"""A checkpoint as files that run without this code: ONNX in float32 or int8, Core ML, TFLite."""
 
 import json
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -17,7 +18,8 @@ from torch import nn
 
 from src.errors import InputError, did_you_mean, listed, reason
 from src.files import file_digest
-from src.inference.onnx_backend import NO_DIGEST, SCHEMA, OnnxBackend, with_digest
+from src.inference.graphs import quantize, with_maps
+from src.inference.onnx_backend import NO_DIGEST, SCHEMA, ExportedBackend, OnnxBackend, with_digest
 from src.inference.parity import (
     TOLERANCE,
     Parity,
@@ -27,6 +29,8 @@ from src.inference.parity import (
     scores_of,
     split_photos,
 )
+from src.inference.phones import CONVERTER, convert_to_tflite, coreml_package, coreml_scores
+from src.inference.tflite_backend import TfliteBackend, write_tflite_metadata
 from src.inference.torch_backend import TorchBackend
 from src.models.checkpoint import load_model
 from src.models.classifiers import PhotoClassifier
@@ -35,12 +39,12 @@ from src.runs import run_of
 
 log = logging.getLogger(__name__)
 FILES = {"onnx": "model.onnx", "int8": "model_int8.onnx"}
+FILES |= {"coreml": "model.mlpackage", "tflite": "model.tflite"}
+NOT_COMPARED = Parity(0, "not compared here: Core ML runs on a Mac only", None, None, None, None)
+MLMODEL = "Data/com.apple.CoreML/model.mlmodel"  # holds a package's metadata
+PACKAGES = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "coreml": ("coremltools",)}  # of each extra
+PACKAGES |= {"tflite": ("onnx", "onnxscript", "ai_edge_litert")}
 CHECKED, CALIBRATED = 1000, 256  # photos at the most
-CALIBRATION_BATCH = 8  # photos whose activations are in memory at once
-# The backbone's convolutions and the operations between them. Normalisation and heads keep float32: they cost
-# next to nothing, and probabilities near a threshold depend on them.
-QUANTIZED = ("Conv", "Add", "MaxPool", "Concat", "GlobalAveragePool", "Clip", "Relu", "Pad")
-ENTRY = 6  # first convolutions of a network of depthwise ones: in int8 they lose most and are no faster
 
 
 class ParityError(InputError):
@@ -60,9 +64,10 @@ class Deployed(nn.Module):
         self.model = model.to(memory_format=torch.contiguous_format)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return what `Backend.scores` does for resized photos uint8 `[B, H, W, 3]`."""
-        image = self.model.normalised(pixels.permute(0, 3, 1, 2).contiguous())
-        return self.model.scored_views(self.model.seen(image))
+        """Return `Backend.scores` of photos uint8 `[B, H, W, 3]`, or float32 `[B, 3, H, W]`."""
+        if pixels.dtype == torch.uint8:
+            pixels = pixels.permute(0, 3, 1, 2).contiguous()
+        return self.model.scored_views(self.model.seen(self.model.normalised(pixels)))
 
 
 class Exporter:
@@ -76,6 +81,7 @@ class Exporter:
     Attributes:
         checked: the photos that scores are compared on: the run's validation split, made-up ones for a
             checkpoint by itself.
+        compared: whether the scores of a file have been compared on them.
     """
 
     def __init__(self, checkpoint: Path, folder: Path, root: str | None = None):
@@ -86,7 +92,7 @@ class Exporter:
         found = split_photos(self.run, "val", CHECKED, root, self.model) if self.run else None
         self.checked = found if found and len(found.pixels) else made_up_photos(self.backend.preprocess)
         self.reference = scores_of(self.backend, self.checked.pixels)
-        self.metadata = metadata_of(self.backend, checkpoint)
+        self.metadata, self.compared = metadata_of(self.backend, checkpoint), False
 
     def write(self, name: str) -> str:
         """Write one format, a key of `FILES`; return a line with its size, comparison and path.
@@ -100,36 +106,60 @@ class Exporter:
         try:
             with tempfile.TemporaryDirectory(prefix=".export-", dir=self.folder) as folder:
                 file = Path(folder) / FILES[name]
-                parity = self._int8(file) if name == "int8" else self._onnx(file)
+                parity = getattr(self, f"_{name}")(file)
+                if final.is_dir():
+                    os.replace(final, Path(folder) / "earlier")
                 os.replace(file, final)
         except InputError:
-            final.unlink(missing_ok=True)
+            shutil.rmtree(final) if final.is_dir() else final.unlink(missing_ok=True)
             raise
         except OSError as error:
-            kept = "; an earlier file, maybe of another checkpoint, is still there" if final.is_file() else ""
+            kept = "; an earlier file, maybe of another checkpoint, is still there" if final.exists() else ""
             raise InputError(f"{final} could not be written ({reason(error)}){kept}") from error
-        f1 = "" if parity.f1 is None else f"macro-F1 {parity.f1:.4f} ({parity.reference_f1:.4f})  "
-        return (
-            f"{name:5} {final.stat().st_size / 1e6:.1f} MB  max difference {parity.max_difference:.1e}  "
-            f"agreement {parity.agreement:.4f}  {f1}{shown(final.absolute())}"
-        )
+        size = sum(path.stat().st_size for path in (final, *final.rglob("*")) if path.is_file()) / 1e6
+        found = parity.source
+        if parity.max_difference is not None:
+            self.compared = True
+            f1 = "" if parity.f1 is None else f"  macro-F1 {parity.f1:.4f} ({parity.reference_f1:.4f})"
+            found = f"max difference {parity.max_difference:.1e}  agreement {parity.agreement:.4f}{f1}"
+        return f"{name:6} {size:.1f} MB  {found}  {shown(final.absolute())}"
 
     def _onnx(self, file: Path) -> Parity:
         """Write and check the ONNX file in float32."""
         tiles = self.backend.preprocess.tiles  # maps of several views would have no place on the photo
         file.write_bytes(self.graph if tiles else with_maps(self.graph))
-        parity = self._finished(file, precision="fp32")
-        if not parity.max_difference <= TOLERANCE:
-            raise ParityError(
-                f"onnx: scores differ from the checkpoint's by up to {parity.max_difference:.2g} (allowed: "
-                f"{TOLERANCE:g}); the file was not kept"
-            )
+        return _exact("onnx", self._finished(file, precision="fp32"))
+
+    def _tflite(self, file: Path) -> Parity:
+        """Write and check the TFLite file, converted from an ONNX file that takes one photo."""
+        source = file.with_name("one_photo.onnx")
+        source.write_bytes(self._graph(1))
+        convert_to_tflite(source, file)
+        return _exact("tflite", self._finished(file, TfliteBackend, precision="fp32"))
+
+    def _coreml(self, file: Path) -> Parity:
+        """Write the Core ML package; check its specification, and its scores on a Mac."""
+        if self.backend.preprocess.tiles:
+            raise InputError("coreml takes one photo as an image: not for preprocess.tiles; formats=[tflite]")
+        size, labels = self.backend.preprocess.size, len(self.backend.labels)
+        package = coreml_package(Deployed(self.model).eval(), size, labels)
+        package.save(str(file))
+        found = coreml_scores(file, self.checked.pixels)
+        parity = NOT_COMPARED if found is None else _exact("coreml", self._compared(found))
+        metadata = self.metadata | {"precision": "fp32", "parity": asdict(parity)}
+        texts = {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
+        package.user_defined_metadata.update(texts)
+        package.save(str(file))
         return parity
 
     @cached_property
     def graph(self) -> bytes:
-        """The ONNX file in float32, without metadata."""
-        pixels = torch.zeros(2, *self.backend.preprocess.shape, dtype=torch.uint8)
+        """The ONNX file in float32, without metadata, for any number of photos."""
+        return self._graph(None)
+
+    def _graph(self, photos: int | None) -> bytes:
+        """Return an ONNX file in float32, without metadata, for a number of photos; None: for any."""
+        pixels = torch.zeros(photos or 2, *self.backend.preprocess.shape, dtype=torch.uint8)
         with torch.no_grad():
             program = torch.onnx.export(
                 Deployed(self.model).eval(),
@@ -137,7 +167,7 @@ class Exporter:
                 dynamo=True,
                 input_names=["pixels"],
                 output_names=["probabilities"],
-                dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
+                dynamic_shapes=None if photos else {"pixels": {0: torch.export.Dim("batch")}},
                 external_data=False,
                 verbose=False,
             )
@@ -160,86 +190,27 @@ class Exporter:
         log.info("int8: calibrated on %d training photos", len(calibration))
         return parity
 
-    def _finished(self, file: Path, **more: object) -> Parity:
+    def _finished(self, file: Path, backend: type[ExportedBackend] = OnnxBackend, **more: object) -> Parity:
         """Write the metadata into a file, with the comparison of its scores with the checkpoint's."""
-        write_metadata(file, self.metadata | more)
-        found = scores_of(OnnxBackend(file), self.checked.pixels)
-        parity = compare_scores(self.backend.model, self.reference, found, self.checked)
-        write_metadata(file, self.metadata | more | {"parity": asdict(parity)})
+        write = write_metadata if backend is OnnxBackend else write_tflite_metadata
+        write(file, self.metadata | more)
+        parity = self._compared(scores_of(backend(file), self.checked.pixels))
+        write(file, self.metadata | more | {"parity": asdict(parity)})
         return parity
 
-
-def with_maps(content: bytes) -> bytes:
-    """Return an ONNX file with a second output `maps`, class activation maps `[B, labels, h, w]`.
-
-    Where the heads are linear on averaged features, the maps are the heads applied at each place. Any other
-    file comes back as it is.
-    """
-    import onnx
-
-    model = onnx.load_from_string(content)
-    graph = model.graph
-    made_by = {name: node for node in graph.node for name in node.output}
-    weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    parts = []
-    for node in [node for node in graph.node if node.op_type == "Gemm" and node.input[1] in weights]:
-        source = made_by.get(node.input[0])
-        while source is not None and source.op_type in ("Reshape", "Flatten", "Squeeze"):
-            source = made_by.get(source.input[0])
-        if source is None or source.op_type not in ("ReduceMean", "GlobalAveragePool"):
-            return content
-        kernel = onnx.numpy_helper.from_array(weights[node.input[1]][..., None, None], f"{node.name}_kernel")
-        graph.initializer.append(kernel)
-        parts.append(f"{node.name}_map")
-        graph.node.append(onnx.helper.make_node("Conv", [source.input[0], kernel.name], parts[-1:]))
-    if not parts:
-        return content
-    graph.node.append(onnx.helper.make_node("Concat", parts, ["maps"], axis=1))
-    shape = ["batch", None, None, None]
-    graph.output.append(onnx.helper.make_tensor_value_info("maps", onnx.TensorProto.FLOAT, shape))
-    return model.SerializeToString()
+    def _compared(self, found: np.ndarray) -> Parity:
+        """Compare scores `[N, labels]` with the checkpoint's."""
+        return compare_scores(self.backend.model, self.reference, found, self.checked)
 
 
-def quantize(source: Path, target: Path, calibration: np.ndarray) -> None:
-    """Write an ONNX file with its convolutions in int8, calibrated on the extremes of each tensor.
-
-    Weights have a scale per channel. On a CPU without VNNI their products overflow, unless a session has the
-    option that `OnnxBackend` sets (`session.x64quantprecision`).
-
-    Args:
-        source: an ONNX file in float32.
-        target: the file to write.
-        calibration: photos like those to come, uint8 `[N, H, W, 3]`.
-    """
-    import onnx
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(CalibrationDataReader):
-        """Batches of photos."""
-
-        def __init__(self):
-            starts = range(0, len(calibration), CALIBRATION_BATCH)
-            self.batches = ({"pixels": calibration[i : i + CALIBRATION_BATCH]} for i in starts)
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            return next(self.batches, None)
-
-    prepared = target.with_name("prepared.onnx")
-    quant_pre_process(source, prepared, skip_symbolic_shape=True)
-    convolutions = [node for node in onnx.load(prepared).graph.node if node.op_type == "Conv"]
-    depthwise = any(a.name == "group" and a.i > 1 for node in convolutions for a in node.attribute)
-    quantize_static(
-        prepared,
-        target,
-        Reader(),
-        quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=list(QUANTIZED),
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        nodes_to_exclude=[node.name for node in convolutions[:ENTRY]] if depthwise else [],
-    )
+def _exact(name: str, parity: Parity) -> Parity:
+    """Refuse a format in float32 whose scores are not the checkpoint's."""
+    if not parity.max_difference <= TOLERANCE:
+        raise ParityError(
+            f"{name}: scores differ from the checkpoint's by up to {parity.max_difference:.2g} (allowed: "
+            f"{TOLERANCE:g}); the file was not kept"
+        )
+    return parity
 
 
 def check_formats(formats: list[str]) -> None:
@@ -248,14 +219,17 @@ def check_formats(formats: list[str]) -> None:
         raise InputError(f"formats=[] exports nothing: choose from {', '.join(FILES)}")
     if unknown := [str(name) for name in formats if name not in FILES]:
         raise InputError(f"formats: {listed(unknown)}: {did_you_mean(unknown[0], FILES)}")
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            f'formats: onnx and int8 need more packages: python -m pip install -e ".[onnx]" ({error})'
-        ) from error
+    for name in formats:
+        extra = "onnx" if name == "int8" else name
+        try:
+            for package in PACKAGES[extra]:
+                __import__(package)
+        except ImportError as error:
+            raise InputError(
+                f'formats: {name} needs more packages: python -m pip install -e ".[{extra}]" ({error})'
+            ) from error
+    if "tflite" in formats and not CONVERTER.is_file():
+        raise InputError("formats: tflite needs a converter in an environment of its own: make tflite-env")
 
 
 def check_folder(folder: Path, formats: list[str], checkpoint: Path) -> None:
@@ -265,8 +239,9 @@ def check_folder(folder: Path, formats: list[str], checkpoint: Path) -> None:
         InputError: with the files, which `ckpt=FOLDER` could take for this checkpoint's.
     """
     mark = f'"sha256": "{file_digest(checkpoint)}"'.encode()  # as `metadata_of` has it
-    others = [folder / file for name, file in FILES.items() if name not in formats]
-    if strange := [file.name for file in others if file.is_file() and mark not in file.read_bytes()]:
+    others = {file: folder / file for name, file in FILES.items() if name not in formats}
+    others = {file: path / MLMODEL if path.is_dir() else path for file, path in others.items()}
+    if strange := [file for file, path in others.items() if path.is_file() and mark not in path.read_bytes()]:
         raise InputError(
             f"output={folder}: {listed(strange)} in it would stay, of another checkpoint: remove it, export "
             "it too (formats=), or name another folder"

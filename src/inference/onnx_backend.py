@@ -21,7 +21,22 @@ NO_DIGEST = "0" * 64
 DIGEST = re.compile(rb'sha256\x12\x42"(.{64})"', re.DOTALL)
 
 
-class OnnxBackend(Backend):
+class ExportedBackend(Backend):
+    """What the backends of exported files share: `metadata`, as `export.metadata_of` has them."""
+
+    def _describe(self, path: Path, metadata: dict[str, Any]) -> None:
+        if metadata["schema"] > SCHEMA:
+            newer = f"exported by a newer Corbel (schema {metadata['schema']}, here {SCHEMA})"
+            raise InputError(f"{path}: {newer}: upgrade, or export the run again")
+        self.metadata, thresholds = metadata, metadata["thresholds"]
+        self.task, self.labels = metadata["task"], LabelSpace(metadata["labels"])
+        self.preprocess = Preprocess.from_dict(metadata["preprocess"])
+        self.thresholds = None if thresholds is None else np.array(thresholds, np.float32)
+        self.trained_on = frozenset(metadata["provenance"].get("train_digests", ()))
+        self.trained_sizes = trained_sizes(metadata["provenance"])
+
+
+class OnnxBackend(ExportedBackend):
     """An exported model; see `batches.Backend` for the attributes.
 
     Each forward pass runs on the thread that asks for it, so that any number of threads can ask at once, and
@@ -39,16 +54,7 @@ class OnnxBackend(Backend):
     def __init__(self, path: Path, device: str = "auto"):
         self._session = _open(path, device)
         texts = self._session.get_modelmeta().custom_metadata_map
-        self.metadata = {key: json.loads(text) for key, text in texts.items()}
-        if self.metadata["schema"] > SCHEMA:
-            newer = f"exported by a newer Corbel (schema {self.metadata['schema']}, here {SCHEMA})"
-            raise InputError(f"{path}: {newer}: upgrade, or export the run again")
-        self.task, thresholds = self.metadata["task"], self.metadata["thresholds"]
-        self.labels = LabelSpace(self.metadata["labels"])
-        self.preprocess = Preprocess.from_dict(self.metadata["preprocess"])
-        self.thresholds = None if thresholds is None else np.array(thresholds, np.float32)
-        self.trained_on = frozenset(self.metadata["provenance"].get("train_digests", ()))
-        self.trained_sizes = trained_sizes(self.metadata["provenance"])
+        self._describe(path, {key: json.loads(text) for key, text in texts.items()})
         self.arithmetic = {"onnxruntime": version("onnxruntime")}
 
     def scores(self, pixels: np.ndarray, count: int | None = None) -> np.ndarray:

@@ -44,17 +44,18 @@ class Parity:
 
     Attributes:
         photos: the number compared.
-        source: their origin, in words.
-        max_difference: the largest absolute difference of a probability.
-        agreement: share of equal decisions, over photos and labels (`multilabel`) or kinds (heads).
+        source: their origin, in words; without a comparison: the reason.
+        max_difference: the largest absolute difference of a probability; None without a comparison.
+        agreement: share of equal decisions, over photos and labels (`multilabel`) or kinds (heads);
+            None without a comparison.
         f1: macro-F1 of the exported model; None without targets.
         reference_f1: that of the checkpoint.
     """
 
     photos: int
     source: str
-    max_difference: float
-    agreement: float
+    max_difference: float | None
+    agreement: float | None
     f1: float | None
     reference_f1: float | None
 

@@ -92,7 +92,7 @@ class Predictor:
         tta: bool = False,
         **options: Any,
     ) -> "Predictor":
-        """Load a run folder's best, a `.ckpt` or `.onnx` file, or an export's folder.
+        """Load a run folder's best, a `.ckpt`, `.onnx` or `.tflite` file, or an export's folder.
 
         `load_backend` explains the arguments, the class the further `options`. With `tta` scores are means
         over the photo and its mirror image.
@@ -222,8 +222,8 @@ def load_backend(
     """Return the backend of a checkpoint or an exported model.
 
     Args:
-        ckpt: a run folder, a `.ckpt` or `.onnx` file, or the folder of an export; null: the newest finished
-            run.
+        ckpt: a run folder, a `.ckpt`, `.onnx` or `.tflite` file, or the folder of an export; null: the newest
+            finished run.
         backend: `auto` (by the file), `torch` or `onnx`.
         device: `auto`, `cpu`, `cuda` or `mps`; `auto` takes a GPU with torch, and the CPU with ONNX Runtime.
         precision: of torch: `32`, or `bf16` or `16` where the device computes that fast.
@@ -235,6 +235,12 @@ def load_backend(
     if backend not in BACKENDS:
         raise InputError(f"backend={backend}: {did_you_mean(backend, BACKENDS)}")
     path = find_checkpoint(ckpt)
+    if path.suffix.lower() == ".tflite":
+        if backend != "auto" or device not in ("auto", "cpu") or str(precision) != "32" or compile:
+            raise InputError(f"{path}: a TFLite file runs on the CPU, as it was exported: no more options")
+        from src.inference.tflite_backend import TfliteBackend
+
+        return TfliteBackend(path)
     if path.suffix.lower() != ".onnx":
         if backend == "onnx":
             raise InputError(

@@ -8,20 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, FileSystemLoader
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 
 from src.errors import InputError
 from src.files import read_json
 from src.runs import finished_runs
 from src.serving import image_routes, prediction_routes
-from src.serving.access import Figures, Refused, client_of, install
-from src.serving.bodies import Activate, problems
+from src.serving.access import Around, Figures, client_of, key_digest
+from src.serving.bodies import Activate
 from src.serving.engine import Engine, load_served
 from src.serving.jobs import Workers
+from src.serving.refusals import Refused, answer_to, problems
 from src.serving.settings import Settings
 from src.serving.store import Store
 
@@ -43,20 +46,12 @@ class Service:
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Return the application with its model loaded and its database ready.
-
-    Raises:
-        InputError: for a model or a database that cannot be used.
-    """
-    for folder in (settings.photos, settings.folder / "thumbnails"):
-        folder.mkdir(parents=True, exist_ok=True)
+    """Return the application with its model loaded and its database ready, or raise an `InputError`."""
+    settings.folder.mkdir(parents=True, exist_ok=True)
     model = load_served(settings.ckpt, settings.backend, settings.runs)
     engine = Engine(model, settings.threads, settings.queue, settings.timeout)
     store, figures = Store(settings.database), Figures(engine)
-    workers = Workers(
-        store, engine, settings.folder, settings.workers, settings.lease,
-        lambda prediction: figures.predicted(prediction["labels"]),
-    )  # fmt: skip
+    workers = Workers(store, engine, settings, figures.predicted)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -65,46 +60,38 @@ def create_app(settings: Settings) -> FastAPI:
         workers.start()
         yield
         await run_in_threadpool(workers.stop, settings.drain)
-        await run_in_threadpool(engine.close, settings.drain)
-        store.close()
+        await run_in_threadpool(engine.close)
+        store.engine.dispose()
 
-    errors = problems(400, 401, 405, 413, 415, 422, 429, 503, 504)
-    app = FastAPI(
-        title="Corbel",
-        description="Components and their defects in inspection photos.",
-        lifespan=lifespan,
-        responses=errors,
-    )
+    about = "Components and their defects in inspection photos."
+    errors = problems(400, 401, 403, 405, 413, 415, 422, 429, 503, 504)
+    app = FastAPI(title="Corbel", description=about, lifespan=lifespan, responses=errors, redoc_url=None)
     app.state.service = Service(settings, engine, store, workers, figures)
-    install(app, settings, engine, figures)
+    app.add_middleware(Around, settings=settings, engine=engine, figures=figures)
+    for kind in (HTTPException, RequestValidationError):  # whose answers are FastAPI's otherwise
+        app.add_exception_handler(kind, answer_to)
     for part in (router, prediction_routes.router, image_routes.router):
         app.include_router(part)
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     return app
 
 
-def service_of(request: Request) -> Service:
-    """Return the service of a request."""
-    return request.app.state.service
-
-
 @router.get("/", response_model=None)
 async def root(request: Request) -> Response:
     """The page for a browser; for another client the names of the calls."""
     if "text/html" not in request.headers.get("accept", ""):
-        calls = sorted(request.app.openapi()["paths"])
-        return JSONResponse(
-            {"message": "Corbel: send a photo to /predict; see /docs, /health", "calls": calls}
-        )
-    settings = service_of(request).settings
+        said = "Corbel: send a photo to /predict; see /docs, /health"
+        return JSONResponse({"message": said, "calls": sorted(request.app.openapi()["paths"])})
     try:
-        client_of(request, settings)
-    except Refused:
+        client_of(request, request.app.state.service.settings)
+    except Refused as refused:
+        if refused.status != 401:
+            raise
         return RedirectResponse("/login", 303)
-    predictor = service_of(request).engine.model.predictor
-    page = PAGES.get_template("inspect.html")
+    predictor = request.app.state.service.engine.model.predictor
     several = predictor.task == "multilabel"
-    return HTMLResponse(page.render(labels=predictor.labels.as_dict(), several=several))
+    page = PAGES.get_template("inspect.html").render(labels=predictor.labels.as_dict(), several=several)
+    return HTMLResponse(page)
 
 
 @router.get("/login", include_in_schema=False)
@@ -117,23 +104,24 @@ async def login() -> HTMLResponse:
 async def take_key(request: Request) -> Response:
     """Keep a key in a cookie that scripts cannot read and other sites cannot send."""
     key = str((await request.form()).get("key", ""))
+    if key_digest(key, request.app.state.service.settings) is None:
+        return RedirectResponse("/login", 303)
     answer = RedirectResponse("/", 303)
-    answer.set_cookie(
-        "corbel_key", key, httponly=True, samesite="strict", secure=request.url.scheme == "https"
-    )
+    secure = request.url.scheme == "https"
+    answer.set_cookie("corbel_key", key, httponly=True, samesite="strict", secure=secure)
     return answer
 
 
 @router.get("/health")
 async def health(request: Request) -> dict[str, str]:
     """Whether the process answers, and the model that it serves."""
-    return {"status": "UP", "model_version": service_of(request).engine.model.id}
+    return {"status": "UP", "model_version": request.app.state.service.engine.model.id}
 
 
 @router.get("/ready", responses=problems(503))
 async def ready(request: Request) -> dict[str, str]:
     """Whether photos can be taken: a model is loaded and the database answers."""
-    service = service_of(request)
+    service = request.app.state.service
     await run_in_threadpool(service.store.check)
     return {"status": "READY", "model_version": service.engine.model.id}
 
@@ -141,19 +129,19 @@ async def ready(request: Request) -> dict[str, str]:
 @router.get("/metrics", response_class=PlainTextResponse)
 def metrics(request: Request) -> Response:
     """Figures for Prometheus."""
-    return Response(generate_latest(service_of(request).figures.registry), media_type=CONTENT_TYPE_LATEST)
+    registry = request.app.state.service.figures.registry
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/api/stats/")
 def stats(request: Request) -> dict:
     """The training history of the loaded run, and its figures for each split."""
-    model = service_of(request).engine.model
+    model = request.app.state.service.engine.model
     if model.run is None:
         raise Refused(404, "the model is a file by itself: its training is not known here")
-    history: list[dict] = []
-    if (file := model.run / "history.csv").is_file():
-        with open(file, newline="", encoding="utf-8") as rows:
-            history = [{name: float(x) for name, x in row.items() if x} for row in csv.DictReader(rows)]
+    file = model.run / "history.csv"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    history = [{name: float(x) for name, x in row.items() if x} for row in csv.DictReader(lines)]
     figures = read_json(model.run / "metrics.json")
     figures = {split: figures[split] for split in ("train", "val", "test") if split in figures}
     return {"run": model.run.name, "history": history, "figures": figures, **model.origin}
@@ -162,20 +150,20 @@ def stats(request: Request) -> dict:
 @router.get("/api/models")
 def models(request: Request) -> dict:
     """The runs that can be served, the newest first."""
-    service = service_of(request)
-    active, found = service.engine.model, []
+    service, found = request.app.state.service, []
+    active = service.engine.model
     for run in finished_runs(service.settings.runs):
-        figures = read_json(run / "metrics.json")
         name = run.relative_to(service.settings.runs).as_posix()
+        f1 = (read_json(run / "metrics.json").get("val") or {}).get("f1_macro")
         is_active = active.run is not None and run.resolve() == active.run.resolve()
-        found.append({"run": name, "val_f1": (figures.get("val") or {}).get("f1_macro"), "active": is_active})
+        found.append({"run": name, "val_f1": f1, "active": is_active})
     return {"data": found, **active.origin}
 
 
 @router.post("/api/models/activate", responses=problems(404, 409))
 def activate(request: Request, wanted: Activate) -> dict[str, str]:
     """Serve another run from now on; requests at work end with the model that they began with."""
-    service = service_of(request)
+    service = request.app.state.service
     folder = service.settings.runs
     runs = {run.relative_to(folder).as_posix(): run for run in finished_runs(folder)}
     if wanted.run not in runs:
@@ -185,7 +173,8 @@ def activate(request: Request, wanted: Activate) -> dict[str, str]:
     except InputError as error:
         log.error("%s", error)
         raise Refused(409, "this run cannot be loaded; the log of the service says why") from error
-    unknown = sorted(service.store.reviewed_labels() - set(model.predictor.labels.names))
+    reviewed = set().union(*service.store.reviewed_labels().values())
+    unknown = sorted(reviewed - set(model.predictor.labels.names))
     if unknown and not wanted.force:
         names = ", ".join(unknown[:5])
         why = f"reviews carry labels that this model does not know ({names}); they stay with force=true"

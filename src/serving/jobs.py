@@ -5,59 +5,28 @@ import os
 import threading
 import uuid
 from collections.abc import Callable
-from pathlib import Path
 
 from sqlalchemy import Row
 from sqlalchemy.exc import SQLAlchemyError
 
-from src.images import UnreadableImage
-from src.inference.predictor import Prediction
-from src.serving.engine import Engine, ServedModel
-from src.serving.photos import read_stored
+from src.images import UnreadableImage, read_photo
+from src.serving.engine import Engine
+from src.serving.photos import photo_path
+from src.serving.settings import Settings
 from src.serving.store import Store
 
 log = logging.getLogger(__name__)
 IDLE = 1.0  # seconds between looks for a job that nobody announced
-
-
-def as_values(model: ServedModel, found: Prediction) -> dict[str, object]:
-    """Return a prediction as the store keeps it."""
-    return {
-        "model_id": model.id,
-        "preprocessing": model.preprocessing,
-        "task": model.predictor.task,
-        "prediction": found.text,
-        "confidence": found.confidence,
-        "labels": found.labels,
-        "probabilities": found.probabilities,
-    }
+LEASE = 60.0  # seconds that a job belongs to a worker
 
 
 class Workers:
-    """Threads that work on jobs until they are told to stop.
+    """Threads that work on jobs until they are told to stop; `finished` gets the labels that they kept."""
 
-    Args:
-        store: the jobs.
-        engine: the model.
-        folder: of the service, with its stored photos.
-        count: threads.
-        lease: seconds that a job belongs to a worker without a sign of life.
-        finished: called with each prediction that was kept.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        engine: Engine,
-        folder: Path,
-        count: int,
-        lease: float,
-        finished: Callable[[dict], None],
-    ):
-        self.store, self.engine, self.folder, self.lease = store, engine, folder, lease
-        self.finished = finished
-        self._wake, self._stop = threading.Event(), threading.Event()
-        names = [f"{os.getpid()}-{uuid.uuid4().hex[:8]}" for _ in range(count)]
+    def __init__(self, store: Store, engine: Engine, settings: Settings, finished: Callable[[dict], None]):
+        self.store, self.engine, self.folder, self.finished = store, engine, settings.folder, finished
+        self.wake, self._stop = threading.Event(), threading.Event()  # set where there is a job; at the end
+        names = [f"{os.getpid()}-{uuid.uuid4().hex[:8]}" for _ in range(settings.workers)]
         self._threads = [threading.Thread(target=self._loop, args=(name,), name=name) for name in names]
 
     def start(self) -> None:
@@ -65,43 +34,44 @@ class Workers:
         for thread in self._threads:
             thread.start()
 
-    def wake(self) -> None:
-        """Tell the workers that there is a job."""
-        self._wake.set()
-
     def stop(self, seconds: float) -> None:
         """Begin no further job, and wait for those at work."""
         self._stop.set()
-        self._wake.set()
+        self.wake.set()
         for thread in self._threads:
             thread.join(seconds)
 
     def _loop(self, name: str) -> None:
         while not self._stop.is_set():
+            job = None
             try:
-                job = self.store.claim(name, self.lease)
-            except SQLAlchemyError as error:  # the database is away for a while
-                log.error("no job can be taken: %s", type(error).__name__)
+                if job := self.store.claim(name, LEASE):
+                    self._work(job, name)
+            except SQLAlchemyError as error:  # the database is away; leases end, and jobs are taken again
+                log.error("job %s: %s", job.id if job else "unknown", type(error).__name__)
                 job = None
             if job is None:
-                self._wake.wait(IDLE)
-                self._wake.clear()
-                continue
-            try:
-                self._work(job, name)
-            except SQLAlchemyError as error:  # its lease ends, and it is taken again
-                log.error("job %s was not finished: %s", job.id, type(error).__name__)
+                self.wake.wait(IDLE)
+                self.wake.clear()
 
     def _work(self, job: Row, name: str) -> None:
         """Predict one photo and finish its job."""
         prediction = error = None
         try:
-            model, found = self.engine.predict(read_stored(self.folder, job.sha256, job.format))
-            prediction = as_values(model, found)
+            model = self.engine.model  # one reference: it may be swapped meanwhile
+            found = model.predict(read_photo(photo_path(self.folder, job.sha256, job.format)))
+            prediction = {
+                "task": model.predictor.task,
+                "prediction": found.text,
+                "confidence": found.confidence,
+                "labels": found.labels,
+                "probabilities": found.probabilities,
+                **model.origin,
+            }
         except UnreadableImage as unreadable:
             error = str(unreadable)
         except Exception:  # any other error fails this job, not its worker
             log.exception("job %s", job.id)
             error = "the prediction failed; the log of the service says why"
         if self.store.finish(job, name, prediction, error) and prediction:
-            self.finished(prediction)
+            self.finished(found.labels)

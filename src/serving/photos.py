@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,55 +9,44 @@ from pathlib import Path
 from PIL import Image
 
 from src.files import write_whole
-from src.images import UnreadableImage, open_image, read_header, read_photo
+from src.images import UnreadableImage, open_image, read_header
 
 TYPES = {"JPEG": "image/jpeg", "PNG": "image/png"}
 THUMBNAIL = 320  # pixels of the longer side
 _ORIENTATION = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0%c\0\0\0\0\0\0"
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}
+_IN_SCAN = {0x00, 0xFF, *range(0xD0, 0xD8)}  # after 0xFF: no marker that ends a scan
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A photo that can be read.
+    """A photo that can be read."""
 
-    Attributes:
-        sha256: of the file as it came.
-        content: the file without metadata; it decodes to the same pixels.
-        format: `JPEG`, or `PNG` for a photo that came in another format.
-        width: pixels, upright.
-        height: pixels, upright.
-        thumbnail: a small JPEG of it.
-    """
-
-    sha256: str
-    content: bytes
-    format: str
-    width: int
+    sha256: str  # of the file as it came
+    content: bytes  # the file without metadata; it decodes to the same pixels
+    format: str  # JPEG, or PNG for a photo that came in another format
+    width: int  # pixels, upright
     height: int
-    thumbnail: bytes
+    thumbnail: bytes  # a small JPEG of it
 
 
-def check_photo(content: bytes) -> Checked:
-    """Decode a photo in full, and take its metadata off: place, time, camera, previews.
-
-    Raises:
-        UnreadableImage: for everything that `open_image` refuses.
-    """
-    header = read_header(content)
-    image = open_image(content)
+def check_photo(content: bytes, sample_bits: int | None = None) -> Checked:
+    """Decode a photo in full, and take its metadata off: place, time, camera, previews."""
+    header, image = read_header(content), open_image(content, sample_bits=sample_bits)
     if header.format == "JPEG":
-        kept = without_metadata(content, header.exif["Orientation"])
-        form = "JPEG"
+        kept, form = without_metadata(content, header.exif["Orientation"]), "JPEG"
     else:
-        file = io.BytesIO()
-        image.save(file, "PNG", compress_level=3)
-        kept, form = file.getvalue(), "PNG"
+        kept, form = encoded(image, "PNG", compress_level=3), "PNG"
     width, height = image.size
     image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR)
+    return Checked(digest_of(content), kept, form, width, height, encoded(image, "JPEG", quality=80))
+
+
+def encoded(image: Image.Image, form: str, **options: int) -> bytes:
+    """Return the content of an image's file."""
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=80)
-    return Checked(digest_of(content), kept, form, width, height, file.getvalue())
+    image.save(file, form, **options)
+    return file.getvalue()
 
 
 def without_metadata(jpeg: bytes, orientation: object = 1) -> bytes:
@@ -75,6 +63,8 @@ def without_metadata(jpeg: bytes, orientation: object = 1) -> bytes:
         if jpeg[at] != 0xFF:
             raise UnreadableImage("broken JPEG (no marker where one has to be)")
         marker = jpeg[at + 1]
+        if marker == 0xD9:
+            break
         if marker == 0xFF:  # filling
             at += 1
             continue
@@ -82,8 +72,6 @@ def without_metadata(jpeg: bytes, orientation: object = 1) -> bytes:
             out.append(jpeg[at : at + 2])
             at += 2
             continue
-        if marker == 0xD9:
-            break
         end = at + 2 + struct.unpack_from(">H", jpeg, at + 2)[0]
         metadata = (0xE1 <= marker <= 0xEF and marker != 0xEE) or marker == 0xFE
         if marker == 0xDA:  # entropy-coded data up to the next marker
@@ -97,9 +85,6 @@ def without_metadata(jpeg: bytes, orientation: object = 1) -> bytes:
     return b"".join([*out, b"\xff\xd9"])
 
 
-_IN_SCAN = {0x00, 0xFF, *range(0xD0, 0xD8)}  # after 0xFF: no marker that ends a scan
-
-
 def digest_of(content: bytes) -> str:
     """Return the SHA-256 of a photo as it came."""
     return hashlib.sha256(content).hexdigest()
@@ -110,7 +95,8 @@ def photo_path(folder: Path, sha256: str, form: str) -> Path:
     return folder / "photos" / sha256[:2] / f"{sha256}.{'jpg' if form == 'JPEG' else 'png'}"
 
 
-def _thumbnail_path(folder: Path, sha256: str) -> Path:
+def thumbnail_path(folder: Path, sha256: str) -> Path:
+    """Return the path of a stored photo's thumbnail."""
     return folder / "thumbnails" / sha256[:2] / f"{sha256}.jpg"
 
 
@@ -118,27 +104,11 @@ def store_photo(folder: Path, photo: Checked) -> None:
     """Write a photo and its thumbnail, each whole or not at all; one that is there stays."""
     path = photo_path(folder, photo.sha256, photo.format)
     if not path.is_file():
-        write_whole(_thumbnail_path(folder, photo.sha256), photo.thumbnail)
+        write_whole(thumbnail_path(folder, photo.sha256), photo.thumbnail)
         write_whole(path, photo.content)
 
 
-def remove_photo(folder: Path, sha256: str) -> None:
+def remove_photo(folder: Path, sha256: str, form: str) -> None:
     """Remove a stored photo and its thumbnail."""
-    paths = (photo_path(folder, sha256, "JPEG"), photo_path(folder, sha256, "PNG"))
-    for path in (*paths, _thumbnail_path(folder, sha256)):
-        path.unlink(missing_ok=True)
-
-
-def used_bytes(photos: Path) -> int:
-    """Return the bytes of all stored photos."""
-    return sum(file.stat().st_size for sub in os.scandir(photos) if sub.is_dir() for file in os.scandir(sub))
-
-
-def read_stored(folder: Path, sha256: str, form: str) -> bytes:
-    """Return a stored photo's content."""
-    return read_photo(photo_path(folder, sha256, form))
-
-
-def read_thumbnail(folder: Path, sha256: str) -> bytes:
-    """Return a stored photo's thumbnail."""
-    return read_photo(_thumbnail_path(folder, sha256))
+    photo_path(folder, sha256, form).unlink(missing_ok=True)
+    thumbnail_path(folder, sha256).unlink(missing_ok=True)

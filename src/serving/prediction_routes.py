@@ -1,29 +1,40 @@
 """Calls that predict at once, and keep nothing."""
 
-import io
+import asyncio
 import time
 import zipfile
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
+from itertools import islice
 
 from fastapi import APIRouter, File, Form, Query, Request, Response, UploadFile
+from starlette.concurrency import run_in_threadpool
 
 from src.images import UnreadableImage
 from src.inference.predictor import Prediction
-from src.serving.access import Refused
-from src.serving.bodies import Batch, BatchItem, Predicted, PredictedDefect, problems
+from src.serving.bodies import Batch, BatchItem, Predicted
 from src.serving.engine import ServedModel
 from src.serving.photos import digest_of
+from src.serving.pictures import heat_map
+from src.serving.refusals import Refused, problems
 
 router = APIRouter()
 Photos = File(description="photos, or ZIP archives of some")
 Photo = File(description="a JPEG, PNG, WebP, BMP or TIFF file")
+Read = Callable[[int], bytes]  # some bytes of a file
 
 
-async def _predicted(request: Request, file: UploadFile) -> tuple[ServedModel, Prediction, bytes]:
-    """Read an upload and predict it in a thread."""
+def flat(probabilities: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Return the probability of each label, of all kinds."""
+    return {name: p for of in probabilities.values() for name, p in of.items()}
+
+
+async def _predicted(request: Request, file: UploadFile) -> tuple[Prediction, Predicted]:
+    """Read an upload and predict it in a thread; return the prediction, and the answer's beginning."""
     service, content = request.app.state.service, await file.read()
-    begun = time.perf_counter()
-    model, found = await service.engine.run(lambda: service.engine.predict(content))
+    begun, model = time.perf_counter(), service.engine.model
+    found, sha256 = await service.engine.run(lambda: (model.predict(content), digest_of(content)))
     service.figures.predicted(found.labels)
     request.state.record = {  # S1's inference record: what was asked and answered, never the photo
         "filename": file.filename,
@@ -31,10 +42,10 @@ async def _predicted(request: Request, file: UploadFile) -> tuple[ServedModel, P
         "prediction": found.text,
         "inference_seconds": round(time.perf_counter() - begun, 4),
     }
-    return model, found, content
+    return found, Predicted(prediction=found.text, sha256=sha256, **model.origin)
 
 
-@router.post("/predict", response_model_exclude_none=True, responses=problems(504))
+@router.post("/predict", response_model_exclude_none=True)
 async def predict(
     request: Request,
     file: UploadFile = Photo,
@@ -42,86 +53,84 @@ async def predict(
 ) -> Predicted:
     """Predict one photo."""
     begun = time.perf_counter()
-    model, found, content = await _predicted(request, file)
-    answer = Predicted(prediction=found.text, sha256=digest_of(content), **model.origin)
+    found, answer = await _predicted(request, file)
     if detail:
         scores = found.probabilities
         answer.raw = {"labels": found.labels, "probabilities": scores, "confidence": found.confidence}
-        answer.confidence_scores = {name: p for of in scores.values() for name, p in of.items()}
+        answer.confidence_scores = flat(scores)
         answer.request_id = request.state.request_id
         answer.response_time_sec = round(time.perf_counter() - begun, 4)
         answer.timestamp = datetime.now(UTC).isoformat(timespec="milliseconds")
     return answer
 
 
-@router.post("/predict_defect_image")
-async def predict_defect_image(request: Request, file: UploadFile = Photo) -> PredictedDefect:
+@router.post("/predict_defect_image", response_model_exclude_none=True)
+async def predict_defect_image(request: Request, file: UploadFile = Photo) -> Predicted:
     """Predict one photo, with the probability of each label."""
-    model, found, content = await _predicted(request, file)
-    scores = {name: p for of in found.probabilities.values() for name, p in of.items()}
-    return PredictedDefect(
-        prediction=found.text, probabilities=scores, sha256=digest_of(content), **model.origin
-    )
+    found, answer = await _predicted(request, file)
+    answer.probabilities = flat(found.probabilities)
+    return answer
 
 
-def _from_zip(content: bytes, most: int, max_bytes: int) -> list[tuple[str, bytes | str]]:
-    """Return the files of a ZIP archive, or the reason why one is not read.
+def _entries(files: list[UploadFile], most: int) -> list[tuple[str, Read]]:
+    """Return names and readers of the files of an upload, those of ZIP archives among them."""
+    found: list[tuple[str, Read]] = []
+    for file in files:
+        is_archive = file.file.read(4) == b"PK\x03\x04"
+        file.file.seek(0)
+        some = _archived(file) if is_archive else [(file.filename or "", file.file.read)]
+        try:
+            found += islice(some, most + 1)
+        except Exception as error:  # zipfile raises several types on hostile bytes
+            raise Refused(422, "the ZIP archive is broken", "broken_archive") from error
+        if len(found) > most:
+            raise Refused(413, f"more than {most} files", "too_many_files")
+    return found
 
-    Raises:
-        Refused: for a broken archive, or too many files.
-    """
+
+def _archived(file: UploadFile) -> Iterator[tuple[str, Read]]:
+    archive = zipfile.ZipFile(file.file)
+    for entry in archive.infolist():
+        if not entry.is_dir():
+            yield entry.filename, lambda most, entry=entry: archive.open(entry).read(most)
+
+
+def _read_and_predicted(model: ServedModel, read: Read, most: int) -> tuple[Prediction, str]:
+    """Return the prediction for a file of at most some bytes, and its digest."""
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-            if len(entries) > most:
-                raise Refused(413, f"{len(entries)} files in the archive; {most} at most", "too_many_files")
-            found: list[tuple[str, bytes | str]] = []
-            total = 0
-            for entry in entries:
-                with archive.open(entry) as file:
-                    data = file.read(max_bytes + 1)
-                total += len(data)
-                if total > 4 * max_bytes:
-                    raise Refused(413, f"the archive unpacks to more than {4 * max_bytes:,} bytes")
-                too_large = f"{max_bytes:,} bytes at most"
-                found.append((entry.filename, data if len(data) <= max_bytes else too_large))
-            return found
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError, ValueError) as error:
-        raise Refused(422, "the ZIP archive is broken or encrypted", "broken_archive") from error
+        content = read(most + 1)
+    except Exception as error:  # zipfile again, and RuntimeError without a password
+        raise UnreadableImage("cannot be unpacked: broken, encrypted or compressed unusually") from error
+    if len(content) > most:
+        raise UnreadableImage(f"{most:,} bytes at most")
+    return model.predict(content), digest_of(content)
 
 
 @router.post("/predict_batch", responses=problems(413))
 async def predict_batch(request: Request, files: list[UploadFile] = Photos) -> Batch:
     """Predict many photos, or those of ZIP archives: a result or an error for each."""
     service = request.app.state.service
-    settings, engine = service.settings, service.engine
-    given: list[tuple[str, bytes | str]] = []
-    for file in files:
-        content = await file.read()
-        if content.startswith(b"PK\x03\x04"):
-            given += _from_zip(content, settings.max_files, settings.max_bytes)
-        else:
-            given.append((file.filename or "", content))
-    if len(given) > settings.max_files:
-        raise Refused(413, f"{len(given)} files; {settings.max_files} at most", "too_many_files")
-    results, model = [], engine.model
-    for name, content in given:
-        if isinstance(content, str):
-            results.append(BatchItem(filename=name, error=content))
-            continue
+    settings, engine, model = service.settings, service.engine, service.engine.model
+    entries = await run_in_threadpool(_entries, files, settings.max_files)
+    places = asyncio.Semaphore(engine.threads)  # a batch holds no more: other requests get theirs in turn
+    engine.refuse_if_full()  # from here on it waits for its turns
+
+    async def item(name: str, read: Read) -> BatchItem:
         try:
-            _, found = await engine.run(lambda content=content: engine.predict(content, model))
+            async with places:
+                work = partial(_read_and_predicted, model, read, settings.max_bytes)
+                found, sha256 = await engine.run(work, begun=True)
         except UnreadableImage as error:
-            results.append(BatchItem(filename=name, error=str(error)))
-            continue
+            return BatchItem(filename=name, error=str(error))
+        except TimeoutError:
+            return BatchItem(filename=name, error="not ready in time")
         service.figures.predicted(found.labels)
-        results.append(
-            BatchItem(
-                filename=name, prediction=found.text, confidence=found.confidence, labels=found.labels,
-                sha256=digest_of(content),
-            )
-        )  # fmt: skip
-    return Batch(results=results, **model.origin)
+        values = {"prediction": found.text, "confidence": found.confidence, "labels": found.labels}
+        return BatchItem(filename=name, sha256=sha256, **values)
+
+    async with asyncio.TaskGroup() as group:  # one that fails otherwise ends the others
+        tasks = [group.create_task(item(*entry)) for entry in entries]
+    return Batch(results=[task.result() for task in tasks], **model.origin)
 
 
 @router.post(
@@ -133,8 +142,6 @@ async def explain(
     label: str | None = Form(None, description="null: the most probable one"),
 ) -> Response:
     """Return the photo with the area that speaks for a label, as a PNG."""
-    from src.serving.heat_map import heat_map
-
     service, content = request.app.state.service, await file.read()
     model = service.engine.model
     names = model.predictor.labels.names
@@ -143,4 +150,5 @@ async def explain(
     picture = await service.engine.run(lambda: heat_map(model.predictor, content, label))
     if picture is None:
         raise Refused(409, "this model has no map of its features", "no_heat_map")
-    return Response(picture, media_type="image/png")
+    headers = {"X-Model-ID": model.id, "X-Preprocessing": model.preprocessing}
+    return Response(picture, media_type="image/png", headers=headers)

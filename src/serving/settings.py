@@ -1,12 +1,14 @@
 """Settings of the service: from `conf/serve.yaml`, the command line and `CORBEL_*` environment variables."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from src.errors import InputError
+from src.errors import InputError, first_line
+
+Key = Annotated[str, Field(pattern="^(sha256:)?[0-9a-fA-F]{64}$")]
 
 
 class Settings(BaseSettings):
@@ -22,10 +24,10 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=1, le=65535)
     folder: Path = Path("outputs/serve")
     database_url: str | None = None
-    backend: str = "auto"
+    backend: Literal["auto", "onnx", "torch"] = "auto"
     workers: int = Field(1, ge=0, le=64)
     threads: int | None = Field(None, ge=1, le=256)
-    api_keys: Annotated[list[str], NoDecode] = Field(default_factory=list)
+    api_keys: list[Key] = []
     max_bytes: int = Field(20 * 2**20, ge=1024)
     max_files: int = Field(100, ge=1)
     queue: int = Field(64, ge=1)
@@ -33,7 +35,6 @@ class Settings(BaseSettings):
     drain: float = Field(30.0, ge=0)
     rate: float | None = Field(None, gt=0)
     quota_bytes: int | None = Field(None, ge=1)
-    lease: float = Field(60.0, gt=0)
     runs: Path = Path("outputs")
 
     @property
@@ -42,22 +43,20 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{(self.folder / 'corbel.db').absolute()}"
 
     @property
-    def photos(self) -> Path:
-        """The folder of the stored photos."""
-        return self.folder / "photos"
+    def is_local(self) -> bool:
+        """Whether only this machine is listened to."""
+        return self.host in ("127.0.0.1", "::1", "localhost")
 
 
 def read_settings(given: dict[str, object]) -> Settings:
-    """Return the settings; None among the given values leaves a setting to its variable or default.
-
-    Raises:
-        InputError: for a value that cannot be meant.
-    """
+    """Return the settings; None among the given values leaves a setting to its variable or default."""
     values = {name: value for name, value in given.items() if value is not None}
     try:
         return Settings(**values)
+    except SettingsError as error:  # a list that is no JSON
+        raise InputError(f"environment variables CORBEL_*: {first_line(error)}") from error
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
+        name = str(first["loc"][0])
         variable = f" (or CORBEL_{name.upper()})" if name not in values else ""
         raise InputError(f"{name}={first.get('input')!r}{variable}: {first['msg'].lower()}") from error

@@ -3,35 +3,21 @@
 import json
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.util.exc import CommandError
-from sqlalchemy import (
-    Connection,
-    Engine,
-    Row,
-    Select,
-    Text,
-    and_,
-    case,
-    cast,
-    create_engine,
-    delete,
-    event,
-    func,
-    insert,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import Row, and_, cast, delete, event, func, insert, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from src.errors import InputError, first_line
+from src.serving.bodies import Wanted
 from src.serving.photos import Checked
 from src.serving.tables import ImageRow, JobRow, PredictionRow, ReviewRow
 
@@ -41,159 +27,145 @@ MAX_ATTEMPTS = 3
 
 
 class Store:
-    """The database of one service.
-
-    Args:
-        url: of SQLAlchemy, as `sqlite:///corbel.db`.
-
-    Raises:
-        InputError: for a database that cannot be opened or brought to this version's tables.
-    """
+    """The database of one service; an `InputError` if it cannot be opened, or is of a later version."""
 
     def __init__(self, url: str):
-        self.url = url
+        as_json = partial(json.dumps, ensure_ascii=False, allow_nan=False)
+        options = {"connect_args": {"timeout": WAIT}} if url.startswith("sqlite") else {}
         try:
-            self.engine = create_engine(
-                url,
-                json_serializer=_json,
-                connect_args={"timeout": WAIT} if url.startswith("sqlite") else {},
-            )
+            self.engine = sa.create_engine(url, json_serializer=as_json, **options)
             if self.engine.dialect.name == "sqlite":
                 event.listen(self.engine, "connect", _prepare_sqlite)
                 event.listen(self.engine, "begin", _begin_sqlite)
-            migrate(self.engine)
+            self._migrate()
         except (SQLAlchemyError, CommandError) as error:
             cause = first_line(getattr(error, "orig", None) or error)
             raise InputError(f"database_url={url}: cannot be used ({cause})") from error
 
-    def close(self) -> None:
-        """Close all connections."""
-        self.engine.dispose()
+    def _migrate(self) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        with self.engine.connect() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            connection.commit()
 
     @contextmanager
-    def _reading(self) -> Iterator[Connection]:
+    def _reading(self) -> Iterator[sa.Connection]:
         with self.engine.connect().execution_options(reads=True) as connection, connection.begin():
             yield connection
 
     def check(self) -> None:
         """Ask the database for an answer; SQLAlchemy's errors where it gives none."""
         with self._reading() as db:
-            db.execute(select(func.count()).select_from(JobRow).where(JobRow.status == "none"))
+            db.execute(select(JobRow.id).limit(1))
 
     # Photos
 
-    def add_image(self, photo: Checked, filename: str, ground_truth: str | None) -> tuple[Row, bool]:
-        """Return the row of a photo and whether it is new; the same content has one row."""
-        values = {"sha256": photo.sha256, "filename": filename, "ground_truth": ground_truth,
-                  "format": photo.format, "width": photo.width, "height": photo.height,
-                  "bytes": len(photo.content), "created_at": time.time()}  # fmt: skip
+    def add_image(self, photo: Checked, filename: str, ground_truth: str | None) -> tuple[int, bool]:
+        """Return the id of a photo and whether it is new; the same content has one row."""
+        values = {"filename": filename, "ground_truth": ground_truth, "bytes": len(photo.content)}
+        values |= {name: getattr(photo, name) for name in ("sha256", "format", "width", "height")}
         with self.engine.begin() as db:
-            found = db.execute(select(ImageRow).where(ImageRow.sha256 == photo.sha256)).first()
-            if found is None:
-                db.execute(insert(ImageRow).values(values))
-            elif ground_truth is not None:
-                db.execute(update(ImageRow).where(ImageRow.id == found.id).values(ground_truth=ground_truth))
-            return db.execute(select(ImageRow).where(ImageRow.sha256 == photo.sha256)).one(), found is None
+            image_id = db.scalar(select(ImageRow.id).where(ImageRow.sha256 == photo.sha256))
+            if image_id is None:
+                added = db.execute(insert(ImageRow).values(created_at=time.time(), **values))
+                return added.inserted_primary_key[0], True
+            if ground_truth is not None:
+                db.execute(update(ImageRow).where(ImageRow.id == image_id).values(ground_truth=ground_truth))
+            return image_id, False
+
+    def used_bytes(self) -> int:
+        """Return the bytes of all stored photos."""
+        with self._reading() as db:
+            return db.scalar(select(func.coalesce(func.sum(ImageRow.bytes), 0)))
 
     def image(self, image_id: int) -> Row | None:
         """Return a photo with its latest prediction and review, as `images` does."""
         with self._reading() as db:
             return db.execute(_joined().where(ImageRow.id == image_id)).first()
 
-    def images(
-        self,
-        offset: int = 0,
-        limit: int = 50,
-        label: str | None = None,
-        reviewed: bool | None = None,
-        text: str | None = None,
-        order: str = "newest",
-    ) -> tuple[int, Sequence[Row]]:
-        """Return the number of photos that fit, and a page of them with their predictions and reviews.
-
-        Args:
-            offset: of the page's first photo.
-            limit: photos of the page.
-            label: on the photo by its review, else by its prediction.
-            reviewed: whether somebody has decided on it.
-            text: a part of the file name.
-            order: `newest`, or `unsure`: the least confident first.
-        """
-        found = _joined()
-        if label is not None:
-            carried = case((ReviewRow.id.is_(None), PredictionRow.labels), else_=ReviewRow.labels)
-            quoted = json.dumps(label, ensure_ascii=False)
-            found = found.where(cast(carried, Text).contains(quoted, autoescape=True))
-        if reviewed is not None:
-            found = found.where(ImageRow.review_id.is_not(None) if reviewed else ImageRow.review_id.is_(None))
-        if text:
-            found = found.where(ImageRow.filename.icontains(text, autoescape=True))
-        first = [PredictionRow.confidence.asc().nulls_last()] if order == "unsure" else []
+    def images(self, wanted: Wanted) -> tuple[int, Sequence[Row]]:
+        """Return the number of photos that fit, and a page of them with their predictions and reviews."""
+        found = _joined(wanted.reviewed)
+        if wanted.label is not None:
+            carried = sa.case((ReviewRow.id.is_(None), PredictionRow.labels), else_=ReviewRow.labels)
+            quoted = json.dumps(wanted.label, ensure_ascii=False)
+            found = found.where(cast(carried, sa.Text).contains(quoted, autoescape=True))
+        if wanted.text:
+            found = found.where(ImageRow.filename.icontains(wanted.text, autoescape=True))
+        unsure = (PredictionRow.confidence.is_(None), PredictionRow.confidence)
+        first = unsure if wanted.order == "unsure" else ()
         with self._reading() as db:
-            total = db.execute(select(func.count()).select_from(found.subquery())).scalar_one()
-            page = found.order_by(*first, ImageRow.id.desc()).offset(offset).limit(limit)
+            total = db.scalar(select(func.count()).select_from(found.subquery()))
+            page = found.order_by(*first, ImageRow.id.desc()).offset(wanted.offset).limit(wanted.limit)
             return total, db.execute(page).all()
 
-    def delete_image(self, image_id: int) -> str | None:
-        """Delete a photo's rows; return its digest, None for an unknown photo."""
+    def all_images(self, reviewed: bool | None, page: int = 1000) -> Iterator[Row]:
+        """Yield the photos by id; those that come or go meanwhile repeat or hide no other one."""
+        last, rows = 0, True
+        while rows:
+            with self._reading() as db:
+                found = _joined(reviewed).where(ImageRow.id > last)
+                rows = db.execute(found.order_by(ImageRow.id).limit(page)).all()
+            yield from rows
+            last = rows[-1].id if rows else last
+
+    def delete_image(self, image_id: int, remove: Callable[[str, str], None]) -> bool:
+        """Delete a photo's rows; return whether there were some.
+
+        `remove` gets its digest and format before others can write: so no new row of it lacks its file.
+        """
         with self.engine.begin() as db:
-            found = db.execute(select(ImageRow.sha256).where(ImageRow.id == image_id)).scalar()
-            for table in (ReviewRow, PredictionRow, JobRow):
-                db.execute(delete(table).where(table.image_id == image_id))
-            db.execute(delete(ImageRow).where(ImageRow.id == image_id))
-            return found
+            columns = select(ImageRow.sha256, ImageRow.format)
+            if found := db.execute(columns.where(ImageRow.id == image_id)).first():
+                db.execute(delete(ImageRow).where(ImageRow.id == image_id))
+                remove(*found)
+        return found is not None
 
     def add_review(self, image_id: int, **values: Any) -> bool:
         """Keep an inspector's decision on a photo; return whether the photo is there."""
+        photo = ImageRow.id == image_id
         with self.engine.begin() as db:
-            row = db.execute(_joined().where(ImageRow.id == image_id)).first()
-            if row is None:
+            if db.scalar(select(ImageRow.id).where(photo)) is None:
                 return False
-            added = db.execute(
-                insert(ReviewRow).values(
-                    image_id=image_id, prediction_id=row.prediction_id, model_id=row.model_id,
-                    created_at=time.time(), **values,
-                )
-            )  # fmt: skip
-            latest = {"review_id": added.inserted_primary_key[0]}
-            db.execute(update(ImageRow).where(ImageRow.id == image_id).values(latest))
-            return True
+            review = insert(ReviewRow).values(image_id=image_id, created_at=time.time(), **values)
+            (review_id,) = db.execute(review).inserted_primary_key
+            db.execute(update(ImageRow).where(photo).values(review_id=review_id))
+        return True
 
-    def reviewed_labels(self) -> set[str]:
-        """Return the labels that reviews carry."""
+    def reviewed_labels(self) -> dict[str, set[str]]:
+        """Return the labels that reviews carry, of each kind."""
         with self._reading() as db:
-            found = db.execute(select(ReviewRow.labels).distinct()).scalars()
-            return {name for labels in found for names in labels.values() for name in names}
+            found: dict[str, set[str]] = {}
+            for labels in db.scalars(select(cast(ReviewRow.labels, sa.Text)).distinct()):
+                for kind, names in json.loads(labels).items():
+                    found.setdefault(kind, set()).update(names)
+            return found
 
     # Jobs
 
     def add_job(self, image_id: int, key: str | None = None) -> str | None:
         """Queue a prediction; return its id, None for an unknown photo.
 
-        Args:
-            image_id: the photo.
-            key: of the request; a second request with it gets the first one's job.
-
-        Raises:
-            KeyError: for a key that came with another photo.
+        A second request with a key gets the first one's job; a `KeyError` where that is of another photo.
         """
-        job_id = uuid.uuid4().hex
+        values = {"id": uuid.uuid4().hex, "image_id": image_id, "key": key, "created_at": time.time()}
         with self.engine.begin() as db:
-            if db.execute(select(ImageRow.id).where(ImageRow.id == image_id)).first() is None:
+            if db.scalar(select(ImageRow.id).where(ImageRow.id == image_id)) is None:
                 return None
             before = key and db.execute(select(JobRow).where(JobRow.key == key)).first()
-            if before:
-                if before.image_id != image_id:
-                    raise KeyError(key)
-                return before.id
-            values = {"id": job_id, "image_id": image_id, "status": "PENDING", "created_at": time.time()}
-            db.execute(insert(JobRow).values(attempts=0, key=key, **values))
-        return job_id
+            if before and before.image_id != image_id:
+                raise KeyError(key)
+            if not before:
+                db.execute(insert(JobRow).values(status="PENDING", attempts=0, **values))
+        return before.id if before else values["id"]
 
     def job(self, job_id: str) -> Row | None:
-        """Return a job with its prediction."""
-        result = ("prediction", "labels", "probabilities", "confidence", "model_id", "preprocessing")
-        query = select(JobRow, *(getattr(PredictionRow, name) for name in result))
+        """Return a job with its photo's digest and its prediction."""
+        said = ("prediction", "labels", "probabilities", "confidence", "model_id", "preprocessing")
+        query = select(JobRow, ImageRow.sha256, *(getattr(PredictionRow, name) for name in said))
+        query = query.select_from(JobRow).join(ImageRow, ImageRow.id == JobRow.image_id)
         query = query.outerjoin(PredictionRow, PredictionRow.job_id == JobRow.id)
         with self._reading() as db:
             return db.execute(query.where(JobRow.id == job_id)).first()
@@ -202,9 +174,6 @@ class Store:
         """Take the oldest job that waits, or whose worker has been silent beyond its lease.
 
         A job that was begun `MAX_ATTEMPTS` times is given up as `DEAD`: it may well be what ends its workers.
-
-        Returns:
-            `id, image_id, attempts, sha256` of the job; None where there is none.
         """
         now = time.time()
         free = or_(JobRow.status == "PENDING", and_(JobRow.status == "STARTED", JobRow.lease_until < now))
@@ -215,30 +184,27 @@ class Store:
             gone = and_(free, JobRow.attempts >= MAX_ATTEMPTS)
             why = f"given up after {MAX_ATTEMPTS} attempts, whose workers ended or stood still"
             db.execute(update(JobRow).where(gone).values(status="DEAD", error=why, finished_at=now))
-            if (job_id := db.execute(oldest).scalar()) is None:
+            if (job_id := db.scalar(oldest)) is None:
                 return None
             taken = {"status": "STARTED", "worker": worker, "lease_until": now + lease}
-            db.execute(
-                update(JobRow).where(JobRow.id == job_id).values(attempts=JobRow.attempts + 1, **taken)
-            )
+            taken["attempts"] = JobRow.attempts + 1
+            db.execute(update(JobRow).where(JobRow.id == job_id).values(taken))
             query = select(JobRow.id, JobRow.image_id, JobRow.attempts, ImageRow.sha256, ImageRow.format)
             return db.execute(query.join(ImageRow).where(JobRow.id == job_id)).one()
 
-    def finish(
-        self, job: Row, worker: str, prediction: Mapping[str, Any] | None = None, error: str | None = None
-    ) -> bool:
+    def finish(self, job: Row, worker: str, prediction: dict | None = None, error: str | None = None) -> bool:
         """End a job with its prediction or error, if it is still this worker's; return whether it was."""
-        status = "FAILURE" if prediction is None else "SUCCESS"
-        mine = and_(
-            JobRow.id == job.id, JobRow.worker == worker, JobRow.attempts == job.attempts,
-            JobRow.status == "STARTED",
-        )  # fmt: skip
+        mine = (JobRow.id == job.id, JobRow.worker == worker, JobRow.attempts == job.attempts)
+        now, status = time.time(), "SUCCESS" if prediction else "FAILURE"
+        ended = update(JobRow).where(*mine, JobRow.status == "STARTED")
         with self.engine.begin() as db:
-            ended = update(JobRow).where(mine).values(status=status, error=error, finished_at=time.time())
-            if db.execute(ended).rowcount != 1:
+            if db.execute(ended.values(status=status, error=error, finished_at=now)).rowcount != 1:
                 return False
-            if prediction is not None:
-                _add_prediction(db, job.image_id, prediction, job.id)
+            if prediction:
+                values = {"image_id": job.image_id, "job_id": job.id, "created_at": now, **prediction}
+                (latest,) = db.execute(insert(PredictionRow).values(values)).inserted_primary_key
+                photo = update(ImageRow).where(ImageRow.id == job.image_id)
+                db.execute(photo.values(prediction_id=latest))
         return True
 
     def release_all(self) -> None:
@@ -247,38 +213,20 @@ class Store:
             db.execute(update(JobRow).where(JobRow.status == "STARTED").values(lease_until=0.0))
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
-
-
-def _add_prediction(db: Connection, image_id: int, prediction: Mapping[str, Any], job_id: str | None) -> None:
-    """Insert a prediction as the photo's latest one."""
-    values = {"image_id": image_id, "job_id": job_id, "created_at": time.time(), **prediction}
-    added = db.execute(insert(PredictionRow).values(values))
-    latest = {"prediction_id": added.inserted_primary_key[0]}
-    db.execute(update(ImageRow).where(ImageRow.id == image_id).values(latest))
-
-
-def _joined() -> Select:
-    """Return the query of photos with their latest prediction and review."""
-    said = (PredictionRow.task, PredictionRow.prediction, PredictionRow.confidence, PredictionRow.labels,
-            PredictionRow.probabilities, PredictionRow.model_id, PredictionRow.preprocessing,
-            PredictionRow.created_at.label("predicted_at"))  # fmt: skip
-    decided = (ReviewRow.decision, ReviewRow.labels.label("review_labels"), ReviewRow.comment,
-               ReviewRow.reviewer, ReviewRow.created_at.label("reviewed_at"))  # fmt: skip
-    query = select(ImageRow, *said, *decided)
+def _joined(reviewed: bool | None = None) -> sa.Select:
+    """Return the query of photos, decided or not, with their latest prediction and review."""
+    said = ("prediction", "confidence", "labels", "probabilities", "model_id", "preprocessing")
+    query = select(
+        ImageRow,
+        *(getattr(PredictionRow, name) for name in said),
+        PredictionRow.created_at.label("predicted_at"),
+        *(getattr(ReviewRow, name) for name in ("decision", "comment", "reviewer")),
+        ReviewRow.labels.label("review_labels"),
+        ReviewRow.created_at.label("reviewed_at"),
+    )
     query = query.outerjoin(PredictionRow, PredictionRow.id == ImageRow.prediction_id)
-    return query.outerjoin(ReviewRow, ReviewRow.id == ImageRow.review_id)
-
-
-def migrate(engine: Engine) -> None:
-    """Bring the database's tables to this version."""
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    with engine.connect() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-        connection.commit()
+    query = query.outerjoin(ReviewRow, ReviewRow.id == ImageRow.review_id)
+    return query if reviewed is None else query.where(ImageRow.review_id.is_not(None) == reviewed)
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
@@ -288,7 +236,7 @@ def _prepare_sqlite(connection: Any, _: Any) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _begin_sqlite(connection: Connection) -> None:
+def _begin_sqlite(connection: sa.Connection) -> None:
     """Begin a transaction; a writer takes its lock at once, since an upgrade of a reader fails at once."""
     reads = connection.get_execution_options().get("reads", False)
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

@@ -12,6 +12,7 @@ async function call(path, options) {
   const problem = await answer.json().catch(() => ({ detail: answer.statusText }));
   const error = new Error(problem.detail);
   error.wait = Number(answer.headers.get("Retry-After"));
+  error.code = problem.code;
   throw error;
 }
 const json = async (path, options) => (await call(path, options)).json();
@@ -81,7 +82,7 @@ function look(index) {
   $("choice").replaceChildren(...Object.entries(labels).map(([kind, names]) => choices(kind, names, current, photo)));
   const order = Object.keys(photo.predictions ?? {});
   $("heat-label").replaceChildren(...order.map((name) => new Option(name)));
-  $("confirm").disabled = !photo.labels;
+  $("confirm").disabled = !photo.labels || photo.review?.decision === "corrected"; // that one's labels are shown
   say("", false, "told");
   if (!$("detail").open) $("detail").showModal();
 }
@@ -105,7 +106,7 @@ function choices(kind, names, current, photo) {
 }
 
 async function decide(decision) {
-  const photo = photos[open], body = { decision, comment: $("comment").value };
+  const photo = photos[open], body = { decision, comment: $("comment").value, labels: photo.labels };
   body.reviewer = new FormData($("filter")).get("reviewer");
   if (decision === "correct") {
     body.labels = {};
@@ -121,6 +122,11 @@ async function decide(decision) {
     if (open + 1 < photos.length) look(open + 1);
     else say("The last photo of this page.", false, "told");
   } catch (error) {
+    if (error.code === "prediction_changed") {
+      photos[open] = (await json(`/api/images/${photo.id}`)).data;
+      look(open);
+      error.message = "A newer model has predicted this photo: look again.";
+    }
     say(error.message, true, "told");
   }
 }
@@ -225,7 +231,7 @@ document.addEventListener("keydown", (event) => {
   const typing = event.target.matches("input:not([type=checkbox], [type=radio]), select, textarea");
   if (!$("detail").open || typing || event.ctrlKey || event.metaKey || event.altKey) return;
   const act = { j: () => look(open + 1), k: () => look(open - 1), h: showHeat, s: () => decide("correct") }[event.key];
-  if (event.key === "Enter" && !event.target.matches("button")) decide("confirm");
+  if (event.key === "Enter" && !event.target.matches("button")) $("confirm").click();
   else if (act) act();
   else return;
   event.preventDefault();

@@ -1,0 +1,71 @@
+"""Pictures that explain a prediction: the heat map of a label, the bars of the highest probabilities."""
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from src.images import open_image
+from src.inference.predictor import Predictor
+from src.serving.bodies import ImageBody
+from src.serving.photos import encoded
+
+WIDTH, BARS, LINE = 640, 10, 26
+STRENGTH = 0.55  # of the heat map's colour where it is highest
+GREEN, RED, INK, PALE = "#1a7f37", "#c0362c", "#1f2933", "#cfe3f1"
+
+
+def heat_map(predictor: Predictor, content: bytes, label: str | None) -> bytes | None:
+    """Return a photo with the class activation map of a label, or of the most probable one, over it, as PNG.
+
+    With a linear head on averaged features, which is what is exported, the map (Zhou and others, 2016) is the
+    one that Grad-CAM gives (Selvaraju and others, 2017): the head's weights applied to the features at each
+    place. None for a model without maps.
+    """
+    pixels = predictor.preprocess(content)
+    scores, maps = predictor.backend.maps(pixels[None])
+    if maps is None:
+        return None
+    position = int(scores[0].argmax()) if label is None else predictor.labels.position(label)
+    heat = np.maximum(maps[0, position], 0)
+    heat = heat / heat.max() if heat.max() > 0 else heat
+    whole = predictor.preprocess.resize == "squash"  # the map covers the whole photo
+    photo = _shrunk(content) if whole else Image.fromarray(pixels)
+    spread = Image.fromarray((255 * heat).astype(np.uint8)).resize(photo.size, Image.Resampling.BICUBIC)
+    strength = np.asarray(spread, np.float32)[..., None] / 255
+    colour = 255 * np.concatenate([np.ones_like(strength), 1 - strength, np.zeros_like(strength)], -1)
+    mixed = np.asarray(photo) * (1 - STRENGTH * strength) + colour * STRENGTH * strength
+    return encoded(Image.fromarray(mixed.round().astype(np.uint8)), "PNG", compress_level=3)
+
+
+def drawn_view(content: bytes, row: ImageBody) -> bytes:
+    """Return a JPEG: title with label and percent, the photo, and bars of the ten highest probabilities.
+
+    The title is green where it agrees with the ground truth, letter case aside, and red where it does not.
+    """
+    photo = _shrunk(content)
+    scores = list(row.predictions.items())[:BARS]
+    canvas = Image.new("RGB", (WIDTH, 48 + photo.height + LINE * len(scores) + 16), "white")
+    draw, large, small = ImageDraw.Draw(canvas), ImageFont.load_default(20), ImageFont.load_default(14)
+    labels = [name for names in row.labels.values() for name in names]
+    title = " · ".join(labels) or "nothing found"
+    if row.confidence is not None:
+        title += f"  {row.confidence:.0%}"
+    colour = INK
+    if row.ground_truth:
+        truth = row.ground_truth.casefold()
+        agrees = truth in (name.casefold() for name in labels) or truth == "_".join(labels).casefold()
+        colour = GREEN if agrees else RED
+    draw.text((12, 12), title[:70], colour, large)
+    canvas.paste(photo, ((WIDTH - photo.width) // 2, 48))
+    for y, (name, score) in enumerate(scores):
+        y = 48 + photo.height + 8 + y * LINE
+        draw.rectangle((240, y + 4, 240 + round(320 * score), y + LINE - 6), PALE)
+        draw.text((12, y + 4), name[:32], INK, small)
+        draw.text((570, y + 4), f"{score:.1%}", INK, small)
+    return encoded(canvas, "JPEG", quality=88)
+
+
+def _shrunk(content: bytes) -> Image.Image:
+    """Open a photo at no more than `WIDTH` pixels along each side."""
+    photo = open_image(content, min_size=(WIDTH, WIDTH))
+    photo.thumbnail((WIDTH, WIDTH), Image.Resampling.BILINEAR)
+    return photo
