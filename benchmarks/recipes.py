@@ -19,8 +19,8 @@ from src.datamodules.photo_datamodule import PhotoDataModule
 from src.datamodules.split_figures import Weighting
 from src.inference.features import MIRRORED, View, store_features
 from src.inference.torch_backend import threads
-from src.models.base import WarmCosine
 from src.models.classifiers import PhotoClassifier
+from src.models.learning import Phase, phase_schedule
 from src.overrides import override
 from src.parallel import mixed_seed
 
@@ -103,7 +103,8 @@ def fit(
     learned = (parameter for parameter in model.parameters() if parameter.requires_grad)
     optimizer = torch.optim.AdamW(learned, cfg.model.lr, weight_decay=cfg.model.weight_decay)
     count, size, epochs = len(targets["train"]), cfg.data.batch_size, cfg.trainer.max_epochs
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, WarmCosine(max(2, -(-count // size) * epochs)))
+    factor = phase_schedule("cosine", [Phase(0, 0)], epochs, max(2, -(-count // size) * epochs))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     best, kept = float("inf"), {}
     for epoch in range(epochs):
         view = seen["train"][epoch % len(seen["train"])]

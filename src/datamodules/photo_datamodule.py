@@ -85,14 +85,9 @@ class PhotoDataModule(L.LightningDataModule):
         _check_choice("task", task, TASKS)
         _check_choice("data.multiple", multiple, ("error", "first", "drop"))
         _check_choice("data.cache", cache, (None, "images", "features"))
-        least = {"batch_size": (batch_size, 1), "num_workers": (num_workers or 0, 0), "views": (views, 1)}
-        for name, (value, low) in least.items():
-            if value < low:
-                raise InputError(f"data.{name}={value}: needs at least {low}")
+        _check_least(batch_size=(batch_size, 1), num_workers=(num_workers or 0, 0), views=(views, 1))
         if balanced and class_weights is not None:
-            raise InputError(
-                "data.balanced=true counts rare labels twice with data.class_weights: set it to null"
-            )
+            raise InputError("data.balanced=true instead of data.class_weights: set that to null")
         if cache and not cache_dir:
             raise InputError(f"data.cache={cache} needs a folder: data.cache_dir=outputs/cache")
         if cache:
@@ -335,6 +330,13 @@ def _check_choice(name: str, value: str | None, choices: Iterable[str | None]) -
     """Refuse a value that is none of the choices."""
     if value not in choices:
         raise InputError(f"{name}={value}: {did_you_mean(str(value), [str(c or 'null') for c in choices])}")
+
+
+def _check_least(**values: tuple[int, int]) -> None:
+    """Refuse a number below the least one."""
+    for name, (value, least) in values.items():
+        if value < least:
+            raise InputError(f"data.{name}={value}: needs at least {least}")
 
 
 def _check_split(near_duplicates: int | None, folds: int | None, fold: int, split_file: str | None) -> None:

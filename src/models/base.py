@@ -9,8 +9,6 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from src.config_check import check_number
 from src.errors import InputError, did_you_mean, listed
@@ -26,7 +24,8 @@ from src.models.learning import (
     phase_schedule,
     stages_of,
 )
-from src.models.losses import HARD, mixed
+from src.models.losses import HARD, loss_shares, mixed
+from src.models.metrics import Collected
 from src.parallel import mixed_seed
 
 SCHEMA = 2
@@ -40,46 +39,6 @@ def set_full_precision() -> None:
     """
     torch.backends.cudnn.allow_tf32 = False
     torch.set_float32_matmul_precision("highest")
-
-
-def loss_shares(local: Sequence[int], total: Sequence[int], world: int) -> list[float]:
-    """Return this process's share of each mean of the loss, times the number of processes; 0 without photos.
-
-    DDP averages gradients over processes as if each had the same number of photos. A mean over this process's
-    photos, times its share, averages to the mean over all photos.
-
-    Args:
-        local: photos in each mean here.
-        total: photos in each mean over all processes.
-        world: the number of processes.
-    """
-    return [world * here / max(1, all_) for here, all_ in zip(local, total, strict=True)]
-
-
-class Collected(Metric):
-    """Keeps logits, targets and photo indices of a split; `compute` gathers them from all processes."""
-
-    full_state_update = False
-
-    def __init__(self):
-        super().__init__()
-        for name in ("logits", "targets", "indices"):
-            self.add_state(name, default=[], dist_reduce_fx="cat")
-
-    def update(self, logits: Tensor, targets: Tensor, indices: Tensor) -> None:
-        """Add a batch: logits `[B, labels]`, targets `[B, ...]`, indices `[B]`."""
-        self.logits.append(logits.detach().float())
-        self.targets.append(targets.detach())
-        self.indices.append(indices.detach())
-
-    def compute(self) -> tuple[Tensor, Tensor]:
-        """Return logits and targets in the order of the photos, each photo once, on the CPU."""
-        indices = dim_zero_cat(self.indices).cpu()
-        order = torch.unique(indices, return_inverse=True)[1]
-        first = torch.full((int(order.max()) + 1,), len(order)).scatter_reduce(
-            0, order, torch.arange(len(order)), reduce="amin"
-        )
-        return dim_zero_cat(self.logits).cpu()[first], dim_zero_cat(self.targets).cpu()[first]
 
 
 SHARP = 3.0  # of the maximum over views: 0 is the mean of their logits

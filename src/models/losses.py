@@ -1,6 +1,6 @@
 """Losses of softmax and sigmoid heads, and the mixing of training photos."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -58,6 +58,20 @@ def sigmoid_losses(name: str, logits: Tensor, target: Tensor, pos_weight: Tensor
     positive = -nnf.logsigmoid(logits) * (1 - p) ** POSITIVE_FOCUS
     negative = -torch.log1p(-lowered.clamp(max=1 - 1e-7)) * lowered**NEGATIVE_FOCUS
     return target * positive * (1 if pos_weight is None else pos_weight) + (1 - target) * negative
+
+
+def loss_shares(local: Sequence[int], total: Sequence[int], world: int) -> list[float]:
+    """Return this process's share of each mean of the loss, times the number of processes; 0 without photos.
+
+    DDP averages gradients over processes as if each had the same number of photos. A mean over this process's
+    photos, times its share, averages to the mean over all photos.
+
+    Args:
+        local: photos in each mean here.
+        total: photos in each mean over all processes.
+        world: the number of processes.
+    """
+    return [world * here / max(1, all_) for here, all_ in zip(local, total, strict=True)]
 
 
 def mixed(

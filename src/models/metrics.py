@@ -6,8 +6,36 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from src.labels import DEFAULT, MISSING, LabelSpace, apply_thresholds
+
+
+class Collected(Metric):
+    """Keeps logits, targets and photo indices of a split; `compute` gathers them from all processes."""
+
+    full_state_update = False
+
+    def __init__(self):
+        super().__init__()
+        for name in ("logits", "targets", "indices"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def update(self, logits: Tensor, targets: Tensor, indices: Tensor) -> None:
+        """Add a batch: logits `[B, labels]`, targets `[B, ...]`, indices `[B]`."""
+        self.logits.append(logits.detach().float())
+        self.targets.append(targets.detach())
+        self.indices.append(indices.detach())
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """Return logits and targets in the order of the photos, each photo once, on the CPU."""
+        indices = dim_zero_cat(self.indices).cpu()
+        order = torch.unique(indices, return_inverse=True)[1]
+        first = torch.full((int(order.max()) + 1,), len(order)).scatter_reduce(
+            0, order, torch.arange(len(order)), reduce="amin"
+        )
+        return dim_zero_cat(self.logits).cpu()[first], dim_zero_cat(self.targets).cpu()[first]
 
 
 def number(value: Tensor | float) -> float | None:
