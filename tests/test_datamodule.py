@@ -135,7 +135,7 @@ def test_balanced_batches_show_rare_labels_as_often_as_frequent_ones(root):
     )
     again = epochs(module, 0, (3,))
     assert same(again[3], drawn[3])
-    with pytest.raises(InputError, match="set it to null"):
+    with pytest.raises(InputError, match="set that to null"):
         folders(root, balanced=True, class_weights={"sqrt": True})
 
 

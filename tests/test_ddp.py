@@ -20,8 +20,8 @@ from src.config_check import check_targets
 from src.datamodules.dataset import EpochSampler
 from src.errors import InputError
 from src.models.backbones import fill_defaults
-from src.models.losses import loss_shares
 from src.models.classifiers import DualHeadClassifier, MultiLabelClassifier
+from src.models.losses import loss_shares
 from src.training.distributed import check_devices, ending_together
 from tests.made import FAST, REPOSITORY, make_table, only_run, run_script, trained
 
