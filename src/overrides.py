@@ -96,7 +96,8 @@ def readable(argv: list[str]) -> list[str]:
             leave(2, f"'{arg}' is no option: values are given as KEY=VALUE, without dashes; see --help")
     flags = [arg for arg in argv[1:] if arg in ("-m", "--multirun")]
     paths = PATHS - {"resume"} if Path(argv[0]).stem == "predict" else PATHS  # there it is a switch
-    rest = [_readable(arg, paths, bool(flags)) for arg in argv[1:] if arg not in flags]
+    rest = ["~logger" if arg == "logger=null" else arg for arg in argv[1:] if arg not in flags]
+    rest = [_readable(arg, paths, bool(flags)) for arg in rest]
     if any(arg.startswith("resume=") for arg in rest):
         rest = [f"++{arg}" if arg.startswith(RESUMABLE) else arg for arg in rest]
     return [argv[0], *flags, *rest]

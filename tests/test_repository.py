@@ -25,6 +25,8 @@ SOURCES = sorted(path.stem for path in (CONF / "data").glob("*.yaml") if path.st
 COMPOSED = {
     **{f"model={model} data={data}": "train" for model in MODELS for data in SOURCES},
     **{f"experiment={path.stem}": "train" for path in sorted((CONF / "experiment").glob("*.yaml"))},
+    **{f"logger={path.stem}": "train" for path in sorted((CONF / "logger").glob("*.yaml"))},
+    "logger=[tensorboard,csv,mlflow]": "train",
     **{f"sweep={path.stem}": "train" for path in sorted((CONF / "sweep").glob("*.yaml"))},
 }
 
@@ -167,7 +169,8 @@ def leaves(node: dict, prefix: str) -> Iterator[str]:
     """Dotted paths of a configuration's values; those of Hydra and of composition left out."""
     for key, value in node.items():
         path = f"{prefix}{key}"
-        if isinstance(value, dict) and path.count(".") < 1 + path.startswith("callbacks.") and key != "hydra":
+        depth = 1 + path.startswith(("callbacks.", "logger."))
+        if isinstance(value, dict) and path.count(".") < depth and key != "hydra":
             yield from leaves(value, f"{path}.")
         elif key not in ("_target_", "defaults", "hydra"):
             yield path
@@ -198,7 +201,8 @@ def test_configuration_page_gives_the_defaults_of_the_configuration():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         others = ("predict", "export", "make_demo_data", "explore", "audit", "serve")
         cfgs = [compose(name, ["output_dir=x"]) for name in ("train", *others)]
-        cfgs.append(compose("train", ["model=multilabel", "output_dir=x"]))
+        loggers = "logger=[tensorboard,csv,mlflow]"
+        cfgs.append(compose("train", ["model=multilabel", loggers, "output_dir=x"]))
     wrong = []
     for key, cell in reference():
         values = [plain(OmegaConf.select(cfg, key, default="absent")) for cfg in cfgs]
