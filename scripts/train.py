@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from src import config, overrides
 from src.config_check import check_targets
+from src.training import sweep
 
 
 @config.command("train")
@@ -29,11 +30,15 @@ def main(cfg: DictConfig) -> float:
 
     quiet_lightning()
     set_full_precision()
+    run = Path(cfg.output_dir)
+    if (score := sweep.finished_score(run)) is not None:
+        return score
+    if sweep.interrupted(run):
+        cfg.resume = str(run)
     resuming = bool(cfg.resume)
     cfg = overrides.resumed(cfg) if resuming else cfg
     check_targets(fill_defaults(cfg))
     check_plan(cfg)
-    run = Path(cfg.output_dir)
     with alone_in(run, resuming):
         config.demo_root(cfg)
         L.seed_everything(cfg.seed, workers=True, verbose=False)

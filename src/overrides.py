@@ -9,6 +9,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from src.errors import InputError, leave
@@ -174,7 +175,9 @@ def resumed(cfg: DictConfig) -> DictConfig:
     """
     run = Path(cfg.output_dir)
     saved = OmegaConf.load(_saved_config(run))
-    for given in HydraConfig.get().overrides.task:
+    hydra = HydraConfig.get()
+    same = hydra.mode == RunMode.MULTIRUN  # a job goes on with the overrides that it had
+    for given in () if same else hydra.overrides.task:
         key = _key(given)
         if key == "resume":
             continue

@@ -47,7 +47,7 @@ def find_checkpoint(ckpt: str | Path | None, outputs: Path = Path("outputs")) ->
         path = user_path(ckpt)
         for name in ("", f"checkpoints/{BEST}", BEST, "model.onnx", "model_int8.onnx"):
             if (path / name).is_file():
-                if name.startswith("checkpoints") and not _is_finished(path):
+                if name.startswith("checkpoints") and not is_finished(path):
                     log.warning("%s: its training has not finished, a later best.ckpt may differ", path)
                 return path / name
         no_run = "a folder without checkpoints/best.ckpt, so not a finished training run"
@@ -64,11 +64,11 @@ def finished_runs(outputs: Path) -> Iterator[Path]:
     """Yield the finished runs, the last one first: with `metrics.json`, and not locked by a training."""
     ended = [file for task in TASKS for file in (outputs / task).glob("**/metrics.json")]
     for file in sorted(ended, key=lambda file: (file.stat().st_mtime, file.as_posix()), reverse=True):
-        if _is_finished(file.parent):
+        if is_finished(file.parent):
             yield file.parent
 
 
-def _is_finished(run: Path) -> bool:
+def is_finished(run: Path) -> bool:
     """Return whether a run has its figures and its best checkpoint, and no training works in it."""
     files = (run / "metrics.json", run / "checkpoints" / BEST)
     return all(map(Path.is_file, files)) and not is_locked(run / LOCK)

@@ -111,6 +111,16 @@ class ServeConfig:
     output_dir: str = "???"
 
 
+@dataclass
+class StudyConfig:
+    """Keys of `hydra.sweeper` in a sweep that is a study of Optuna: see `src.training.sweep.StudySweeper`."""
+
+    _target_: str = "hydra_plugins.corbel.StudySweeper"
+    trials: int = 20
+    at_once: int = 1
+    params: dict[str, str] = field(default_factory=dict)
+
+
 SCHEMAS = {
     "serve": ServeConfig,
     "train": TrainConfig,
@@ -122,3 +132,4 @@ SCHEMAS = {
 }
 for _name, _schema in SCHEMAS.items():
     ConfigStore.instance().store(name=f"{_name}_schema", node=_schema)
+ConfigStore.instance().store(group="hydra/sweeper", name="study", node=StudyConfig)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from src.config import CONF, REPOSITORY
@@ -71,7 +72,10 @@ def test_a_sweep_varies_keys_that_exist(name):
     params = composed("train", f"sweep={name}", hydra=True).hydra.sweeper.params
     assert params
     for key, values in params.items():
-        for value in str(values).split(","):
+        override = OverridesParser.create().parse_override(f"{key}={values}")
+        swept = override.value()
+        ends = (swept.start, swept.end) if override.is_interval_sweep() else override.sweep_string_iterator()
+        for value in ends:
             check_targets(composed("train", f"{key}={value}"))
 
 

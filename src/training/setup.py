@@ -96,7 +96,7 @@ def check_plan(cfg: DictConfig) -> None:
     sweep, multirun = hydra.runtime.choices.get("sweep"), hydra.mode == RunMode.MULTIRUN
     if sweep and not multirun:  # Hydra would ignore the search space
         raise InputError(f"sweep={sweep} needs -m: python scripts/train.py -m sweep={sweep} ...")
-    if cfg.resume and multirun:
+    if multirun and any(given.startswith("resume=") for given in hydra.overrides.task):
         raise InputError("resume= continues one run: leave out -m")
     if launched() > 1 and not cfg.resume and not any("run.dir=" in given for given in hydra.overrides.hydra):
         raise InputError("processes that torchrun or srun starts need one folder: add hydra.run.dir=FOLDER")
