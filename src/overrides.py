@@ -176,7 +176,7 @@ def resumed(cfg: DictConfig) -> DictConfig:
     run = Path(cfg.output_dir)
     saved = OmegaConf.load(_saved_config(run))
     hydra = HydraConfig.get()
-    same = hydra.mode == RunMode.MULTIRUN  # a job goes on with the overrides that it had
+    same = hydra.mode == RunMode.MULTIRUN or hydra.job.name == "pipeline"  # these compare them first
     for given in () if same else hydra.overrides.task:
         key = _key(given)
         if key == "resume":

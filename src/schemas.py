@@ -77,6 +77,14 @@ class ExploreConfig(TrainConfig):
 
 
 @dataclass
+class PipelineConfig(TrainConfig):
+    """Root keys of `conf/pipeline.yaml`: those of training, the photos to predict, and where to write."""
+
+    images: Any = None  # a path, see `check_paths`
+    output: Any = None  # a path, see `check_paths`
+
+
+@dataclass
 class AuditConfig(TrainConfig):
     """Root keys of `conf/audit.yaml`: those of training, and its own."""
 
@@ -129,6 +137,7 @@ SCHEMAS = {
     "make_demo_data": DemoConfig,
     "explore": ExploreConfig,
     "audit": AuditConfig,
+    "pipeline": PipelineConfig,
 }
 for _name, _schema in SCHEMAS.items():
     ConfigStore.instance().store(name=f"{_name}_schema", node=_schema)

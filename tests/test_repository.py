@@ -74,8 +74,12 @@ def test_a_sweep_varies_keys_that_exist(name):
     for key, values in params.items():
         override = OverridesParser.create().parse_override(f"{key}={values}")
         swept = override.value()
-        ends = (swept.start, swept.end) if override.is_interval_sweep() else override.sweep_string_iterator()
-        for value in ends:
+        if override.is_interval_sweep():
+            tried = [swept.start, swept.end]
+        else:
+            tried = list(override.sweep_string_iterator())
+            tried = [tried[0], tried[-1]] if override.is_range_sweep() else tried
+        for value in tried:
             check_targets(composed("train", f"{key}={value}"))
 
 
@@ -203,7 +207,7 @@ def test_configuration_page_documents_every_key_and_no_other():
 
 def test_configuration_page_gives_the_defaults_of_the_configuration():
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        others = ("predict", "export", "make_demo_data", "explore", "audit", "serve")
+        others = ("predict", "export", "make_demo_data", "explore", "audit", "serve", "pipeline")
         cfgs = [compose(name, ["output_dir=x"]) for name in ("train", *others)]
         loggers = "logger=[tensorboard,csv,mlflow]"
         cfgs.append(compose("train", ["model=multilabel", loggers, "output_dir=x"]))
