@@ -11,7 +11,6 @@ from omegaconf import DictConfig
 
 from src import config, overrides
 from src.config_check import check_targets
-from src.training import sweep
 
 
 @config.command("train")
@@ -23,7 +22,7 @@ def main(cfg: DictConfig) -> float:
     from src.models.backbones import fill_defaults
     from src.models.base import set_full_precision
     from src.models.checkpoint import init_from
-    from src.runs import LAST
+    from src.runs import LAST, finished_score, was_interrupted
     from src.training.distributed import ending_on_signals
     from src.training.evaluate import finish_run
     from src.training.setup import alone_in, check_plan, prepare_run, quiet_lightning
@@ -31,9 +30,9 @@ def main(cfg: DictConfig) -> float:
     quiet_lightning()
     set_full_precision()
     run = Path(cfg.output_dir)
-    if (score := sweep.finished_score(run)) is not None:
+    if (score := finished_score(run)) is not None:
         return score
-    if sweep.interrupted(run):
+    if was_interrupted(run):
         cfg.resume = str(run)
     resuming = bool(cfg.resume)
     cfg = overrides.resumed(cfg) if resuming else cfg

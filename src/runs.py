@@ -15,8 +15,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -47,7 +49,7 @@ def find_checkpoint(ckpt: str | Path | None, outputs: Path = Path("outputs")) ->
         path = user_path(ckpt)
         for name in ("", f"checkpoints/{BEST}", BEST, "model.onnx", "model_int8.onnx"):
             if (path / name).is_file():
-                if name.startswith("checkpoints") and not is_finished(path):
+                if name.startswith("checkpoints") and not _is_finished(path):
                     log.warning("%s: its training has not finished, a later best.ckpt may differ", path)
                 return path / name
         no_run = "a folder without checkpoints/best.ckpt, so not a finished training run"
@@ -64,14 +66,35 @@ def finished_runs(outputs: Path) -> Iterator[Path]:
     """Yield the finished runs, the last one first: with `metrics.json`, and not locked by a training."""
     ended = [file for task in TASKS for file in (outputs / task).glob("**/metrics.json")]
     for file in sorted(ended, key=lambda file: (file.stat().st_mtime, file.as_posix()), reverse=True):
-        if is_finished(file.parent):
+        if _is_finished(file.parent):
             yield file.parent
 
 
-def is_finished(run: Path) -> bool:
+def _is_finished(run: Path) -> bool:
     """Return whether a run has its figures and its best checkpoint, and no training works in it."""
     files = (run / "metrics.json", run / "checkpoints" / BEST)
     return all(map(Path.is_file, files)) and not is_locked(run / LOCK)
+
+
+def finished_score(run: Path) -> float | None:
+    """Return the score of a sweep's job that has finished in its folder with the same overrides."""
+    if not _same_job(run) or not _is_finished(run):
+        return None
+    log.info("%s has finished before: its score stays", run)
+    return float(read_json(run / "metrics.json")["val"]["f1_macro"] or 0)
+
+
+def was_interrupted(run: Path) -> bool:
+    """Return whether a sweep's job was ended in its folder, with the same overrides, and can go on."""
+    return _same_job(run) and (run / "checkpoints" / LAST).is_file()
+
+
+def _same_job(run: Path) -> bool:
+    """Return whether the folder of a sweep's job holds one with the same overrides."""
+    file, hydra = run / ".hydra" / "overrides.yaml", HydraConfig.get()
+    if hydra.mode != RunMode.MULTIRUN or not file.is_file():
+        return False
+    return sorted(OmegaConf.load(file)) == sorted(hydra.overrides.task)
 
 
 def run_of(checkpoint: Path) -> Path | None:

@@ -121,7 +121,7 @@ class ServeConfig:
 
 @dataclass
 class StudyConfig:
-    """Keys of `hydra.sweeper` in a sweep that is a study of Optuna: see `src.training.sweep.StudySweeper`."""
+    """Keys of `hydra.sweeper` in a sweep that is a study of Optuna: see the plugin."""
 
     _target_: str = "hydra_plugins.corbel.StudySweeper"
     trials: int = 20

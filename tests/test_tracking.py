@@ -156,6 +156,6 @@ def test_a_server_that_goes_away_costs_entries_and_no_training(photos, server, m
     run = trained(tmp_path, f"data.root={photos}", *SHORT, *given)
     said = capsys.readouterr().err
     assert (run / "report.html").is_file() and len(pd.read_csv(run / "history.csv")) == 2
-    assert said.count("does not answer (gone)") == 1 and "did not get" in said
+    assert said.count("does not answer; entries wait until it does (gone)") == 1 and "did not get" in said
     assert client(server).get_run(note(run)).info.status == "RUNNING"
     assert only_run(tmp_path) == run

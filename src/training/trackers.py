@@ -27,7 +27,7 @@ from src.runs import BEST, Leaderboard
 log = logging.getLogger(__name__)
 NOTE = "mlflow.json"  # in a folder: the id of its run
 PAUSE = 60.0  # seconds until a server that did not answer is asked again
-REJECTED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")  # an entry that it never takes
+REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")  # an entry that it never takes
 ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
                "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}  # fmt: skip
 
@@ -47,7 +47,7 @@ def check_store(loggers: DictConfig | None) -> None:
     for node in logger_nodes(loggers).values():
         if uri := node.get("tracking_uri"):
             with _answering(uri):
-                MLflowRun(folder="", tracking_uri=uri).client.search_experiments(max_results=1)
+                MLflowRun(folder="", tracking_uri=uri)._mlflow_client.search_experiments(max_results=1)
 
 
 @contextmanager
@@ -105,15 +105,10 @@ class MLflowRun(MLFlowLogger):
             artifact_location=place,
             run_id=own,
         )
-        for name in ("mlflow", "alembic"):  # they tell each table that they make
-            logging.getLogger(name).setLevel(logging.WARNING)
+        for name in ("mlflow", "alembic", "urllib3.connectionpool"):  # tables that they make, second tries
+            logging.getLogger(name).setLevel(logging.ERROR)
         self._waiting: list[Callable[[], Any]] = []
         self._silent_until = 0.0
-
-    @property
-    def client(self) -> Any:
-        """MLflow's client, without a run."""
-        return self._mlflow_client
 
     def begin(self, parameters: Mapping[str, Any]) -> None:
         """Make the run and log its parameters, or go on in it.
@@ -125,7 +120,7 @@ class MLflowRun(MLFlowLogger):
             known = self._run_id is not None
             run_id = self.run_id
             if known:
-                self.client.update_run(run_id, status="RUNNING")
+                self._mlflow_client.update_run(run_id, status="RUNNING")
             else:
                 self.log_hyperparams(dict(flattened(parameters)))
         write_json(self.folder / NOTE, {"tracking_uri": self._tracking_uri, "run_id": run_id})
@@ -140,7 +135,7 @@ class MLflowRun(MLFlowLogger):
     def finalize(self, status: str = "success") -> None:
         """End the run of a fit that failed; that of another one goes on until `finish`."""
         if status != "success" and self._initialized:
-            self._waiting.append(partial(self.client.set_terminated, self.run_id, "FAILED"))
+            self._waiting.append(partial(self._mlflow_client.set_terminated, self.run_id, "FAILED"))
             self._send(last=True)
 
     @rank_zero_only
@@ -152,8 +147,8 @@ class MLflowRun(MLFlowLogger):
         for file in _files(self.folder, self.checkpoint):
             part = file.parent.relative_to(self.folder).as_posix()
             place = None if part == "." else part.lstrip(".")
-            self._waiting.append(partial(self.client.log_artifact, self.run_id, str(file), place))
-        self._waiting.append(partial(self.client.set_terminated, self.run_id, "FINISHED"))
+            self._waiting.append(partial(self._mlflow_client.log_artifact, self.run_id, str(file), place))
+        self._waiting.append(partial(self._mlflow_client.set_terminated, self.run_id, "FINISHED"))
         self._send(last=True)
 
     def _send(self, last: bool = False) -> None:
@@ -162,25 +157,17 @@ class MLflowRun(MLFlowLogger):
             try:
                 self._waiting[0]()
             except Exception as error:  # of MLflow, requests, SQLAlchemy: no training is lost for it
-                if getattr(error, "error_code", None) not in REJECTED:
-                    if not self._silent_until:
-                        log.warning(
-                            "MLflow at %s does not answer (%s): this goes on without it, and what it misses "
-                            "waits until it is back",
-                            self._tracking_uri,
-                            _cause(error),
-                        )
+                refused = getattr(error, "error_code", None) in REFUSED
+                words = "does not take an entry" if refused else "does not answer; entries wait until it does"
+                if refused or not self._silent_until:
+                    log.warning("MLflow at %s %s (%s)", self._tracking_uri, words, _cause(error))
+                if not refused:
                     self._silent_until = time.monotonic() + PAUSE
                     break
-                log.warning("MLflow does not take an entry: %s", first_line(error))
             del self._waiting[0]
-        if last and self._waiting:
-            log.warning(
-                "MLflow at %s did not get %d entries, figures of epochs and files: %s has all of them",
-                self._tracking_uri,
-                len(self._waiting),
-                self.folder,
-            )
+        if last and (count := len(self._waiting)):
+            words = "MLflow at %s did not get %d entries, figures of epochs and files: %s has all of them"
+            log.warning(words, self._tracking_uri, count, self.folder)
 
 
 def _note(folder: Path, uri: str) -> str | None:
@@ -191,10 +178,11 @@ def _note(folder: Path, uri: str) -> str | None:
 
 def _files(folder: Path, checkpoint: bool) -> list[Path]:
     """Return the files of a folder that belong to its run: tables, figures, pages, configuration, weights."""
-    found = [file for file in sorted(folder.iterdir()) if file.is_file() and file.name[0] != "."]
-    found = [file for file in found if file.name != NOTE and not file.name.startswith("events.out.tfevents")]
-    more = [folder / ".hydra" / "config.yaml", *[folder / "checkpoints" / BEST] * checkpoint]
-    return found + [file for file in more if file.is_file()]
+    found = sorted(folder.glob("[!.]*.*"))
+    found += [folder / ".hydra" / "config.yaml", *[folder / "checkpoints" / BEST] * checkpoint]
+    return [
+        f for f in found if f.is_file() and f.name != NOTE and not f.name.startswith("events.out.tfevents")
+    ]
 
 
 def flattened(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
