@@ -21,7 +21,7 @@ from src.inference.batches import Photo
 from src.overrides import shown
 from src.runs import LAST
 from src.training.setup import check_plan, git_commit, versions
-from src.training.trackers import tracked
+from src.training.trackers import NOTE, tracked
 
 STEPS, PAGE = "steps.json", "pipeline.html"
 
@@ -86,7 +86,7 @@ class Pipeline:
         rows = []
         for step, words, place in self.rows:
             files = sorted(place.iterdir()) if place else []
-            files = [file for file in files if file.suffix in (".html", ".csv", ".txt", ".json")]
+            files = [f for f in files if f.suffix in (".html", ".csv", ".txt", ".json") and f.name != NOTE]
             rows.append((step, words, [file.relative_to(self.folder).as_posix() for file in files]))
         content = {"eyebrow": ["Corbel", "pipeline"], "about": str(self.folder), "scores": [], "notes": []}
         page = render("pipeline.html", title="Pipeline", name=self.folder.name, rows=rows, **content)
