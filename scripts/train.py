@@ -22,18 +22,22 @@ def main(cfg: DictConfig) -> float:
     from src.models.backbones import fill_defaults
     from src.models.base import set_full_precision
     from src.models.checkpoint import init_from
-    from src.runs import LAST
+    from src.runs import LAST, finished_score, was_interrupted
     from src.training.distributed import ending_on_signals
     from src.training.evaluate import finish_run
     from src.training.setup import alone_in, check_plan, prepare_run, quiet_lightning
 
     quiet_lightning()
     set_full_precision()
+    run = Path(cfg.output_dir)
+    if (score := finished_score(run)) is not None:
+        return score
+    if was_interrupted(run):
+        cfg.resume = str(run)
     resuming = bool(cfg.resume)
     cfg = overrides.resumed(cfg) if resuming else cfg
     check_targets(fill_defaults(cfg))
     check_plan(cfg)
-    run = Path(cfg.output_dir)
     with alone_in(run, resuming):
         config.demo_root(cfg)
         L.seed_everything(cfg.seed, workers=True, verbose=False)

@@ -84,8 +84,10 @@ def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
                     hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(guarded)()
             except (Exception, KeyboardInterrupt) as error:
                 _leave_if_interrupted(error)
-                if failed and {"-m", "--multirun"} & {*sys.argv}:
-                    _leave_sweep(failed, full)
+                if {"-m", "--multirun"} & {*sys.argv}:
+                    others = [error] if isinstance(error, InputError) else []  # of a job in another process
+                    if failed or others:
+                        _leave_sweep(failed or others, full)
                 if failed or not (message := _cannot_start(error)):
                     raise
                 leave(2, message)

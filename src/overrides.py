@@ -9,6 +9,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from src.errors import InputError, leave
@@ -96,7 +97,8 @@ def readable(argv: list[str]) -> list[str]:
             leave(2, f"'{arg}' is no option: values are given as KEY=VALUE, without dashes; see --help")
     flags = [arg for arg in argv[1:] if arg in ("-m", "--multirun")]
     paths = PATHS - {"resume"} if Path(argv[0]).stem == "predict" else PATHS  # there it is a switch
-    rest = [_readable(arg, paths, bool(flags)) for arg in argv[1:] if arg not in flags]
+    rest = ["~logger" if arg == "logger=null" else arg for arg in argv[1:] if arg not in flags]
+    rest = [_readable(arg, paths, bool(flags)) for arg in rest]
     if any(arg.startswith("resume=") for arg in rest):
         rest = [f"++{arg}" if arg.startswith(RESUMABLE) else arg for arg in rest]
     return [argv[0], *flags, *rest]
@@ -173,7 +175,9 @@ def resumed(cfg: DictConfig) -> DictConfig:
     """
     run = Path(cfg.output_dir)
     saved = OmegaConf.load(_saved_config(run))
-    for given in HydraConfig.get().overrides.task:
+    hydra = HydraConfig.get()
+    same = hydra.mode == RunMode.MULTIRUN or hydra.job.name == "pipeline"  # these compare them first
+    for given in () if same else hydra.overrides.task:
         key = _key(given)
         if key == "resume":
             continue

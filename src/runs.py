@@ -15,13 +15,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from src.errors import InputError, first_line
-from src.files import is_locked, read_json, user_path, write_whole
+from src.files import file_lock, is_locked, read_json, user_path, write_whole
 from src.labels import SPLITS, TASKS
 from src.process import is_main
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:  # a prediction without tables does without pandas
 log = logging.getLogger(__name__)
 LOCK = ".lock"  # locked by a training until its last file is written
 BEST, LAST = "best.ckpt", "last.ckpt"
+PATIENCE = 30.0  # seconds that another job may take to write its row
 LEADERBOARD = ("score", "job", "overrides", "status", "reason", "labels")  # its columns
 
 
@@ -71,6 +74,27 @@ def _is_finished(run: Path) -> bool:
     """Return whether a run has its figures and its best checkpoint, and no training works in it."""
     files = (run / "metrics.json", run / "checkpoints" / BEST)
     return all(map(Path.is_file, files)) and not is_locked(run / LOCK)
+
+
+def finished_score(run: Path) -> float | None:
+    """Return the score of a sweep's job that has finished in its folder with the same overrides."""
+    if not _same_job(run) or not _is_finished(run):
+        return None
+    log.info("%s has finished before: its score stays", run)
+    return float(read_json(run / "metrics.json")["val"]["f1_macro"] or 0)
+
+
+def was_interrupted(run: Path) -> bool:
+    """Return whether a sweep's job was ended in its folder, with the same overrides, and can go on."""
+    return _same_job(run) and (run / "checkpoints" / LAST).is_file()
+
+
+def _same_job(run: Path) -> bool:
+    """Return whether the folder of a sweep's job holds one with the same overrides."""
+    file, hydra = run / ".hydra" / "overrides.yaml", HydraConfig.get()
+    if hydra.mode != RunMode.MULTIRUN or not file.is_file():
+        return False
+    return sorted(OmegaConf.load(file)) == sorted(hydra.overrides.task)
 
 
 def run_of(checkpoint: Path) -> Path | None:
@@ -284,7 +308,12 @@ class Leaderboard(Callback):
             if not (folder / "leaderboard.csv").is_file() or not is_main():
                 return
             given = None
-        rows = {row["job"]: row for row in _board_rows(folder / "leaderboard.csv")}
+        with file_lock(folder / ".leaderboard.lock", PATIENCE):  # jobs may run at the same time
+            self._write_row(folder, job, given, job_return)
+
+    def _write_row(self, folder: Path, job: str, given: str | None, job_return: JobReturn) -> None:
+        """Write the table with a new row of a job."""
+        rows = {row["job"]: row for row in self.rows(folder)}
         before = rows.get(job, {})
         if job_return.status == JobStatus.COMPLETED:
             evaluated = read_json(folder / job / "metrics.json").get("val", {})
@@ -305,10 +334,10 @@ class Leaderboard(Callback):
         writer.writerows(ranked)
         write_whole(folder / "leaderboard.csv", text.getvalue().encode())
 
-
-def _board_rows(file: Path) -> list[dict[str, str]]:
-    """Return the rows of a leaderboard; none where there is no file yet."""
-    if not file.is_file():
-        return []
-    with open(file, newline="", encoding="utf-8") as lines:
-        return [dict(row) for row in csv.DictReader(lines)]
+    @staticmethod
+    def rows(folder: Path) -> list[dict[str, str]]:
+        """Return the rows of a sweep's leaderboard; none where there is no file yet."""
+        if not (folder / "leaderboard.csv").is_file():
+            return []
+        with open(folder / "leaderboard.csv", newline="", encoding="utf-8") as lines:
+            return [dict(row) for row in csv.DictReader(lines)]

@@ -78,6 +78,14 @@ class ExploreConfig(TrainConfig):
 
 
 @dataclass
+class PipelineConfig(TrainConfig):
+    """Root keys of `conf/pipeline.yaml`: those of training, the photos to predict, and where to write."""
+
+    images: Any = None  # a path, see `check_paths`
+    output: Any = None  # a path, see `check_paths`
+
+
+@dataclass
 class AuditConfig(TrainConfig):
     """Root keys of `conf/audit.yaml`: those of training, and its own."""
 
@@ -121,6 +129,16 @@ class FindLrConfig(TrainConfig):
     steps: int = 100
 
 
+@dataclass
+class StudyConfig:
+    """Keys of `hydra.sweeper` in a sweep that is a study of Optuna: see the plugin."""
+
+    _target_: str = "hydra_plugins.corbel.StudySweeper"
+    trials: int = 20
+    at_once: int = 1
+    params: dict[str, str] = field(default_factory=dict)
+
+
 SCHEMAS = {
     "find_lr": FindLrConfig,
     "serve": ServeConfig,
@@ -130,6 +148,8 @@ SCHEMAS = {
     "make_demo_data": DemoConfig,
     "explore": ExploreConfig,
     "audit": AuditConfig,
+    "pipeline": PipelineConfig,
 }
 for _name, _schema in SCHEMAS.items():
     ConfigStore.instance().store(name=f"{_name}_schema", node=_schema)
+ConfigStore.instance().store(group="hydra/sweeper", name="study", node=StudyConfig)

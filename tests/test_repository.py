@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from src.config import CONF, REPOSITORY
@@ -25,6 +26,8 @@ SOURCES = sorted(path.stem for path in (CONF / "data").glob("*.yaml") if path.st
 COMPOSED = {
     **{f"model={model} data={data}": "train" for model in MODELS for data in SOURCES},
     **{f"experiment={path.stem}": "train" for path in sorted((CONF / "experiment").glob("*.yaml"))},
+    **{f"logger={path.stem}": "train" for path in sorted((CONF / "logger").glob("*.yaml"))},
+    "logger=[tensorboard,csv,mlflow]": "train",
     **{f"sweep={path.stem}": "train" for path in sorted((CONF / "sweep").glob("*.yaml"))},
 }
 
@@ -69,7 +72,14 @@ def test_a_sweep_varies_keys_that_exist(name):
     params = composed("train", f"sweep={name}", hydra=True).hydra.sweeper.params
     assert params
     for key, values in params.items():
-        for value in str(values).split(","):
+        override = OverridesParser.create().parse_override(f"{key}={values}")
+        swept = override.value()
+        if override.is_interval_sweep():
+            tried = [swept.start, swept.end]
+        else:
+            tried = list(override.sweep_string_iterator())
+            tried = [tried[0], tried[-1]] if override.is_range_sweep() else tried
+        for value in tried:
             check_targets(composed("train", f"{key}={value}"))
 
 
@@ -167,7 +177,8 @@ def leaves(node: dict, prefix: str) -> Iterator[str]:
     """Dotted paths of a configuration's values; those of Hydra and of composition left out."""
     for key, value in node.items():
         path = f"{prefix}{key}"
-        if isinstance(value, dict) and path.count(".") < 1 + path.startswith("callbacks.") and key != "hydra":
+        depth = 1 + path.startswith(("callbacks.", "logger."))
+        if isinstance(value, dict) and path.count(".") < depth and key != "hydra":
             yield from leaves(value, f"{path}.")
         elif key not in ("_target_", "defaults", "hydra"):
             yield path
@@ -196,13 +207,14 @@ def test_configuration_page_documents_every_key_and_no_other():
 
 def test_configuration_page_gives_the_defaults_of_the_configuration():
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        others = ("predict", "export", "make_demo_data", "explore", "audit", "serve", "find_lr")
+        others = ("predict", "export", "make_demo_data", "explore", "audit", "serve", "find_lr", "pipeline")
         cfgs = [compose(name, ["output_dir=x"]) for name in ("train", *others)]
         for choice in (
             "model=multilabel",
             "finetune=two_phase",
             "finetune=progressive",
             "callbacks=[default,ema]",
+            "logger=[tensorboard,csv,mlflow]",
         ):
             cfgs.append(compose("train", [choice, "output_dir=x"]))
     wrong = []

@@ -31,6 +31,7 @@ from src.process import Terminated
 from src.runs import BEST, mean_of, read_run
 from src.training.distributed import ending_on_signals, inference_device
 from src.training.setup import git_commit, versions
+from src.training.trackers import MLflowRun
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,8 @@ def finish_run(
     if score is None or not math.isfinite(score):
         if not trainer.is_global_zero:
             raise SystemExit(2)
+        for logger in trainer.loggers:
+            logger.finalize("failed")
         raise InputError(f"no epoch had a finite validation loss: lower model.lr (now {cfg.model.lr})")
     best = run / "checkpoints" / BEST
     with ending_on_signals(trainer):
@@ -97,6 +100,9 @@ def write_results(run: Path, cfg: DictConfig, trainer: L.Trainer, metrics: Mappi
     write_figures(run, model, datamodule, "test" if metrics["test"] else "val")
     log_hyperparameters(trainer, cfg, metrics)
     write_report(run, datamodule.root)
+    for logger in trainer.loggers:
+        if isinstance(logger, MLflowRun):
+            logger.finish({"best": {split: metrics[split] for split in ("val", "test")}})
     print_figures(run, metrics)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from lightning.pytorch.callbacks import LearningRateMonitor
 from omegaconf import DictConfig, OmegaConf
 
 from src.callbacks.checkpointing import AtomicCheckpointIO, BestCheckpoint, epochs_done
@@ -32,6 +33,7 @@ from src.overrides import save_config, typed
 from src.process import is_main, launched
 from src.runs import BEST, LAST, LOCK
 from src.training.distributed import OneRun, check_devices, inference_device
+from src.training.trackers import MLflowRun, check_store, logger_nodes
 
 log = logging.getLogger(__name__)
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")  # with weights in float32, as what predicts
@@ -94,7 +96,7 @@ def check_plan(cfg: DictConfig) -> None:
     sweep, multirun = hydra.runtime.choices.get("sweep"), hydra.mode == RunMode.MULTIRUN
     if sweep and not multirun:  # Hydra would ignore the search space
         raise InputError(f"sweep={sweep} needs -m: python scripts/train.py -m sweep={sweep} ...")
-    if cfg.resume and multirun:
+    if multirun and any(given.startswith("resume=") for given in hydra.overrides.task):
         raise InputError("resume= continues one run: leave out -m")
     if launched() > 1 and not cfg.resume and not any("run.dir=" in given for given in hydra.overrides.hydra):
         raise InputError("processes that torchrun or srun starts need one folder: add hydra.run.dir=FOLDER")
@@ -105,6 +107,7 @@ def check_plan(cfg: DictConfig) -> None:
     precision = str(cfg.trainer.get("precision", "32-true"))
     if precision not in PRECISIONS:
         raise InputError(f"trainer.precision={precision}: {did_you_mean(precision, PRECISIONS)}")
+    check_store(cfg.logger)
     model = cfg.model
     untrained = model.get("weights") is None and model.get("init_from") is None and not cfg.resume
     if model.get("freeze_backbone") and untrained:
@@ -156,11 +159,17 @@ def alone_in(run: Path, resuming: bool) -> Iterator[None]:
 
 def make_trainer(cfg: DictConfig, model: PhotoClassifier, since: int | None) -> L.Trainer:
     """Return the trainer of a run; `since` is the step that a resumed one goes on from."""
-    purge = {} if since is None else {"purge_step": since}
+    loggers = []
+    for node in logger_nodes(cfg.logger).values():
+        purge = since is not None and str(node["_target_"]).endswith("TensorBoardLogger")
+        loggers.append(build(node, **({"purge_step": since} if purge else {})))
+    callbacks = [build(callback) for callback in cfg.callbacks.values() if callback]
+    if not loggers:  # a rate that nothing takes
+        callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
     trainer = build(
         cfg.trainer,
-        callbacks=[*(build(callback) for callback in cfg.callbacks.values() if callback), OneRun()],
-        logger=build(cfg.logger, **purge) if cfg.logger else False,
+        callbacks=[*callbacks, OneRun()],
+        logger=loggers,
         plugins=[AtomicCheckpointIO()],
     )
     check_trainer(trainer, model)
@@ -227,6 +236,9 @@ def prepare_run(cfg: DictConfig, model: PhotoClassifier, datamodule: PhotoDataMo
         datamodule.prepare_data()
     save_config(cfg)
     begin_run(run, model, datamodule, resuming=bool(cfg.resume))
+    for logger in trainer.loggers:
+        if isinstance(logger, MLflowRun):
+            logger.begin(OmegaConf.to_container(cfg, resolve=True))
     return trainer
 
 

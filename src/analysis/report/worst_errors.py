@@ -1,9 +1,16 @@
 """The test photos with wrong decisions, worst first."""
 
-from collections.abc import Mapping
+import csv
+import io
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from src.files import write_whole
 from src.runs import RunFolder
+
+SURE = 0.8  # a wrong decision above it is a sure one
+COLUMNS = ("file", "true_label", "predicted_label", "confidence", "kind")
 
 Confidences = dict[str, float | None]  # {label: confidence}, None where it is not known
 
@@ -82,3 +89,31 @@ def _number(text: str | None, otherwise: float | None = None) -> float | None:
         return float(text or "")
     except ValueError:
         return otherwise
+
+
+def write_errors(run: RunFolder, folder: Path) -> dict[str, int]:
+    """Write the wrong decisions on the test split as tables, worst photos first; return their lengths.
+
+    `suspected_noisy_labels.csv` has the sure ones: there the label of the table may be the wrong one. In
+    multilabel a missed label has no prediction and no confidence, a false alarm no true label.
+    """
+    rows = [row for mistake in compared(run)[0] for row in _rows(mistake)]
+    sure = [row for row in rows if row[3] is not None and row[3] > SURE]
+    unsure = [row for row in rows if row[3] is not None and row[3] <= SURE]
+    tables = {"misclassified_samples": rows, "high_confidence_errors": sure, "low_confidence_errors": unsure,
+              "suspected_noisy_labels": sure}  # fmt: skip
+    for name, some in tables.items():
+        text = io.StringIO(newline="")
+        csv.writer(text, lineterminator="\n").writerows([COLUMNS, *some])
+        write_whole(folder / f"{name}.csv", text.getvalue().encode())
+    return {name: len(some) for name, some in tables.items()}
+
+
+def _rows(mistake: Mistake) -> Iterator[tuple[str, str, str, float | None, str]]:
+    """Yield a row per wrong label: of a head the true and the predicted one, in multilabel one of them."""
+    for kind, true in mistake.true.items():
+        false = {name: sure for name, sure in mistake.predicted[kind].items() if name not in true}
+        missed = [name for name in true if name not in mistake.predicted[kind]]
+        pairs = zip(missed, false, strict=True) if len(missed) == len(false) == 1 else ()
+        for name, said in pairs or [*((name, "") for name in missed), *(("", said) for said in false)]:
+            yield mistake.path, name, said, false.get(said), kind
