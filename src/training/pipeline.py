@@ -126,7 +126,7 @@ def data_digest(datamodule: PhotoDataModule) -> str:
     source, pre = datamodule.read(), datamodule.preprocess
     records = assign_groups(source, datamodule.group)
     paths = [record.path for record in records]
-    looks = inspect_photos(source.root, paths, pre.size, datamodule.cache_dir, pre.sample_bits)
+    looks = inspect_photos(source.root, paths, pre.decode_size, datamodule.cache_dir, pre.sample_bits)
     rows = [[r.id, r.path, r.group, r.labels, look.digest] for r, look in zip(records, looks, strict=True)]
     text = json.dumps([rows, source.given, list(source.unlabelled)], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
