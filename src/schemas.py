@@ -67,6 +67,7 @@ class DemoConfig:
     seed: int = 7
     missing: float = 0.0
     wrong: float = 0.0
+    distance: float = 1.0
     output_dir: str = "???"
 
 
