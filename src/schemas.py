@@ -34,6 +34,7 @@ class PredictConfig:
     root: str | None = None
     threshold: Any = None
     probabilities: bool = False
+    columns: Any = None
     spreadsheet_safe: bool = False
     batch_size: int = 16
     num_workers: int | None = None
