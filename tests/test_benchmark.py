@@ -8,7 +8,18 @@ from unittest.mock import Mock
 
 import pytest
 
-from benchmarks import forward, gpu, harness, label_errors, leak, plain, predict, recipes, split, train
+from benchmarks import (
+    forward,
+    gpu,
+    harness,
+    label_errors,
+    leak,
+    plain,
+    predict,
+    recipes,
+    split,
+    train,
+)
 from demo.make import make_demo
 from src.inference.predictor import Predictor
 from src.models.checkpoint import load_model
