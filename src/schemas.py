@@ -123,7 +123,16 @@ class FindLrConfig(TrainConfig):
     steps: int = 100
 
 
+@dataclass
+class CompareConfig(TrainConfig):
+    """Root keys of `conf/compare_backbones.yaml`: those of training, and its own."""
+
+    backbones: list[str] = field(default_factory=list)
+    rounds: int = 30
+
+
 SCHEMAS = {
+    "compare_backbones": CompareConfig,
     "find_lr": FindLrConfig,
     "serve": ServeConfig,
     "train": TrainConfig,

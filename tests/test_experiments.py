@@ -126,3 +126,22 @@ def test_a_demo_set_that_cannot_be_drawn_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="draw it first"):
         config.demo_root(cfg)
+
+
+def test_backbones_are_compared(photos, monkeypatch, tmp_path, capfd):
+    monkeypatch.chdir(tmp_path)
+    given = ("backbones=[defect_cnn_small,defect_cnn_smal]", "rounds=2", f"data.root={photos}",
+             "model.weights=null", *QUICK)  # fmt: skip
+    assert run_script(monkeypatch, "compare_backbones", *given) == 1
+    said = capfd.readouterr()
+    assert "1 training(s) failed, as backbones.csv says: defect_cnn_smal" in said.err
+    (folder,) = tmp_path.glob("outputs/compare_backbones/*")
+    assert (folder / "backbones.png").is_file() and (folder / "frozen" / "leaderboard.csv").is_file()
+    found = pd.read_csv(folder / "backbones.csv").set_index("backbone")
+    row, lost = found.loc["defect_cnn_small"], found.loc["defect_cnn_smal"]
+    assert row["latency_ms"] > 0 and 2 < row["size_mb"] < 3 and row["memory_mb"] >= 0
+    assert row["test_f1"] >= 0 and (folder / "frozen" / str(int(row["run"])) / "report.html").is_file()
+    assert "did you mean 'defect_cnn_small'" in lost["reason"] and pd.isna(lost["test_f1"])
+    for wrong, cure in (("backbones=[]", "backbones=[resnet18"), ("rounds=0", "rounds=0: needs")):
+        assert run_script(monkeypatch, "compare_backbones", wrong) == 2
+        assert cure in capfd.readouterr().err
