@@ -1,134 +1,99 @@
-"""The evidence for the defaults of heads on a frozen backbone: validation figures of one change at a time.
+"""Choices of docs/training.md for heads on cached features: test figures of each, five seeds.
 
-`python -m benchmarks.recipes sdnet2018 $SDNET2018`; results use other seeds, and no test photo is looked at.
+`INFRA_MULTILABEL=FOLDER python scripts/benchmark.py recipes`; without the folder the demo set alone.
 """
 
-import argparse
+import logging
+import os
 import sys
-from collections.abc import Sequence
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+import lightning as L
 import pandas as pd
-import torch
 from omegaconf import DictConfig
-from torch import Tensor
 
-from benchmarks.harness import BENCH, command, composed, figures_of, markdown
+from benchmarks.harness import BENCH, composed, figures_of, markdown
 from src import config
-from src.datamodules.dataset import TrainTransform, encoded_targets
-from src.datamodules.photo_datamodule import PhotoDataModule
-from src.datamodules.split_figures import Weighting
-from src.inference.features import MIRRORED, View, store_features
+from src.inference.features import split_features
 from src.inference.torch_backend import threads
-from src.models.classifiers import PhotoClassifier
-from src.models.learning import Phase, phase_schedule
 from src.overrides import override
-from src.parallel import mixed_seed
+from src.runs import BEST
+from src.training.evaluate import evaluated
+from src.training.setup import make_trainer, quiet_lightning
 
-Seen = dict[str, list[Tensor]]  # features [N, F] of each view, by split
-SEEDS, SIZES = range(10, 16), (224, 256, 288)
-# random views have a seed of their own, so that all splits share them
-RANDOM: tuple[View, ...] = tuple((TrainTransform(), 1, number) for number in range(4))
-VIEWS: tuple[View, ...] = (None, MIRRORED, *RANDOM[:2])
-DEFAULT, ROTATED = "the defaults", "four random views"  # the rows that are no override
-ROWS = (
-    DEFAULT, "model.lr=5e-3", "model.lr=2e-2", "model.weight_decay=0", "model.weight_decay=1",
-    "trainer.max_epochs=10", "trainer.max_epochs=40", "data.batch_size=16", "data.batch_size=64",
-    "data.views=1", "data.views=4", ROTATED, "data.class_weights=null", "data.class_weights.sqrt=false",
-    "model.label_smoothing=0.05",
+SEEDS = 5
+DEFAULT = "the defaults"
+MULTILABEL = ("model.loss=asymmetric", "model.loss=partial_bce")  # choices for several labels alone
+CHOICES = (
+    DEFAULT, "model.loss=focal", *MULTILABEL, "model.label_smoothing=0.1", "model.mixup=0.2",
+    "data.balanced=true data.class_weights=null", "data.class_weights=null", "model.head=mlp",
+    "data.views=4 data.augment.preset=color", "callbacks=[default,ema]",
 )  # fmt: skip
+SETS = {
+    "demo, multilabel": ("experiment=demo", "model=multilabel"),
+    "demo, dual_head": ("experiment=demo", "model=dual_head"),
+}
+FIGURES = {"macro-F1": "f1_macro", "macro-F1 at 0.5": "f1_macro_at_0.5", "mAP": "map"}
+ALONE = ("~logger", "callbacks.lr_monitor=null", "callbacks.figures=null", "callbacks.progress=null",
+         "+trainer.enable_progress_bar=false")  # fmt: skip
 
 
-def main() -> None:
-    """Print a Markdown table with a row for each change."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", help="an experiment of conf/experiment")
-    parser.add_argument("root", help="its photos")
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="of splits and heads")
-    parser.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="of images, in pixels")
-    parser.add_argument("--backbone", default="efficientnet_lite0")
-    given = parser.parse_args()
-    rows = (*ROWS, *(f"preprocess.image_size={size}" for size in given.sizes))
-    recipes = {row: recipe(given.name, given.root, given.backbone, row) for row in rows}
-    found: dict[str, list[dict[str, float]]] = {row: [] for row in rows}
-    for seed in given.seeds:
-        for cfg in recipes.values():
-            cfg.seed = seed
-        data = config.build(recipes[DEFAULT].data)
-        data.setup()
-        for row, cfg in recipes.items():
-            found[row].append(validated(cfg, data, RANDOM if row == ROTATED else VIEWS[: cfg.data.views]))
-        print(f"seed {seed}: {found[DEFAULT][-1]}", file=sys.stderr)
-    size = recipes[DEFAULT].preprocess.image_size
-    print(f"Validation, {given.name}, {given.backbone} at {size} px, mean over seeds", *given.seeds, "\n")
-    print(table(found), "\nLosses under other class weights do not compare with the rest.", sep="\n")
+def main(rounds: int | None = None) -> bool:
+    """Print a Markdown table for each set."""
+    quiet_lightning()
+    logging.getLogger("lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    sets, seeds = dict(SETS), range(1, 1 + (rounds or SEEDS))
+    if root := os.environ.get("INFRA_MULTILABEL"):
+        sets["infra_multilabel"] = ("experiment=infra_multilabel", override("data.root", root))
+    for name, overrides in sets.items():
+        several = "multilabel" in name
+        choices = [choice for choice in CHOICES if several or choice not in MULTILABEL]
+        found = {choice: [tested(overrides, choice, seed) for seed in seeds] for choice in choices}
+        print(f"\n**{name}**: test, mean and standard deviation over seeds", *seeds)
+        print(f"(in brackets: of the differences from the defaults)\n\n{table(found)}", flush=True)
+    return True
 
 
-def recipe(name: str, root: str, backbone: str, row: str) -> DictConfig:
-    """Return the configuration of a training run with the change that a row names."""
-    given = {"experiment": name, "data.root": root, "model.backbone": backbone, "output_dir": "."}
-    words = [override(key, value) for key, value in {**given, "data.cache_dir": BENCH / "recipes"}.items()]
-    return composed(*words, *[row] * ("=" in row))
+def tested(overrides: Sequence[str], choice: str, seed: int) -> dict[str, float]:
+    """Return the test figures of one training."""
+    given = choice.split() if choice != DEFAULT else ()
+    with tempfile.TemporaryDirectory() as run:
+        own = (override("output_dir", run), override("data.cache_dir", BENCH / "recipes"))
+        scored = trained(composed(*overrides, *given, f"seed={seed}", *own, *ALONE))
+    figures = figures_of(scored, FIGURES, ("accuracy", "f1_macro"))
+    print(f"{' '.join(overrides)} {choice}, seed {seed}: {figures}", file=sys.stderr)
+    return figures
 
 
-def validated(cfg: DictConfig, data: PhotoDataModule, views: Sequence[View]) -> dict[str, float]:
-    """Train heads; return the validation figures of the epoch with the lowest validation loss."""
-    targets = {s: encoded_targets(data.splits[s], data.labels, data.multilabel) for s in ("train", "val")}
-    data.weighting = cfg.data.class_weights and Weighting(**cfg.data.class_weights)
-    torch.manual_seed(data.seed)
+def trained(cfg: DictConfig) -> Mapping:
+    """Train as `scripts/train.py` does; return the figures of the best checkpoint on the test split."""
+    config.demo_root(cfg)
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    data = config.build(cfg.data)
+    data.setup()
     model = config.build(cfg.model, labels=data.labels.as_dict(), class_weights=data.class_weights())
-    seen = features(model, data, views)
+    trainer = make_trainer(cfg, model, None)
+    data.partial = model.partial
+    data.features = split_features(model, data, cfg.trainer.max_epochs, "cpu")
     with threads(1):
-        loss, logits = fit(cfg, model, seen, targets)
-    scored = model.evaluate(model.probabilities(logits), targets["val"])
-    keys = {"mAP": "map", "macro-F1 at 0.5": "f1_macro_at_0.5"}
-    return {"loss": loss, **figures_of(scored, keys, ("accuracy", "f1_macro"))}
+        trainer.fit(model, data)
+    return evaluated(trainer, model, data, Path(cfg.output_dir) / "checkpoints" / BEST)["test"]
 
 
-def features(model: PhotoClassifier, data: PhotoDataModule, views: Sequence[View]) -> Seen:
-    """Return features `[N, F]`: of the training photos in each view, of the validation photos as they are."""
-    asked = [("train", view) for view in views] + [("val", None)]
-    records = {view: [r for s, v in asked if v == view for r in data.splits[s]] for _, view in asked}
-    stores = store_features(model, data.root, records, data.cache_dir, num_workers=data.num_workers)
-    seen: Seen = {"train": [], "val": []}
-    for split, view in asked:
-        digests = [record.digest for record in data.splits[split]]
-        seen[split].append(torch.from_numpy(stores[view].rows(digests).take(range(len(digests)))))
-    return seen
-
-
-def fit(
-    cfg: DictConfig, model: PhotoClassifier, seen: Seen, targets: dict[str, Tensor]
-) -> tuple[float, dict]:
-    """Train a model's heads, one view per epoch in turn; return the best epoch's loss and logits by kind."""
-    learned = (parameter for parameter in model.parameters() if parameter.requires_grad)
-    optimizer = torch.optim.AdamW(learned, cfg.model.lr, weight_decay=cfg.model.weight_decay)
-    count, size, epochs = len(targets["train"]), cfg.data.batch_size, cfg.trainer.max_epochs
-    factor = phase_schedule("cosine", [Phase(0, 0)], epochs, max(2, -(-count // size) * epochs))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    best, kept = float("inf"), {}
-    for epoch in range(epochs):
-        view = seen["train"][epoch % len(seen["train"])]
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(mixed_seed(cfg.seed, epoch)))
-        model.train()
-        for batch in order.split(size):
-            optimizer.zero_grad()
-            model.loss(model.classify(view[batch]), targets["train"][batch]).backward()
-            optimizer.step()
-            schedule.step()
-        model.eval()
-        with torch.no_grad():
-            logits = model.classify(seen["val"][0])
-            loss = float(model.loss(logits, targets["val"]))
-        if loss < best:
-            best, kept = loss, logits
-    return best, kept
-
-
-def table(found: dict[str, list[dict[str, float]]]) -> str:
-    """Return the means of the figures, a row for each change."""
-    names = {change: change if change in (DEFAULT, ROTATED) else f"`{change}`" for change in found}
-    return markdown([{"change": names[row], **pd.DataFrame(found[row]).mean()} for row in found])
-
-
-if __name__ == "__main__":
-    command(main)
+def table(found: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    """Return means and deviations, a row for each choice, with those of the differences by seed."""
+    frames = {choice: pd.DataFrame(rows) for choice, rows in found.items()}
+    lines = []
+    for choice, frame in frames.items():
+        line = {"choice": choice if choice == DEFAULT else f"`{choice}`"}
+        for name in frame:
+            line[name] = f"{frame[name].mean():.3f} ± {frame[name].std():.3f}"
+            if choice != DEFAULT:
+                apart = frame[name] - frames[DEFAULT][name]
+                line[name] += f" ({apart.mean():+.3f} ± {apart.std():.3f})"
+        lines.append(line)
+    return markdown(lines)

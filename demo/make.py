@@ -18,6 +18,7 @@ from src.parallel import cores
 
 MARKER = "demo.json"  # the arguments; written first, so that a half-made set is not taken for a user's photos
 FEW = 100  # photos that one process draws sooner than several start
+FARTHEST = 4  # of `distance`
 VERSION = 1  # of the drawing; a set of another version is not taken for this one
 
 
@@ -29,6 +30,7 @@ def make_demo(
     seed: int = 7,
     missing: float = 0.0,
     wrong: float = 0.0,
+    distance: float = 1.0,
 ) -> dict:
     """Draw the demo set: photos of a tunnel's fixtures with real statistics and known truth.
 
@@ -42,6 +44,7 @@ def make_demo(
         seed: of everything.
         missing: share of labels left out of `image_data.csv`.
         wrong: share of labels that `image_data.csv` gives as another one of their kind.
+        distance: of the camera, 1 to 4: from 3 on, fixtures and defects are small in a photo.
 
     Returns:
         `root, count, assets, healthy, duplicates, twins, rotated, planted`, and the number of photos with
@@ -51,14 +54,17 @@ def make_demo(
         InputError: an argument is out of range, or `root` holds other files.
     """
     root = Path(root)
+    if not 1 <= distance <= FARTHEST:
+        raise InputError(f"demo: distance={distance} is out of range; use 1 to {FARTHEST}")
     entries = write_down(plan_demo(count, seed, width, height), seed, missing, wrong)
     arguments = {"version": VERSION, "count": count, "width": width, "height": height, "seed": seed}
     arguments |= {"missing": missing, "wrong": wrong}
+    arguments |= {} if distance == 1 else {"distance": distance}
     if _begun(root, arguments) and (root / TRUTH).is_file():
         return _summary(root, entries)
     make_folder(root)
     write_whole(root / MARKER, f"{json.dumps(arguments)}\n".encode())
-    with closing(_drawn(entries, seed)) as photos:
+    with closing(_drawn(entries, seed, distance)) as photos:
         for entry, content in zip(entries, photos, strict=True):
             (root / entry.folder).mkdir(exist_ok=True)
             (root / entry.path).write_bytes(content)
@@ -82,10 +88,10 @@ def _begun(root: Path, arguments: dict) -> bool:
     return False
 
 
-def _drawn(entries: Sequence[Entry], seed: int) -> Iterator[bytes]:
+def _drawn(entries: Sequence[Entry], seed: int, distance: float) -> Iterator[bytes]:
     """Yield the JPEG of each photo; that of a twin is the one before it."""
     alone = [entry.photo for entry in entries if not entry.photo.twin]
-    draw, content = partial(encode_photo, seed=seed), b""
+    draw, content = partial(encode_photo, seed=seed, distance=distance), b""
     with ExitStack() as stack:
         if len(alone) < FEW or cores() == 1:
             drawn = map(draw, alone)

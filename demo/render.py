@@ -15,16 +15,18 @@ from demo.texture import add_noise, sample
 from demo.wall import build_wall
 
 WORK_SIDE = 1280  # pixels; larger photos are drawn at this size and get their fine grain afterwards
+ASIDE = 0.7  # share of the way from the middle to the edge, at which a far fixture may be
 _EXIF_ORIENTATION = 0x0112
 _STORED = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 
 
-def draw_photo(photo: Photo, seed: int) -> Image.Image:
+def draw_photo(photo: Photo, seed: int, distance: float = 1.0) -> Image.Image:
     """Draw a photo upright, as displayed.
 
     Args:
         photo: its description.
-        seed: of the set; the pixels depend on it and on the description only.
+        seed: of the set; the pixels depend on it, on the description and on the distance only.
+        distance: of the camera, as a multiple of a near one.
 
     Returns:
         An RGB image of `photo.width` x `photo.height`.
@@ -32,7 +34,7 @@ def draw_photo(photo: Photo, seed: int) -> Image.Image:
     shrink = max(1.0, max(photo.width, photo.height) / WORK_SIDE)
     size = (round(photo.width / shrink), round(photo.height / shrink))
     rng = default_rng((seed, 21, photo.view))
-    scene = _compose(photo, seed, _view(size, rng))
+    scene = _compose(photo, seed, _view(size, rng, distance))
     picture = scene.photograph(_light(rng, seed, photo.asset), rng)
     if shrink > 1:
         picture = _enlarge(picture, (photo.width, photo.height), rng)
@@ -41,9 +43,9 @@ def draw_photo(photo: Photo, seed: int) -> Image.Image:
     return picture
 
 
-def encode_photo(photo: Photo, seed: int) -> bytes:
+def encode_photo(photo: Photo, seed: int, distance: float = 1.0) -> bytes:
     """Return a photo's JPEG file: stored turned where its orientation says so."""
-    stored = draw_photo(photo, seed)
+    stored = draw_photo(photo, seed, distance)
     exif = Image.Exif()
     if photo.orientation != 1:
         stored = stored.transpose(_STORED[photo.orientation])
@@ -69,11 +71,12 @@ def render_photo(seed: int, width: int, height: int) -> Image.Image:
     return draw_photo(Photo(0, first.id, first.asset, first.components, first.defects, width, height), seed)
 
 
-def _view(size: tuple[int, int], rng: np.random.Generator) -> View:
-    """Draw the photographer's stand: shift, distance, turn and slant."""
-    scale = min(size) * rng.uniform(0.33, 0.42)
-    centre = [side / 2 + scale * rng.uniform(-0.2, 0.2) for side in size]
-    lean = rng.uniform(-0.06, 0.06, 2)
+def _view(size: tuple[int, int], rng: np.random.Generator, distance: float) -> View:
+    """Draw the photographer's stand: shift, distance, turn and slant; from afar the fixture may be aside."""
+    scale = min(size) * rng.uniform(0.33, 0.42) / distance
+    aside = 5 * ASIDE * (1 - 1 / distance)
+    centre = [side / 2 + (scale + aside * side / 2) * rng.uniform(-0.2, 0.2) for side in size]
+    lean = rng.uniform(-0.06, 0.06, 2) / distance
     return View(size, (centre[0], centre[1]), scale, rng.uniform(-0.12, 0.12), (lean[0], lean[1]))
 
 

@@ -22,6 +22,7 @@ def main(cfg: DictConfig) -> None:
         seed=cfg.seed,
         missing=cfg.missing,
         wrong=cfg.wrong,
+        distance=cfg.distance,
     )
     print(f"{cfg.output}: {summary}")
 

@@ -14,7 +14,7 @@ from src import config
 def main(cfg: DictConfig) -> None:
     """Predict photos, all or a shard; unreadable ones become rows with `status=error` and exit code 1."""
     from src.inference.batches import find_images, refuse_to_overwrite
-    from src.inference.output import Output, find_output, find_shard, make_manifest
+    from src.inference.output import Output, find_columns, find_output, find_shard, make_manifest
     from src.inference.predictor import Predictor
     from src.overrides import shown
     from src.parallel import ProgressBar
@@ -42,6 +42,8 @@ def main(cfg: DictConfig) -> None:
     if cfg.spreadsheet_safe:  # else left out: jobs before this key go on
         settings["spreadsheet_safe"] = True
     columns, arithmetic = predictor.columns(cfg.probabilities), predictor.backend.arithmetic
+    if renamed := find_columns(cfg.columns, columns):
+        settings["renamed"] = renamed
     manifest = make_manifest(checkpoint, photos, columns, arithmetic=arithmetic, **settings)
     out = Output(output, photos, manifest, shard, cfg.resume)
     with ProgressBar("Predicting", out.total, "photos", out.done) as bar:

@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src.config_check import check_numbers
 from src.errors import InputError, did_you_mean, first_line, leave
+from src.files import user_path
 from src.overrides import check_paths, config_folder, quoted, readable, run_folder
 from src.parallel import allowed_cores, quota
 from src.process import errors_only, exit_code, interruption, is_main, launched, sigterm_raises
@@ -295,12 +296,26 @@ def build(node: DictConfig | dict, **extra: Any) -> Any:
         raise
 
 
+def check_data(cfg: DictConfig) -> None:
+    """Refuse photos of an experiment that are not there, with the line of its file that says where from."""
+    name = HydraConfig.get().runtime.choices.get("experiment") if HydraConfig.initialized() else None
+    file = CONF / "experiment" / f"{name}.yaml"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    source = next((line.removeprefix("# Data: ") for line in lines if line.startswith("# Data: ")), None)
+    for key in ("root", "csv", "images"):
+        place = cfg.data.get(key)
+        if source and place and not user_path(place).exists():
+            raise InputError(f"data.{key}={place}: not there. experiment={name} needs {source}")
+
+
 def demo_root(cfg: DictConfig) -> None:
     """Set the demo set as the photos of a config that names none, and draw it if it is missing.
 
     Raises:
-        InputError: it is missing and several processes were launched, or it cannot be drawn.
+        InputError: it is missing and several processes were launched, or it cannot be drawn; or the photos of
+            an experiment are missing.
     """
+    check_data(cfg)
     data = cfg.data
     if "root" in data and all(data.get(key) is None for key in ("root", "csv", "images")):
         if is_main():

@@ -34,6 +34,7 @@ class PredictConfig:
     root: str | None = None
     threshold: Any = None
     probabilities: bool = False
+    columns: Any = None
     spreadsheet_safe: bool = False
     batch_size: int = 16
     num_workers: int | None = None
@@ -67,6 +68,7 @@ class DemoConfig:
     seed: int = 7
     missing: float = 0.0
     wrong: float = 0.0
+    distance: float = 1.0
     output_dir: str = "???"
 
 
@@ -139,7 +141,16 @@ class StudyConfig:
     params: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass
+class CompareConfig(TrainConfig):
+    """Root keys of `conf/compare_backbones.yaml`: those of training, and its own."""
+
+    backbones: list[str] = field(default_factory=list)
+    rounds: int = 30
+
+
 SCHEMAS = {
+    "compare_backbones": CompareConfig,
     "find_lr": FindLrConfig,
     "serve": ServeConfig,
     "train": TrainConfig,

@@ -8,7 +8,19 @@ from unittest.mock import Mock
 
 import pytest
 
-from benchmarks import forward, gpu, harness, label_errors, leak, plain, predict, recipes, split, train
+from benchmarks import (
+    defaults,
+    forward,
+    gpu,
+    harness,
+    label_errors,
+    leak,
+    plain,
+    predict,
+    recipes,
+    split,
+    train,
+)
 from demo.make import make_demo
 from src.inference.predictor import Predictor
 from src.models.checkpoint import load_model
@@ -85,7 +97,7 @@ def test_splits():
 @pytest.fixture
 def small(monkeypatch, tmp_path):
     """Let benchmarks keep their files in a temporary folder, and take photos of 16 px."""
-    for module in (train, predict, recipes):
+    for module in (train, predict, defaults, recipes):
         monkeypatch.setattr(module, "BENCH", tmp_path)
     monkeypatch.setattr(train, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(train, "RUN", tmp_path / "run")
@@ -130,20 +142,33 @@ def test_a_plain_script_predicts_as_corbel_does(small, table, monkeypatch):
     assert equal and "decoding alone: photos 5" in text
 
 
-def test_recipes_print_a_row_for_each_change(small, make_photo, monkeypatch, capsys):
+def test_changes_of_the_defaults_print_a_row_for_each_change(small, make_photo, monkeypatch, capsys):
     for number in range(12):
         label = ("Rolled", "Scratched")[number % 2]
         make_photo(small / "photos" / label / f"{number}.png", number, colour=(90 + 60 * (number % 2),) * 3)
-    rows = (recipes.DEFAULT, recipes.ROTATED)
-    monkeypatch.setattr(recipes, "ROWS", rows)
+    rows = (defaults.DEFAULT, defaults.ROTATED)
+    monkeypatch.setattr(defaults, "ROWS", rows)
     arguments = ["neu_cls", str(small / "photos"), "--seeds", "1", "--sizes", "32"]
-    monkeypatch.setattr(sys, "argv", ["recipes.py", *arguments])
-    recipes.main()
+    monkeypatch.setattr(sys, "argv", ["defaults.py", *arguments])
+    defaults.main()
     lines = capsys.readouterr().out.splitlines()
     assert lines[2] == "| change | loss | label accuracy | label f1_macro |"
     figures = {cells[1].strip(" `"): cells[2:-1] for cells in (line.split("|") for line in lines[4:-2])}
     assert list(figures) == [*rows, "preprocess.image_size=32"]
     assert all(0 <= float(value) <= 1 for cells in figures.values() for value in cells[1:])
+
+
+def test_recipes_are_compared_with_the_defaults_seed_by_seed(small, table, monkeypatch, capsys):
+    monkeypatch.setenv("INFRA_MULTILABEL", str(table))
+    monkeypatch.setattr(recipes, "SETS", {})
+    monkeypatch.setattr(recipes, "CHOICES", (recipes.DEFAULT, "model.head=mlp", "callbacks=[default,ema]"))
+    tiny = ("model.backbone=tiny", "model.weights=null", "preprocess.image_size=16", "data.group=null")
+    monkeypatch.setattr(recipes, "ALONE", (*recipes.ALONE, *tiny, "trainer.max_epochs=2"))
+    assert recipes.main(2)
+    lines = capsys.readouterr().out.splitlines()
+    assert "| choice | macro-F1 | macro-F1 at 0.5 | mAP |" in lines
+    (row,) = (line for line in lines if line.startswith("| `model.head=mlp` | 0."))
+    assert row.count(" ± 0.") == 6 and row.count(" (") == 3
 
 
 def test_splits_by_photo_and_by_group_are_compared(small, photos, monkeypatch, capsys):

@@ -172,3 +172,14 @@ def test_a_large_photo_is_textured():
     assert photo.size == (1360, 1020) and photo.mode == "RGB"
     grey = np.asarray(photo.convert("L"), float)
     assert np.abs(np.diff(grey, axis=1)).mean() > 2  # grain down to the pixel
+
+
+def test_photos_from_afar_show_the_same_with_more_wall_around(tmp_path):
+    photo = plan_demo(20, 7, 320, 240)[0]
+    near, far = (np.asarray(draw_photo(photo, 7, distance), float) for distance in (1, 4))
+    assert near.shape == far.shape and abs(near - far).mean() > 5
+    make_demo(tmp_path / "far", **SMALL, distance=4)
+    with pytest.raises(InputError, match="another demo set"):
+        make_demo(tmp_path / "far", **SMALL)
+    with pytest.raises(InputError, match=r"distance=5 is out of range; use 1 to 4"):
+        make_demo(tmp_path / "no", **SMALL, distance=5)

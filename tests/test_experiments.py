@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from demo import baseline
@@ -13,6 +14,13 @@ QUICK = ("trainer.max_epochs=1", "data.num_workers=0", "trainer.accelerator=cpu"
          "preprocess.image_size=24")  # fmt: skip
 LOOPS = ("trainer.fast_dev_run=true", "data.batch_size=2",
          "callbacks.figures={_target_: src.callbacks.history.TensorBoardFigures}")  # fmt: skip
+TABLES = {  # experiments that read a table, which is the made one here
+    "codebrim": ("data.images={0}/images", "data.split_file=null"),
+    "spectacles": ("data.csv={0}/image_data.csv", "data.images={0}/images",
+                   "data.columns={{label: component}}"),
+    "infra_multilabel": (),
+    "component_defect_multilabel": (),
+}  # fmt: skip
 OTHERS = sorted(p.stem for p in (REPOSITORY / "conf" / "experiment").glob("*.yaml") if p.stem != "demo")
 
 
@@ -21,11 +29,57 @@ OTHERS = sorted(p.stem for p in (REPOSITORY / "conf" / "experiment").glob("*.yam
     [*((name, ()) for name in OTHERS), *((name, LOOPS) for name in OTHERS[:2])],
 )
 def test_experiments_run(photos, table, monkeypatch, tmp_path, name, fast):
-    data = table if "multilabel" in name else photos
+    data = table if name in TABLES else photos
     monkeypatch.chdir(tmp_path)
     arguments = (f"experiment={name}", f"data.root={data}", *FAST, *QUICK, "data.group=null", *fast)
-    assert run_script(monkeypatch, "train", *arguments) == 0
-    assert fast or (only_run(tmp_path) / "report.html").is_file()
+    own = [given.format(table) for given in TABLES.get(name, ())]
+    if "finetuning" in experiment(name).callbacks:  # one epoch for each phase
+        own += ["callbacks.finetuning.head_epochs=1", "trainer.max_epochs=2"]
+    assert run_script(monkeypatch, "train", *arguments, *own) == 0
+    if not fast:
+        run = only_run(tmp_path)
+        assert (run / "report.html").is_file()
+        assert (run / "confusion_matrix.txt").is_file() == (experiment(name).task != "multilabel")
+
+
+def experiment(name):
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        return compose("train", [f"experiment={name}", "output_dir=x"])
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_an_experiment_without_its_data_says_where_to_get_it(monkeypatch, tmp_path, capsys, name):
+    if name.startswith(("component_defect", "demo")):  # photos of one's own, or drawn
+        return
+    monkeypatch.chdir(tmp_path)
+    assert run_script(monkeypatch, "train", f"experiment={name}") == 2
+    root = experiment(name).data.root
+    said = capsys.readouterr().err.strip().rpartition("\n")[2]
+    assert said.startswith(f"error: data.root={root}: not there. experiment={name} needs ")
+    assert root.partition("/Images")[0] in said.partition("needs")[2]
+
+
+def test_a_table_of_files_becomes_a_submission(photos, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    paths = sorted(photos.rglob("*.jpg"))
+    for folder, some in (("train", paths[1:]), ("test", paths[:1])):
+        for path in some:
+            place = tmp_path / "data" / "spectacles" / folder / f"{path.parent.name} {path.name}"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(path.read_bytes())
+    root = tmp_path / "data" / "spectacles"
+    rows = [f"{p.name},{int('Bracket' in p.name)}" for p in sorted((root / "train").iterdir())]
+    (root / "train.csv").write_text("\n".join(["file,label", *rows]))
+    (root / "test.csv").write_text(f"id,file\n7,{next((root / 'test').iterdir()).name}\n8,gone.jpg\n")
+    phases = ("callbacks.finetuning.head_epochs=1", "trainer.max_epochs=2")
+    tiny = [given for given in FAST if not given.startswith(("model.lr", "model.schedule", "data.batch"))]
+    assert run_script(monkeypatch, "train", "experiment=spectacles", *tiny, *phases) == 0
+    given = ("images=data/spectacles/test.csv", "root=data/spectacles/test", "output=submission.csv",
+             "columns={Id: ID, Category: label, Confidence: confidence}")  # fmt: skip
+    assert run_script(monkeypatch, "predict", *given, "device=cpu", "num_workers=0") == 1  # one is gone
+    found = pd.read_csv("submission.csv", dtype=str, keep_default_na=False).sort_values("Id")
+    assert list(found) == ["Id", "Category", "Confidence"] and found["Id"].tolist() == ["7", "8"]
+    assert found["Category"].iloc[0] in "01" and found["Category"].iloc[1] == ""
 
 
 def test_without_photos_the_demo_set_is_drawn_and_split_by_asset(monkeypatch, tmp_path, capsys):
@@ -72,3 +126,22 @@ def test_a_demo_set_that_cannot_be_drawn_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="draw it first"):
         config.demo_root(cfg)
+
+
+def test_backbones_are_compared(photos, monkeypatch, tmp_path, capfd):
+    monkeypatch.chdir(tmp_path)
+    given = ("backbones=[defect_cnn_small,defect_cnn_smal]", "rounds=2", f"data.root={photos}",
+             "model.weights=null", *QUICK)  # fmt: skip
+    assert run_script(monkeypatch, "compare_backbones", *given) == 1
+    said = capfd.readouterr()
+    assert "1 training(s) failed, as backbones.csv says: defect_cnn_smal" in said.err
+    (folder,) = tmp_path.glob("outputs/compare_backbones/*")
+    assert (folder / "backbones.png").is_file() and (folder / "frozen" / "leaderboard.csv").is_file()
+    found = pd.read_csv(folder / "backbones.csv").set_index("backbone")
+    row, lost = found.loc["defect_cnn_small"], found.loc["defect_cnn_smal"]
+    assert row["latency_ms"] > 0 and 2 < row["size_mb"] < 3 and row["memory_mb"] >= 0
+    assert row["test_f1"] >= 0 and (folder / "frozen" / str(int(row["run"])) / "report.html").is_file()
+    assert "did you mean 'defect_cnn_small'" in lost["reason"] and pd.isna(lost["test_f1"])
+    for wrong, cure in (("backbones=[]", "backbones=[resnet18"), ("rounds=0", "rounds=0: needs")):
+        assert run_script(monkeypatch, "compare_backbones", wrong) == 2
+        assert cure in capfd.readouterr().err

@@ -399,3 +399,26 @@ def test_cells_that_a_spreadsheet_would_run(predict, tmp_path):
     code, said = predict("raw.csv", *given, "spreadsheet_safe=true", "resume=true")
     assert code == 2 and "raw.csv was made with other spreadsheet_safe (null, now true)" in said
     assert predict("safe.csv", *given, "spreadsheet_safe=true", "resume=true")[0] == 1
+
+
+def test_columns_under_other_names(predict, whole, home, tmp_path, monkeypatch):
+    monkeypatch.setattr(output, "GROUP", 2)  # in Parquet, chunks of a row group
+    mapping = "columns={Id: ID, Category: defects, Confidence: avg_defect_confidence}"
+    for suffix, read in ((".csv", pd.read_csv), (".parquet", pd.read_parquet)):
+        assert predict(f"submission{suffix}", mapping)[0] == 1
+        found, all_columns = read(tmp_path / f"submission{suffix}"), read(tmp_path / f"whole{suffix}")
+        assert list(found) == ["Id", "Category", "Confidence"]
+        pd.testing.assert_frame_equal(
+            found, all_columns[["ID", "defects", "avg_defect_confidence"]].set_axis(list(found), axis=1)
+        )
+    (tmp_path / "test.csv").write_text('id,file\n17,"site, 1/Brücke 01.png"\n18,"site, 2/Brücke 02.png"\n')
+    table = (f"images={tmp_path / 'test.csv'}", f"root={home / 'photos'}", mapping)
+    assert predict("two.csv", *table)[0] == 0 and pd.read_csv("two.csv")["Id"].tolist() == [17, 18]
+    refused = {
+        "{Id: Name}": "no column 'Name': ",
+        "[ID]": "columns= needs new names",
+        "{}": "needs new names",
+    }
+    for given, said in refused.items():
+        code, message = predict("no.csv", f"columns={given}")
+        assert code == 2 and said in message

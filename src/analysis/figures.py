@@ -130,6 +130,30 @@ def learning_rate_figure(table: pd.DataFrame, suggestion: float) -> Figure:
     return figure
 
 
+def cost_figure(table: pd.DataFrame) -> Figure:
+    """Draw a figure of models over the time of a photo: columns of `compare_backbones.py`."""
+    table = table[table["latency_ms"].notna()] if "latency_ms" in table else table.iloc[:0]
+    if not len(table):
+        return draw.empty_figure("no training was finished")
+    score = "test_f1" if table["test_f1"].notna().any() else "val_f1"
+    figure, axes = draw.titled_panel(f"{score.replace('_', ' ')} and time; area: size of the weights", 7, 4.5)
+    axes.grid(color=draw.FAINT, linewidth=0.7)
+    for (method, rows), colour in zip(table.groupby("method", sort=False), (BLUE, ORANGE), strict=False):
+        sizes = 20 + 4 * rows["size_mb"]
+        axes.scatter(rows["latency_ms"], rows[score], s=sizes, color=colour, alpha=0.75, label=method)
+        for name, x, y in zip(rows["backbone"], rows["latency_ms"], rows[score], strict=True):
+            place = {"xytext": (6, 4), "textcoords": "offset points", "parse_math": False}
+            axes.annotate(draw.short(name), (x, y), fontsize=8, color=INK, **place)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.margins(0.15)
+    axes.set_xlabel("ms of a photo, on one thread of a CPU", **NOTE)
+    axes.legend(fontsize=8, frameon=False, labelcolor=INK, markerscale=0.7)
+    return figure
+
+
 def loss_curve_figure(history: pd.DataFrame, best_epoch: int | None = None) -> Figure:
     """Draw the loss (left) and F1 and accuracy (right) of each epoch, train and val.
 

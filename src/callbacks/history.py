@@ -167,6 +167,19 @@ def true_names(labels: LabelSpace, target: np.ndarray) -> list[str]:
     return [names[index] for names, index in pairs if index != MISSING]
 
 
+def confusion_matrices(
+    labels: LabelSpace, scores: torch.Tensor, targets: torch.Tensor
+) -> dict[str, np.ndarray]:
+    """Return `{kind: counts [labels, labels]}` of heads; rows are truth, columns predictions."""
+    matrices = {}
+    for k, (kind, names) in enumerate(labels.kinds.items()):
+        known = targets[:, k] != MISSING
+        predicted = scores[known][:, labels.slices[kind]].argmax(1)
+        flat = targets[known, k] * len(names) + predicted
+        matrices[kind] = torch.bincount(flat, minlength=len(names) ** 2).reshape(len(names), -1).numpy()
+    return matrices
+
+
 def confusion_of(module: L.LightningModule, scores: torch.Tensor, targets: torch.Tensor) -> Figure:
     """Return the confusion matrix of each head, or the outcomes of each label."""
     labels = module.labels
@@ -178,10 +191,4 @@ def confusion_of(module: L.LightningModule, scores: torch.Tensor, targets: torch
         return fig.label_outcomes_figure(
             {name: tuple(int(n) for n in counts[i]) for i, name in enumerate(labels.names)}
         )
-    matrices = {}
-    for k, (kind, names) in enumerate(labels.kinds.items()):
-        known = targets[:, k] != MISSING
-        predicted = scores[known][:, labels.slices[kind]].argmax(1)
-        flat = targets[known, k] * len(names) + predicted
-        matrices[kind] = torch.bincount(flat, minlength=len(names) ** 2).reshape(len(names), -1).numpy()
-    return fig.confusion_matrix_figure(matrices, labels.as_dict())
+    return fig.confusion_matrix_figure(confusion_matrices(labels, scores, targets), labels.as_dict())

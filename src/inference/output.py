@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from src.decisions.predictions import kept_from_running, number_columns
-from src.errors import InputError, reason
+from src.errors import InputError, did_you_mean, reason
 from src.files import file_digest, read_json, user_path, whole_file, write_json
 from src.inference import batches
 from src.inference.batches import Photo
@@ -95,6 +95,22 @@ def make_manifest(
     about = {"checkpoint": file_digest(model), "photos": named.hexdigest(), "number of photos": len(photos)}
     about |= {"chunk": batches.CHUNK, "columns": list(columns), "decoder": decoder()}
     return json.loads(json.dumps(about | settings))
+
+
+def find_columns(given: object, columns: Sequence[str]) -> dict[str, str] | None:
+    """Return `{new name: column}` for `columns=`; None for null.
+
+    Raises:
+        InputError: for anything but names of columns.
+    """
+    if given is None:
+        return None
+    if not isinstance(given, Mapping) or not given:
+        raise InputError("columns= needs new names with their columns: columns='{Id: ID, Category: label}'")
+    for name in map(str, given.values()):
+        if name not in columns:
+            raise InputError(f"columns: no column '{name}': {did_you_mean(name, columns)}")
+    return {str(new): str(name) for new, name in given.items()}
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -292,7 +308,7 @@ class Output:
         """Write all chunks into the output in one step; processes that merge at once write the same bytes."""
         write = _write_parquet if self.output.suffix.lower() == ".parquet" else _write_csv
         with whole_file(self.output, self.folder) as file:  # what a kill leaves of it goes with the folder
-            write(file, chunks, self.manifest["columns"])
+            write(file, chunks, self.manifest["columns"], self.manifest.get("renamed"))
             file.flush()
             digest = file_digest(Path(file.name))
         # a kill from here on leaves the job, which is merged again
@@ -314,24 +330,34 @@ def _errors(chunk: Path) -> int:
         return sum(row["status"] == "error" for row in csv.DictReader(file))
 
 
-def _write_csv(file: BinaryIO, chunks: Sequence[Path], columns: Sequence[str]) -> None:
-    """Write the rows of the chunks behind one header."""
+def _write_csv(
+    file: BinaryIO, chunks: Sequence[Path], columns: Sequence[str], renamed: Mapping[str, str] | None
+) -> None:
+    """Write the rows of the chunks behind one header; with `renamed`, those columns under their new names."""
     header = _csv([columns])
-    file.write(header)
+    file.write(_csv([renamed]) if renamed else header)
     for chunk in chunks:
-        file.write(chunk.read_bytes()[len(header) :])
+        if not renamed:
+            file.write(chunk.read_bytes()[len(header) :])
+            continue
+        with open(chunk, newline="", encoding="utf-8") as lines:
+            file.write(_csv([row[name] for name in renamed.values()] for row in csv.DictReader(lines)))
 
 
-def _write_parquet(file: BinaryIO, chunks: Sequence[Path], columns: Sequence[str]) -> None:
+def _write_parquet(
+    file: BinaryIO, chunks: Sequence[Path], columns: Sequence[str], renamed: Mapping[str, str] | None
+) -> None:
     """Write the rows of the chunks as typed columns; a number that is empty in the CSV is null."""
     import pyarrow as pa
     from pyarrow import csv, parquet
 
-    numbers = number_columns(columns)
-    schema = pa.schema([(name, numbers.get(name, "string")) for name in columns])
+    numbers, renamed = number_columns(columns), renamed or {name: name for name in columns}
+    types = pa.schema([(name, numbers.get(name, "string")) for name in columns])
+    schema = pa.schema([(name, types.field(old).type) for name, old in renamed.items()])
     parse = csv.ParseOptions(newlines_in_values=True)
-    convert = csv.ConvertOptions(column_types=schema, null_values=[""], strings_can_be_null=False)
+    convert = csv.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=False)
     with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
         for begin in range(0, len(chunks), GROUP):
             tables = [csv.read_csv(c, None, parse, convert) for c in chunks[begin : begin + GROUP]]
-            writer.write_table(pa.concat_tables(tables).combine_chunks())
+            found = pa.concat_tables(tables).combine_chunks()
+            writer.write_table(found.select([*renamed.values()]).rename_columns([*renamed]))

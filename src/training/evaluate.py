@@ -15,11 +15,11 @@ from src.analysis.drawing import save
 from src.analysis.figures import class_distribution_figure, loss_curve_figure
 from src.analysis.report.run_report import write_report
 from src.callbacks.checkpointing import epochs_done
-from src.callbacks.history import confusion_of
+from src.callbacks.history import confusion_matrices, confusion_of
 from src.datamodules.photo_datamodule import PhotoDataModule
 from src.datamodules.split_figures import label_table
 from src.errors import InputError, listed
-from src.files import write_json
+from src.files import write_json, write_whole
 from src.inference.batches import Photo, run_batches
 from src.inference.features import results_from_features
 from src.inference.output import write_rows
@@ -97,7 +97,10 @@ def write_results(run: Path, cfg: DictConfig, trainer: L.Trainer, metrics: Mappi
     if cfg.task == "multilabel":
         values = zip(model.labels.names, model.thresholds.tolist(), strict=True)
         write_json(run / "thresholds.json", dict(values))
-    write_figures(run, model, datamodule, "test" if metrics["test"] else "val")
+    split = "test" if metrics["test"] else "val"
+    if cfg.task != "multilabel":
+        write_confusion(run / "confusion_matrix.txt", model, split)
+    write_figures(run, model, datamodule, split)
     log_hyperparameters(trainer, cfg, metrics)
     write_report(run, datamodule.root)
     for logger in trainer.loggers:
@@ -170,6 +173,16 @@ def warn_replaced(datamodule: PhotoDataModule, predicted: Sequence[str]) -> None
     ):
         if paths:
             log.warning("%d %s since this run began: %s (%s)", len(paths), fault, consequence, listed(paths))
+
+
+def write_confusion(path: Path, model: PhotoClassifier, split: str) -> None:
+    """Write the confusion matrix of each kind as text, with tabs between columns; rows are truth."""
+    tables = []
+    for kind, matrix in confusion_matrices(model.labels, *model.scored[split]).items():
+        names = model.labels.kinds[kind]
+        lines = [("true\\pred", *names), *((n, *row) for n, row in zip(names, matrix.tolist(), strict=True))]
+        tables.append("".join("\t".join(map(str, line)) + "\n" for line in lines))
+    write_whole(path, "\n".join(tables).encode())
 
 
 def write_figures(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule, split: str) -> None:
