@@ -19,7 +19,7 @@ from src.errors import InputError
 from src.labels import LabelSpace
 from src.serving.app import create_app
 from src.serving.settings import Settings, read_settings
-from tests.made import REPOSITORY, make_folders, run_script
+from tests.made import FAST, REPOSITORY, make_folders, only_run, run_script
 
 BROKEN = b"\xff\xd8\xff" + bytes(60)
 
@@ -183,6 +183,138 @@ def test_an_export_has_the_kinds_of_older_reviews(client, photo):
     assert row["original_name"] == "'=1+1"
 
 
+def test_a_model_of_other_kinds_is_told_and_loses_no_decision(tmp_path, run, photo, caplog):
+    app = create_app(settings_of(tmp_path, run))
+    labels = {
+        kind: [names[0]] for kind, names in app.state.service.engine.model.predictor.labels.kinds.items()
+    }
+    with TestClient(app) as client:
+        app.state.service.engine.model.predictor.labels = LabelSpace({"weather": ["rain"]})
+        image = client.post("/api/upload", files=sent(photo)).json()["id"]
+        decided = {"decision": "correct", "labels": {"weather": ["rain"]}}
+        assert client.patch(f"/api/images/{image}", json=decided).status_code == 200
+    with TestClient(create_app(settings_of(tmp_path, run))) as client:
+        assert "labels that this model does not know: weather 'rain'" in caplog.text
+        name = client.get("/api/models").json()["data"][0]["run"]
+        refused = client.post("/api/models/activate", json={"run": name})
+        assert refused.status_code == 409 and "weather 'rain'" in refused.json()["detail"]
+        (row,) = csv.DictReader(io.StringIO(client.get("/api/export.csv").text))
+        assert row["weather"] == "rain"
+        review = client.patch(f"/api/images/{image}", json=decided | {"labels": labels})
+        assert review.json()["data"]["review"]["labels"] == {"weather": ["rain"]} | labels
+
+
+def test_training_on_decisions_keeps_assets_together_and_negatives(client, photos, tmp_path, monkeypatch):
+    client.app.state.service.engine.model.predictor.task = "multilabel"
+    asset_of, negatives = {}, set()
+    for path in sorted(photos.rglob("*.jpg")):
+        component, defect = path.parent.name.split("_")
+        image = client.post("/api/upload", files=sent(path)).json()
+        labels = {"component": [component], "defect": [] if defect == "Intact" else [defect]}
+        decided = {"decision": "correct", "labels": labels}
+        assert client.patch(f"/api/images/{image['id']}", json=decided).status_code == 200
+        asset_of[image["sha256"]] = path.name.split("_")[0]
+        negatives |= {image["sha256"]} if defect == "Intact" else set()
+    (tmp_path / "export.csv").write_text(client.get("/api/export.csv?reviewed=true").text)
+    given = [f"data.csv={tmp_path / 'export.csv'}", f"data.images={tmp_path / 'serve' / 'photos'}"]
+    given += [
+        "data=table",
+        "model=multilabel",
+        r"data.group='original_name:^(A\d+)_'",
+        "data.near_duplicates=null",
+    ]
+    monkeypatch.chdir(tmp_path)
+    assert run_script(monkeypatch, "train", *given, *FAST, "trainer.max_epochs=1") == 0
+    splits, kept = {}, set()
+    for file in only_run(tmp_path).glob("*_metadata.csv"):
+        for row in csv.DictReader(file.read_text().splitlines()):
+            splits.setdefault(asset_of[row["ID"]], set()).add(file.name)
+            kept |= {row["ID"]} if not row["defect"] else set()
+    assert len(splits) == 18 and all(len(names) == 1 for names in splits.values())
+    assert kept == negatives
+
+
+def test_a_photo_that_is_not_predicted_says_why(client, photo, tmp_path):
+    image = client.post("/api/upload", files=sent(photo)).json()
+    assert image["status"] is None
+    (file,) = (tmp_path / "serve" / "photos").rglob("*.jpg")
+    content = file.read_bytes()
+    file.unlink()
+    settled(client, client.post(f"/api/predict?id={image['id']}").json()["data"]["task_id"])
+    assert [row["status"] for row in client.get("/api/images").json()["data"]] == ["FAILURE"]
+    gone = client.get(f"/api/images/{image['id']}/file")
+    assert (gone.status_code, gone.json()["code"]) == (410, "file_gone")
+    file.write_bytes(content)
+    settled(client, client.post(f"/api/predict?id={image['id']}").json()["data"]["task_id"])
+    assert client.get(f"/api/images/{image['id']}").json()["data"]["status"] == "SUCCESS"
+
+
+def predicted_as(client, image, labels, probabilities, confidence=0.5):
+    """Keep a prediction as a worker does."""
+    store = client.app.state.service.store
+    store.add_job(image)
+    about = {"task": "multilabel", "model_id": "x", "preprocessing": "x", "prediction": "x"}
+    made = about | {"labels": labels, "probabilities": probabilities, "confidence": confidence}
+    assert store.finish(store.claim("worker", 60), "worker", made)
+
+
+def test_lists_find_names_and_labels_and_page_by_photo(tmp_path, run, photos):
+    with TestClient(create_app(settings_of(tmp_path, run, workers=0))) as client:
+        names = ["Ünï.jpg", "b.jpg", "c.jpg", "d.jpg"]
+        ids = []
+        for name, path in zip(names, sorted(photos.rglob("*.jpg")), strict=False):
+            given = {"file": (name, path.read_bytes())}
+            ids.append(client.post("/api/upload", files=given).json()["id"])
+        for image, confidence in zip(ids, (0.3, 0.9, 0.3), strict=False):
+            predicted_as(client, image, {"component": ["Bolt"]}, {"component": {"Bolt": 0.3}}, confidence)
+
+        def found(**given):
+            return [row["id"] for row in client.get("/api/images", params=given).json()["data"]]
+
+        assert found(text="üNÏ") == [ids[0]]
+        assert found(label="Bolt") == ids[2::-1] and found(label="component") == []
+        assert client.get("/api/images", params={"text": "\0"}).status_code == 422
+        assert client.post("/api/upload?filename=%00", files=given).status_code == 422
+        for order in ("newest", "unsure"):
+            whole, paged = found(order=order), []
+            while some := found(order=order, limit=1, **({"after": paged[-1]} if paged else {})):
+                paged += some
+            assert paged == whole and len(paged) == 4
+
+
+def test_a_view_draws_all_letters_and_the_percent(tmp_path, run, photo):
+    with TestClient(create_app(settings_of(tmp_path, run, workers=0))) as client:
+        image = client.post("/api/upload", files=sent(photo)).json()["id"]
+        titles = []
+        for name, confidence in (("Полый", 0.5), ("Ключи", 0.5), ("long " * 40, 0.11), ("long " * 40, 0.98)):
+            predicted_as(client, image, {"label": [name]}, {"label": {name: 0.5}}, confidence)
+            view = Image.open(io.BytesIO(client.get(f"/api/images/{image}/view").content))
+            titles.append(view.convert("L").crop((0, 0, 640, 48)).point(lambda level: 255 * (level > 128)))
+        assert titles[0].tobytes() != titles[1].tobytes()  # no boxes
+        assert titles[2].tobytes() != titles[3].tobytes()
+
+
+def test_a_heat_map_without_an_area_says_so_and_every_inference_is_logged(client, photo, caplog):
+    caplog.set_level("INFO")
+    backend = client.app.state.service.engine.model.predictor.backend
+    backend.maps = lambda pixels: (np.ones((1, 6), np.float32), -np.ones((1, 6, 3, 3), np.float32))
+    heat = client.post("/explain", files=sent(photo), data={"label": "Leaks"})
+    assert heat.headers["X-Heat-Map"] == "none" and heat.headers["content-type"] == "image/png"
+    client.post("/predict_batch", files=[("files", sent(photo)["file"])])
+    image = client.post("/api/upload", files=sent(photo)).json()["id"]
+    settled(client, client.post(f"/api/predict?id={image}").json()["data"]["task_id"])
+    client.post("/predict", files=sent(photo))
+    time.sleep(0.2)
+    records = [json.loads(line.getMessage()) for line in caplog.records if line.getMessage()[0] == "{"]
+    model_id = client.get("/health").json()["model_version"]
+    batch = [row for record in records for row in record.get("results", [])]
+    job = [record for record in records if "job" in record]
+    explained, at_once = ([r for r in records if r.get("path") == p] for p in ("/explain", "/predict"))
+    assert explained[0]["label"] == "Leaks" and explained[0]["model_id"] == model_id
+    for (record,) in (batch, job, at_once):
+        assert record["model_id"] == model_id and len(record["probabilities"]) == 2
+
+
 def test_deep_gray_is_stored_as_the_model_sees_it(client):
     model = client.app.state.service.engine.model
     file = io.BytesIO()
@@ -282,6 +414,9 @@ def test_corrections_are_held_to_the_model(client, photo):
         ({"decision": "correct"}, 422),
         ({"decision": "correct", "labels": {"defect": ["Nonsense"]}}, 422),
         ({"decision": "correct", "labels": {"weather": ["Rain"]}}, 422),
+        ({"decision": "correct", "labels": {}}, 422),
+        ({"decision": "correct", "labels": {"defect": ["Leaks"]}}, 422),
+        ({"decision": "confirm", "comment": "a\0b"}, 422),
         ({"decision": "maybe"}, 422),
     ):
         assert client.patch(f"/api/images/{image}", json=decided).status_code == status
@@ -297,9 +432,10 @@ def test_keys_rates_and_idempotency(tmp_path, run, photo):
         assert client.get("/health").status_code == 200
         assert client.get("/api/images").status_code == 401
         assert client.get("/api/images", headers={"X-API-Key": "wrong"}).status_code == 401
-        for key, page in (("ключ", "/login"), ("open sesame", "/")):
-            answer = client.post("/login", data={"key": key}, follow_redirects=False)
-            assert (answer.status_code, answer.headers["location"]) == (303, page)
+        wrong = client.post("/login", data={"key": "ключ"})
+        assert wrong.status_code == 401 and "This is not a key" in wrong.text
+        answer = client.post("/login", data={"key": "open sesame"}, follow_redirects=False)
+        assert (answer.status_code, answer.headers["location"]) == (303, "/")
         client.cookies.clear()
         client.headers["X-API-Key"] = "open sesame"
         image = client.post("/api/upload", files=sent(photo)).json()["id"]
@@ -308,8 +444,13 @@ def test_keys_rates_and_idempotency(tmp_path, run, photo):
             client.post(f"/api/predict?id={image}", headers=keyed).json()["data"]["task_id"] for _ in range(2)
         }
         assert len(tasks) == 1
+        files = [client.get(f"/api/images/{image}/file?thumbnail=true").status_code for _ in range(9)]
+        assert set(files) == {200}  # a page has many
         statuses = [client.get("/api/images") for _ in range(6)]
         assert statuses[-1].status_code == 429 and int(statuses[-1].headers["Retry-After"]) > 0
+        guesses = [client.get("/", headers={"X-API-Key": f"{i}", "Accept": "text/html"}) for i in range(6)]
+        assert guesses[-1].status_code == 429 and client.get("/health").status_code == 200
+        assert client.post("/login", data={"key": "open sesame"}).status_code == 429
 
 
 def test_long_idempotency_keys_are_told_apart(client, photo):

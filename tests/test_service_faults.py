@@ -25,7 +25,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from fastapi.testclient import TestClient
 from PIL import Image
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, event
 
 from src.errors import InputError
 from src.files import file_lock
@@ -42,18 +42,19 @@ from tests.test_service import sent, settings_of, settled
 class Server:
     """`scripts/serve.py` as a process, which can be killed and started again."""
 
-    def __init__(self, folder, model):
+    def __init__(self, folder, model, home=REPOSITORY):
         with closing(socket.socket()) as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.arguments = [f"folder={folder}", f"ckpt={model}", f"port={self.port}"]
-        self.arguments.append(f"hydra.run.dir={folder}/log")
+        self.script, self.environment = home / "scripts" / "serve.py", {"CORBEL_FOLDER": str(folder)}
+        self.arguments = [f"ckpt={model}", f"port={self.port}", f"hydra.run.dir={folder.parent}/log"]
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=20)
         self.start()
 
     def start(self):
-        script = [sys.executable, REPOSITORY / "scripts" / "serve.py", *self.arguments]
-        self.process = subprocess.Popen(script, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        script = [sys.executable, self.script, *self.arguments]
+        streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        self.process = subprocess.Popen(script, **streams, env=os.environ | self.environment)
         for _ in range(300):
             try:
                 return self.client.get("/ready").raise_for_status()
@@ -306,7 +307,46 @@ def test_another_model_takes_over_without_dropping_a_request(tmp_path, run, phot
         assert len({answer.json()["model_id"] for answer in answers}) == 2
 
 
+def test_folders_of_any_name(tmp_path, run):
+    home, folder = tmp_path / "50% a clone", tmp_path / "a?b%20c#d"
+    for part in ("src", "scripts", "conf"):
+        shutil.copytree(REPOSITORY / part, home / part)
+    server = Server(folder, load_served(run, "onnx").path, home)
+    assert server.end(signal.SIGTERM) in (0, -signal.SIGTERM, 143)
+    server.client.close()
+    assert (folder / "corbel.db").is_file()
+
+
+@pytest.mark.parametrize("pragma", ["query_only=ON", "max_page_count=1"])  # a disk for reading, a full one
+def test_a_disk_that_takes_nothing_is_told_and_leaves_no_file(tmp_path, run, photos, pragma):
+    first, *others = sorted(photos.rglob("*.jpg"))
+    settings = settings_of(tmp_path, run, workers=0)
+    with TestClient(create_app(settings)) as client:
+        image = client.post("/api/upload", files=sent(first)).json()["id"]
+        labels = {"component": ["Grout Hole"], "defect": ["Leaks"]}
+        decided = {"decision": "correct", "labels": labels, "comment": "x" * 2000}
+        event.listen(
+            client.app.state.service.store.engine, "begin", lambda db: db.exec_driver_sql(f"PRAGMA {pragma}")
+        )
+        for _ in range(400):  # until the room in the database's last pages is used
+            job = client.post(f"/api/predict?id={image}")
+            review = client.patch(f"/api/images/{image}", json=decided)
+            if job.status_code == review.status_code == 507:
+                break
+        long = f"/api/upload?filename={'x' * 999}"
+        uploads = [client.post(long, files=sent(path)).status_code for path in others]
+        assert {job.status_code, review.status_code, uploads[-1]} == {507}
+        assert "disk" in review.json()["detail"]
+        assert len(list(settings.folder.rglob("*.jpg"))) == 2 * (1 + uploads.count(201))  # with thumbnails
+        assert client.get("/ready").status_code == 200
+        shutil.rmtree(settings.folder)
+        gone = client.get("/ready")
+        assert gone.status_code == 507 and "No such file" in gone.json()["detail"]
+
+
 def test_databases_that_cannot_be_used(tmp_path):
+    with pytest.raises(InputError, match=r"cannot be used .*No module named"):
+        Store("mysql+aiomysql://somewhere/x")
     (tmp_path / "broken.db").write_bytes(b"no database" * 1000)
     with pytest.raises(InputError, match=r"database_url=.*broken.db: cannot be used"):
         Store(f"sqlite:///{tmp_path / 'broken.db'}")

@@ -1,32 +1,50 @@
 """The service against its own OpenAPI, and its page in a browser."""
 
+import hashlib
+import os
 import shutil
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
+from contextlib import contextmanager
 
+import httpx
 import pytest
 import schemathesis
 import uvicorn
 from hypothesis import HealthCheck, given, settings
 
+from src.labels import LabelSpace
+from src.serving import access
 from src.serving.app import create_app
 from src.serving.start import bind
-from tests.test_service import settings_of
+from tests.made import REPOSITORY
+from tests.test_service import sent, settings_of, settled
+
+
+@contextmanager
+def served(app):
+    """Serve an application in a thread; give its address."""
+    listening = bind("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.02)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory, run):
-    listening = bind("127.0.0.1", 0)
-    app = create_app(settings_of(tmp_path_factory.mktemp("service"), run))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with served(create_app(settings_of(tmp_path_factory.mktemp("service"), run))) as found:
+        yield found
 
 
 def test_every_call_does_what_its_description_says(address, photos, thorough):
@@ -51,8 +69,9 @@ def test_every_call_does_what_its_description_says(address, photos, thorough):
     print(f"{sum(counts.values())} calls of schemathesis: {dict(counts)}")
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-def test_an_inspector_works_with_the_page(address, photos, width):
+@contextmanager
+def opened(address, width=1280):
+    """Give the page in a browser, and Playwright's `expect`; no error of its script may come up."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("no Chromium on this machine")
@@ -63,7 +82,16 @@ def test_an_inspector_works_with_the_page(address, photos, width):
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": width, "height": 850})
         page.on("pageerror", lambda fault: faults.append(fault))
+        page.on("dialog", lambda dialog: dialog.accept())
         page.goto(address)
+        yield page, expect
+        browser.close()
+    assert faults == []
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_an_inspector_works_with_the_page(address, photos, width):
+    with opened(address, width) as (page, expect):
         page.locator("#files").set_input_files(sorted(photos.rglob("*.jpg"))[:4])
         expect(page.locator("#status")).to_contain_text("4 of 4 photos taken")
         expect(page.locator(".photo")).to_have_count(4)
@@ -80,11 +108,140 @@ def test_an_inspector_works_with_the_page(address, photos, width):
         page.locator("[name=reviewed]").select_option("false")
         expect(page.locator(".photo")).to_have_count(2)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        page.on("dialog", lambda dialog: dialog.accept())
         page.locator("[name=reviewed]").select_option("")
         for left in range(3, -1, -1):
             page.locator(".photo").first.click()
             page.locator("#remove").click()
             expect(page.locator(".photo")).to_have_count(left)
-        browser.close()
-    assert faults == []
+
+
+def decided(client):
+    """Return `{id: decision}` of all photos, the newest first."""
+    rows = client.get("/api/images?limit=200").json()["data"]
+    return {row["id"]: row["review"] and row["review"]["decision"] for row in rows}
+
+
+def test_the_page_puts_decisions_where_they_belong(tmp_path, run, photos):
+    app = create_app(settings_of(tmp_path, run))
+    with served(app) as address, httpx.Client(base_url=address) as client:
+        for path in sorted(photos.rglob("*.jpg"))[:7]:
+            image = client.post("/api/upload", files=sent(path)).json()["id"]
+            settled(client, client.post(f"/api/predict?id={image}").json()["data"]["task_id"])
+        ids = list(decided(client))
+        with opened(address) as (page, expect):
+            page.locator(".photo").first.click()
+            page.locator("#choice input:not(:checked)").first.check()
+            page.keyboard.down("Enter")  # the choice is saved, and the key held down does no more
+            for _ in range(3):
+                page.keyboard.down("Enter")
+            page.keyboard.up("Enter")
+            expect(page.locator(".photo.decided")).to_have_count(1)
+
+            held = []  # decisions on their way
+            page.route(
+                "**/api/images/*",
+                lambda route: held.append(route) if route.request.method == "PATCH" else route.continue_(),
+            )
+            page.locator("#comment").fill("a draft")
+            page.locator("#title").click()
+            page.keyboard.press("j")
+            page.keyboard.press("Enter")
+            page.keyboard.press("j")
+            page.keyboard.press("Enter")  # while the other one is being sent
+            page.wait_for_timeout(200)
+            (route,) = held
+            route.continue_()
+            expect(page.locator(".photo.decided")).to_have_count(2)
+            expect(page.locator(f"[data-id='{ids[2]}']")).to_contain_class("decided")
+            for _ in range(2):
+                page.keyboard.press("k")
+            expect(page.locator("#comment")).to_have_value("a draft")
+        assert list(decided(client).values()) == ["corrected", None, "confirmed", None, None, None, None]
+
+
+def test_the_page_keeps_decisions_of_another_models_labels(tmp_path, run, photos):
+    app = create_app(settings_of(tmp_path, run))
+    predictor = app.state.service.engine.model.predictor
+    with served(app) as address, httpx.Client(base_url=address) as client:
+        image = client.post("/api/upload", files=sent(sorted(photos.rglob("*.jpg"))[0])).json()["id"]
+        labels = {"component": ["Grout Hole"], "defect": ["Leaks"]}
+        client.patch(f"/api/images/{image}", json={"decision": "correct", "labels": labels})
+        predictor.labels, predictor.task = LabelSpace({"weather": ["rain"]}), "multilabel"
+        with opened(address) as (page, expect):
+            page.locator(".photo").first.click()
+            expect(page.locator("#older")).to_contain_text("Decided as Grout Hole, Leaks")
+            page.keyboard.press("s")
+            expect(page.locator("#told")).to_contain_text("Choose labels")
+        assert client.get(f"/api/images/{image}").json()["data"]["review"]["labels"] == labels
+
+
+def test_the_page_skips_no_photo_and_forgets_late_answers(tmp_path, run, make_photo):
+    app = create_app(settings_of(tmp_path, run, workers=0))
+    with (
+        served(app) as address,
+        httpx.Client(base_url=address) as client,
+        opened(address) as (page, expect),
+    ):
+        for seed in range(49):
+            client.post("/api/upload", files=sent(make_photo(tmp_path / f"p{seed:02d}.jpg", seed)))
+        page.locator("[name=reviewed]").select_option("false")
+        expect(page.locator(".photo")).to_have_count(48)
+        body = {"decision": "correct", "labels": {"component": ["Grout Hole"], "defect": ["Leaks"]}}
+        for image in list(decided(client))[:48]:  # by somebody else
+            client.patch(f"/api/images/{image}", json=body)
+        page.locator("#next").click()
+        expect(page.locator(".photo .name")).to_have_text(["p00.jpg"])
+        page.locator("[name=reviewed]").select_option("")
+        page.locator("#next").click()
+        expect(page.locator(".photo")).to_have_count(1)
+        page.locator(".photo").click()
+        page.locator("#remove").click()
+        expect(page.locator(".photo")).to_have_count(48)  # a page back
+
+        late = []
+        page.route(
+            "**/api/images?*",
+            lambda route: late.append(route) if route.request.url.endswith("text=p") else route.continue_(),
+        )
+        page.locator("[name=text]").press_sequentially("p07")
+        expect(page.locator(".photo .name")).to_have_text(["p07.jpg"])
+        (route,) = late
+        route.continue_()
+        page.wait_for_timeout(300)
+        expect(page.locator(".photo .name")).to_have_text(["p07.jpg"])
+
+
+def test_the_page_offers_to_predict_again_and_waits_where_the_rate_asks_it_to(tmp_path, run, photos):
+    app = create_app(settings_of(tmp_path, run, rate=60))
+    with served(app) as address, httpx.Client(base_url=address) as client:
+        client.post("/api/upload", files=sent(sorted(photos.rglob("*.jpg"))[0]))
+        while client.get("/api/images").status_code != 429:
+            pass
+        with opened(address) as (page, expect):
+            expect(page.locator(".said")).to_have_text("not predicted")
+            page.locator(".photo").click()
+            page.locator("#again").click()
+            expect(page.locator("#facts")).to_contain_text("predicted by model")
+            expect(page.locator("#confirm")).to_be_enabled()
+
+
+def test_a_body_that_stands_still_is_closed(address, monkeypatch):
+    monkeypatch.setattr(access, "PATIENCE", 0.3)
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as slow:
+        head = "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n"
+        slow.sendall(f"{head}Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n".encode())
+        answer = b"".join(iter(lambda: slow.recv(4096), b""))  # until the service closes
+    assert answer.startswith(b"HTTP/1.1 408") and b"nothing more of the body" in answer
+
+
+def test_the_example_of_a_client(tmp_path, run, photos):
+    path, keys = sorted(photos.rglob("*.jpg"))[0], [hashlib.sha256(b"open sesame").hexdigest()]
+    ends = []
+    with served(create_app(settings_of(tmp_path, run, api_keys=keys))) as address:
+        for service, key in ((address, "open sesame"), (address, "wrong"), ("http://127.0.0.1:9", "")):
+            command = [sys.executable, REPOSITORY / "examples" / "client.py", path, service]
+            environment = os.environ | {"CORBEL_API_KEY": key}
+            ends.append(subprocess.run(command, env=environment, capture_output=True, text=True))
+    assert [done.returncode for done in ends] == [0, 1, 1] and "photo 1: " in ends[0].stdout
+    assert all(done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 for done in ends[1:])

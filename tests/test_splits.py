@@ -226,6 +226,11 @@ def test_group_by_a_column(caplog):
     assert "4 of 5 photos" in caplog.text
     with pytest.raises(InputError, match="did you mean 'asset'"):
         groups_of(source, "aset")
+    source.columns = {"name": ["S1-a", "", "S1-b", "S9-a", "x", "S2-a", "S2-b"]}
+    assert groups_of(source, r"name:^(S\d)-") == ["S1", "S1", "id/c", "S2", "S2"]
+    for wrong, message in (("name:^S", "with a capture"), ("name:^(Q)", "matches no cell")):
+        with pytest.raises(InputError, match=message):
+            groups_of(source, wrong)
     source.columns = {"asset": ["", "", "", "S1", "nan", "", ""]}
     with pytest.raises(InputError, match="empty for every photo"):
         groups_of(source, "asset")

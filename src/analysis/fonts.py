@@ -38,6 +38,14 @@ def fit_letters(figure: Figure) -> None:
         log.warning("no installed font draws '%s': install %s", shown, ", ".join(lacking))
 
 
+def font_file(letters: str) -> str:
+    """Return the file of a font for a text; of several that its letters need, the first one's."""
+    lacking = [c for c in letters if not c.isascii() and c not in _default()]
+    _look_up({*lacking} - {*_FAMILIES})
+    families = filter(None, (_FAMILIES[c] for c in lacking))
+    return findfont(FontProperties(family=next(families, None)))
+
+
 @cache
 def _default() -> frozenset[str]:
     """Return the letters of the default font."""

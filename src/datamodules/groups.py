@@ -117,13 +117,20 @@ def assign_groups(source: Source, group: str | None) -> list[Record]:
 
     Args:
         source: the records, and the columns of their table.
-        group: a column of the table, or a regular expression searched in the file name, whose first non-empty
-            capture is the group; where it does not match, and for None, the group is the ID.
+        group: a column of the table, or a regular expression searched in the file name, or in the cells of a
+            column, `COLUMN:EXPRESSION`, whose first non-empty capture is the group; where it does not match,
+            and for None, the group is the ID.
     """
     if not group:
         return [replace(record, group=record.id) for record in source.records]
+    column, _, expression = group.partition(":")
     if group in source.columns:
         found, where = _groups_of_column(source, group), f"column '{group}' names a group for"
+    elif column in source.columns:
+        found, where = (
+            _groups_of_column(source, column, expression),
+            f"data.group={group} matches the cells of",
+        )
     else:
         found, where = _groups_of_names(source, group), "data.group matches the file names of"
     if missed := sum(not found.get(record.id) for record in source.records):
@@ -149,12 +156,17 @@ def _alike(group: str, group_of: Mapping[str, str]) -> list[Finding]:
     return [Finding("groups_alike", text, "write each in one way, or splits may share an asset", count)]
 
 
-def _groups_of_column(source: Source, column: str) -> dict[str, str]:
-    """Return `{ID: group}`; groups that share a photo, through several rows of one ID, are one."""
-    cells = _named_groups(column, source.columns[column])
+def _groups_of_column(source: Source, column: str, expression: str = "") -> dict[str, str]:
+    """Return `{ID: group}`; groups that share a photo, through several rows of one ID, are one.
+
+    The group is the cell, or what an expression captures in it.
+    """
+    cells = source.columns[column]
+    cells = _named_groups(column, _captures(source, expression, cells) if expression else cells)
     rows = [(id_, value) for id_, value in zip(source.rows, cells, strict=True) if id_ and value]
     if not rows:
-        raise InputError(f"data.group={column}: this column is empty for every photo")
+        why = f"'{expression}' matches no cell" if expression else "this column is empty for every photo"
+        raise InputError(f"data.group={column}: {why}")
     ids, values = zip(*rows, strict=True)
     names: dict[int, dict[str, None]] = defaultdict(dict)
     numbers = join_groups(values, ids).tolist()
@@ -166,8 +178,8 @@ def _groups_of_column(source: Source, column: str) -> dict[str, str]:
     return {id_: next(iter(names[number])) for id_, number in zip(ids, numbers, strict=True)}
 
 
-def _groups_of_names(source: Source, expression: str) -> dict[str, str]:
-    """Return `{ID: first capture that is not empty}`, an empty one where nothing is captured."""
+def _captures(source: Source, expression: str, texts: Iterable[str]) -> list[str]:
+    """Return of each text the first capture that is not empty, or an empty one."""
     try:
         pattern = re.compile(expression)
     except re.error as error:
@@ -178,8 +190,13 @@ def _groups_of_names(source: Source, expression: str) -> dict[str, str]:
             f"data.group='{expression}': neither a column nor a regular expression with a capture, "
             f"as ^(A\\d+)_{columns}"
         )
-    matches = [pattern.search(Path(record.path).name) for record in source.records]
-    names = [next(filter(None, match.groups()), "") if match else "" for match in matches]
+    matches = map(pattern.search, texts)
+    return [next(filter(None, match.groups()), "") if match else "" for match in matches]
+
+
+def _groups_of_names(source: Source, expression: str) -> dict[str, str]:
+    """Return `{ID: first capture in the file name that is not empty}`."""
+    names = _captures(source, expression, (Path(record.path).name for record in source.records))
     names = _named_groups(expression, names)
     found = {record.id: name for record, name in zip(source.records, names, strict=True)}
     if not any(names):

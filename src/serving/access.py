@@ -1,5 +1,6 @@
 """The middleware of every request: id, key, rate, room in the queue, body limit, headers, log, figures."""
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -20,7 +21,8 @@ from src.serving.refusals import Refused, answer_to
 from src.serving.settings import Settings
 
 log = logging.getLogger("corbel.serving")
-OPEN = ("/health", "/ready", "/static/", "/login")  # without a key
+FREE = ("/health", "/ready", "/static/")  # whoever asks
+OPEN = (*FREE, "/login")  # without a key
 WORK = {"/predict", "/predict_defect_image", "/predict_batch", "/explain"}  # run the model at once
 QUIET = ("/health", "/ready", "/metrics", "/static", "/api/images/{image_id}/file")  # not in the log
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}  # named in figures
@@ -31,6 +33,8 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 PAGE_POLICY = "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; frame-ancestors 'none'"
+
+PATIENCE = 30  # seconds that a body may stand still
 
 
 class Figures:
@@ -58,8 +62,8 @@ class Buckets:
     def __init__(self, rate: float | None):
         self.rate, self._found = rate, {}
 
-    def seconds_to_wait(self, client: str) -> int:
-        """Take a token; return 0, or the seconds until there is one."""
+    def seconds_to_wait(self, client: str, take: int = 1) -> int:
+        """Take a token, or only look; return 0, or the seconds until there is one."""
         if self.rate is None:
             return 0
         now = time.monotonic()
@@ -67,7 +71,7 @@ class Buckets:
             self._found = {c: b for c, b in self._found.items() if now - b[1] < 60}
         tokens, last = self._found.get(client, (self.rate, now))
         tokens = min(max(1.0, self.rate), tokens + (now - last) * self.rate / 60)
-        self._found[client] = (tokens - 1 if tokens >= 1 else tokens, now)
+        self._found[client] = (tokens - take if tokens >= 1 else tokens, now)
         return 0 if tokens >= 1 else math.ceil((1 - tokens) * 60 / self.rate)
 
 
@@ -77,7 +81,7 @@ def client_of(request: Request, settings: Settings) -> str:
         if settings.is_local and _is_foreign(request):
             raise Refused(403, "pages of other sites may not use this service", "foreign_site")
         return request.client.host if request.client else ""
-    bearer = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+    bearer = re.sub("(?i)^bearer ", "", request.headers.get("authorization", "")).strip()
     given = request.headers.get("x-api-key") or request.cookies.get("corbel_key") or bearer
     if digest := key_digest(given, settings):
         return digest
@@ -100,26 +104,38 @@ def _is_foreign(request: Request) -> bool:
     return "." in name and re.fullmatch(r"[\d.]+|\[[\da-f:.]+\]|.*\.localhost", name) is None
 
 
+def _guesses(request: Request) -> str:
+    """Return a name of the address for the rate of wrong keys."""
+    return f"401 {request.client.host if request.client else ''}"
+
+
 class Around:
     """Checks a request before its body is read, and completes, counts and logs its answer."""
 
     def __init__(self, app: ASGIApp, settings: Settings, engine: Engine, figures: Figures):
         self.app, self.settings, self.engine, self.figures = app, settings, engine, figures
-        self.buckets = Buckets(settings.rate)
+        self.buckets = Buckets(settings.rate)  # of clients, and of addresses for wrong keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with an error."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         request, begun, status, read = Request(scope, receive), time.perf_counter(), 0, 0
+        ended = False  # the body: what is received afterwards is the client's leave
         request.state.request_id = uuid.uuid4().hex
         batch = scope["path"] == "/predict_batch"
         most = 10 * self.settings.max_bytes if batch else self.settings.max_bytes + 2**16
 
         async def limited() -> Message:
-            nonlocal read
-            message = await receive()
+            nonlocal read, ended
+            try:
+                async with asyncio.timeout(None if ended else PATIENCE):
+                    message = await receive()
+            except TimeoutError as error:
+                why = f"nothing more of the body came for {PATIENCE} s"
+                raise HTTPException(408, why, {"Connection": "close"}) from error
             read += len(message.get("body", b""))
+            ended = not message.get("more_body")
             if read > most:  # a Content-Length may be missing, or wrong
                 raise HTTPException(413, f"{most:,} bytes at most")
             return message
@@ -148,18 +164,25 @@ class Around:
             self._note(request, status, time.perf_counter() - begun)
 
     def _check(self, request: Request) -> None:
-        """Refuse a request without a key, beyond its rate, or for which the queue has no room."""
+        """Refuse a request without a key, beyond its rate, or for which the queue has no room.
+
+        An address that gave wrong keys at the full rate waits: the next one may be right by chance.
+        """
         path = request.scope["path"]  # not the URL's: that depends on the header Host
         page = path == "/" and "text/html" in request.headers.get("accept", "")
-        if not page and not path.startswith(OPEN):
+        wait = 0 if path.startswith(FREE) else self.buckets.seconds_to_wait(_guesses(request), take=0)
+        if not wait and not page and not path.startswith(OPEN):
             request.state.client = client = client_of(request, self.settings)
-            if wait := self.buckets.seconds_to_wait(client):
-                raise Refused(429, "too many requests", headers={"Retry-After": str(wait)})
+            wait = 0 if path.endswith("/file") else self.buckets.seconds_to_wait(client)  # a page has many
+        if wait:
+            raise Refused(429, "too many requests", headers={"Retry-After": str(wait)})
         if path in WORK:
             self.engine.refuse_if_full()
 
     def _note(self, request: Request, status: int, seconds: float) -> None:
         """Count a request, and log it."""
+        if status == 401:
+            self.buckets.seconds_to_wait(_guesses(request))
         route = getattr(request.scope.get("route"), "path", "unknown")
         method = request.method if request.method in METHODS else "other"
         self.figures.requests.labels(method, route, status).inc()

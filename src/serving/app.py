@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -22,11 +23,12 @@ from src.runs import finished_runs
 from src.serving import image_routes, prediction_routes
 from src.serving.access import Around, Figures, client_of, key_digest
 from src.serving.bodies import Activate
-from src.serving.engine import Engine, load_served
+from src.serving.engine import Engine, ServedModel, load_served
 from src.serving.jobs import Workers
 from src.serving.refusals import Refused, answer_to, problems
 from src.serving.settings import Settings
 from src.serving.store import Store
+from src.serving.tables import PredictionRow, ReviewRow
 
 log = logging.getLogger(__name__)
 HERE = Path(__file__).parent
@@ -52,11 +54,13 @@ def create_app(settings: Settings) -> FastAPI:
     engine = Engine(model, settings.threads, settings.queue, settings.timeout)
     store, figures = Store(settings.database), Figures(engine)
     workers = Workers(store, engine, settings, figures.predicted)
+    if unknown := _unknown(store.labels_in(ReviewRow, PredictionRow), model):
+        log.warning("stored photos carry labels that this model does not know: %s", unknown)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        if settings.database.startswith("sqlite"):
-            store.release_all()  # nobody else works on this file
+        if settings.is_alone:
+            store.release_all()
         workers.start()
         yield
         await run_in_threadpool(workers.stop, settings.drain)
@@ -64,7 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
         store.engine.dispose()
 
     about = "Components and their defects in inspection photos."
-    errors = problems(400, 401, 403, 405, 413, 415, 422, 429, 503, 504)
+    errors = problems(400, 401, 403, 405, 408, 413, 415, 422, 429, 503, 504, 507)
     app = FastAPI(title="Corbel", description=about, lifespan=lifespan, responses=errors, redoc_url=None)
     app.state.service = Service(settings, engine, store, workers, figures)
     app.add_middleware(Around, settings=settings, engine=engine, figures=figures)
@@ -87,7 +91,7 @@ async def root(request: Request) -> Response:
     except Refused as refused:
         if refused.status != 401:
             raise
-        return RedirectResponse("/login", 303)
+        return _login(401)
     predictor = request.app.state.service.engine.model.predictor
     several = predictor.task == "multilabel"
     page = PAGES.get_template("inspect.html").render(labels=predictor.labels.as_dict(), several=several)
@@ -97,7 +101,11 @@ async def root(request: Request) -> Response:
 @router.get("/login", include_in_schema=False)
 async def login() -> HTMLResponse:
     """The form for a key."""
-    return HTMLResponse(PAGES.get_template("login.html").render())
+    return _login()
+
+
+def _login(status: int = 200, wrong: bool = False) -> HTMLResponse:
+    return HTMLResponse(PAGES.get_template("login.html").render(wrong=wrong), status)
 
 
 @router.post("/login", include_in_schema=False)
@@ -105,7 +113,7 @@ async def take_key(request: Request) -> Response:
     """Keep a key in a cookie that scripts cannot read and other sites cannot send."""
     key = str((await request.form()).get("key", ""))
     if key_digest(key, request.app.state.service.settings) is None:
-        return RedirectResponse("/login", 303)
+        return _login(401, wrong=True)
     answer = RedirectResponse("/", 303)
     secure = request.url.scheme == "https"
     answer.set_cookie("corbel_key", key, httponly=True, samesite="strict", secure=secure)
@@ -119,10 +127,12 @@ async def health(request: Request) -> dict[str, str]:
 
 
 @router.get("/ready", responses=problems(503))
-async def ready(request: Request) -> dict[str, str]:
-    """Whether photos can be taken: a model is loaded and the database answers."""
+def ready(request: Request) -> dict[str, str]:
+    """Whether photos can be taken: a model is loaded, the database answers, the folder takes files."""
     service = request.app.state.service
-    await run_in_threadpool(service.store.check)
+    service.store.check()
+    with TemporaryFile(dir=service.settings.folder):
+        pass
     return {"status": "READY", "model_version": service.engine.model.id}
 
 
@@ -173,12 +183,17 @@ def activate(request: Request, wanted: Activate) -> dict[str, str]:
     except InputError as error:
         log.error("%s", error)
         raise Refused(409, "this run cannot be loaded; the log of the service says why") from error
-    reviewed = set().union(*service.store.reviewed_labels().values())
-    unknown = sorted(reviewed - set(model.predictor.labels.names))
+    unknown = _unknown(service.store.labels_in(ReviewRow), model)
     if unknown and not wanted.force:
-        names = ", ".join(unknown[:5])
-        why = f"reviews carry labels that this model does not know ({names}); they stay with force=true"
+        why = f"reviews carry labels that this model does not know ({unknown}); they stay with force=true"
         raise Refused(409, why, "unknown_labels")
     service.engine.model = model
     log.info("activated %s (%s)", wanted.run, model.id)
     return {"run": wanted.run, **model.origin}
+
+
+def _unknown(carried: dict[str, set[str]], model: ServedModel) -> str:
+    """Return the first labels that a model does not know, each after its kind."""
+    kinds = model.predictor.labels.kinds
+    found = [(kind, name) for kind, names in carried.items() for name in names - {*kinds.get(kind, ())}]
+    return ", ".join(f"{kind} '{name}'" for kind, name in sorted(found)[:5])

@@ -1,10 +1,12 @@
 """Bodies of answers and requests; the originals' shapes where they had one."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
 Labels = dict[str, list[str]]
+Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]  # what databases and tables can hold
+Status = Literal["PENDING", "STARTED", "SUCCESS", "FAILURE", "DEAD"]
 
 
 class Origin(BaseModel):
@@ -71,6 +73,7 @@ class ImageBody(BaseModel):
     model_id: str | None
     preprocessing: str | None
     predicted_at: float | None
+    status: Status | None = Field(description="of the latest task; null: nobody asked for a prediction")
     review: Review | None
 
 
@@ -78,10 +81,11 @@ class Wanted(BaseModel):
     """Photos to list."""
 
     offset: int = Field(0, ge=0, le=2**31 - 1)
+    after: int | None = Field(None, ge=1, le=2**31 - 1, description="the last photo of the page before")
     limit: int = Field(50, ge=1, le=200)
-    label: str | None = Field(None, max_length=200, description="as decided, else as predicted")
+    label: Text | None = Field(None, max_length=200, description="as decided, else as predicted")
     reviewed: bool | None = Field(None, description="whether somebody has decided")
-    text: str | None = Field(None, max_length=200, description="a part of the file name")
+    text: Text | None = Field(None, max_length=200, description="a part of the file name")
     order: Literal["newest", "unsure"] = Field("newest", description="unsure: the least confident first")
 
 
@@ -105,7 +109,7 @@ class TaskState(BaseModel):
     """A job and its result."""
 
     task_id: str
-    task_status: Literal["PENDING", "STARTED", "SUCCESS", "FAILURE", "DEAD"]
+    task_status: Status
     task_result: dict[str, Any] | None
     error: str | None
 
@@ -115,8 +119,8 @@ class Decision(BaseModel, extra="forbid"):
 
     decision: Literal["confirm", "correct"]
     labels: Labels | None = Field(None, description="of each kind; to confirm: those shown")
-    comment: str = Field("", max_length=2000)
-    reviewer: str = Field("", max_length=200)
+    comment: Text = Field("", max_length=2000)
+    reviewer: Text = Field("", max_length=200)
 
 
 class Activate(BaseModel, extra="forbid"):

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -46,6 +46,12 @@ class ServedModel:
         if not all(np.isfinite(list(scores.values())).all() for scores in found.probabilities.values()):
             raise ValueError("the model's scores are not finite")
         return found
+
+    def record(self, found: Prediction) -> dict[str, Any]:
+        """Return S1's inference record of a prediction for the log: what was answered, never the photo."""
+        of = found.probabilities
+        sure = {name: round(of[kind][name], 4) for kind, names in found.labels.items() for name in names}
+        return {"model_id": self.id, "prediction": found.text, "probabilities": sure}
 
 
 class Busy(Exception):

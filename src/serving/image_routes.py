@@ -14,14 +14,26 @@ from starlette.concurrency import run_in_threadpool
 
 from src.decisions.predictions import kept_from_running
 from src.images import read_photo
-from src.serving.bodies import Decision, ImageBody, Images, Labels, Review, TaskState, TaskTaken, Wanted
+from src.serving.bodies import (
+    Decision,
+    ImageBody,
+    Images,
+    Labels,
+    Review,
+    TaskState,
+    TaskTaken,
+    Text,
+    Wanted,
+)
 from src.serving.engine import ServedModel
 from src.serving.photos import TYPES, check_photo, photo_path, remove_photo, store_photo, thumbnail_path
 from src.serving.pictures import drawn_view
 from src.serving.prediction_routes import Photo, flat
 from src.serving.refusals import Refused, problems
+from src.serving.tables import PredictionRow, ReviewRow
 
 router = APIRouter(prefix="/api")
+NOTHING = "None"  # in an export, of `data.healthy`: somebody looked, and nothing is wrong
 ImageId = Annotated[int, Path(ge=1, le=2**31 - 1)]
 
 
@@ -47,16 +59,19 @@ def _found(request: Request, image_id: int) -> Row:
     return row
 
 
-@router.post("/upload", status_code=201, responses={200: {"model": ImageBody}} | problems(507))
+@router.post("/upload", status_code=201, responses={200: {"model": ImageBody}})
 async def upload(
     request: Request,
     response: Response,
     file: UploadFile = Photo,
-    filename: str | None = Query(None, max_length=1000),
-    ground_truth: str | None = Query(None, max_length=1000),
+    filename: Annotated[Text | None, Query(max_length=1000)] = None,
+    ground_truth: Annotated[Text | None, Query(max_length=1000)] = None,
 ) -> ImageBody:
     """Keep a photo, without its metadata; the same photo twice is one (200)."""
     service, content = request.app.state.service, await file.read()
+    name = filename or file.filename or ""
+    if "\0" in name:
+        raise Refused(422, "a file name without NUL")
     bits = service.engine.model.predictor.preprocess.sample_bits
     photo = await service.engine.run(lambda: check_photo(content, bits))
 
@@ -64,8 +79,13 @@ async def upload(
         quota, folder = service.settings.quota_bytes, service.settings.folder
         if quota is not None and service.store.used_bytes() + len(photo.content) > quota:
             raise Refused(507, f"all photos together may take {quota:,} bytes", "quota")
-        store_photo(folder, photo)  # the file first: a row never lacks it
-        kept = service.store.add_image(photo, filename or file.filename or "", ground_truth)
+        is_written = store_photo(folder, photo)  # the file first: a row never lacks it
+        try:
+            kept = service.store.add_image(photo, name, ground_truth)
+        except Exception:
+            if is_written:
+                remove_photo(folder, photo.sha256, photo.format)
+            raise
         store_photo(folder, photo)  # once more if it was deleted just before its row
         return kept
 
@@ -129,7 +149,7 @@ def delete_image(request: Request, image_id: ImageId) -> dict[str, int]:
 
 
 @router.get(
-    "/images/{image_id}/file", response_class=Response, responses=_files(*TYPES.values()) | problems(404)
+    "/images/{image_id}/file", response_class=Response, responses=_files(*TYPES.values()) | problems(404, 410)
 )
 def image_file(request: Request, image_id: ImageId, thumbnail: bool = False) -> Response:
     """The photo as it is kept, or a small JPEG of it."""
@@ -142,7 +162,7 @@ def image_file(request: Request, image_id: ImageId, thumbnail: bool = False) -> 
 @router.get(
     "/images/{image_id}/view",
     response_class=Response,
-    responses=_files("image/jpeg") | {204: {"description": "not predicted yet"}} | problems(404),
+    responses=_files("image/jpeg") | {204: {"description": "not predicted yet"}} | problems(404, 410),
 )
 async def view(request: Request, image_id: ImageId) -> Response:
     """The photo with its label and the ten highest probabilities, as a JPEG; 204 before its prediction."""
@@ -167,6 +187,8 @@ def review(request: Request, image_id: ImageId, decided: Decision) -> dict[Liter
         raise Refused(409, "these are not the labels of the latest prediction", "prediction_changed")
     else:
         labels = row.labels
+    before = row.review_labels or {}  # kinds that the model does not know stay
+    labels = {kind: names for kind, names in before.items() if kind not in labels} | labels
     values = {"labels": labels, "comment": decided.comment, "reviewer": decided.reviewer}
     values |= {"decision": f"{decided.decision}ed"}
     values |= {"prediction_id": row.prediction_id, "model_id": row.model_id}  # of the one that was seen
@@ -189,8 +211,8 @@ def _corrected(model: ServedModel, given: Labels | None) -> Labels:
             why = f"unknown {kind[:100]} '{name[:100]}'; known: {', '.join(known[:20])}"
             raise Refused(422, why, "unknown_label")
     labels = {kind: list(dict.fromkeys(given.get(kind, []))) for kind in kinds}
-    if model.predictor.task != "multilabel" and any(len(names) > 1 for names in labels.values()):
-        raise Refused(422, "one label of each kind")
+    if model.predictor.task != "multilabel" and any(len(names) != 1 for names in labels.values()):
+        raise Refused(422, f"one label of each kind: {', '.join(kinds)}")
     return labels
 
 
@@ -204,14 +226,16 @@ def export(
     the folder `photos` of the service.
     """
     service = request.app.state.service
-    kinds = service.engine.model.predictor.labels.as_dict() | service.store.reviewed_labels()
+    predictor = service.engine.model.predictor
+    kinds = predictor.labels.as_dict() | service.store.labels_in(ReviewRow, PredictionRow)
+    nothing = NOTHING if predictor.task == "multilabel" else ""
 
     def lines() -> Iterator[str]:
         said = ("filename", "decision", "reviewer", "comment", "prediction", "model_id")
         yield _line(["ID", *kinds, "original_name", *said[1:-1], "model"])
         for row in service.store.all_images(reviewed):
             labels = row.review_labels or row.labels or {}
-            cells = [";".join(labels.get(kind, ())) for kind in kinds]
+            cells = [";".join(labels[kind]) or nothing if kind in labels else "" for kind in kinds]
             yield _line([row.sha256, *cells, *(kept_from_running(getattr(row, name) or "") for name in said)])
 
     headers = {"Content-Disposition": 'attachment; filename="export.csv"'}

@@ -1,5 +1,6 @@
 """Workers that take jobs from the store, predict, and finish them."""
 
+import json
 import logging
 import os
 import threading
@@ -75,3 +76,5 @@ class Workers:
             error = "the prediction failed; the log of the service says why"
         if self.store.finish(job, name, prediction, error) and prediction:
             self.finished(found.labels)
+            record = {"job": job.id, "image_id": job.image_id} | model.record(found)
+            log.info("%s", json.dumps(record, ensure_ascii=False))

@@ -100,12 +100,13 @@ def thumbnail_path(folder: Path, sha256: str) -> Path:
     return folder / "thumbnails" / sha256[:2] / f"{sha256}.jpg"
 
 
-def store_photo(folder: Path, photo: Checked) -> None:
-    """Write a photo and its thumbnail, each whole or not at all; one that is there stays."""
+def store_photo(folder: Path, photo: Checked) -> bool:
+    """Write a photo and its thumbnail, each whole or not at all; return whether it was not there."""
     path = photo_path(folder, photo.sha256, photo.format)
-    if not path.is_file():
+    if is_new := not path.is_file():
         write_whole(thumbnail_path(folder, photo.sha256), photo.thumbnail)
         write_whole(path, photo.content)
+    return is_new
 
 
 def remove_photo(folder: Path, sha256: str, form: str) -> None:

@@ -36,12 +36,9 @@ async def _predicted(request: Request, file: UploadFile) -> tuple[Prediction, Pr
     begun, model = time.perf_counter(), service.engine.model
     found, sha256 = await service.engine.run(lambda: (model.predict(content), digest_of(content)))
     service.figures.predicted(found.labels)
-    request.state.record = {  # S1's inference record: what was asked and answered, never the photo
-        "filename": file.filename,
-        "bytes": len(content),
-        "prediction": found.text,
-        "inference_seconds": round(time.perf_counter() - begun, 4),
-    }
+    seconds = round(time.perf_counter() - begun, 4)
+    about = {"filename": file.filename, "bytes": len(content), "inference_seconds": seconds}
+    request.state.record = about | model.record(found)
     return found, Predicted(prediction=found.text, sha256=sha256, **model.origin)
 
 
@@ -114,6 +111,7 @@ async def predict_batch(request: Request, files: list[UploadFile] = Photos) -> B
     entries = await run_in_threadpool(_entries, files, settings.max_files)
     places = asyncio.Semaphore(engine.threads)  # a batch holds no more: other requests get theirs in turn
     engine.refuse_if_full()  # from here on it waits for its turns
+    request.state.record = {"results": (records := [])}
 
     async def item(name: str, read: Read) -> BatchItem:
         try:
@@ -125,6 +123,7 @@ async def predict_batch(request: Request, files: list[UploadFile] = Photos) -> B
         except TimeoutError:
             return BatchItem(filename=name, error="not ready in time")
         service.figures.predicted(found.labels)
+        records.append({"filename": name} | model.record(found))
         values = {"prediction": found.text, "confidence": found.confidence, "labels": found.labels}
         return BatchItem(filename=name, sha256=sha256, **values)
 
@@ -147,8 +146,11 @@ async def explain(
     names = model.predictor.labels.names
     if label is not None and label not in names:
         raise Refused(404, f"unknown label; the model knows {', '.join(names[:20])}", "unknown_label")
-    picture = await service.engine.run(lambda: heat_map(model.predictor, content, label))
-    if picture is None:
+    drawn = await service.engine.run(lambda: heat_map(model.predictor, content, label))
+    if drawn is None:
         raise Refused(409, "this model has no map of its features", "no_heat_map")
+    picture, about = drawn
+    request.state.record = {"filename": file.filename, "bytes": len(content), "model_id": model.id, **about}
     headers = {"X-Model-ID": model.id, "X-Preprocessing": model.preprocessing}
+    headers |= {"X-Heat-Map": "drawn" if about["area"] else "none"}  # nothing in the photo speaks for it
     return Response(picture, media_type="image/png", headers=headers)

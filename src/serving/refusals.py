@@ -2,6 +2,7 @@
 
 import logging
 from http import HTTPStatus
+from sqlite3 import OperationalError
 from typing import Any
 
 from fastapi import Request, Response
@@ -15,6 +16,7 @@ from src.images import UnreadableImage
 from src.serving.engine import Busy
 
 log = logging.getLogger(__name__)
+DISK = (8, 10, 13, 14)  # SQLite's codes: read-only, input or output, full, cannot be opened
 CODES = {401: "no_key", 413: "too_large", 422: "invalid"}  # others by the name of the status
 
 
@@ -70,12 +72,16 @@ def _refused(request: Request, error: Exception) -> Refused:
             return Refused(503, "the queue is full", "busy", {"Retry-After": str(error.seconds)})
         case TimeoutError():  # an OSError as well
             return Refused(504, "the photo was not ready in time", "timeout")
+        case UnreadableImage() if str(error) == "no such file":
+            return Refused(410, "the file of this photo is gone from the disk: send it again", "file_gone")
         case UnreadableImage():
             return Refused(_unreadable_status(str(error)), str(error), "unreadable_photo")
+        case SQLAlchemyError(orig=OperationalError(sqlite_errorcode=code)) if code & 0xFF in DISK:
+            return Refused(507, "the disk takes nothing more, or is gone", "no_space")
         case SQLAlchemyError():
             return Refused(503, "the database gives no answer", "no_database", {"Retry-After": "5"})
         case OSError():
-            return Refused(507, "the disk takes nothing more", "no_space")
+            return Refused(507, f"the disk takes nothing more ({error.strerror})", "no_space")
         case RequestValidationError():
             first = error.errors()[0]
             return Refused(422, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from sqlalchemy import URL
 
 from src.errors import InputError, first_line
 
@@ -38,9 +39,14 @@ class Settings(BaseSettings):
     runs: Path = Path("outputs")
 
     @property
-    def database(self) -> str:
+    def database(self) -> str | URL:
         """The URL of the database: SQLite in the folder, where none is named."""
-        return self.database_url or f"sqlite:///{(self.folder / 'corbel.db').absolute()}"
+        return self.database_url or URL.create("sqlite", database=str((self.folder / "corbel.db").absolute()))
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other process may work on the database: it is a file of SQLite."""
+        return str(self.database).startswith("sqlite")
 
     @property
     def is_local(self) -> bool:

@@ -19,7 +19,7 @@ def alone(settings: Settings) -> Iterator[None]:
     """Hold the lock of the folder, whose SQLite file one process may use, or raise an `InputError`."""
     make_folder(settings.folder)
     with file_lock(settings.folder / ".lock") as taken:
-        if not taken and settings.database.startswith("sqlite"):
+        if not taken and settings.is_alone:
             raise InputError(f"folder={settings.folder}: another process serves it; name another folder")
         yield
 

@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from src.errors import InputError, first_line
 from src.serving.bodies import Wanted
 from src.serving.photos import Checked
-from src.serving.tables import ImageRow, JobRow, PredictionRow, ReviewRow
+from src.serving.tables import Base, ImageRow, JobRow, PredictionRow, ReviewRow
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 WAIT = 15.0  # seconds that a writer waits for another one
@@ -29,22 +29,22 @@ MAX_ATTEMPTS = 3
 class Store:
     """The database of one service; an `InputError` if it cannot be opened, or is of a later version."""
 
-    def __init__(self, url: str):
+    def __init__(self, url: str | sa.URL):
         as_json = partial(json.dumps, ensure_ascii=False, allow_nan=False)
-        options = {"connect_args": {"timeout": WAIT}} if url.startswith("sqlite") else {}
+        options = {"connect_args": {"timeout": WAIT}} if str(url).startswith("sqlite") else {}
         try:
-            self.engine = sa.create_engine(url, json_serializer=as_json, **options)
+            self.engine = sa.create_engine(url, json_serializer=as_json, hide_parameters=True, **options)
             if self.engine.dialect.name == "sqlite":
                 event.listen(self.engine, "connect", _prepare_sqlite)
                 event.listen(self.engine, "begin", _begin_sqlite)
             self._migrate()
-        except (SQLAlchemyError, CommandError) as error:
+        except (SQLAlchemyError, CommandError, ImportError) as error:  # the last: its driver
             cause = first_line(getattr(error, "orig", None) or error)
             raise InputError(f"database_url={url}: cannot be used ({cause})") from error
 
     def _migrate(self) -> None:
         config = Config()
-        config.set_main_option("script_location", str(MIGRATIONS))
+        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
         with self.engine.connect() as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
@@ -90,15 +90,24 @@ class Store:
         found = _joined(wanted.reviewed)
         if wanted.label is not None:
             carried = sa.case((ReviewRow.id.is_(None), PredictionRow.labels), else_=ReviewRow.labels)
-            quoted = json.dumps(wanted.label, ensure_ascii=False)
-            found = found.where(cast(carried, sa.Text).contains(quoted, autoescape=True))
+            text, name = cast(carried, sa.Text), json.dumps(wanted.label, ensure_ascii=False)
+            ends = (text.contains(name + end, autoescape=True) for end in ",]")  # after a kind stands ":"
+            found = found.where(or_(*ends))
         if wanted.text:
             found = found.where(ImageRow.filename.icontains(wanted.text, autoescape=True))
-        unsure = (PredictionRow.confidence.is_(None), PredictionRow.confidence)
-        first = unsure if wanted.order == "unsure" else ()
+        order, page = [ImageRow.id.desc()], found
+        beyond = ImageRow.id < (wanted.after or 0)
+        if wanted.order == "unsure":
+            rank = func.coalesce(PredictionRow.confidence, 2.0)  # what is not predicted comes last
+            order.insert(0, rank)
+            row = self.image(wanted.after or 0)
+            last = -1.0 if row is None else 2.0 if row.confidence is None else row.confidence
+            beyond = or_(rank > last, and_(rank == last, beyond))
+        if wanted.after is not None:
+            page = page.where(beyond)
         with self._reading() as db:
-            total = db.scalar(select(func.count()).select_from(found.subquery()))
-            page = found.order_by(*first, ImageRow.id.desc()).offset(wanted.offset).limit(wanted.limit)
+            total = db.scalar(found.with_only_columns(func.count(ImageRow.id)))
+            page = page.order_by(*order).offset(wanted.offset).limit(wanted.limit)
             return total, db.execute(page).all()
 
     def all_images(self, reviewed: bool | None, page: int = 1000) -> Iterator[Row]:
@@ -134,14 +143,15 @@ class Store:
             db.execute(update(ImageRow).where(photo).values(review_id=review_id))
         return True
 
-    def reviewed_labels(self) -> dict[str, set[str]]:
-        """Return the labels that reviews carry, of each kind."""
+    def labels_in(self, *tables: type[Base]) -> dict[str, set[str]]:
+        """Return the labels that reviews or predictions carry, of each kind."""
+        found: dict[str, set[str]] = {}
+        queries = [select(cast(table.labels, sa.Text)).distinct() for table in tables]
         with self._reading() as db:
-            found: dict[str, set[str]] = {}
-            for labels in db.scalars(select(cast(ReviewRow.labels, sa.Text)).distinct()):
+            for labels in db.scalars(sa.union(*queries)):
                 for kind, names in json.loads(labels).items():
                     found.setdefault(kind, set()).update(names)
-            return found
+        return found
 
     # Jobs
 
@@ -214,10 +224,12 @@ class Store:
 
 
 def _joined(reviewed: bool | None = None) -> sa.Select:
-    """Return the query of photos, decided or not, with their latest prediction and review."""
+    """Return the query of photos, decided or not, with their latest prediction, review and job."""
     said = ("prediction", "confidence", "labels", "probabilities", "model_id", "preprocessing")
+    last = select(JobRow.status).where(JobRow.image_id == ImageRow.id).order_by(JobRow.created_at.desc())
     query = select(
         ImageRow,
+        last.limit(1).correlate(ImageRow).scalar_subquery().label("status"),
         *(getattr(PredictionRow, name) for name in said),
         PredictionRow.created_at.label("predicted_at"),
         *(getattr(ReviewRow, name) for name in ("decision", "comment", "reviewer")),
@@ -234,6 +246,8 @@ def _prepare_sqlite(connection: Any, _: Any) -> None:
     connection.isolation_level = None
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
+    # SQLite's own knows the letters of ASCII alone; names are searched with it
+    connection.create_function("lower", 1, lambda text: text and text.casefold(), deterministic=True)
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
