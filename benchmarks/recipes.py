@@ -30,7 +30,8 @@ MULTILABEL = ("model.loss=asymmetric", "model.loss=partial_bce")  # choices for 
 CHOICES = (
     DEFAULT, "model.loss=focal", *MULTILABEL, "model.label_smoothing=0.1", "model.mixup=0.2",
     "data.balanced=true data.class_weights=null", "data.class_weights=null", "model.head=mlp",
-    "data.views=4 data.augment.preset=color", "callbacks=[default,ema]",
+    "data.views=4 data.augment.preset=color", "model.mixup=0.2 data.views=4 data.augment.preset=color",
+    "callbacks=[default,ema]",
 )  # fmt: skip
 SETS = {
     "demo, multilabel": ("experiment=demo", "model=multilabel"),

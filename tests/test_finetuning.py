@@ -99,14 +99,17 @@ def test_a_killed_recipe_resumes_to_the_same_bits(photos, tmp_path, monkeypatch,
 
 def test_averaged_weights_are_what_is_saved_and_evaluated(table, tmp_path):
     given = (f"data.root={table}", *SMALL, "model=multilabel", "finetune=full", "callbacks=[default,ema]",
-             "callbacks.figures=null", "callbacks.ema.decay=0.9")  # fmt: skip
+             "callbacks.figures=null", "callbacks.ema.decay=0.9",
+             "callbacks.thresholds.min_positives=1")  # fmt: skip
     run = trained(tmp_path, *given)
     content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert moved(content["current_model_state"], content["state_dict"])
     tuned = json.loads((run / "thresholds.json").read_text())
     saved = weights(run, "best")["thresholds"].tolist()
-    assert list(tuned.values()) == pytest.approx(saved)
+    assert list(tuned.values()) == pytest.approx(saved) and set(saved) != {0.5}
     metrics = json.loads((run / "metrics.json").read_text())
+    for split in ("val", "test"):
+        assert {name: row["threshold"] for name, row in metrics[split]["per_class"].items()} == tuned
     history = pd.read_csv(run / "history.csv").set_index("epoch")
     best = history.loc[metrics["run"]["best_epoch"]]
     assert metrics["val"]["f1_macro"] == pytest.approx(best["val_f1"], abs=1e-5)

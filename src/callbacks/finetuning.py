@@ -119,9 +119,22 @@ class AveragedWeights(WeightAveraging):
         check_number("callbacks.ema.decay", decay)
         super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))  # exact for what does not change
 
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take the weights that learn from a checkpoint that training goes on from, and from no other."""
+        if trainer.state.fn == "fit":
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put the averaged weights in place; after training they are."""
+        if trainer.state.fn == "fit":
+            super().on_validation_epoch_start(trainer, pl_module)
+
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leave the averaged weights in place: thresholds and figures come after this."""
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put the weights that learn back."""
-        super().on_validation_epoch_end(trainer, pl_module)
+        if trainer.state.fn == "fit":
+            super().on_validation_epoch_end(trainer, pl_module)
