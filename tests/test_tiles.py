@@ -1,12 +1,14 @@
 """Tiles: a small defect is found that the whole photo loses, and the tile that shows it is named."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
+from src.analysis.report.run_report import write_report
 from src.inference.predictor import Predictor
 from src.preprocess import Preprocess
 from tests.made import FAST, run_script, trained
@@ -44,6 +46,16 @@ def test_the_tile_with_the_defect_is_named(run):
     found = rows[(rows["label"] == "Spot") & rows["path"].str.contains("_r")]
     where = found["path"].str.extract("_(r.c.)")[0]
     assert len(found) >= 5 and (found["tiles"] == "Spot:" + where).mean() > 0.9
+
+
+def test_the_report_names_the_tile_of_a_wrong_label(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    rows = pd.read_csv(copy / "predictions.csv", dtype=str)
+    clear = rows.index[rows["path"].str.startswith("Clear")][0]
+    rows.loc[clear, ["label", "tiles"]] = "Spot", "Spot:r2c3"
+    rows.to_csv(copy / "predictions.csv", index=False)
+    page = write_report(copy).read_text()
+    assert "seen in " in page and "Spot:r2c3" in page
 
 
 def test_all_paths_agree_about_scores_and_tiles(run, spots, tmp_path, monkeypatch, capsys):

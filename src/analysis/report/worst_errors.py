@@ -26,6 +26,7 @@ class Mistake:
         true: `{kind: (label, ...)}`; a kind without a label is left out in a task with heads.
         wrong: number of wrong labels: falsely predicted or missed (multilabel), or wrong kinds (heads).
         confidence: the highest confidence of a wrong one, 0 where none is known.
+        tiles: `Label:r1c2;...`, the view that carried each predicted label; empty for a model without tiles.
     """
 
     photo: str
@@ -34,6 +35,7 @@ class Mistake:
     true: Mapping[str, tuple[str, ...]]
     wrong: int
     confidence: float
+    tiles: str = ""
 
 
 def compared(run: RunFolder) -> tuple[list[Mistake], int]:
@@ -73,7 +75,7 @@ def _judge(run: RunFolder, row: dict, known: dict) -> Mistake:
         values = [value for kind in wrong for value in predicted[kind].values()]
     path = row.get("path") or known.get("path", "")
     highest = max((value or 0.0 for value in values), default=0.0)
-    return Mistake(row["ID"], path, predicted, true, len(wrong), highest)
+    return Mistake(row["ID"], path, predicted, true, len(wrong), highest, row.get("tiles") or "")
 
 
 def _several_labels(row: dict, kind: str) -> Confidences:
