@@ -108,7 +108,8 @@ def converter(litert, backend, monkeypatch, tmp_path):
     made.write_bytes(graph(litert, len(backend.labels)))
     script = tmp_path / "converter.py"
     script.write_text(
-        f"#!{sys.executable}\nimport pathlib, shutil, sys\n"
+        # as pip writes it: the path of the interpreter may have a space
+        f"#!/bin/sh\n'''exec' \"{sys.executable}\" \"$0\" \"$@\"\n' '''\nimport pathlib, shutil, sys\n"
         "source, folder = map(pathlib.Path, (sys.argv[sys.argv.index(o) + 1] for o in ('-i', '-o')))\n"
         "folder.mkdir()\n"
         f"shutil.copy({str(made)!r}, folder / (source.stem + '_float32.tflite'))\n"
