@@ -60,6 +60,12 @@ def test_stages_thaw_from_the_last_one(photos, tmp_path, seen):
     assert {name[:8] for name in moved(seen[2], seen[3])} == {"top.0.we", "top.0.bi", "stages.3"}
 
 
+def test_a_training_that_ends_before_the_backbone_learns_says_so(photos, tmp_path, capsys):
+    still = ("callbacks.finetuning.head_epochs=3", "callbacks.early_stopping.patience=1", "model.lr=1e-30")
+    trained(tmp_path, f"data.root={photos}", *SMALL, *TWO, *still)
+    assert "ended after epoch 2, before the backbone learned" in capsys.readouterr().err
+
+
 RECIPES = {
     "two_phase": (*TWO, "model.schedule=cosine"),
     "progressive": (*STAGES, "model.schedule=one_cycle", "model.optimizer=sgd", "model.layer_decay=0.7"),

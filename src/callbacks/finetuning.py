@@ -104,6 +104,15 @@ class FinetuningPhases(L.Callback):
                     if isinstance(callback, EarlyStopping):
                         callback.wait_count = 0
 
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Warn where the training ended before the backbone learned."""
+        if trainer.current_epoch <= self.head_epochs:
+            log.warning(
+                "The training ended after epoch %d, before the backbone learned: a larger "
+                "callbacks.early_stopping.patience, or fewer callbacks.finetuning.head_epochs",
+                trainer.current_epoch,
+            )
+
 
 class AveragedWeights(WeightAveraging):
     """Validates and saves the exponential moving average of the weights (Polyak and Juditsky, 1992).
