@@ -123,7 +123,7 @@ def learning_rate_figure(table: pd.DataFrame, suggestion: float) -> Figure:
     axes.plot(table["lr"], table["smooth"], color=BLUE, linewidth=1.8, label="running mean")
     axes.axvline(suggestion, color=RED, linewidth=1.2, linestyle="--", label=f"model.lr={suggestion:.2g}")
     axes.set_xscale("log")
-    axes.set_ylim(top=1.1 * table["smooth"].head(20).max())
+    axes.set_ylim(0, 1.1 * table["smooth"].head(20).max())
     draw.set_title(axes, "Loss over the learning rate")
     axes.set_xlabel("learning rate of the heads", **NOTE)
     axes.legend(fontsize=8, frameon=True, framealpha=0.85, edgecolor="none", labelcolor=INK)
