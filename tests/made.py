@@ -5,6 +5,8 @@ import importlib.util
 import io
 import re
 import sys
+import time
+from datetime import datetime
 from pathlib import Path
 from types import ModuleType
 
@@ -120,6 +122,8 @@ def load_script(name: str) -> ModuleType:
 def run_script(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str) -> int:
     """Call a script as the command line would; return its exit code."""
     monkeypatch.setattr(sys, "argv", [f"scripts/{name}.py", *arguments])
+    while any(Path("outputs").glob(f"*/{datetime.now():%Y-%m-%d_%H-%M-%S}")):
+        time.sleep(0.05)  # a run's folder is named after the second it started in
     try:
         load_script(name).main()
     except SystemExit as leave:
