@@ -5,10 +5,13 @@
 
 import logging
 import os
+import random
 import sys
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import lightning as L
@@ -25,16 +28,17 @@ from src.training.evaluate import evaluated
 from src.training.setup import make_trainer, quiet_lightning
 
 SEEDS = 5
-DEFAULT = "the defaults"
+PLAIN = "none of them"
+MIXUP, MISSING = "model.mixup=0.2", 0.3
 MULTILABEL = ("model.loss=asymmetric", "model.loss=partial_bce")  # choices for several labels alone
 CHOICES = (
-    DEFAULT, "model.loss=focal", *MULTILABEL, "model.label_smoothing=0.1", "model.mixup=0.2",
+    PLAIN, "model.loss=focal", *MULTILABEL, "model.label_smoothing=0.1", MIXUP,
     "data.balanced=true data.class_weights=null", "data.class_weights=null", "model.head=mlp",
     "data.views=4 data.augment.preset=color", "model.mixup=0.2 data.views=4 data.augment.preset=color",
     "callbacks=[default,ema]",
 )  # fmt: skip
 SETS = {
-    "demo, multilabel": ("experiment=demo", "model=multilabel"),
+    "demo, multilabel": ("experiment=demo", "model=multilabel", "model.mixup=0"),
     "demo, dual_head": ("experiment=demo", "model=dual_head"),
 }
 FIGURES = {"macro-F1": "f1_macro", "macro-F1 at 0.5": "f1_macro_at_0.5", "mAP": "map"}
@@ -49,40 +53,65 @@ def main(rounds: int | None = None) -> bool:
     warnings.filterwarnings("ignore", module="lightning")
     sets, seeds = dict(SETS), range(1, 1 + (rounds or SEEDS))
     if root := os.environ.get("INFRA_MULTILABEL"):
-        sets["infra_multilabel"] = ("experiment=infra_multilabel", override("data.root", root))
+        sets["infra_multilabel"] = (
+            "experiment=infra_multilabel",
+            override("data.root", root),
+            "model.mixup=0",
+        )
     for name, overrides in sets.items():
         several = "multilabel" in name
         choices = [choice for choice in CHOICES if several or choice not in MULTILABEL]
-        found = {choice: [tested(overrides, choice, seed) for seed in seeds] for choice in choices}
-        print(f"\n**{name}**: test, mean and standard deviation over seeds", *seeds)
-        print(f"(in brackets: of the differences from the defaults)\n\n{table(found)}", flush=True)
+        report(name, seeds, {choice: [tested(overrides, choice, s) for s in seeds] for choice in choices})
+        if several:
+            few = {
+                choice: [tested(overrides, choice, s, MISSING) for s in seeds] for choice in (PLAIN, MIXUP)
+            }
+            report(f"{name}, {MISSING:.0%} of the labels of train and val left out", seeds, few)
     return True
 
 
-def tested(overrides: Sequence[str], choice: str, seed: int) -> dict[str, float]:
-    """Return the test figures of one training."""
-    given = choice.split() if choice != DEFAULT else ()
+def report(name: str, seeds: Sequence[int], found: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+    """Print the table of a set."""
+    print(f"\n**{name}**: test, mean and standard deviation over seeds", *seeds)
+    print(f"(in brackets: of the differences from the first row)\n\n{table(found)}", flush=True)
+
+
+def tested(overrides: Sequence[str], choice: str, seed: int, missing: float = 0.0) -> dict[str, float]:
+    """Return the test figures of one training, without a share of the labels that it could learn from."""
+    given = choice.split() if choice != PLAIN else ()
     with tempfile.TemporaryDirectory() as run:
         own = (override("output_dir", run), override("data.cache_dir", BENCH / "recipes"))
-        scored = trained(composed(*overrides, *given, f"seed={seed}", *own, *ALONE))
+        scored, _ = trained(composed(*overrides, *given, f"seed={seed}", *own, *ALONE), missing)
     figures = figures_of(scored, FIGURES, ("accuracy", "f1_macro"))
     print(f"{' '.join(overrides)} {choice}, seed {seed}: {figures}", file=sys.stderr)
     return figures
 
 
-def trained(cfg: DictConfig) -> Mapping:
-    """Train as `scripts/train.py` does; return the figures of the best checkpoint on the test split."""
+def trained(cfg: DictConfig, missing: float = 0.0) -> tuple[Mapping, Counter]:
+    """Train as `scripts/train.py` does; return the best checkpoint's figures on test, and photos by label."""
     config.demo_root(cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     data = config.build(cfg.data)
     data.setup()
+    photos = Counter(
+        name
+        for split in data.splits.values()
+        for record in split
+        for names in record.labels.values()
+        for name in names
+    )
+    rng = random.Random(0)
+    for record in data.splits["train"] + data.splits["val"] if missing else ():
+        for kind, names in record.labels.items():
+            record.labels[kind] = type(names)(name for name in names if rng.random() >= missing)
     model = config.build(cfg.model, labels=data.labels.as_dict(), class_weights=data.class_weights())
     trainer = make_trainer(cfg, model, None)
     data.partial = model.partial
     data.features = split_features(model, data, cfg.trainer.max_epochs, "cpu")
-    with threads(1):
+    with threads(1) if data.features else nullcontext():
         trainer.fit(model, data)
-    return evaluated(trainer, model, data, Path(cfg.output_dir) / "checkpoints" / BEST)["test"]
+    best = Path(cfg.output_dir) / "checkpoints" / BEST
+    return evaluated(trainer, model, data, best)["test"], photos
 
 
 def table(found: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
@@ -90,11 +119,11 @@ def table(found: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     frames = {choice: pd.DataFrame(rows) for choice, rows in found.items()}
     lines = []
     for choice, frame in frames.items():
-        line = {"choice": choice if choice == DEFAULT else f"`{choice}`"}
+        line = {"choice": choice if choice == PLAIN else f"`{choice}`"}
         for name in frame:
             line[name] = f"{frame[name].mean():.3f} ± {frame[name].std():.3f}"
-            if choice != DEFAULT:
-                apart = frame[name] - frames[DEFAULT][name]
+            if choice != PLAIN:
+                apart = frame[name] - frames[PLAIN][name]
                 line[name] += f" ({apart.mean():+.3f} ± {apart.std():.3f})"
         lines.append(line)
     return markdown(lines)

@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 COMPONENTS = {"Channel Bracket": (200, 60, 60), "Grout Hole": (60, 200, 60), "Radial Joint": (60, 60, 200)}
 DEFECTS = {"Leaks": 40, "Corrosion-Heavy": 210, "Intact": 125}
 FAST = ("model.backbone=tiny", "model.weights=null", "model.freeze_backbone=false", "model.lr=0.01",
-        "model.backbone_lr_factor=1", "model.schedule=constant", "data.batch_size=8",
+        "model.backbone_lr_factor=1", "model.schedule=constant", "model.mixup=0", "data.batch_size=8",
         "preprocess.image_size=16", "data.num_workers=0", "trainer.accelerator=cpu",
         "callbacks.figures=null")  # fmt: skip
 
