@@ -17,6 +17,7 @@ from src.training.setup import quiet_lightning
 
 SEEDS = 5
 MANY = 10  # photos of a label, for the figures that leave out the rarest
+SETS = {"demo": ("data.root=data/demo", override("data.group", r"^(A\d+)_"))}
 RECIPES = {
     "ours": ("model=multilabel",),
     "original": ("experiment=component_defect_multilabel", "model.backbone=efficientnet_lite0"),
@@ -26,7 +27,7 @@ RECIPES = {
 def main(rounds: int | None = None) -> bool:
     """Print a Markdown table for each set."""
     quiet_lightning()
-    sets = {"demo": ("data.root=data/demo", override("data.group", r"^(A\d+)_"))}
+    sets = dict(SETS)
     if root := os.environ.get("INFRA_MULTILABEL"):
         group = override("data.group", r"^(sdnet2018_[a-z]+_\d+)-")
         sets["infra_multilabel"] = (override("data.root", root), group)

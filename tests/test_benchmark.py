@@ -15,6 +15,7 @@ from benchmarks import (
     harness,
     label_errors,
     leak,
+    original,
     plain,
     predict,
     recipes,
@@ -158,10 +159,10 @@ def test_changes_of_the_defaults_print_a_row_for_each_change(small, make_photo, 
     assert all(0 <= float(value) <= 1 for cells in figures.values() for value in cells[1:])
 
 
-def test_recipes_are_compared_with_the_defaults_seed_by_seed(small, table, monkeypatch, capsys):
+def test_recipes_are_compared_with_the_plain_one_seed_by_seed(small, table, monkeypatch, capsys):
     monkeypatch.setenv("INFRA_MULTILABEL", str(table))
     monkeypatch.setattr(recipes, "SETS", {})
-    monkeypatch.setattr(recipes, "CHOICES", (recipes.DEFAULT, "model.head=mlp", "callbacks=[default,ema]"))
+    monkeypatch.setattr(recipes, "CHOICES", (recipes.PLAIN, "model.head=mlp", "callbacks=[default,ema]"))
     tiny = ("model.backbone=tiny", "model.weights=null", "preprocess.image_size=16", "data.group=null")
     monkeypatch.setattr(recipes, "ALONE", (*recipes.ALONE, *tiny, "trainer.max_epochs=2"))
     assert recipes.main(2)
@@ -169,6 +170,17 @@ def test_recipes_are_compared_with_the_defaults_seed_by_seed(small, table, monke
     assert "| choice | macro-F1 | macro-F1 at 0.5 | mAP |" in lines
     (row,) = (line for line in lines if line.startswith("| `model.head=mlp` | 0."))
     assert row.count(" ± 0.") == 6 and row.count(" (") == 3
+    assert "**infra_multilabel, 30% of the labels of train and val left out**" in "\n".join(lines)
+
+
+def test_the_originals_recipe_is_measured_on_the_same_splits(small, table, monkeypatch, capsys):
+    monkeypatch.setenv("INFRA_MULTILABEL", str(table))
+    tiny = ("model.backbone=tiny", "model.weights=null", "preprocess.image_size=16", "data.group=null")
+    monkeypatch.setattr(original, "ALONE", (*original.ALONE, *tiny, "trainer.max_epochs=2"))
+    monkeypatch.setattr(original, "SETS", {})
+    assert original.main(1)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("|")[1].strip() for line in lines[-3:]] == ["ours", "original", "difference"]
 
 
 def test_splits_by_photo_and_by_group_are_compared(small, photos, monkeypatch, capsys):
