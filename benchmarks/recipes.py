@@ -107,7 +107,8 @@ def trained(cfg: DictConfig, missing: float = 0.0) -> tuple[Mapping, Counter]:
     model = config.build(cfg.model, labels=data.labels.as_dict(), class_weights=data.class_weights())
     trainer = make_trainer(cfg, model, None)
     data.partial = model.partial
-    data.features = split_features(model, data, cfg.trainer.max_epochs, "cpu")
+    if data.cache == "features":
+        data.features = split_features(model, data, cfg.trainer.max_epochs, "cpu")
     with threads(1) if data.features else nullcontext():
         trainer.fit(model, data)
     best = Path(cfg.output_dir) / "checkpoints" / BEST
