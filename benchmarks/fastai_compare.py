@@ -31,7 +31,7 @@ from src.labels import LabelSpace
 SETS = {
     "sdnet2018": ("model=dual_head", r"data.group='^([a-z]+_\d+)-'"),
     "neu_cls": ("model=multiclass",),
-    "infra_multilabel": ("model=multilabel", r"data.group='^(sdnet2018_[a-z]+_\d+)-'"),
+    "infra_multilabel": ("model=multilabel", "model.mixup=0", r"data.group='^(sdnet2018_[a-z]+_\d+)-'"),
 }
 SIDES = ("ours", "fastai")
 FIGURES = {"mAP": "map", "macro-F1 at 0.5": "f1_macro_at_0.5", "macro-F1, tuned thresholds": "f1_macro"}
