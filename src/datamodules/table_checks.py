@@ -4,35 +4,25 @@ import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from decimal import Decimal
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
 from src.datamodules.csv_table import FILE_NAME, pick_column
 from src.datamodules.records import EXAMPLES, Finding, PhotoIndex, path_parts
-from src.errors import InputError, counted, listed
+from src.errors import InputError, listed
 
 log = logging.getLogger(__name__)
-QUOTES = "='\"`\u2018\u2019\u201c\u201d \u200b\u200e\u200f\u2060\ufeff"  # and letters that cannot be seen
-_MONTHS = (
-    "jan ene", "feb fev fév", "mar mär mrz", "apr avr abr", "may mai", "jun", "jul", "aug aoû ago", "sep",
-    "oct okt", "nov", "dec dez déc dic",
-)  # fmt: skip
-MONTHS = {name: number for number, names in enumerate(_MONTHS, 1) for name in names.split()}
-DATE = re.compile(r"(\d+|[^\W\d_]+)\.?[-/. ](\d+|[^\W\d_]+)\.?(?:[-/. ](\d+))?(?: 0?0:00(?::00)?)?")
 TEXT = "format the column as text and take the IDs from their source again"
-DAMAGES = {
-    "ids_quoted": ("carry quotes, or letters that cannot be seen", "remove them"),
-    "ids_zeros": ("lost their leading zeros", TEXT),
-    "ids_decimal": ("became decimal numbers", TEXT),
-    "ids_thousands": ("became numbers with thousands separators", TEXT),
-    "ids_exponent": ("became numbers with an exponent", TEXT),
-    "ids_rounded": ("were rounded after 15 digits", TEXT),
-    "ids_dates": ("became dates", TEXT),
-    "ids_prefixed": ("carry the letters that Label Studio puts before a name", "remove them"),
-    "ids_extension": ("name another extension", "correct it, or leave the extension out"),
+CHANGES = {  # by a spreadsheet
+    "ids_zeros": "lost their leading zeros",
+    "ids_decimal": "became decimal numbers",
+    "ids_exponent": "became numbers with an exponent",
+    "ids_dates": "became dates",
 }
+NUMBER, EXPONENT = re.compile(r"(\d+)(?:[.,]0+)?"), re.compile(r"\d(?:[.,]\d+)?e\+?(\d+)")
+DATE_NAME = re.compile(r"\d{1,4}([-_/. ]\d{1,4}){1,2}")  # of a photo that a spreadsheet reads as a date
+DATE = re.compile(r"(\d{1,4}|[^\W\d_]{3,})\.?([-/. ](\d{1,4}|[^\W\d_]{3,})\.?){1,2}( 0?0:00(:00)?)?")
 
 
 def photo_column(
@@ -100,7 +90,7 @@ def find_all(ids: Sequence[str], index: PhotoIndex, where: str) -> tuple[dict[st
     """Return the photos that each ID can mean, those of paths from another machine included, and findings.
 
     Such a path is not used where another ID names the same photo: one of its folders may tell them apart. A
-    finding names each way in which a spreadsheet or a tool has changed IDs that name no photo.
+    finding names each way in which a spreadsheet has changed IDs that name no photo.
 
     Args:
         ids: one for each row.
@@ -124,112 +114,29 @@ def find_all(ids: Sequence[str], index: PhotoIndex, where: str) -> tuple[dict[st
         findings.append(Finding("ids_doubtful", text, "give paths below the folder of photos", len(doubtful)))
     found |= {id_: [path] for id_, path in clear.items()}
     lost = {id_: count for id_, count in rows.items() if not found[id_]}
-    findings += _piled(rows, found, {*index.paths}.difference(*found.values()))
-    return found, findings + (_damaged(lost, index.paths) if lost else [])
+    return found, findings + (_changed(lost, index.paths) if lost else [])
 
 
-def _piled(rows: Mapping[str, int], found: Mapping, paths: Iterable[str]) -> list[Finding]:
-    """Return a finding of long numbers that have rows of other photos, too, if their digits are rounded."""
-    others = {(stem[:15], len(stem)) for stem in (PurePosixPath(path).stem for path in paths)}
-    several = {id_: n for id_, n in rows.items() if n > 1 and re.fullmatch(r"\d{15}0+", id_) and found[id_]}
-    piled = {id_: n for id_, n in several.items() if (id_[:15], len(id_)) in others}
-    text = f"{len(piled)} IDs end in zeros and have rows of other photos, too, if their digits are rounded"
-    shown, examples = counted(piled, EXAMPLES, " rows"), tuple(found[id_][0] for id_ in [*piled][:EXAMPLES])
-    return [Finding("ids_rounded", f"{text}: {shown}", TEXT, sum(piled.values()), examples)] if piled else []
-
-
-def _damaged(lost: Mapping[str, int], paths: Sequence[str]) -> list[Finding]:
+def _changed(lost: Mapping[str, int], paths: Sequence[str]) -> list[Finding]:
     """Return a finding for each way in which IDs were changed, `{ID: rows}`, that name no photo."""
-    names, found = _Names(paths), defaultdict(list)
+    stems = {PurePosixPath(path).stem: path for path in reversed(paths)}
+    numbers = {stem.lstrip("0") or "0": path for stem, path in stems.items() if stem.isdecimal()}
+    lengths = {len(stem) for stem in stems if stem.isdecimal()}
+    dates = any(map(DATE_NAME.fullmatch, stems))
+    found: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for id_ in lost:
-        if hit := names.damage(id_.strip()):
-            found[hit[0]].append((id_, hit[1]))
+        text = id_.strip().casefold()
+        if (match := NUMBER.fullmatch(text)) and (path := numbers.get(match[1])):
+            name = PurePosixPath(path).name
+            found["ids_zeros" if name[0] == "0" else "ids_decimal"].append((id_, f"{id_} for {name}"))
+        elif (match := EXPONENT.fullmatch(text)) and int(match[1]) + 1 in lengths:
+            found["ids_exponent"].append((id_, id_))
+        elif dates and DATE.fullmatch(text):
+            found["ids_dates"].append((id_, id_))
     findings = []
-    for kind, (text, cure) in DAMAGES.items():
+    for kind, words in CHANGES.items():
         if pairs := found[kind]:
             rows = sum(lost[id_] for id_, _ in pairs)
-            id_, path = pairs[0]
-            shown = id_ if id_.isprintable() else ascii(id_)
-            text = f"{len(pairs)} IDs ({rows} rows) {text}, as {shown} for {PurePosixPath(path).name}"
-            findings.append(Finding(kind, text, cure, rows, tuple(path for _, path in pairs[:EXAMPLES])))
+            text = f"{len(pairs)} IDs ({rows} rows) {words}, as {pairs[0][1]}"
+            findings.append(Finding(kind, text, TEXT, rows))
     return findings
-
-
-class _Names:
-    """File names of photos by the forms in which spreadsheets leave them."""
-
-    def __init__(self, paths: Sequence[str]):
-        self.stems = {PurePosixPath(path).stem.casefold(): path for path in reversed(paths)}
-        numbers = [(stem, path) for stem, path in self.stems.items() if re.fullmatch(r"[0-9]+", stem)]
-        self.numbers = [*numbers, *((s, p) for s, p in self.stems.items() if re.fullmatch(r"\d+e\d{1,3}", s))]
-        self.zeros = {stem.lstrip("0") or "0": path for stem, path in numbers if stem[0] == "0"}
-        long = [(stem, path) for stem, path in numbers if len(stem) > 15]
-        self.rounded = {(len(stem), stem[:15]): path for stem, path in long}
-        self.rounded |= {(len(s), f"{Decimal(s):.14e}".replace(".", "")[:15]): path for s, path in long}
-        self.dates = {
-            tuple(sorted(int(number) % 100 for number in re.findall(r"\d+", stem))): path
-            for stem, path in self.stems.items()
-            if re.fullmatch(r"\d{1,4}([-_/. ]\d{1,4}){1,2}", stem)
-        }
-        self.exponents: dict[int, dict[str, str]] = {}  # by the number of decimals
-
-    def damage(self, id_: str) -> tuple[str, str] | None:
-        """Return the kind of damage that turned a photo's name into this ID, and the photo."""
-        text = id_.strip(QUOTES).casefold()
-        if text != id_.casefold() and (path := self._known(text)):
-            return "ids_quoted", path
-        for kind, number in self._plain(text):
-            if path := self.zeros.get(number):
-                return "ids_zeros", path
-            if kind and (path := self.stems.get(number)):
-                return kind, path
-            if len(number) > 15 and (path := self.rounded.get((len(number), number[:15]))):
-                return "ids_rounded", path
-        if path := self._by_exponent(text):
-            return "ids_exponent", path
-        if path := self._by_date(text):
-            return "ids_dates", path
-        name = re.split(r"[\\/]", text)[-1]
-        if re.match(r"[0-9a-f]{8}-", name) and (path := self._known(name[9:])):
-            return "ids_prefixed", path
-        if FILE_NAME.search(name) and (path := self.stems.get(PurePosixPath(name).stem)) and name == text:
-            return "ids_extension", path
-        return None
-
-    def _known(self, name: str) -> str | None:
-        """Return the photo of a file's name, with or without extension."""
-        return self.stems.get(name) or self.stems.get(FILE_NAME.sub(lambda match: match[0][0], name))
-
-    @staticmethod
-    def _plain(text: str) -> list[tuple[str, str]]:
-        """Return the whole numbers that a text can be, each with the kind of damage that makes it so."""
-        found = [("", text)] if text.isdecimal() else []
-        if match := re.fullmatch(r"(\d+)[.,]0+", text):
-            found.append(("ids_decimal", match[1]))
-        if re.fullmatch(r"\d{1,3}([.,'\u2019 \u00a0\u202f]\d{3})+([.,]0+)?", text):
-            digits = re.sub(r"\D", "", re.sub(r"[.,]0{1,2}$", "", text))
-            found.append(("ids_thousands", digits))
-        return found
-
-    def _by_exponent(self, text: str) -> str | None:
-        """Return the photo whose number has been shortened to one with an exponent, as 2.02E+13."""
-        match = re.fullmatch(r"(\d)(?:[.,](\d+))?e\+?(\d{1,3})", text)
-        if not match:
-            return None
-        decimals = len(match[2] or "")
-        if decimals not in self.exponents:
-            forms = ((f"{Decimal(stem):.{decimals}e}", path) for stem, path in self.numbers)
-            self.exponents[decimals] = dict(forms)
-        mantissa = f"{match[1]}.{match[2]}" if match[2] else match[1]
-        return self.exponents[decimals].get(f"{mantissa}e+{int(match[3])}")
-
-    def _by_date(self, text: str) -> str | None:
-        """Return the photo whose name was read as a date: 2-1 as 02-Jan, Jan-02 or 2024-01-02 00:00:00."""
-        match = DATE.fullmatch(text)
-        if not match:
-            return None
-        parts = [MONTHS.get(part[:3], -1) if part.isalpha() else int(part) for part in match.groups() if part]
-        year = [part for part in parts if part > 31][:1]
-        short = sorted(part for part in parts if part not in year)
-        forms = [[part % 100 for part in parts], short, *([part, year[0] % 100] for part in short if year)]
-        return next((self.dates[key] for form in forms if (key := tuple(sorted(form))) in self.dates), None)
