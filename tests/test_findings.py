@@ -33,11 +33,10 @@ def read_cells(make_photo, tmp_path):
     [
         (["Crack", "crack", "Crack"], "labels_alike", "'Crack' (2), 'crack' (1)", "rename=['crack=Crack']"),
         (["Heavy rust", "Heavy  rust"], "labels_alike", "'Heavy  rust' (1)", "['Heavy  rust=Heavy rust']"),
-        (["Crack", "Cr\u0430ck", "Cra\u200bck"], "labels_alike", r"'Cr\u0430ck' (1)", "data.rename="),
+        (["Crack", "Cra\u200bck"], "labels_alike", r"'Cra\u200bck' (1)", "data.rename="),
         (["1", "1.0", "01", "1,0"], "labels_alike", "'01' (1)", "data.rename="),
         (["Crack", "Leak", "Crack, Leak"], "labels_listed", "'Crack, Leak' (1)", "data.separator=','"),
         (["Crack", "Leak", "Crack,Leak,"], "labels_listed", "'Crack,Leak,' (1)", "data.separator=','"),
-        (["İnce", "ince", "+5", "5"], "labels_alike", "'5' (1), '+5' (1)", "['+5=5','İnce=ince']"),
         (["Crack", "Leak", "Crack Leak"], "labels_listed", "'Crack Leak' (1)", "data.separator=' '"),
         (["Crack|Leak", "Leak|Rust", "Rust|Crack"], "labels_listed", "'Leak|Rust' (1)", "data.separator='|'"),
         (["Crack", "N/A", "?", "unknown"], "labels_missing", "'N/A' (1), '?' (1)", "['N/A','?','unknown']"),
@@ -46,7 +45,6 @@ def read_cells(make_photo, tmp_path):
         (["Crack", "RiÃŸ"], "labels_garbled", "'RiÃŸ' (1)", "data.encoding="),
         (["Crack", "[0, 1]"], "labels_serialised", "'[0, 1]' (1)", "data.rename="),
         (["Crack", "=SUM(A1)"], "labels_formula", "'=SUM(A1)' (1)", "data.rename="),
-        (["Crack", "a remark " * 20], "labels_long", "80 letters", ""),
         ([f"IMG {i}" for i in range(21)], "labels_unique", "21 different labels", ""),
     ],
 )

@@ -12,7 +12,6 @@ from src.errors import InputError, counted, listed
 from src.overrides import typed, typed_list
 
 log = logging.getLogger(__name__)
-SENTENCE = 80  # letters; a longer label is a remark
 REMARKS = 2000  # labels; more are no longer compared with each other
 MANY = 20  # labels; more of them than half the photos are no labels
 LISTING = (";", ",", "|", "\n", "\t", "、", "\uff0c", "\uff1b")  # marks that hardly stand in a label's name
@@ -30,14 +29,8 @@ _NO_DEFECT = """ok okay i.o. io good normal intact healthy clean fine pass passe
     ohne_befund in_ordnung fehlerfrei kein_schaden keine_schäden unbeschädigt keine ras sain aucun
     sans_défaut sin_daño sin_defecto ninguno nessuno senza_difetti no_finding no_findings 正常 норма"""
 MISSING, HEALTHY = frozenset(_NO_LABEL.split()), frozenset(_NO_DEFECT.split())
-# letters of Cyrillic and Greek, in lower case, that read as Latin ones in one of their cases; quotes
-_OTHERS = "авекмнорстухіјѕԁһԛԝαβεζηικμνορτυχ\u2019\u2018´`\u2033\u201c\u201d"  # noqa: RUF001
-LOOKALIKES = str.maketrans(_OTHERS, "abekmhopctyxijsdhqwabezhikmnoptyx''''\"\"\"")
-LOOKALIKES |= str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "\u0131": "i", "\u0307": ""})
 QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
 MOJIBAKE = re.compile("\u00c3[\u0080-\u00bf\u0152-\u2122]|\ufffd")
-UNSEEN = ("Cf", "Cc", "Zl", "Zp")
-JOINERS = "\u200c\u200d"  # letters of Persian and others are written with these, emoji too
 DASHES = re.compile(r"[\s_\-\u2010-\u2015\u2212\u00ad]+")
 
 
@@ -56,37 +49,22 @@ def quoted(names: Iterable[str], counts: Mapping[str, int], limit: int = EXAMPLE
 
 
 def visible(name: str) -> str:
-    """Return a name in quotes; as ASCII where letters cannot be seen, or look like Latin ones among them."""
-    blanks = any(c.isspace() and c != " " for c in name)
-    return ascii(name) if blanks or _deceives(name) else f"'{name}'"
-
-
-def _deceives(name: str) -> bool:
-    """Whether some letters cannot be seen, or look like the Latin ones of the same word."""
-    if any(unicodedata.category(c) in UNSEEN and c not in JOINERS for c in name):
-        return True
-    words = (word for word in re.findall(r"[^\W\d_]+", name.casefold()) if word[0] not in "\u00b5\u03bc")
-    return any(
-        not word.isascii() and word.translate(LOOKALIKES).isascii() and re.search("[a-z]", word)
-        and not set(word) & set("äöü")
-        for word in words
-    )  # fmt: skip
+    """Return a name in quotes; as ASCII where some of its letters cannot be seen."""
+    return f"'{name}'" if name.isprintable() else ascii(name)
 
 
 def same_to_a_reader(name: str) -> str:
     """Return a text that two names share where a reader takes them for one label.
 
-    Letter case, blanks, dashes, invisible letters, letters of other scripts that look like Latin ones, and
-    spellings of a number (`1`, `01`, `1.0`) make no difference, nor do marks at the end.
+    Letter case, blanks, dashes, invisible letters, zeros that do not change a number (`01`, `1.0`), and marks
+    at the end make no difference.
     """
     text = unicodedata.normalize("NFKC", name).casefold()
     text = "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Cc") or c.isspace())
-    text = re.sub(r"(?<!\w)[-\u2212](?=\d)", "minus", text.translate(LOOKALIKES))
-    text = DASHES.sub(" ", text).strip(" .:!;,'\"").removeprefix("+")
+    text = re.sub(r"(?<!\w)[-\u2212](?=\d)", "minus", text)
+    text = DASHES.sub(" ", text).strip(" .:!;,'\"")
     text = re.sub(r"(?<!\d) | (?!\d)", "", text)  # a blank matters only between digits
-    text = re.sub(r"(?<=\d),(?=\d)", ".", text)
-    text = re.sub(r"(\d\.\d*?)0+(?!\d)", r"\1", text)
-    return re.sub(r"(?<![\d.])0+(?=\d)", "", re.sub(r"(?<=\d)\.(?!\d)", "", text))
+    return re.sub(r"(?<![\d.])0*(\d+?)(?:[.,]0+)?(?![\d.,])", r"\1", text)
 
 
 def number(text: str) -> float | None:
@@ -240,18 +218,16 @@ def _lists(totals: Mapping[str, int]) -> dict[str, list[str]]:
 def _odd_names(totals: Mapping[str, int], told: set[str]) -> list[tuple[str, str, str, list[str]]]:
     """Return `(kind, text, cure, labels)` of names that break what they are written into."""
     rest = [name for name in totals if name not in told]
-    unseen = [name for name in rest if _deceives(name)]
+    unseen = [name for name in rest if not name.isprintable()]
     garbled = [name for name in rest if MOJIBAKE.search(name)]
     data = [name for name in rest if name[0] + name[-1] in ("[]", "{}", "()")]
     run = [name for name in rest if re.match(r"[=@]|[+-](?!\d)", name)]
-    long = [name for name in rest if len(name) > SENTENCE]
-    rename, check = "rename them, or use data.rename=['OLD=NEW']", "check that the column holds labels"
+    rename = "rename them, or use data.rename=['OLD=NEW']"
     found = (
-        ("labels_invisible", "Labels with letters that cannot be seen, or look like others", rename, unseen),
+        ("labels_invisible", "Labels with letters that cannot be seen", rename, unseen),
         ("labels_garbled", "Labels in a wrong encoding", "name it: data.encoding=", garbled),
         ("labels_serialised", "Labels that look like data of a program", rename, data),
         ("labels_formula", "Labels that a spreadsheet takes for a formula", rename, run),
-        ("labels_long", f"Labels of more than {SENTENCE} letters", check, long),
     )
     return [row for row in found if row[-1]]
 
