@@ -164,11 +164,9 @@ def test_folders_of_systems_and_runs_are_left_out_and_told(read_tree):
     assert "2 files left out" in others and ".cr2 1" in others
 
 
-def test_copies_and_masks_among_the_labels_are_told(read_tree):
-    _, _, findings = read_tree(
-        "Crack/1.jpg", "Crack/1_mask.png", "Crack - Copy/1.jpg", "Leak/1.jpg", "masks/1.png"
-    )
-    assert findings.keys() == {"folders_copied", "folders_of_masks", "companions"}
+def test_masks_among_the_photos_are_told(read_tree):
+    _, _, findings = read_tree("Crack/1.jpg", "Crack/1_mask.png", "Leak/1.jpg", "masks/1.png")
+    assert findings.keys() == {"companions"} and "2 photos look like masks" in findings["companions"]
 
 
 def test_train_and_explore_tell_and_strict_refuses(monkeypatch, tmp_path, caplog, capsys):

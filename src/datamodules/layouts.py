@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from src.datamodules.records import EXAMPLES, Finding, Listing
 from src.datamodules.splits import SPLIT_NAMES
-from src.errors import InputError, counted, listed
+from src.errors import InputError, listed
 from src.overrides import typed
 
 _PICTURES = "images image imgs img pictures photos frames jpegimages leftimg8bit input inputs rgb"
@@ -29,10 +29,6 @@ PLACE_OR_TIME = re.compile(
 COMPANION = re.compile(
     r"(.+?)[_\-. ](?:masks?|seg|segm|segmentation|labels?|gt|annot|annotation|annotated|overlay|depth|heatmap"
     r"|thumb|thumbnail|preview|small|\d+x\d+)|(?:mask|seg|label|gt)[_\-](.+)"
-)
-COPY = re.compile(
-    r"(.+?)(?: ?\(\d+\)| - (?:copy|kopie)(?: ?\(\d+\))?|[ _.-](?:copy|kopie|old|alt|backup|bak)(?: \d+)?)"
-    r"|(?:copy of|kopie von) (.+)"
 )
 
 
@@ -204,36 +200,15 @@ def _is_place(name: str) -> bool:
 
 
 def check_names(listing: Listing, split_of: Mapping[str, str]) -> list[Finding]:
-    """Return findings of folders that are copies or hold masks, and of companions of photos."""
-    places: dict[str, list[str]] = defaultdict(list)
-    stems: dict[str, set[str]] = defaultdict(set)
+    """Return a finding of masks and small copies, by the names of files and folders."""
+    stems, found = {os.path.splitext(path)[0] for path in listing.paths}, []
     for path in listing.paths:
-        folder, _, name = path.rpartition("/")
-        stems[folder].add(os.path.splitext(name)[0])
-        for top in label_folders(path, split_of)[:1]:
-            places[top].append(path)
-    found = []
-    lower = {*map(str.lower, places)}
-    matches = {top: COPY.fullmatch(top.lower()) for top in sorted(places)}
-    copies = [top for top, match in matches.items() if match and (match[1] or match[2]) in lower]
-    answers = [top for top in sorted(places) if top.lower() in ANSWERS and len(places) > 1]
-    for name, text, folders in (
-        ("folders_copied", "Folders that look like copies of others", copies),
-        ("folders_of_masks", "Folders that hold masks or annotations by their names", answers),
-    ):
-        if folders:
-            shown = counted({f"'{top}'": len(places[top]) for top in folders}, EXAMPLES, " photos")
-            paths = tuple(places[top][0] for top in folders[:EXAMPLES])
-            count = sum(len(places[top]) for top in folders)
-            found.append(Finding(name, f"{text}: {shown}", "move them out of data.root", count, paths))
-    companions = []
-    for path in listing.paths:
-        match = COMPANION.fullmatch(os.path.splitext(os.path.basename(path))[0])
-        below = map(str.lower, label_folders(path, split_of)[1:])
-        if (match and (match[1] or match[2]) in stems[os.path.dirname(path)]) or ANSWERS.intersection(below):
-            companions.append(path)
-    if companions:
-        text = f"{len(companions)} photos look like masks or small copies: {listed(companions, EXAMPLES)}"
-        cure, shown = "move them out of data.root", tuple(companions[:EXAMPLES])
-        found.append(Finding("companions", text, cure, len(companions), shown))
-    return found
+        folder, slash, name = os.path.splitext(path)[0].rpartition("/")
+        match = COMPANION.fullmatch(name)
+        folders = {name.lower() for name in label_folders(path, split_of)}
+        if folders & ANSWERS or (match and folder + slash + (match[1] or match[2]) in stems):
+            found.append(path)
+    if not found:
+        return []
+    text = f"{len(found)} photos look like masks or small copies: {listed(found, EXAMPLES)}"
+    return [Finding("companions", text, "move them out of data.root", len(found), tuple(found[:EXAMPLES]))]
