@@ -1,10 +1,8 @@
 """Tables that a spreadsheet, a tool or another machine has changed."""
 
-import io
 import json
 import logging
 import re
-import zipfile
 
 import pytest
 
@@ -123,43 +121,20 @@ def test_lines_above_a_header(read, text):
         ('"ID,label"\n"a,x"\n', r"a row is one cell \(ID,label\): remove the quotes around whole rows"),
         ('ID,label\na,x\n\nb,"y\nc,z\n', "not a table from row 4 on: a quote that opens there is not closed"),
         ('ID,label\na,"x\nb,"y"\nc,z\n', "not a table from row 2 on: a quote that opens there is not closed"),
-        ('ID,label\na,"x" y\n', "not a table from row 2 on: a quote in a quoted cell has to be doubled"),
-        pytest.param('ID,label\na,x\nb,"' + "y\n" * 99999, "row 3 on: .* not closed, or a cell", id="long"),
+        ('ID,label\na,"x" y\n', "not a table from row 2 on: .* one within a cell is not doubled"),
+        pytest.param('ID,label\na,x\nb,"' + "y\n" * 99999, "row 3 on: .* not closed, or one", id="long"),
         (b"ID,label\na,x\nb,\0\n", r"not a text file \(a zero byte in row 3\)"),
-        (b"SQLite format 3\0...", "an SQLite database: export a CSV"),
-        (b"PAR1...", "a Parquet file"),
-        (b"%PDF-1.7 ...", "a PDF"),
-        (b"\x1f\x8b\x08...", "a gzip file: unpack it"),
-        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook of the old format: save it as CSV UTF-8"),
-        (json.dumps({"images": [], "annotations": []}, indent=1), r"JSON \(COCO\): write a CSV"),
+        (b"PK\x03\x04...", "a workbook or an archive: save it as CSV UTF-8"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "a workbook or an archive: save it as CSV UTF-8"),
+        (json.dumps({"images": [], "annotations": []}, indent=1), "this is JSON: write a CSV"),
         ('[{"ID": "a"}]', "this is JSON: write a CSV"),
-        ("<!DOCTYPE html><html>", "a web page"),
-        ('<?xml version="1.0"?><annotation/>', "this is XML"),
+        ('<?xml version="1.0"?><annotation/>', "this is XML or HTML"),
     ],
 )
 def test_what_is_no_table_is_named(read, text, words):
     with pytest.raises(InputError, match=words) as caught:
         read(text)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("member", "words"),
-    [
-        ("[Content_Types].xml", "an Excel workbook: save it as CSV UTF-8"),
-        ("content.opendocument", "an OpenDocument spreadsheet"),
-        ("photos/a.jpg", "a ZIP archive"),
-    ],
-)
-def test_workbooks_and_archives(read, tmp_path, member, words):
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
-        archive.writestr(member, "...")
-    with pytest.raises(InputError, match=words):
-        read(content.getvalue())
-    (tmp_path / "l.xlsx").write_bytes(content.getvalue())
-    with pytest.raises(InputError, match=words):
-        find_images(str(tmp_path / "l.xlsx"))
 
 
 @pytest.mark.parametrize(
@@ -286,7 +261,7 @@ def test_split_files_of_others(tmp_path, caplog):
         by_file(tmp_path, "ID,split\n7,train\n7,train\n", "007.jpg")
     with pytest.raises(InputError, match=r"IDs in two splits: a.jpg \(row 2 train, row 4 val\)"):
         by_file(tmp_path, "ID,split\na,train\n\na.jpg,val\n", "a.jpg")
-    with pytest.raises(InputError, match="this is JSON: write a CSV with the columns ID and split"):
+    with pytest.raises(InputError, match="this is JSON: write a CSV"):
         by_file(tmp_path, '{"a": "train"}', "a.jpg")
     with pytest.raises(InputError, match="row 2: unknown split 'not train'"):
         by_file(tmp_path, "ID,split\na,not train\n", "a.jpg")

@@ -18,29 +18,8 @@ ID_COLUMNS = ("ID", "file", "filename", "path", "image", "photo")
 DELIMITERS = (",", ";", "\t", "|")
 NO_DELIMITER = "\x1f"  # of a table with one column, whose cells may hold any of the above
 HEADER_ROWS = 10  # the header is looked for among these
-SAVE, EXPORT, UNPACK = "save it as CSV UTF-8", "export a CSV from it", "unpack it"
-BINARIES = (  # first bytes, bytes further on, kind, cure
-    (b"PK\x03\x04", b"opendocument", "an OpenDocument spreadsheet", SAVE),
-    (b"PK\x03\x04", b"[Content_Types].xml", "an Excel workbook", SAVE),
-    (b"PK\x03\x04", b"", "a ZIP archive", UNPACK),
-    (b"\xd0\xcf\x11\xe0", b"", "an Excel workbook of the old format", SAVE),
-    (b"PAR1", b"", "a Parquet file", EXPORT),
-    (b"SQLite format 3\0", b"", "an SQLite database", EXPORT),
-    (b"\x1f\x8b", b"", "a gzip file", UNPACK),
-    (b"%PDF", b"", "a PDF", f"copy its table into a spreadsheet and {SAVE}"),
-    (b"\xff\xd8\xff", b"", "a photo", "name the table"),
-    (b"\x89PNG", b"", "a photo", "name the table"),
-    (b"version https://git-lfs", b"", "a pointer of Git LFS and not the file", "run git lfs pull"),
-)
-MARKUP = (  # begin in lower case, kind, cure
-    (r"\{|\[\s*[\[{\"]", "JSON", "write a CSV with the columns ID and label"),
-    (
-        r"<(!doctype html|html|head|body|table|meta|div)\b",
-        "a web page (HTML)",
-        f"open it in a spreadsheet and {SAVE}",
-    ),
-    (r"<[?!a-z]", "XML", "write a CSV with the columns ID and label, or open it in a spreadsheet"),
-)
+WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # and other archives
+MARKUP = re.compile(r"\{|\[\s*[\[{\"]|<[?!a-z]", re.IGNORECASE)  # JSON, XML, HTML
 SEP_LINE = re.compile(r'"?sep=([^\r\n])"?\1*[^\S\r\n]*(?:\r\n|\r|\n)', re.IGNORECASE)
 COMMENT = re.compile(r"^#(?!\S+\.\w+\s*$)[^\r\n]*", re.MULTILINE)  # `#1.jpg` is a photo
 FILE_NAME = re.compile(rf"\S({'|'.join(sorted(map(re.escape, EXTENSIONS)))})(?!\w)", re.IGNORECASE)
@@ -111,22 +90,17 @@ def read_csv(
 
 def _rows(text: str, delimiter: str, where: str = "") -> Iterator[tuple[int, list[str]]]:
     """Give the rows that are not blank, with their numbers in a spreadsheet; or only those before a fault."""
-    number = line = 0
+    number = 0
     try:
         file = io.StringIO(text, newline="")
         lines = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=bool(where))
         for number, cells in enumerate(lines, 1):
-            line = lines.line_num
             if any(cell.strip() for cell in cells):
                 yield number, cells
     except (csv.Error, TypeError, ValueError) as error:
         if not where:
             return
-        if not isinstance(error, csv.Error):
-            raise InputError(f"{where}: not a table ({error}); see its quotes and delimiter") from error
-        why = "a quote that opens there is not closed, or a cell holds a single quote or a whole file"
-        if not re.search("end of data|limit", str(error)) and lines.line_num == line + 1:
-            why = "a quote in a quoted cell has to be doubled"
+        why = "a quote that opens there is not closed, or one within a cell is not doubled"
         raise InputError(f"{where}: not a table from row {number + 1} on: {why} ({error})") from error
 
 
@@ -202,9 +176,8 @@ def _content(path: Path, key: str) -> bytes:
 
 def _decode(content: bytes, encoding: str | None, where: str) -> str:
     """Return the text: in the encoding named, else UTF-16 with a mark, UTF-8 or Windows-1252."""
-    for begin, within, kind, cure in BINARIES:
-        if content.startswith(begin) and within in content:
-            raise InputError(f"{where}: not a table of text: this is {kind}: {cure}")
+    if content.startswith(WORKBOOKS):
+        raise InputError(f"{where}: not a table of text, but a workbook or an archive: save it as CSV UTF-8")
     cure = "save it as UTF-8, or name the encoding of a table of labels with data.encoding="
     utf_16 = content[:2] in (b"\xff\xfe", b"\xfe\xff")
     candidates = [encoding] if encoding else ["utf-16"] if utf_16 else ["utf-8", "cp1252"]
@@ -220,13 +193,9 @@ def _decode(content: bytes, encoding: str | None, where: str) -> str:
             )
         if name == "cp1252" and not encoding:
             log.info("%s is not UTF-8: read as Windows-1252", where)
-        begin = text.lstrip()[:5000].lower()
-        for pattern, kind, way in MARKUP:
-            if re.match(pattern, begin):
-                coco = " (COCO)" if kind == "JSON" and '"images"' in text and '"annotations"' in text else ""
-                last = {"data.split_file": "and split", "images": "or path"}.get(where.partition("=")[0])
-                way = way.replace("and label", last or "and label")
-                raise InputError(f"{where}: not a table: this is {kind}{coco}: {way}")
+        if MARKUP.match(begin := text.lstrip()):
+            kind = "XML or HTML" if begin[0] == "<" else "JSON"
+            raise InputError(f"{where}: not a table: this is {kind}: write a CSV, a row per photo")
         return text
     raise InputError(f"{where}: not text in {' or '.join(candidates)}; {cure}")
 
