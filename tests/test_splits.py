@@ -6,7 +6,7 @@ import pytest
 
 from src.datamodules.groups import assign_groups, link_records
 from src.datamodules.records import Record, Source
-from src.datamodules.split_file import read_split_file
+from src.datamodules.split_file import split_by_file
 from src.datamodules.splits import SPLITS, data_hash, split_hash
 from src.datamodules.splits import split_records as split_linked
 from src.errors import InputError
@@ -155,10 +155,12 @@ def test_only_what_a_given_split_lacks_is_taken_from_train(caplog):
         split_records(records, SHARES, 0, dict.fromkeys(given, "test"))
 
 
-def test_split_files(tmp_path):
-    def splits_in(path):
-        return {id_: split for _, id_, split in read_split_file(path)}
+def splits_in(path):
+    records = [Record(name, f"{name}.jpg", {}) for name in "abcd"]
+    return split_by_file(path, path.parent, records, [])[1]
 
+
+def test_split_files(tmp_path):
     path = tmp_path / "s.csv"
     path.write_text("ID;split\n a ;Train\nb;valid\nc;test\n")
     assert splits_in(path) == {"a": "train", "b": "val", "c": "test"}
@@ -167,11 +169,11 @@ def test_split_files(tmp_path):
     assert splits_in(tmp_path) == {"a": "train", "d": "train", "b": "val"}
     (tmp_path / "val_metadata.csv").write_text("ID,path\na,a.jpg\n")
     with pytest.raises(InputError, match="IDs in two splits: a"):
-        read_split_file(tmp_path)
+        splits_in(tmp_path)
     (tmp_path / "train_metadata.csv").unlink()
     for gone in (tmp_path / "gone.csv", tmp_path):
         with pytest.raises(InputError, match=r"data.split_file=.*(gone|train_metadata).csv: no such file"):
-            read_split_file(gone)
+            splits_in(gone)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +188,7 @@ def test_split_files(tmp_path):
 def test_bad_split_files_are_one_line(tmp_path, text, message):
     (tmp_path / "s.csv").write_text(text)
     with pytest.raises(InputError, match=message):
-        read_split_file(tmp_path / "s.csv")
+        splits_in(tmp_path / "s.csv")
 
 
 def named(*names):

@@ -173,7 +173,7 @@ def test_a_label_column_with_another_cell_is_refused(read, cell):
         ("ID,label,Label 2,note\na,x,,x or y\nb,y,z,\n", "look like labels: 'Label 2'; join"),
         ("ID,label,more\na,x,y\nb,y,x;y\nc,x,nan\n", "look like labels: 'more'; join"),
         ("ID,label,class\na,0,good\nb,1,bad\n", "'class'; .* or name those to read with data.columns"),
-        ('ID,label\na,x;y\nb,"x, y"\n', "by ';', others do not: 'x, y'; use one separator in the table"),
+        ('ID,label\na,x;y\nb,"x, y"\n', "made of several labels: 'x, y' .*data.separator=','"),
         ("ID,label,label_note,label_id,set\na,x,thin,7,x1\nb,y,,8,y\n", "^$"),
     ],
 )

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from src.datamodules.csv_table import ID_COLUMNS, pick_column, read_csv
@@ -28,10 +28,10 @@ def split_by_file(
         others: paths of photos that are no records: their names mean them, and no record.
 
     Raises:
-        InputError: see `read_split_file`; a photo in two splits, or no photo in any.
+        InputError: no such file, no run folder, an unknown split's name, a photo in two splits, or in none.
     """
     index = PhotoIndex(root, {*(record.path for record in records), *others})
-    rows = read_split_file(path, lambda: index)
+    rows = _split_rows(path, index)
     by_id = {record.id: record for record in records}
     by_path = {record.path: record for record in records}
     named = dict.fromkeys(id_ for _, id_, _ in rows)
@@ -62,13 +62,10 @@ def split_by_file(
     return [r for r in records if r.id in given], {id_: split for id_, (split, _) in given.items()}
 
 
-def read_split_file(path: Path, index: Callable[[], PhotoIndex] | None = None) -> list[tuple[str, str, str]]:
+def _split_rows(path: Path, index: PhotoIndex) -> list[tuple[str, str, str]]:
     """Return `(row, ID, split)` of each row of a run folder's metadata, or of a CSV with `ID,split`.
 
     Rows are numbered as in a spreadsheet; the photos of `index` decide between several columns of IDs.
-
-    Raises:
-        InputError: no such file, no run folder, an unknown split's name, an ID in two splits.
     """
     rows = []
     if path.is_dir():
@@ -80,8 +77,7 @@ def read_split_file(path: Path, index: Callable[[], PhotoIndex] | None = None) -
                 rows += [(f"{file.name} row {row}", id_, name) for row, id_ in ids.items()]
     else:
         frame = read_csv(path, key=KEY)
-        pick = pick_column if index is None else photo_column
-        column = pick(frame, None, ID_COLUMNS, path, "", *([index] if index else []))
+        column = photo_column(frame, None, ID_COLUMNS, path, "", lambda: index)
         ids, names = frame[column].map(tidy), frame[pick_column(frame, "split", (), path, "")].map(tidy)
         for row, id_, name in zip(frame.index, ids, names, strict=True):
             if not name:
@@ -89,11 +85,6 @@ def read_split_file(path: Path, index: Callable[[], PhotoIndex] | None = None) -
             if not (split := _split_name(name)):
                 raise InputError(f"{path}, row {row}: unknown split '{name}': {did_you_mean(name, SPLITS)}")
             rows.append((f"row {row}", id_, split))
-    first: dict[str, tuple[str, str]] = {}
-    for row, id_, split in rows:
-        other, given = first.setdefault(id_, (row, split))
-        if given != split:
-            raise InputError(f"{KEY}={path}: IDs in two splits: {id_} ({other} {given}, {row} {split})")
     return rows
 
 

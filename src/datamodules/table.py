@@ -163,7 +163,7 @@ def _check_rows(csv_path: Path, index: PhotoIndex, reader: TableReader, labels: 
 
 
 def _check_columns(frame: pd.DataFrame, reader: TableReader, labels: Mapping, others: set) -> list[Finding]:
-    """Return findings of columns that are not read and look like labels, and of a second separator."""
+    """Return a finding of columns that are not read and look like labels."""
     known = {name.casefold() for found in labels.values() for names in found.values() for name in names}
     read, mark, unread = {*reader.columns.values()}, reader.separator, []
     for column in (name for name in frame.columns if name not in read | others):
@@ -174,15 +174,11 @@ def _check_columns(frame: pd.DataFrame, reader: TableReader, labels: Mapping, ot
         named |= name in LABEL_COLUMNS and not any(map(LETTER.search, known))  # next to its numbers
         if words and (named or words <= known):
             unread.append(f"'{column}'")
-    both = [n for n in known for m in ";,|" if m in n and {part.strip() for part in n.split(m)} <= known]
-    cut = both and any(mark in cell for column in read for cell in frame[column].unique())
+    if not unread:
+        return []
     text = f"Columns that are not read look like labels: {listed(unread)}"
     cure = f"join their cells with '{mark}' in one column, or name those to read with data.columns"
-    mixed = f"Some cells separate labels by '{mark}', others do not: {listed(map(repr, both), EXAMPLES)}"
-    return [
-        *([Finding("columns_unread", text, cure, len(unread))] if unread else []),
-        *([Finding("separators_mixed", mixed, "use one separator in the table", len(both))] if cut else []),
-    ]
+    return [Finding("columns_unread", text, cure, len(unread))]
 
 
 class TableDataModule(PhotoDataModule):
