@@ -12,7 +12,6 @@ import logging
 import os
 import shutil
 import time
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -24,9 +23,9 @@ from src.errors import InputError, reason
 from src.files import user_path, whole_file, write_whole
 
 log = logging.getLogger(__name__)
-LAYOUT = 2  # of a file: the rows, then the `ENTRY` of each
-ENTRY = np.dtype([("key", "<u8"), ("checksum", "<u4")])
-PLACE = np.dtype([*ENTRY.descr, ("file", "<i4"), ("row", "<i4")])
+LAYOUT = 3  # of a file: the rows, then the `KEY` of each, the digest of its photo
+KEY = np.dtype("<u8")
+PLACE = np.dtype([("key", KEY), ("file", "<i4"), ("row", "<i4")])
 MARKER = "corbel-cache.json"
 ROWS_A_FILE, BYTES_A_FILE = 2048, 64 * 2**20  # a kill loses no more work than one file's
 OPEN_FILES = 128  # each open map holds a file descriptor
@@ -102,16 +101,15 @@ class RowStore:
         """Return the places of the rows in a file; none where it does not hold whole rows."""
         path = self.files[number]
         try:
-            count, rest = divmod(path.stat().st_size, self.row_bytes + ENTRY.itemsize)
+            count, rest = divmod(path.stat().st_size, self.row_bytes + KEY.itemsize)
             if rest:
                 raise OSError(errno.EINVAL, "not a whole number of rows")
-            entries = np.fromfile(path, ENTRY, offset=count * self.row_bytes)
+            keys = np.fromfile(path, KEY, offset=count * self.row_bytes)
         except OSError as error:
             log.warning("%s is damaged (%s): its photos are read anew; delete it", path, error.strerror)
             return np.empty(0, PLACE)
         places = np.empty(count, PLACE)
-        places["key"], places["checksum"] = entries["key"], entries["checksum"]
-        places["file"], places["row"] = number, np.arange(count)
+        places["key"], places["file"], places["row"] = keys, number, np.arange(count)
         return places
 
     def missing(self, digests: Iterable[str]) -> list[str]:
@@ -158,14 +156,12 @@ class RowStore:
     def _write_new(self) -> None:
         """Write the rows that were added as one more file."""
         rows = np.stack([row for _, row in self._new]).astype(self.dtype, copy=False)
-        entries = np.array(
-            [(key, zlib.crc32(row)) for (key, _), row in zip(self._new, rows, strict=True)], ENTRY
-        )
+        keys = np.array([key for key, _ in self._new], KEY)
         self._new = []
         try:
             with whole_file(self.folder / f"{time.time_ns():020d}-{os.getpid()}.rows") as file:
                 file.write(rows)
-                file.write(entries.tobytes())
+                file.write(keys.tobytes())
         except OSError as error:
             self.refresh()
             raise self._refusal(error) from None
@@ -228,23 +224,21 @@ class Rows:
         """Return the rows `[len(indices), ...]` of several photos.
 
         Raises:
-            InputError: if a file is gone, or a row is not as it was written.
+            InputError: if a file is gone.
         """
         found = np.empty((len(indices), *self.shape), self.dtype)
         places = self.places[np.asarray(indices, np.int64)].tolist()
-        for target, (_, checksum, file, row) in zip(found, places, strict=True):
+        for target, (_, file, row) in zip(found, places, strict=True):
             path = self.files[file]
             try:
                 target[...] = _mapped(path, self.shape, self.dtype)[row]
             except (OSError, ValueError, IndexError) as error:
                 raise InputError(f"the cache file {path} is gone or damaged ({error}): try again") from None
-            if zlib.crc32(target) != checksum:
-                raise InputError(f"the cache file {path} is damaged: delete it, and try again")
         return found
 
 
 @lru_cache(OPEN_FILES)
 def _mapped(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Return the rows of a file, memory-mapped; the files used last stay open."""
-    count = path.stat().st_size // (int(np.prod(shape)) * dtype.itemsize + ENTRY.itemsize)
+    count = path.stat().st_size // (int(np.prod(shape)) * dtype.itemsize + KEY.itemsize)
     return np.memmap(path, dtype, "r", 0, (count, *shape))
