@@ -12,7 +12,7 @@ from src.datamodules import inspection, photo_datamodule
 from src.datamodules.dataset import LostPhoto
 from src.datamodules.folders import FolderDataModule
 from src.datamodules.records import Record
-from src.datamodules.split_figures import class_weights, label_table, pair_table
+from src.datamodules.split_figures import Weighting, class_weights, label_table, pair_table
 from src.datamodules.table import TableDataModule
 from src.errors import InputError
 from src.labels import LabelSpace
@@ -325,26 +325,26 @@ def pairs(*names):
 
 
 def test_class_weights_of_heads_are_inverse_frequencies():
-    weights = class_weights(pairs("AX", "AX", "AY", "BZ", "-X"), SPACE, multilabel=False)
+    weights = class_weights(pairs("AX", "AX", "AY", "BZ", "-X"), SPACE, False, Weighting())
     assert weights["component"] == pytest.approx([4 / 6, 2], abs=1e-6)
     assert weights["defect"] == pytest.approx([5 / 9, 5 / 3, 5 / 3], abs=1e-6)
 
 
 def test_class_weights_of_labels_are_negatives_over_positives():
     records = pairs(*["AX"] * 90, *["BY"] * 9, "BZ")
-    plain = class_weights(records, SPACE, multilabel=True)
+    plain = class_weights(records, SPACE, True, Weighting())
     assert plain["component"] == pytest.approx([1 / 9, 9], abs=1e-6)
     assert plain["defect"] == pytest.approx([1 / 9, 91 / 9, 99], abs=1e-6)
-    clipped = class_weights(records, SPACE, multilabel=True, sqrt=True, clip=[1, 8])
+    clipped = class_weights(records, SPACE, True, Weighting(sqrt=True, clip=[1, 8]))
     assert clipped == {"component": [1, 3], "defect": pytest.approx([1, (91 / 9) ** 0.5, 8], abs=1e-6)}
     with pytest.raises(InputError, match="clip"):
-        class_weights(records, SPACE, multilabel=True, clip=[3, 1])
+        class_weights(records, SPACE, True, Weighting(clip=[3, 1]))
 
 
 def test_class_weights_come_from_train_and_may_be_off(root, caplog):
     assert folders(root, class_weights=None).class_weights() is None
     module = folders(root, "multilabel", class_weights={"sqrt": True, "clip": [1.0, 20.0]})
-    wanted = class_weights(module.splits["train"], module.labels, True, True, [1.0, 20.0])
+    wanted = class_weights(module.splits["train"], module.labels, True, Weighting(True, [1.0, 20.0]))
     assert module.class_weights() == wanted
     with caplog.at_level(logging.INFO):
         module.log_tables()

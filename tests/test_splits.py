@@ -212,7 +212,7 @@ def test_group_by_the_first_capture_that_is_not_empty(caplog):
     [
         (r"^a\d", "neither a column nor a regular expression with a capture"),
         ("(a", "not a regular expression"),
-        (r"^(b\d)", "matches no file name, for example a1_x.jpg, a1_y.jpg, zzz.jpg"),
+        (r"^(b\d)", "names no group, for example in a1_x.jpg, a1_y.jpg, zzz.jpg"),
     ],
 )
 def test_bad_groups_are_one_line(group, message):
@@ -230,11 +230,11 @@ def test_group_by_a_column(caplog):
         groups_of(source, "aset")
     source.columns = {"name": ["S1-a", "", "S1-b", "S9-a", "x", "S2-a", "S2-b"]}
     assert groups_of(source, r"name:^(S\d)-") == ["S1", "S1", "id/c", "S2", "S2"]
-    for wrong, message in (("name:^S", "with a capture"), ("name:^(Q)", "matches no cell")):
+    for wrong, message in (("name:^S", "with a capture"), ("name:^(Q)", "names no group")):
         with pytest.raises(InputError, match=message):
             groups_of(source, wrong)
     source.columns = {"asset": ["", "", "", "S1", "nan", "", ""]}
-    with pytest.raises(InputError, match="empty for every photo"):
+    with pytest.raises(InputError, match="'asset' names no group"):
         groups_of(source, "asset")
 
 

@@ -125,28 +125,31 @@ def assign_groups(source: Source, group: str | None) -> list[Record]:
         return [replace(record, group=record.id) for record in source.records]
     column, _, expression = group.partition(":")
     if group in source.columns:
-        found, where = _groups_of_column(source, group), f"column '{group}' names a group for"
-    elif column in source.columns:
-        found, where = (
-            _groups_of_column(source, column, expression),
-            f"data.group={group} matches the cells of",
-        )
+        column, expression = group, ""
+    if column in source.columns:
+        ids, texts = source.rows, source.columns[column]
     else:
-        found, where = _groups_of_names(source, group), "data.group matches the file names of"
-    if missed := sum(not found.get(record.id) for record in source.records):
+        ids, expression = [record.id for record in source.records], group
+        texts = [Path(record.path).name for record in source.records]
+    names = _captures(source, expression, texts) if expression else texts
+    named = [pair for pair in zip(ids, _without_missing(group, names), strict=True) if all(pair)]
+    if not named:
+        raise InputError(f"data.group='{group}' names no group, for example in {listed(texts, 3)}")
+    found = _joined_groups(group, named)
+    if missed := sum(record.id not in found for record in source.records):
         count = len(source.records)
-        log.warning("%s %d of %d photos; the others are groups of their own", where, count - missed, count)
+        line = "data.group=%s names a group for %d of %d photos; the others are groups of their own"
+        log.warning(line, group, count - missed, count)
     source.findings += _alike(group, found)
-    return [replace(record, group=found.get(record.id) or record.id) for record in source.records]
+    return [replace(record, group=found.get(record.id, record.id)) for record in source.records]
 
 
 def _alike(group: str, group_of: Mapping[str, str]) -> list[Finding]:
     """Return a finding of groups that a reader takes for one: they may put one asset into two splits."""
     photos = Counter(group_of.values())
-    sets: dict[tuple, list[str]] = defaultdict(list)
-    for name in filter(None, photos):
-        whole = re.sub(r"[.,]0+(?!\d)", "", name)  # 1.0 is 1, and 1.10 is not 1.1
-        sets[same_to_a_reader(name), *map(int, re.findall(r"[0-9]+", whole))].append(name)
+    sets: dict[str, list[str]] = defaultdict(list)
+    for name in photos:
+        sets[same_to_a_reader(name)].append(name)
     alike = [names for names in sets.values() if len(names) > 1]
     if not alike:
         return []
@@ -156,25 +159,16 @@ def _alike(group: str, group_of: Mapping[str, str]) -> list[Finding]:
     return [Finding("groups_alike", text, "write each in one way, or splits may share an asset", count)]
 
 
-def _groups_of_column(source: Source, column: str, expression: str = "") -> dict[str, str]:
-    """Return `{ID: group}`; groups that share a photo, through several rows of one ID, are one.
-
-    The group is the cell, or what an expression captures in it.
-    """
-    cells = source.columns[column]
-    cells = _named_groups(column, _captures(source, expression, cells) if expression else cells)
-    rows = [(id_, value) for id_, value in zip(source.rows, cells, strict=True) if id_ and value]
-    if not rows:
-        why = f"'{expression}' matches no cell" if expression else "this column is empty for every photo"
-        raise InputError(f"data.group={column}: {why}")
-    ids, values = zip(*rows, strict=True)
+def _joined_groups(group: str, named: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Return `{ID: group}` of pairs; groups that share a photo, through several rows of one ID, are one."""
+    ids, values = zip(*named, strict=True)
     names: dict[int, dict[str, None]] = defaultdict(dict)
     numbers = join_groups(values, ids).tolist()
     for number, value in zip(numbers, values, strict=True):
         names[number][value] = None
     if joined := [" + ".join(several) for several in names.values() if len(several) > 1]:
-        shown = listed(joined, 5)
-        log.warning("Photos with several values in column '%s' join their groups into one: %s", column, shown)
+        line = "data.group=%s: photos with several values join their groups into one: %s"
+        log.warning(line, group, listed(joined, 5))
     return {id_: next(iter(names[number])) for id_, number in zip(ids, numbers, strict=True)}
 
 
@@ -194,18 +188,7 @@ def _captures(source: Source, expression: str, texts: Iterable[str]) -> list[str
     return [next(filter(None, match.groups()), "") if match else "" for match in matches]
 
 
-def _groups_of_names(source: Source, expression: str) -> dict[str, str]:
-    """Return `{ID: first capture in the file name that is not empty}`."""
-    names = _captures(source, expression, (Path(record.path).name for record in source.records))
-    names = _named_groups(expression, names)
-    found = {record.id: name for record, name in zip(source.records, names, strict=True)}
-    if not any(names):
-        names = listed((Path(record.path).name for record in source.records[:3]), 3)
-        raise InputError(f"data.group='{expression}' matches no file name, for example {names}")
-    return found
-
-
-def _named_groups(group: str, names: Iterable[str]) -> list[str]:
+def _without_missing(group: str, names: Iterable[str]) -> list[str]:
     """Return the names; words for a missing group, which would join strangers, are told and empty."""
     names = list(map(tidy, names))
     missing = Counter(name for name in names if name and word(name) in MISSING)

@@ -235,7 +235,7 @@ class PhotoDataModule(L.LightningDataModule):
         """Return the loss weights by kind from the training split, or None for an unweighted loss."""
         if self.weighting is None:
             return None
-        return class_weights(self.splits["train"], self.labels, self.multilabel, **vars(self.weighting))
+        return class_weights(self.splits["train"], self.labels, self.multilabel, self.weighting)
 
     def log_tables(self) -> None:
         """Log photos per label, pair and split, weights, and labels that cannot be evaluated."""

@@ -5,7 +5,7 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
@@ -290,23 +290,11 @@ def path_parts(cell: str) -> list[str]:
     return [part for part in re.split(r"[\\/]+", tidy(path)) if part not in ("", ".")]
 
 
-def ids_from_paths(paths: Iterable[str]) -> list[str]:
+def ids_from_paths(paths: Sequence[str]) -> list[str]:
     """Return an ID per path: the path without its extension, or the whole path where two would share one."""
-    paths = list(paths)
-    shared = shared_ids(paths)
-    return [id_from_path(path, shared) for path in paths]
-
-
-def id_from_path(path: str, shared: Collection[str]) -> str:
-    """Return the path without its extension, or the whole path where that is `shared` by several."""
-    stem = os.path.splitext(path)[0]
-    return path if stem in shared else stem
-
-
-def shared_ids(paths: Sequence[str]) -> set[str]:
-    """Return the paths without extension that several of the paths have in common."""
-    count = Counter(os.path.splitext(path)[0] for path in paths)
-    return {stem for stem, times in count.items() if times > 1}
+    stems = [os.path.splitext(path)[0] for path in paths]
+    count = Counter(stems)
+    return [path if count[stem] > 1 else stem for path, stem in zip(paths, stems, strict=True)]
 
 
 def one_label_per_kind(records: list[Record], multiple: str) -> list[Record]:

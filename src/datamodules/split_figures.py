@@ -184,31 +184,21 @@ def _figures(
 
 @dataclass(frozen=True)
 class Weighting:
-    """How `data.class_weights` shapes the weights: see `class_weights`."""
+    """The shape of class weights: their square root, and a lower and upper bound, applied last."""
 
     sqrt: bool = False
     clip: Sequence[float] | None = None
 
 
 def class_weights(
-    records: Sequence[Record],
-    labels: LabelSpace,
-    multilabel: bool,
-    sqrt: bool = False,
-    clip: Sequence[float] | None = None,
+    records: Sequence[Record], labels: LabelSpace, multilabel: bool, weighting: Weighting
 ) -> dict[str, list[float]]:
-    """Return weights of the loss by kind, in the order of the labels.
+    """Return weights of the loss by kind, in the order of the labels, from the training split.
 
     For heads the inverse frequency n / (classes * n_class), which leaves the mean weight of a photo at 1; for
     sigmoids the weight of the positives, negatives / positives.
-
-    Args:
-        records: the training split.
-        labels: the label space.
-        multilabel: whether the weights are those of sigmoids.
-        sqrt: take the square root.
-        clip: lower and upper bound, applied last.
     """
+    clip = weighting.clip
     if clip is not None and (len(clip) != 2 or not 0 < clip[0] <= clip[1]):
         raise InputError(f"data.class_weights.clip={list(clip)}: needs two numbers, 0 < low <= high")
     weights, counter = {}, label_counts(records)
@@ -218,7 +208,7 @@ def class_weights(
             values = np.maximum(len(records) - positives, 1) / positives
         else:
             values = positives.sum() / (len(names) * positives)
-        if sqrt:
+        if weighting.sqrt:
             values = np.sqrt(values)
         if clip is not None:
             values = np.clip(values, *clip)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from src.datamodules.records import PhotoIndex, find_photos, id_from_path, shared_ids
+from src.datamodules.records import PhotoIndex, find_photos, ids_from_paths
 from src.errors import InputError, UnreadableImage, listed
 from src.files import refuse_archive, user_path
 from src.images import EXTENSIONS, content_digest, read_photo
@@ -66,8 +66,7 @@ def find_images(images: str | None, root: str | None = None) -> list[Photo]:
         paths = find_photos(source)
         if not paths:
             raise InputError(f"images={images}: no photo in it (jpg, jpeg, png, bmp, tif, tiff, webp)")
-        shared = shared_ids(paths)
-        return [Photo(id_from_path(path, shared), path, source) for path in paths]
+        return [Photo(id_, path, source) for id_, path in zip(ids_from_paths(paths), paths, strict=True)]
     if not source.is_file():
         raise InputError(f"images={images}: no such file or folder")
     if source.suffix.lower() in EXTENSIONS:
@@ -95,21 +94,20 @@ def _from_csv(source: Path, root: str | None) -> list[Photo]:
     cells = frame[column].tolist()
     if not any(cells):
         raise InputError(f"{where}: its column '{column}' is empty")
-    paths = cells if column == ids else [_posix(cell) for cell in cells]
+    paths = cells if column == ids else list(map(_posix, cells))
     if column == ids or not any(os.path.isfile(folder / path) for path in paths if path):
         folder = below
     paths = _photos_named(paths, column == ids, folder, partial(index_of, folder), where)
-    shared = shared_ids(sorted(set(paths)))
+    unique = list(set(paths))
+    id_of = dict(zip(unique, ids_from_paths(unique), strict=True))
     own = frame[ids].tolist() if ids else [""] * len(cells)
-    rows = {(p, id_ or id_from_path(p, shared)) for p, id_ in zip(paths, own, strict=True) if p}
+    rows = {(path, id_ or id_of[path]) for path, id_ in zip(paths, own, strict=True) if path}
     return [Photo(id_, path, folder) for path, id_ in sorted(rows)]
 
 
 def _posix(cell: str) -> str:
-    """Return the path in a cell with `/` and without steps that lead nowhere, so that one photo has one."""
-    path = cell.replace("\\", "/")
-    odd = ("//" in path and "://" not in path) or "./" in path
-    return PurePosixPath(path).as_posix() if odd else path
+    """Return the path in a cell in one spelling, so that one photo has one."""
+    return cell if not cell or "://" in cell else PurePosixPath(cell.replace("\\", "/")).as_posix()
 
 
 def _photos_named(
