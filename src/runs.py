@@ -142,11 +142,8 @@ class RunFolder:
 
     @cached_property
     def task(self) -> str:
-        """The task, as recorded; for a run without it, as its columns of predictions say."""
-        columns = self.predictions.columns
-        found = "multiclass" if "label" in columns else "multilabel"
-        found = "dual_head" if "average_confidence" in columns else found
-        return str(self.facts.get("task") or self.setting("task") or found)
+        """The task, as recorded."""
+        return str(self.facts.get("task") or self.setting("task"))
 
     @cached_property
     def kinds(self) -> list[str]:
@@ -169,12 +166,6 @@ class RunFolder:
         """The folder of the photos: as the run recorded it, else as configured."""
         configured = self.setting("data.images", "data.root")
         return recorded_root(self.path) or (Path(str(configured)) if configured else None)
-
-    def has_setting(self, name: str) -> bool:
-        """Tell whether the configuration has `name`, be it null."""
-        *parents, last = name.split(".")
-        node = self.setting(".".join(parents)) if parents else self.config
-        return node is not None and last in node
 
     def labels(self, row: dict[str, str], kind: str) -> list[str]:
         """Return the labels of one kind in a row of a split's table, those of the label space only."""

@@ -1,13 +1,10 @@
 """The look of all figures: palette, text, axes, layouts, and one way to write a PNG."""
 
 import io
-import re
 import textwrap
-import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import accumulate
 from pathlib import Path
 from typing import TypeVar
 
@@ -118,36 +115,25 @@ def photo_panels(count: int, columns: int, width: float, height: float) -> tuple
 
 
 def short(name: object) -> str:
-    """Cut a name of more than 32 Latin letters, with an ellipsis; Chinese ones count two."""
+    """Cut a name of more than 32 letters, with an ellipsis."""
     name = _drawable(str(name))
-    reached = list(accumulate(map(_columns, name), initial=0))
-    if reached[-1] <= 32:
-        return name
-    return name[: sum(end < 32 for end in reached[1:])].rstrip() + "…"
+    return name if len(name) <= 32 else name[:31].rstrip() + "…"
 
 
 def _drawable(text: str) -> str:
-    """Return text without control characters, variation selectors and halves of characters."""
-    text = re.sub(r"[\x00-\x1f\x7f]", " ", re.sub("[\ufe00-\ufe0f]", "", text))
-    return text.encode("utf-8", "replace").decode()
-
-
-def _columns(letter: str) -> int:
-    """Return the width of a letter in columns of a terminal."""
-    wide = unicodedata.east_asian_width(letter) in "WF"
-    return 0 if unicodedata.combining(letter) else 1 + wide
+    """Return text without control characters."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def wrapped(text: str, width: int = 32) -> str:
     """Break at spaces into at most three lines of `width` characters."""
     text = _drawable(text.replace(";", "; "))
-    width = max(8, width * len(text) // max(1, sum(map(_columns, text)))) if not text.isascii() else width
     return "\n".join(textwrap.wrap(text, width, max_lines=3, placeholder="…", break_on_hyphens=False))
 
 
 def text_width(names: Iterable[str]) -> float:
     """Return the width of the longest name, in inches, at the size of tick labels."""
-    return 0.25 + 0.082 * max((sum(map(_columns, short(name))) for name in names), default=0)
+    return 0.25 + 0.082 * max((len(short(name)) for name in names), default=0)
 
 
 def draw_cells(axes: Axes, counts: np.ndarray, colours: np.ndarray) -> None:

@@ -13,7 +13,7 @@ from src.analysis.pages import label_names
 from src.datamodules.folders import FolderDataModule
 from src.datamodules.groups import Linked
 from src.datamodules.photo_datamodule import PhotoDataModule
-from src.datamodules.records import PhotoIndex, Record, label_space
+from src.datamodules.records import Record, label_space
 from src.datamodules.splits import split_records
 from src.datamodules.table import TableDataModule, TableReader
 from src.errors import InputError, listed
@@ -144,8 +144,6 @@ def _new_table(
             )
         path_of = {record.id: record.path for record in source.records}
         columns, paths = dict(source.label_columns), [path_of.get(id_) for id_ in source.rows]
-        if len(frame) != len(paths):
-            raise InputError(f"{datamodule.csv} has changed while it was read: try again")
     else:
         frame, separator, delimiter, paths = _table_of_folders(datamodule), ";", ",", list(before)
         columns = {kind: kind for kind in frame.columns[1:]}
@@ -167,12 +165,9 @@ def _new_table(
 
 
 def _table_of_folders(datamodule: FolderDataModule) -> pd.DataFrame:
-    """Return a table of the photos in folders, with an ID that names each photo alone."""
-    index, records = PhotoIndex(datamodule.root), datamodule.source.records
+    """Return a table of the photos in folders."""
+    records = datamodule.source.records
     kinds = dict.fromkeys(kind for record in records for kind in record.labels)
-    for record in records:
-        if index.find(record.id) != [record.path]:
-            raise InputError(f"ID {record.id} in a table would not name {record.path} alone: rename the file")
     rows = [[r.id, *(";".join(r.labels.get(kind, ())) for kind in kinds)] for r in records]
     return pd.DataFrame(rows, columns=["ID", *kinds], dtype=object)
 

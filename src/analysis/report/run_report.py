@@ -125,9 +125,7 @@ def _notes(run: RunFolder) -> list[str]:
 def _settings(run: RunFolder) -> list[tuple[str, str]]:
     """Return the settings and facts of the run, in words."""
     setting = run.setting
-    weights = setting("model.weights")
-    if weights is None and run.has_setting("model.weights"):
-        weights = "none (random start)"
+    weights = setting("model.weights") or ("none (random start)" if setting("model") else None)
     size = setting("preprocess.image_size")
     sides = size if isinstance(size, list) else [size, size]
     rows = [
