@@ -139,17 +139,17 @@ def test_years_below_the_labels_and_a_folder_too_high(read_tree, make_tree, tmp_
 
 
 @pytest.mark.parametrize(
-    ("layout", "paths"),
+    "paths",
     [
-        ("YOLO", ["train/images/1.jpg", "valid/images/2.jpg", "train/labels/1.txt"]),
-        ("Pascal VOC", ["JPEGImages/1.jpg", "Annotations/1.xml"]),
-        ("COCO", ["train2017/1.jpg", "val2017/2.jpg", "annotations/instances.json"]),
-        ("LabelMe", ["1.jpg", "1.json"]),
-        ("segmentation", ["images/1.jpg", "masks/1.png"]),
+        ["train/images/1.jpg", "valid/images/2.jpg", "train/labels/1.txt"],
+        ["JPEGImages/1.jpg", "Annotations/1.xml"],
+        ["train2017/1.jpg", "val2017/2.jpg", "annotations/instances.json"],
+        ["1.jpg", "1.json"],
+        ["images/1.jpg", "masks/1.png"],
     ],
 )
-def test_exports_of_other_tools_are_named(read_tree, layout, paths):
-    with pytest.raises(InputError, match=f"{layout}.*table"):
+def test_exports_of_other_tools_are_named(read_tree, paths):
+    with pytest.raises(InputError, match=r"an export of an annotation tool .*table"):
         read_tree(*paths)
 
 

@@ -141,9 +141,7 @@ def test_what_is_no_table_is_named(read, text, words):
     ("yes", "no"),
     [
         ("1", "0"), ("1.0", "0.0"), ("TRUE", "FALSE"), ("yes", "no"), ("x", ""), ("X", "-"), ("si", "no"),
-        ("Sí", "no"), ("si\u0301", "no"), ("j", "n"), ("ja", "nein"), ("v", "f"), ("vero", "falso"),
-        ("P", "N"), ("+", "-"), ("✅", "❌"), ("✔\ufe0f", "✘"), ("да", "нет"), ("Present", "absent"),
-        ("100%", "0%"),
+        ("j", "n"), ("ja", "nein"), ("+", "-"), ("✓", "✗"), ("Present", "absent"),
     ],
 )  # fmt: skip
 def test_one_column_per_label(read, yes, no, caplog):

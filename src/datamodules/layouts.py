@@ -107,19 +107,12 @@ def refuse_exports(listing: Listing, split_of: Mapping[str, str]) -> None:
     types = listing.types()
     if not tops and not types[".json"] + types[".xml"] + types[".txt"]:
         return
-    boxes = 2 * types[".txt"] > len(listing.paths)
-    kinds = (
-        ("a Pascal VOC export", ("annotations" in names and "jpegimages" in names) or types[".xml"]),
-        ("a segmentation set", names & {"masks", "mask", "segmentationclass", "gtfine"}),
-        ("a YOLO export", types[".txt"] and ("labels" in names or ".yaml" in types)),
-        ("a LabelMe export", 2 * types[".json"] > len(listing.paths)),
-        ("a COCO export", types[".json"] and ("annotations" in names or types[".json"] < 10)),
-    )
-    layout = next((name for name, sign in kinds if sign), "")
-    if not layout and any(len(names) > 1 for names in folders):
+    boxes = types[".json"] + types[".xml"] + types[".yaml"] or 2 * types[".txt"] > len(listing.paths)
+    layout = "photos without label folders"
+    if boxes or names & ANSWERS:
+        layout = "an export of an annotation tool (COCO, LabelMe, Pascal VOC, YOLO, masks)"
+    elif any(len(names) > 1 for names in folders):
         return
-    other = "an export of an annotation tool" if boxes or names & ANSWERS else "photos without label folders"
-    layout = layout or other
     where = f"its folders ({listed(sorted(tops), 4)}) name no label" if tops else "no folder names one"
     raise InputError(f"data.root={listing.root}: this looks like {layout}: {where}; {table_cure(listing)}")
 

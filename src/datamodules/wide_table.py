@@ -1,7 +1,6 @@
 """Tables with one column per label, of 1 and 0, true and false, yes and no, or x and nothing."""
 
 import logging
-import unicodedata
 from collections import Counter
 from collections.abc import Collection, Sequence
 
@@ -13,10 +12,8 @@ from src.errors import InputError, listed
 log = logging.getLogger(__name__)
 WORDS = (
     ("1", "0"), ("true", "false"), ("yes", "no"), ("x", "-"), ("y", "n"), ("t", "f"), ("ja", "nein"),
-    ("j", "n"), ("wahr", "falsch"), ("oui", "non"), ("vrai", "faux"), ("si", "no"),
-    ("\u2713", "\u2717"), ("\u2714", "\u2718"), ("\u2705", "\u274c"), ("+", "-"), ("p", "n"), ("v", "f"),
-    ("vero", "falso"), ("verdadero", "falso"), ("sim", "nao"), ("\u0434\u0430", "\u043d\u0435\u0442"),
-    ("present", "absent"), ("positive", "negative"), ("100%", "0%"),
+    ("j", "n"), ("wahr", "falsch"), ("oui", "non"), ("si", "no"), ("\u2713", "\u2717"), ("+", "-"),
+    ("present", "absent"), ("positive", "negative"),
 )  # fmt: skip
 NO_LABELS = {"split", "group", "set", "fold", "index", "unnamed: 0"}
 
@@ -66,10 +63,8 @@ def labels_of_columns(
 
 
 def _plain(cell: str) -> str:
-    """Return a cell in lower case, without accents and variants; numbers that are 1 and 0 as such."""
+    """Return a cell in lower case; numbers that are 1 and 0 as such."""
     text = cell.strip().casefold()
-    if not text.isascii():
-        text = "".join(c for c in unicodedata.normalize("NFD", text) if unicodedata.category(c) != "Mn")
     return {1.0: "1", 0.0: "0"}.get(number(text), text)
 
 
