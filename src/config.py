@@ -136,12 +136,10 @@ def _write_to_log(message: str) -> None:
 
 
 def _of_the_disk(error: BaseException) -> bool:
-    """Return whether the disk refused a file."""
     return isinstance(error, OSError) and error.errno in DISK
 
 
 def _of_lightning(error: BaseException) -> bool:
-    """Return whether Lightning refused a setting."""
     return type(error).__name__ == "MisconfigurationException"
 
 
@@ -210,7 +208,6 @@ def explain(error: BaseException) -> str:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an exception and its causes."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

@@ -54,12 +54,7 @@ def bounded_map(
 
     Decoding, resizing and a forward pass release the interpreter's lock, so threads use all cores without
     a copy of anything. An exception of `work` comes out here, and what has not begun by then never does.
-
-    Args:
-        work: called in the threads.
-        items: taken one by one as results are.
-        workers: threads.
-        ahead: items that are begun or done beyond one for each thread.
+    Items are taken one by one as results are; `ahead` of them are begun or done beyond one for each thread.
     """
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(workers) as pool:
@@ -90,8 +85,6 @@ class ProgressLines:
     """Lines in the log about how far a piece of work is, at most one every `EVERY` seconds.
 
     Args:
-        name: of the work.
-        total: number of steps.
         unit: of a step, in the plural.
         done: steps that were done before.
     """

@@ -66,8 +66,6 @@ class RowStore:
         cache_dir: the folder of all stores.
         kind: `images` or `features`.
         about: everything that a row depends on apart from the photo's content; plain values.
-        shape: of a row.
-        dtype: of a row.
 
     Raises:
         InputError: see `checked_folder`.
@@ -154,7 +152,6 @@ class RowStore:
         self.refresh()
 
     def _write_new(self) -> None:
-        """Write the rows that were added as one more file."""
         rows = np.stack([row for _, row in self._new]).astype(self.dtype, copy=False)
         keys = np.array([key for key, _ in self._new], KEY)
         self._new = []
@@ -167,7 +164,6 @@ class RowStore:
             raise self._refusal(error) from None
 
     def _refusal(self, error: OSError) -> InputError:
-        """Return the error for a disk that does not take the rows."""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         why, cure = ("the disk is full", "make room, or name") if full else (error.strerror, "name")
         return InputError(
@@ -213,7 +209,6 @@ class Rows:
         return len(self.places)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Return a copy of a photo's row."""
         return self.take([index])[0]
 
     def select(self, indices: Sequence[int]) -> "Rows":

@@ -111,18 +111,9 @@ def recorded_root(run: Path) -> Path | None:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of one training.
+    """The files of one training; `splits` are the tables that exist, `{"train": ...}`.
 
-    Attributes:
-        path: the folder.
-        metrics: `metrics.json`.
-        predictions: `predictions.csv`, all text.
-        classes: `classes.json`, or `{}`.
-        thresholds: `thresholds.json`, or `{}`.
-        splits: the split's tables that exist, `{"train": ...}`, all text.
-        history: `history.csv`, or an empty table.
-        certificate: `split_certificate.json`, or `{}`.
-        config: `.hydra/config.yaml`, or an empty configuration.
+    Cells of `predictions` and `splits` are text. What has no file is empty.
     """
 
     path: Path
@@ -252,7 +243,6 @@ def read_table(path: Path, needs: tuple[str, ...] = ()) -> "pd.DataFrame | None"
 
 
 def _config(path: Path) -> object:
-    """Read the configuration as it was composed."""
     import yaml
 
     if not path.is_file():
@@ -303,7 +293,6 @@ class Leaderboard(Callback):
             self._write_row(folder, job, given, job_return)
 
     def _write_row(self, folder: Path, job: str, given: str | None, job_return: JobReturn) -> None:
-        """Write the table with a new row of a job."""
         rows = {row["job"]: row for row in self.rows(folder)}
         before = rows.get(job, {})
         if job_return.status == JobStatus.COMPLETED:

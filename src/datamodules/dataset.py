@@ -153,7 +153,6 @@ class PhotoDataset(Dataset):
         return {"image": image, "target": self.targets[index], "index": index}
 
     def _read(self, index: int) -> np.ndarray:
-        """Return a resized photo."""
         path = self.root / self.paths[index]
         try:
             return self.preprocess(path) if self.images is None else self.images[index]
@@ -262,12 +261,6 @@ def image_store(cache_dir: str | Path, preprocess: Preprocess) -> RowStore:
 
 def store_images(store: RowStore, root: Path, records: Sequence[Record], preprocess: Preprocess) -> None:
     """Decode and resize the photos that the store does not hold yet.
-
-    Args:
-        store: from `image_store`.
-        root: the folder that the records' paths start from.
-        records: the photos, with their digests.
-        preprocess: opens and resizes.
 
     Raises:
         LostPhoto: for a photo that cannot be read any more, or that another one has replaced.

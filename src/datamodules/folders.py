@@ -84,13 +84,7 @@ def _empty_folders(listing: Listing, split_of: Mapping[str, str], used: set[str]
 class FolderDataModule(PhotoDataModule):
     """Photos in folders named `Component_Defect` (or one label), or below `train/`, `val/`, `test/`.
 
-    Args:
-        root: the folder that holds the label folders.
-        separator: between component and defect in a folder's name; known components and defects parse names
-            names that it cannot.
-        label_folder: the folder that names the label: `top`, below `root` or the split, the `parent` of the
-            photo, or `both`, component/defect; None: the top one, and a doubtful tree is refused.
-        **common: see `PhotoDataModule`.
+    docs/configuration.md describes the arguments.
     """
 
     def __init__(self, root: str | None, separator: str = "_", label_folder: str | None = None, **common):
@@ -106,7 +100,6 @@ class FolderDataModule(PhotoDataModule):
         self.root, self.separator, self.label_folder = root, separator, label_folder
 
     def _source(self) -> Source:
-        """Read the records below `root`."""
         root = user_path(self.root)
         listing = _listing(root)
         paths, split_of = listing.paths, split_folders(listing.paths)

@@ -43,10 +43,8 @@ class ImageStats:
     """Content and look of one photo; of an unreadable one only `reason`.
 
     Attributes:
-        reason: why it cannot be decoded, else empty.
         digest: 16 hex digits of the file's content.
         phash: its perceptual hash, None without contrast.
-        format: `JPEG`, `PNG`, ...
         width, height: pixels, upright.
         brightness: mean gray level, 0 to 255.
         bright_end: gray level that 95 of 100 pixels do not exceed.
@@ -55,13 +53,10 @@ class ImageStats:
             the tiles that have contrast; None where none has, and for photos too small to hold a tile.
         white: share of blown-out pixels.
         glare: share of the largest blown-out area that does not reach the photo's edge.
-        orientation: EXIF orientation, None where the file says nothing.
         camera: make and model, else empty.
-        taken: date and time in the file, else empty.
         located: whether the file tells a place.
         bits: of a sample in the file; 8 for less.
         largest: the largest sample, where they have more than 8 bits; of colour by its upper 8 bits.
-        coloured: whether samples of more than 8 bits are colours.
     """
 
     reason: str = ""

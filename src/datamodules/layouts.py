@@ -66,7 +66,6 @@ def split_folders(paths: Sequence[str]) -> dict[str, str]:
 
 
 def _deeper(path: str, folder: str) -> bool:
-    """Whether a photo lies in a folder below another one."""
     return "/" in path[len(folder) + 1 :]
 
 

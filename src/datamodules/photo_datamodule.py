@@ -143,7 +143,6 @@ class PhotoDataModule(L.LightningDataModule):
         return source
 
     def _source(self) -> rec.Source:
-        """Return the records of this kind of source."""
         raise NotImplementedError
 
     def label(self, name: str) -> str:
@@ -327,20 +326,17 @@ class PhotoDataModule(L.LightningDataModule):
 
 
 def _check_choice(name: str, value: str | None, choices: Iterable[str | None]) -> None:
-    """Refuse a value that is none of the choices."""
     if value not in choices:
         raise InputError(f"{name}={value}: {did_you_mean(str(value), [str(c or 'null') for c in choices])}")
 
 
 def _check_least(**values: tuple[int, int]) -> None:
-    """Refuse a number below the least one."""
     for name, (value, least) in values.items():
         if value < least:
             raise InputError(f"data.{name}={value}: needs at least {least}")
 
 
 def _check_split(near_duplicates: int | None, folds: int | None, fold: int, split_file: str | None) -> None:
-    """Refuse ways to split that make no sense together."""
     if near_duplicates is not None and not 0 <= near_duplicates <= groups.FAITHFUL:
         raise InputError(
             f"data.near_duplicates={near_duplicates}: 0 to {groups.FAITHFUL} bits, or null; further apart, "

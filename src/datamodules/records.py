@@ -57,7 +57,6 @@ class Finding:
     """One thing in the data that looks wrong although it can be read.
 
     Attributes:
-        name: of the kind of finding.
         text: a clause with counts and up to three examples.
         cure: a key to set, or another way out.
         count: photos, files, rows or labels concerned.
@@ -194,7 +193,6 @@ def list_photos(root: Path) -> Listing:
 
 
 def _count_photos(folder: str) -> int:
-    """Return the number of files with a photo's extension below a folder."""
     names = (name for _, _, files in os.walk(folder) for name in files)
     return sum(os.path.splitext(name)[1].lower() in EXTENSIONS for name in names)
 

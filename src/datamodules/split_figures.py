@@ -122,7 +122,6 @@ def _crossing(linked: Linked, chosen: np.ndarray) -> dict[str, Any]:
 
 
 def _placed(records: Sequence[Record], chosen: np.ndarray, position: int) -> dict[str, str]:
-    """Return path and split of a photo."""
     return {"path": records[position].path, "split": SPLITS[chosen[position]]}
 
 

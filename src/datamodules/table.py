@@ -102,7 +102,6 @@ def _annotations(
 
 
 def _refuse_unknown(csv_path: Path, reader: TableReader) -> None:
-    """Stop where labels are in no vocabulary."""
     if reader.unknown:
         first = next(iter(reader.unknown))
         shown = {f"'{label}'": count for label, count in reader.unknown.most_common()}
@@ -182,19 +181,7 @@ def _check_columns(frame: pd.DataFrame, reader: TableReader, labels: Mapping, ot
 
 
 class TableDataModule(PhotoDataModule):
-    """Photos whose labels stand in a CSV.
-
-    Args:
-        csv: the table; null: `image_data.csv` in `root`.
-        images: the folder of the photos; null: `images/` in `root`, or `root` itself.
-        root: a folder that holds both.
-        id: the column that names the photo, with or without extension; null: the first of ID, file, path, ...
-        columns: `{kind: column}` of the labels; null: component and defect, else label or labels.
-        separator: between labels in a cell.
-        delimiter: between columns; null: detected.
-        encoding: of the file; null: UTF-8 (with or without BOM), UTF-16 with one, else Windows-1252.
-        **common: see `PhotoDataModule`.
-    """
+    """Photos whose labels stand in a CSV; docs/configuration.md describes the arguments."""
 
     def __init__(
         self,
@@ -227,7 +214,6 @@ class TableDataModule(PhotoDataModule):
         self.encoding = encoding
 
     def _source(self) -> Source:
-        """Read the records of the table."""
         for key, path in (("root", self.csv.parent), ("csv", self.csv), ("images", self.images)):
             refuse_archive(f"data.{key}", path)
         if self.named_by_root and not self.csv.is_file() and self.csv.parent.is_dir():
@@ -282,7 +268,6 @@ class TableDataModule(PhotoDataModule):
         )
 
     def _index(self) -> PhotoIndex:
-        """Return the photos; stop where there are none."""
         if not self.images.is_dir():
             raise InputError(f"data.images={self.images}: no such folder")
         index = PhotoIndex(self.images)

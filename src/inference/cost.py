@@ -27,7 +27,6 @@ def cost_of(checkpoint: Path, rounds: int) -> dict[str, float | None]:
 
 
 def _measured(checkpoint: Path, rounds: int) -> dict[str, float | None]:
-    """Measure in this process."""
     from src.inference.torch_backend import TorchBackend
     from src.models.checkpoint import load_model
 

@@ -74,8 +74,6 @@ class Exporter:
     """Writes the formats of one checkpoint into one folder, each checked before it gets its name.
 
     Args:
-        checkpoint: the file.
-        folder: an existing folder to write to.
         root: the folder of the run's photos; null: the recorded one.
 
     Attributes:
@@ -125,7 +123,6 @@ class Exporter:
         return f"{name:6} {size:.1f} MB  {found}  {shown(final.absolute())}"
 
     def _onnx(self, file: Path) -> Parity:
-        """Write and check the ONNX file in float32."""
         tiles = self.backend.preprocess.tiles  # maps of several views would have no place on the photo
         file.write_bytes(self.graph if tiles else with_maps(self.graph))
         return _exact("onnx", self._finished(file, precision="fp32"))
@@ -199,7 +196,6 @@ class Exporter:
         return parity
 
     def _compared(self, found: np.ndarray) -> Parity:
-        """Compare scores `[N, labels]` with the checkpoint's."""
         return compare_scores(self.backend.model, self.reference, found, self.checked)
 
 

@@ -83,15 +83,8 @@ def store_features(
 
     A row is found by the photo's content, and its store by the backbone's weights, the preprocessing, the
     decoder, the kind of device and the view, so that none is used for anything else. A photo is decoded once
-    for all of its views.
-
-    Args:
-        model: of a checkpoint (`load_model`), or newly built; it normalises photos itself.
-        root: the folder that the records' paths start from.
-        records: the photos, with their digests, of each augmented view; of None: as they are.
-        cache_dir: where features are kept, and looked for first.
-        device: `auto`, `cpu`, `cuda` or `mps`.
-        num_workers: as in `extract_features`.
+    for all of its views. `records` are the photos of each view, with their digests; the other arguments are
+    those of `extract_features`.
 
     Raises:
         InputError: as `extract_features`, before any is computed where the disk cannot hold them all.
@@ -196,13 +189,9 @@ def split_features(
 def results_from_features(
     backend: TorchBackend, features: Rows, digests: Sequence[str], batch_size: int
 ) -> Iterator[list[Result]]:
-    """Yield the results of `run_batches` from features, in the same batches; scores agree to 1e-6.
+    """Yield the results of `run_batches` from features `[photos, F]`, in the same batches.
 
-    Args:
-        backend: its backbone gave the features.
-        features: float32 `[photos, F]`.
-        digests: of the photos' contents.
-        batch_size: photos a batch.
+    Scores agree to 1e-6. `digests` are those of the photos' contents.
     """
     for number in range(count_batches(len(digests), batch_size)):
         index = batch_range(len(digests), batch_size, number)

@@ -83,11 +83,8 @@ def make_manifest(
 ) -> dict[str, Any]:
     """Return everything that the rows of an output depend on, as plain JSON.
 
-    Args:
-        model: the checkpoint; its content counts, not its name.
-        photos: all photos in order; IDs and paths count, not their folder.
-        columns: of the output.
-        settings: other values that decide about rows, such as thresholds and the batch size.
+    Of the model its content counts, of the photos their IDs and paths, not their folder. Settings are other
+    values that decide about rows, such as thresholds and the batch size.
     """
     named = hashlib.sha256()
     for photo in photos:
@@ -147,9 +144,7 @@ class Output:
     """A CSV or Parquet file that is merged from chunks: joins the job for it, begins one, or refuses to.
 
     Args:
-        output: from `find_output`.
         photos: all photos in order, also those of other shards.
-        manifest: from `make_manifest`.
         shard: from `find_shard`; None: all photos in one call.
         resume: go on with an unfinished output, and leave a finished one alone, as a shard always does.
 
@@ -261,11 +256,9 @@ class Output:
         return int(self.unreadable > 0 and not waits)
 
     def _photos_in(self, chunks: Iterable[int]) -> int:
-        """Return the number of photos in some chunks."""
         return sum(min(batches.CHUNK, len(self.photos) - number * batches.CHUNK) for number in chunks)
 
     def _chunk(self, number: int) -> Path:
-        """Return the file of a chunk."""
         return self.folder / f"chunk-{number:06}-{_short(self.manifest)}.csv"
 
     def _present(self) -> set[int]:
@@ -325,7 +318,6 @@ def _short(manifest: Mapping[str, Any]) -> str:
 
 
 def _errors(chunk: Path) -> int:
-    """Return the number of rows with `status=error`."""
     with open(chunk, newline="", encoding="utf-8") as file:
         return sum(row["status"] == "error" for row in csv.DictReader(file))
 

@@ -63,12 +63,7 @@ class Parity:
 def split_photos(run: Path, split: str, most: int, root: str | None, model: PhotoClassifier) -> CheckedPhotos:
     """Return photos of a run's split with their labels, `most` of them at the most, evenly spaced.
 
-    Args:
-        run: the run folder.
-        split: `train` or `val`; it may be empty.
-        most: the largest number of photos.
-        root: the folder of the run's photos; null: the recorded one.
-        model: with the label space and the preprocessing.
+    `root` is the folder of the run's photos, null the recorded one.
 
     Raises:
         InputError: for photos that are gone or cannot be read.

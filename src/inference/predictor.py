@@ -58,7 +58,6 @@ class Predictor:
     On a GPU it computes with the process's TF32 settings, which `models.base.set_full_precision` sets.
 
     Args:
-        backend: runs the model: a `TorchBackend` or an `OnnxBackend`.
         threshold: for `multilabel`, one value for all labels, or `{label: value}` for some.
         batch_size: photos per forward pass, 512 at most. The last digits of scores can depend on it.
         num_workers: threads that decode and infer (on a GPU: processes that decode); 0: none; null: one per

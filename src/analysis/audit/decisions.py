@@ -86,7 +86,6 @@ def _since(
 
 
 def _names(cell: str) -> list[str]:
-    """Return the labels in a cell."""
     return [tidy(name) for name in cell.split(";") if name.strip()]
 
 

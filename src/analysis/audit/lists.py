@@ -133,7 +133,6 @@ def audit_csv(found: Audit) -> bytes:
 
 
 def _described(record: Record) -> str:
-    """Return a photo's ID and labels in one cell."""
     return f"{record.id} ({', '.join(label_names(record.labels)) or 'no label'})"
 
 

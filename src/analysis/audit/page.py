@@ -27,9 +27,6 @@ class Audit:
     """The findings of an audit.
 
     Attributes:
-        root: the folder that the records' paths start from.
-        linked: the photos and their groups.
-        labels: all labels.
         suspects: the lists, each with the most suspicious first.
         unjudged: `{label: reason why it cannot be judged}`.
         nearest: positions of the most similar photos of other groups, int `[records, count]`, -1 for none.

@@ -22,12 +22,10 @@ class Exploration:
     """Labelled photos and their measurements.
 
     Attributes:
-        source: the reader's result.
-        given: its records, with their groups.
+        given: the source's records, with their groups.
         looks: measurements, one per given record.
         group: column or expression that names the groups, None where every photo is one.
         near_duplicates: the largest distance of near duplicates; None: not looked for.
-        sample_bits: see `open_image`.
     """
 
     source: Source

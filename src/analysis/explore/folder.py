@@ -77,7 +77,6 @@ def _samples(data: Exploration, count: int = 10) -> list[str]:
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping]) -> None:
-    """Write a table."""
     table = pd.DataFrame(list(rows), columns=list(columns), dtype=object)
     write_whole(path, table.to_csv(index=False, lineterminator="\n").encode("utf-8"))
 
@@ -124,7 +123,6 @@ def _write_texts(data: Exploration, problems: Problems, folder: Path) -> None:
 def _write_pictures(
     data: Exploration, problems: Problems, samples: Sequence[str], thumbnails: Thumbnails, folder: Path
 ) -> None:
-    """Write the PNGs."""
     labels = {path: text.replace(";", ", ") for path, text in data.photos[["path", "all_labels"]].to_numpy()}
     sizes = data.readable[["width", "height"]].to_numpy(int)
 

@@ -110,7 +110,6 @@ def _low(photos: pd.DataFrame, column: str, z: np.ndarray, always: float, unusua
 
 
 def _overexposed(photos: pd.DataFrame) -> pd.DataFrame:
-    """Return the photos that are blown out, as a whole or in a large spot."""
     found = photos[(photos["white"] > WHITE_SHARE) | (photos["glare"] > GLARE_SHARE)]
     reasons = [
         ", ".join(
@@ -124,7 +123,6 @@ def _overexposed(photos: pd.DataFrame) -> pd.DataFrame:
 
 
 def _odd_size(photos: pd.DataFrame) -> pd.DataFrame:
-    """Return the photos whose size or shape is unlike the others', or of no use."""
     sides = photos[["width", "height"]]
     area, shape = sides.prod(axis=1), sides.max(axis=1) / sides.min(axis=1)
     measures = sides.assign(short=sides.min(axis=1), shape=shape, usual=shape.median())
@@ -136,7 +134,6 @@ def _odd_size(photos: pd.DataFrame) -> pd.DataFrame:
 
 
 def _odd_sides(row: tuple) -> list[str]:
-    """Return the reasons why a photo's size or shape is odd."""
     reasons = [f"shorter side below {TINY} pixels"] * (row.short < TINY)
     reasons += [f"one side {row.shape:.1f} times the other"] * (row.shape > LONG)
     if row.area_z > UNUSUAL and not 1 / OTHER_AREA <= row.times <= OTHER_AREA:

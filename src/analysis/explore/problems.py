@@ -123,7 +123,6 @@ def near_pairs_of(data: Exploration) -> list[Pair]:
 
 
 def _pair_row(one: Record, other: Record, distance: int) -> tuple:
-    """Return the cells of a pair of photos."""
     labels = [";".join(label_names(record.labels)) for record in (one, other)]
     return one.path, other.path, distance, *labels, one.group, other.group
 

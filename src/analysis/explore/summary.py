@@ -92,7 +92,6 @@ def pair_counts(data: Exploration) -> Iterator[tuple[str, str, Counter]]:
 
 
 def _pairs(data: Exploration) -> list[dict]:
-    """Return the pairs of the commonest labels of each two kinds as tables."""
     found = []
     for down, across, counts in pair_counts(data):
         names, others = list(data.kinds[down])[: PAIRS[0]], list(data.kinds[across])[: PAIRS[1]]
@@ -123,7 +122,6 @@ def _groups(data: Exploration) -> dict:
 
 
 def _notices(data: Exploration, labels: dict, groups: dict) -> list[str]:
-    """Return the warnings for the top of the page."""
     notices, photos = [], len(data.records)
     if groups["largest"]["photos"] * 2 > photos and groups["joined"] > 1:
         notices.append(

@@ -80,7 +80,6 @@ def write_report(run: Path, images_root: Path | None = None) -> Path:
 
 
 def _data_name(run: RunFolder) -> str:
-    """Return the name of the data root."""
     path = run.setting("data.root", "data.images") or run.data_root or run.setting("data.csv")
     return folder_name(PurePath(str(path)), ("images", "photos")) if path else ""
 
@@ -100,12 +99,10 @@ def _headline(run: RunFolder) -> list[tuple[str, object]]:
 
 
 def _judged_split(run: RunFolder) -> str:
-    """Return the split that the scores are reported of."""
     return "test" if run.metrics.get("test") else "val"
 
 
 def _notes(run: RunFolder) -> list[str]:
-    """Return the cautions for readers of the figures."""
     counts = label_counts(run)
     notes = [f"{found['text']}; {found['cure']}".strip("; ") for found in run.certificate.get("findings", ())]
     for split in ("val", "test"):
@@ -123,7 +120,6 @@ def _notes(run: RunFolder) -> list[str]:
 
 
 def _settings(run: RunFolder) -> list[tuple[str, str]]:
-    """Return the settings and facts of the run, in words."""
     setting = run.setting
     weights = setting("model.weights") or ("none (random start)" if setting("model") else None)
     size = setting("preprocess.image_size")
@@ -188,7 +184,6 @@ def _scores(run: RunFolder) -> dict:
 
 
 def _score_rows(splits: list[Mapping]) -> dict[str, list[object]]:
-    """Return each score that a split has, in the usual order."""
     present = dict.fromkeys(name for scores in splits for name, value in scores.items() if is_number(value))
     present = {name: None for name in present if name not in ("labels_evaluated", "labels_total")}
     ordered = [name for name in SCORES if name in present] + [name for name in present if name not in SCORES]
@@ -223,6 +218,5 @@ def _per_class(run: RunFolder, split: str) -> dict[str, dict[str, Mapping]]:
 
 
 def _unreadable(run: RunFolder) -> list[dict]:
-    """Return the predictions that are errors."""
     rows = run.predictions.reindex(columns=["ID", "path", "status", "error"], fill_value="")
     return rows[rows["status"] == "error"].to_dict("records")

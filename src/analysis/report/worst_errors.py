@@ -21,7 +21,6 @@ class Mistake:
 
     Attributes:
         photo: its ID.
-        path: its path, relative to the data root.
         predicted: `{kind: {label: confidence}}`; None where no confidence is known.
         true: `{kind: (label, ...)}`; a kind without a label is left out in a task with heads.
         wrong: number of wrong labels: falsely predicted or missed (multilabel), or wrong kinds (heads).
@@ -59,7 +58,6 @@ def compared(run: RunFolder) -> tuple[list[Mistake], int]:
 
 
 def _judge(run: RunFolder, row: dict, known: dict) -> Mistake:
-    """Compare one photo's prediction with its labels."""
     true = {kind: tuple(run.labels(known, kind)) for kind in run.kinds}
     if run.task == "multilabel":
         predicted = {kind: _several_labels(row, kind) for kind in run.kinds}
@@ -79,7 +77,6 @@ def _judge(run: RunFolder, row: dict, known: dict) -> Mistake:
 
 
 def _several_labels(row: dict, kind: str) -> Confidences:
-    """Return the labels of one kind of a multilabel prediction."""
     entries = (entry.rpartition(":") for entry in row.get(f"{kind}s_confidence", "").split(";"))
     found = {name: _number(value) for name, _, value in entries}
     return {name: found.get(name) for name in row.get(f"{kind}s", "").split(";") if name}
