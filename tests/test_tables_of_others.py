@@ -179,10 +179,9 @@ def test_columns_and_separators_of_more_labels_are_told(read, text, words):
     assert re.search(words, told(read(text)))
 
 
-def test_line_breaks_in_cells(read, caplog):
+def test_line_breaks_in_cells(read):
     source = read('ID,label\n"a\n","Crack\nLeak"\nb,"Leak\r\n"\n\nz,x\n')
     assert paths(source) == {"a.jpg": ["Crack", "Leak"], "b.jpg": ["Leak"]}
-    assert "line breaks separate labels in 1 rows" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -235,7 +234,7 @@ def grouped(group, *values):
 def test_groups_in_several_spellings(caplog):
     groups, findings = grouped("asset", "A1", "a1 ", "1.0", "1", "1.10", "1.1")
     assert groups == ["A1", "a1", "1.0", "1", "1.10", "1.1"]
-    assert "2 groups in several spellings (4 photos): 'A1' = 'a1', '1.0' = '1'" in findings
+    assert "2 groups in several spellings (4 photos): '1' = '1.0', 'a1' = 'A1'" in findings
     assert "data.group" in grouped("^([^_]+)_", "A1", "a1")[1]
     assert grouped("asset", "N/A", "-", "A2", "unknown")[0] == ["p0", "p1", "A2", "p3"]
     assert "words for a missing group name none: 'N/A' (1), '-' (1), 'unknown' (1)" in caplog.text

@@ -109,10 +109,3 @@ def test_a_grid_that_is_none_is_refused(spots, tmp_path, monkeypatch, capsys, ti
     monkeypatch.chdir(tmp_path)
     assert run_script(monkeypatch, "train", f"data.root={spots}", *TILES, f"preprocess.tiles={tiles}") == 2
     assert "needs rows and columns" in capsys.readouterr().err.strip().splitlines()[-1]
-
-
-def test_photos_that_tiles_enlarge_are_told(spots, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    given = (f"data.root={spots}", *TILES, "preprocess.tiles=8x8", "trainer.max_epochs=1")
-    assert run_script(monkeypatch, "train", *given) == 0
-    assert "96 photos are smaller than 176 x 176 px, so that tiles enlarge them" in capsys.readouterr().err

@@ -95,8 +95,8 @@ def renames(pairs: Sequence[str]) -> dict[str, str]:
 def listed_labels(cell: str) -> list[str] | None:
     """Return the labels of a cell that is a serialised list, as of Python, NumPy or JSON; None for any other.
 
-    Such lists are `["Crack", "Leak"]`, `['Crack' 'Leak']`, `[Crack, Leak]`, `{"Crack": 1, "Leak": 0}`, and
-    `{"choices": ["Crack", "Leak"]}` or `[{"label": "Crack"}]` of annotation tools.
+    Such lists are `["Crack", "Leak"]`, `['Crack' 'Leak']`, `[Crack, Leak]`, and `{"choices": ["Crack"]}` of
+    annotation tools.
     """
     text = cell.strip()
     if text[:1] + text[-1:] not in ("[]", "{}", "()") or (text[0] == "(" and "," not in text):
@@ -116,20 +116,16 @@ def listed_labels(cell: str) -> list[str] | None:
 
 def _leaves(content: object) -> list[str] | None:
     """Return the labels in JSON; None where it is not clear which texts are labels."""
+    if isinstance(content, dict):
+        content = content.get("choices", 0)
     if content is None or content != content:
         return []
     if isinstance(content, str):
         return [content]
-    if isinstance(content, list):
-        parts = [_leaves(item) for item in content]
-        return None if None in parts else [name for part in parts for name in part]
-    if not isinstance(content, dict):
+    if not isinstance(content, list):
         return None
-    if content and all(isinstance(value, int) and value in (0, 1) for value in content.values()):
-        return [name for name, value in content.items() if value]
-    keys = ["choices", "labels", "label", "class", *(key for key in content if key.endswith("labels"))]
-    key = next((key for key in keys if key in content), None)
-    return _leaves(content[key]) if key else None
+    parts = [_leaves(item) for item in content]
+    return None if None in parts else [name for part in parts for name in part]
 
 
 def check_labels(
@@ -161,7 +157,7 @@ def check_labels(
     named = {word(name) for name in healthy}
     missing = [name for name in totals if word(name) in MISSING - named]
     harmless = MISSING | named if multilabel else MISSING - named  # told below, or no label
-    alike = [names for names in _alike(totals) if not harmless.issuperset(map(word, names))]
+    alike = [names for names in spellings(totals) if not harmless.issuperset(map(word, names))]
     odd = _odd_names(totals, {*missing, *(name for names in alike for name in names)})
     found = []
     if alike:
@@ -186,8 +182,8 @@ def check_labels(
     return found + _too_many(counts, records) + _contradictions(records, named)
 
 
-def _alike(totals: Mapping[str, int]) -> list[list[str]]:
-    """Return the sets of names that a reader takes for one label, the commonest spelling first."""
+def spellings(totals: Mapping[str, int]) -> list[list[str]]:
+    """Return the sets of names that a reader takes for one, the commonest spelling first."""
     sets: dict[str, list[str]] = defaultdict(list)
     for name in sorted(totals, key=lambda name: (-totals[name], len(name), name.isupper(), name)):
         sets[same_to_a_reader(name)].append(name)

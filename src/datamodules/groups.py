@@ -15,7 +15,7 @@ from scipy.fft import dctn
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
-from src.datamodules.findings import MISSING, quoted, same_to_a_reader, visible, word
+from src.datamodules.findings import MISSING, quoted, spellings, visible, word
 from src.datamodules.records import EXAMPLES, Finding, Record, Source, tidy
 from src.errors import InputError, did_you_mean, listed
 
@@ -147,11 +147,7 @@ def assign_groups(source: Source, group: str | None) -> list[Record]:
 def _alike(group: str, group_of: Mapping[str, str]) -> list[Finding]:
     """Return a finding of groups that a reader takes for one: they may put one asset into two splits."""
     photos = Counter(group_of.values())
-    sets: dict[str, list[str]] = defaultdict(list)
-    for name in photos:
-        sets[same_to_a_reader(name)].append(name)
-    alike = [names for names in sets.values() if len(names) > 1]
-    if not alike:
+    if not (alike := spellings(photos)):
         return []
     count = sum(photos[name] for names in alike for name in names)
     shown = listed((" = ".join(map(visible, names)) for names in alike), EXAMPLES)

@@ -270,7 +270,7 @@ def drop_unreadable(
     found = inspect_photos(source.root, paths, preprocess.decode_size, cache_dir, bits)
     if bits and (count := sum(look.bits > 8 for look in found)):
         log.info("preprocess.sample_bits=%d is the range of %d photos of more than 8 bits", bits, count)
-    source.findings += sample_range(paths, found, bits) + enlarged_tiles(paths, found, preprocess)
+    source.findings += sample_range(paths, found, bits)
     inspected = list(zip(source.records, found, strict=True))
     reasons = {record.path: stats.reason for record, stats in inspected if stats.reason}
     shown = listed((f"{path} ({reason})" for path, reason in reasons.items()), 20 if skip else 200)
@@ -286,24 +286,6 @@ def drop_unreadable(
     if not kept:
         raise InputError(f"none of the {len(found)} photos below {source.root} can be read")
     return replace(source, records=kept), reasons
-
-
-def enlarged_tiles(
-    paths: Sequence[str], looks: Sequence[ImageStats], preprocess: Preprocess
-) -> list[Finding]:
-    """Return a finding of photos that are too small for tiles to show more than the whole photo."""
-    high, wide = preprocess.decode_size
-    looked = [(path, look) for path, look in zip(paths, looks, strict=True) if not look.reason]
-    small = [path for path, look in looked if look.height < high or look.width < wide]
-    if preprocess.tiles is None or not small:
-        return []
-    text = f"{len(small)} photos are smaller than {wide} x {high} px, so that tiles enlarge them"
-    cure = "fewer preprocess.tiles, or a smaller preprocess.image_size"
-    return [
-        Finding(
-            "tiles_enlarged", f"{text} ({listed(small, EXAMPLES)})", cure, len(small), tuple(small[:EXAMPLES])
-        )
-    ]
 
 
 def sample_range(

@@ -47,8 +47,6 @@ class TableReader:
         self.placeholders = {"", "nan", "label", "labels", *kinds, *named}
         self.routed: Counter[str] = Counter()
         self.unknown: Counter[str] = Counter()
-        self.dropped: Counter[str] = Counter()
-        self.broken = 0  # rows whose cells hold line breaks
 
     def labels(self, cells: Mapping[str, str], times: int = 1) -> dict[str, list[str]]:
         """Return the labels of a row by kind, from its cells by kind of column; `times` rows have these."""
@@ -56,15 +54,10 @@ class TableReader:
         for column_kind, cell in cells.items():
             names = listed_labels(cell)
             if names is None:
-                lines = re.split(r"[\r\n]+", cell.strip())
-                self.broken += times * (len(lines) > 1)
+                lines = re.split(r"[\r\n]+", cell.strip())  # in spreadsheets they separate labels, too
                 names = [name for line in lines for name in line.split(self.separator)]
-            names = [tidy(name) for name in names]
-            for name in names:
-                label = self.label(name)
+            for label in (self.label(tidy(name)) for name in names):
                 if label.lower() in self.placeholders and label not in self.kind_of:
-                    if label and len(names) > 1:
-                        self.dropped[name] += times
                     continue
                 kind = self._kind(label, column_kind)
                 if kind is None:
@@ -140,22 +133,17 @@ def _check_ids(
     return findings + causes
 
 
-def _check_rows(csv_path: Path, index: PhotoIndex, reader: TableReader, labels: Mapping) -> list[Finding]:
-    """Return findings of the photos without a label, and of words that are none; log line breaks."""
+def _check_rows(index: PhotoIndex, reader: TableReader, labels: Mapping) -> list[Finding]:
+    """Return findings of the photos without a label, and of labels in the other kind's column."""
     findings = []
     if unlabelled := [path for path, found in labels.items() if not any(found.values())]:
         text = f"Left out {len(unlabelled)} photos whose rows carry placeholders only, which are unlabelled"
         shown, paths = f"{text}: {listed(unlabelled, 20)}", tuple(unlabelled[:EXAMPLES])
         findings.append(Finding("photos_unlabelled", shown, "", len(unlabelled), paths))
-    for name, text, counts in (
-        ("labels_routed", "Labels that stood in the other kind's column", reader.routed),
-        ("labels_dropped", "Left out words that stand for no label next to labels", reader.dropped),
-    ):
-        if counts:
-            shown = counted(dict(counts.most_common()), 20, " rows")
-            findings.append(Finding(name, f"{text}: {shown}", "", counts.total()))
-    if reader.broken:
-        log.info("%s: line breaks separate labels in %d rows", csv_path, reader.broken)
+    if routed := reader.routed:
+        shown = counted(dict(routed.most_common()), 20, " rows")
+        text = f"Labels that stood in the other kind's column: {shown}"
+        findings.append(Finding("labels_routed", text, "", routed.total()))
     if unnamed := len(index.paths) - len(labels):
         log.info("%d photos below %s stand in no row", unnamed, index.root)
     return findings
@@ -243,7 +231,7 @@ class TableDataModule(PhotoDataModule):
         }
         findings = _check_ids(self.csv, index, lost, ids, findings)
         _refuse_unknown(self.csv, reader)
-        findings += _check_rows(self.csv, index, reader, labels)
+        findings += _check_rows(index, reader, labels)
         if not self.columns and {*columns.values()} <= {*cells}:  # named by nobody, and not made
             findings += _check_columns(frame, reader, labels, {id_column, self.group, *ID_COLUMNS})
         shared: dict[tuple, dict[str, tuple[str, ...]]] = {}  # records of the same labels hold one mapping

@@ -169,10 +169,6 @@ def split_features(
         if shown > 1 and datamodule.transform.arguments["horizontal_flip"]:
             views.append(MIRRORED)
         views += [(datamodule.transform, datamodule.seed, number) for number in range(len(views), shown)]
-        rotated = 3 if datamodule.transform.arguments["horizontal_flip"] else 2
-        random = datamodule.transform.arguments["rotation"] or "preset" in datamodule.transform.arguments
-        if random and datamodule.views < rotated:
-            log.info("Cached views are not random ones; data.views=%d adds one that is", rotated)
     splits = {split: records for split, records in datamodule.splits.items() if records}
     asked = {view: [split for split in splits if view is None or split == "train"] for view in views}
     records = {view: [r for split in names for r in splits[split]] for view, names in asked.items()}
