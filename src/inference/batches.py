@@ -246,35 +246,19 @@ class Backend(ABC):
         raise NotImplementedError
 
 
-class Mirrored(Backend):
-    """Gives each photo the mean of its scores and those of its mirror image: test-time augmentation.
+def mirrored(backend: Backend) -> Backend:
+    """Let a backend give each photo the mean of its scores and those of its mirror image."""
+    scores = backend.scores
 
-    Args:
-        backend: runs the model, twice for each batch.
-    """
-
-    def __init__(self, backend: Backend):
-        self.backend = backend
-        self.task, self.labels, self.preprocess = backend.task, backend.labels, backend.preprocess
-        self.thresholds, self.on_gpu = backend.thresholds, backend.on_gpu
-        self.trained_on, self.trained_sizes = backend.trained_on, backend.trained_sizes
-        self.arithmetic = backend.arithmetic | {"tta": "mirrored"}
-
-    def scores(self, pixels: np.ndarray, count: int | None = None) -> np.ndarray:
-        """Return the mean probabilities; see `Backend`."""
+    def mean(pixels: np.ndarray, count: int | None = None) -> np.ndarray:
         given = isinstance(pixels, np.ndarray)  # else a tensor, of a loader
-        mirrored = np.ascontiguousarray(pixels[:, :, ::-1]) if given else pixels.flip(2)
-        plain, other = self.backend.scores(pixels, count), self.backend.scores(mirrored, count)
-        part = len(self.labels)  # the views of the photo as it is
+        turned = np.ascontiguousarray(pixels[:, :, ::-1]) if given else pixels.flip(2)
+        plain, other = scores(pixels, count), scores(turned, count)
+        part = len(backend.labels)  # the views of the photo as it is
         return np.concatenate([(plain[:, :part] + other[:, :part]) / 2, plain[:, part:]], 1)
 
-    def one_thread(self) -> AbstractContextManager[None]:
-        """Hold forward passes of the calling thread to one core."""
-        return self.backend.one_thread()
-
-    def loaded(self, read: Callable[[int], Batch], count: int, num_workers: int) -> Iterator[Batch]:
-        """Yield `read(0)` to `read(count - 1)`; see `Backend`."""
-        return self.backend.loaded(read, count, num_workers)
+    backend.scores, backend.arithmetic = mean, backend.arithmetic | {"tta": "mirrored"}
+    return backend
 
 
 def trained_sizes(provenance: Mapping[str, Any]) -> frozenset[int] | None:

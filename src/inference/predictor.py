@@ -16,11 +16,11 @@ from src.images import as_upright_rgb
 from src.inference.batches import (
     CHUNK,
     Backend,
-    Mirrored,
     Photo,
     Result,
     batch_range,
     count_batches,
+    mirrored,
     run_batches,
 )
 from src.overrides import shown, typed
@@ -97,7 +97,7 @@ class Predictor:
         over the photo and its mirror image.
         """
         found = load_backend(ckpt, backend, device, precision, compile)
-        return cls(Mirrored(found) if tta else found, **options)
+        return cls(mirrored(found) if tta else found, **options)
 
     def _thresholds(self, given: float | Mapping[str, float] | None) -> np.ndarray | None:
         """Return the thresholds to apply: those of the checkpoint with the given ones in their place."""
