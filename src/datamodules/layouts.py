@@ -55,18 +55,12 @@ def split_folders(paths: Sequence[str]) -> dict[str, str]:
     if "train" in named.values() and (len(named) > 1 or len(below) == 1):
         return {whole[top]: split for top, split in named.items()}
     deep = {
-        top
-        for top, folder in whole.items()
-        if any(p.startswith(f"{folder}/") and _deeper(p, folder) for p in paths)
+        top for top, folder in whole.items() if any(re.match(rf"{re.escape(folder)}/.*/", p) for p in paths)
     }
     found = {top: split_name(top) for top in deep or below}
     if not all(found.values()) or "train" not in found.values() or len(set(found.values())) < 2:
         return {}
     return {whole[top]: split for top, split in found.items()}
-
-
-def _deeper(path: str, folder: str) -> bool:
-    return "/" in path[len(folder) + 1 :]
 
 
 def split_name(folder: str) -> str:

@@ -19,13 +19,9 @@ KEY = "data.split_file"
 def split_by_file(
     path: Path, root: Path, records: Sequence[Record], others: Iterable[str]
 ) -> tuple[list[Record], dict[str, str]]:
-    """Return the records that a split file names, and `{ID: split}` of them.
+    """Return the records that a split file, or a run folder, names, and `{ID: split}` of them.
 
-    Args:
-        path: the file, or a run folder.
-        root: the folder that the records' paths start from.
-        records: with unique IDs.
-        others: paths of photos that are no records: their names mean them, and no record.
+    `others` are paths of photos that are no records: their names mean them, and no record.
 
     Raises:
         InputError: no such file, no run folder, an unknown split's name, a photo in two splits, or in none.

@@ -136,11 +136,7 @@ def _photos_named(
 def photos_root(run: Path, root: str | None) -> Path | None:
     """Return the folder that paths in a run folder's tables start from: `root=`, else the recorded one.
 
-    Returns:
-        None for a folder that is no run, without `root=`.
-
-    Raises:
-        InputError: if there is no such folder.
+    None for a folder that is no run, without `root=`. One that is gone is an `InputError`.
     """
     found = user_path(root) if root else recorded_root(run)
     if found and not found.is_dir():
@@ -167,7 +163,6 @@ class Result:
         index: its position in the list of photos.
         values: float32 of shape `[values]`; None where the photo cannot be read.
         digest: of the file's content; empty where it cannot be read, or is not asked for.
-        error: why it cannot be read, else empty.
     """
 
     index: int
@@ -229,11 +224,8 @@ class Backend(ABC):
     def maps(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Return probabilities float32 `[B, labels]` and class activation maps float32 `[B, labels, h, w]`.
 
-        Args:
-            pixels: resized photos uint8 `[B, H, W, 3]`.
-
-        Returns:
-            None in place of the maps where the heads are not linear on averaged features, or a file has none.
+        `pixels` are as for `scores`. None in place of the maps where the heads are not linear on averaged
+        features, or a file has none.
         """
         return self.scores(pixels), None
 

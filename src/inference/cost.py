@@ -13,14 +13,9 @@ import numpy as np
 def cost_of(checkpoint: Path, rounds: int) -> dict[str, float | None]:
     """Return what the predictions of a checkpoint cost, measured in a fresh process.
 
-    Args:
-        checkpoint: of a run.
-        rounds: forward passes of one photo.
-
-    Returns:
-        `latency_ms`, the median of one photo's forward pass on one thread, without reading and resizing it;
-        `size_mb`, of the weights; `memory_mb`, the most that loading and predicting add to the process, None
-        where the system does not tell.
+    `latency_ms` is the median time of one photo on one thread, without reading and resizing it; `size_mb` the
+    size of the weights; `memory_mb` the most that loading and predicting add to the process, None where the
+    system does not tell.
     """
     with ProcessPoolExecutor(1, get_context("spawn")) as alone:
         return alone.submit(_measured, checkpoint, rounds).result()

@@ -44,16 +44,8 @@ def extract_features(
     """Return the features of the model's backbone, float32 `[records, features]`.
 
     The heads do not matter. Byte-identical photos (equal digests) are read once and have equal features. The
-    same records give the same bytes on one kind of CPU; among other records, features agree to 1e-6.
-
-    Args:
-        model: of a checkpoint (`load_model`), or newly built; it normalises photos itself.
-        root: the folder that the records' paths start from.
-        records: the photos; with their digests for a cache.
-        device: `auto`, `cpu`, `cuda` or `mps`.
-        num_workers: threads that decode and infer (on a GPU: processes that decode); null: one per core, 16
-            at most.
-        cache_dir: where features are kept, and looked for first; null: nowhere.
+    same records give the same bytes on one kind of CPU; among other records, features agree to 1e-6. With
+    `cache_dir` they are kept there, and looked for first, by the records' digests.
 
     Raises:
         InputError: for a photo that cannot be read any more, or a disk that refuses.

@@ -46,12 +46,8 @@ def quantize(source: Path, target: Path, calibration: np.ndarray) -> None:
     """Write an ONNX file with its convolutions in int8, calibrated on the extremes of each tensor.
 
     Weights have a scale per channel. On a CPU without VNNI their products overflow, unless a session has the
-    option that `OnnxBackend` sets (`session.x64quantprecision`).
-
-    Args:
-        source: an ONNX file in float32.
-        target: the file to write.
-        calibration: photos like those to come, uint8 `[N, H, W, 3]`.
+    option that `OnnxBackend` sets (`session.x64quantprecision`). `calibration` holds photos, uint8
+    `[N, H, W, 3]`.
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static

@@ -42,10 +42,6 @@ class OnnxBackend(ExportedBackend):
     Each forward pass runs on the thread that asks for it, so that any number of threads can ask at once, and
     the scores do not depend on how many do.
 
-    Args:
-        path: a file from `scripts/export.py`.
-        device: `auto` and `cpu` are the CPU; `cuda` where ONNX Runtime was built for it.
-
     Raises:
         InputError: for a missing ONNX Runtime, a file that is broken, of another program or of a newer
             version, or a device that is not there.

@@ -21,10 +21,7 @@ SECONDS = 1800  # that a conversion may take
 def coreml_package(model: nn.Module, size: tuple[int, int], labels: int) -> Any:
     """Return a Core ML model of an RGB image of a `size` (height, width), its specification checked.
 
-    Args:
-        model: from float32 `[1, 3, H, W]`, 0 to 255, to probabilities `[1, labels]`.
-        size: of the image.
-        labels: the number of labels.
+    `model` leads from float32 `[1, 3, H, W]`, 0 to 255, to probabilities `[1, labels]`.
     """
     import coremltools as ct
 

@@ -93,8 +93,7 @@ class Predictor:
     ) -> "Predictor":
         """Load a run folder's best, a `.ckpt`, `.onnx` or `.tflite` file, or an export's folder.
 
-        `load_backend` explains the arguments, the class the further `options`. With `tta` scores are means
-        over the photo and its mirror image.
+        The arguments are the keys of `predict.py` in docs/configuration.md; the class explains the `options`.
         """
         found = load_backend(ckpt, backend, device, precision, compile)
         return cls(mirrored(found) if tta else found, **options)
@@ -220,13 +219,7 @@ def load_backend(
 ) -> Backend:
     """Return the backend of a checkpoint or an exported model.
 
-    Args:
-        ckpt: a run folder, a `.ckpt`, `.onnx` or `.tflite` file, or the folder of an export; null: the newest
-            finished run.
-        backend: `auto` (by the file), `torch` or `onnx`.
-        device: `auto`, `cpu`, `cuda` or `mps`; `auto` takes a GPU with torch, and the CPU with ONNX Runtime.
-        precision: of torch: `32`, or `bf16` or `16` where the device computes that fast.
-        compile: compile the model with torch first.
+    `ckpt` is as for `find_checkpoint`; the options are those of `predict.py` in docs/configuration.md.
 
     Raises:
         InputError: for a file that is none of these, or options that do not go together.

@@ -23,9 +23,6 @@ class TfliteBackend(ExportedBackend):
 
     An interpreter belongs to one thread, so each thread has its own.
 
-    Args:
-        path: a file from `scripts/export.py`.
-
     Raises:
         InputError: for a missing LiteRT, or a file that is broken, of another program or of a newer version.
     """

@@ -40,7 +40,8 @@ def write_report(run: Path, images_root: Path | None = None) -> Path:
     root = root if root is not None and root.is_dir() else None
     config = folder.path / ".hydra" / "config.yaml"
     ckpt = typed("ckpt", shown(folder.path.resolve()).as_posix())
-    name, date = _data_name(folder), run_date(folder)
+    data = folder.setting("data.root", "data.images") or folder.data_root or folder.setting("data.csv")
+    name, date = folder_name(PurePath(str(data or "")), ("images", "photos")), run_date(folder)
     closest = folder.certificate.get("closest") or {}
     mistakes, count = compared(folder)
     show = partial(thumbnail, sample_bits=folder.setting("preprocess.sample_bits"))
@@ -77,11 +78,6 @@ def write_report(run: Path, images_root: Path | None = None) -> Path:
     path = folder.path / "report.html"
     write_whole(path, page)
     return path
-
-
-def _data_name(run: RunFolder) -> str:
-    path = run.setting("data.root", "data.images") or run.data_root or run.setting("data.csv")
-    return folder_name(PurePath(str(path)), ("images", "photos")) if path else ""
 
 
 def _headline(run: RunFolder) -> list[tuple[str, object]]:
