@@ -136,11 +136,6 @@ class RunFolder:
         """The task, as recorded."""
         return str(self.facts.get("task") or self.setting("task"))
 
-    @cached_property
-    def kinds(self) -> list[str]:
-        """The kinds of labels, in order."""
-        return list(self.classes)
-
     def setting(self, *names: str) -> object:
         """Return the first of the dotted `names` that the configuration has, or None."""
         for name in names:
@@ -212,7 +207,7 @@ def label_counts(run: RunFolder) -> "pd.DataFrame":
     found = pd.DataFrame(index=list(kinds))
     for split, rows in run.splits.items():
         records = rows.to_dict("records")
-        names = [name for row in records for kind in run.kinds for name in run.labels(row, kind)]
+        names = [name for row in records for kind in run.classes for name in run.labels(row, kind)]
         found[split] = pd.Series(names, dtype=str).value_counts().reindex(found.index, fill_value=0)
     return found.assign(kind=list(kinds.values()))
 

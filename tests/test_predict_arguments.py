@@ -50,13 +50,6 @@ def test_an_output_is_no_photo_under_another_name(make_tree, tmp_path):
             refuse_to_overwrite(tmp_path / output, some)
 
 
-def test_a_line_break_in_a_table_of_photos_is_refused(tmp_path):
-    for content in ('path,ID\na.jpg,"1\r2"\n', 'path\n"a\nb.jpg"\n'):
-        (tmp_path / "photos.csv").write_bytes(content.encode())
-        with pytest.raises(InputError, match=r"holds a line break, which no row of an output can"):
-            find_images(str(tmp_path / "photos.csv"))
-
-
 @pytest.mark.parametrize(
     ("given", "environment", "wanted"),
     [

@@ -193,15 +193,10 @@ class EpochSampler(Sampler[tuple[int, int]]):
     resumed fit gives its first epoch here.
 
     Args:
-        size: photos of the split.
-        seed: of the order.
-        shuffle: whether the order is a random one.
         epoch: the first one.
         batch: photos of a global batch, of all processes together; a last one with a single photo, or with
             fewer than there are processes, is left out, unless it is the only one. None: the split is one
             batch, left whole.
-        rank: number of this process, from 0.
-        world: number of processes.
         weights: how often a photo comes, `[photos]`, drawn with replacement; None: each once an epoch.
     """
 

@@ -213,9 +213,8 @@ def near_pairs(hashes: np.ndarray, max_distance: int) -> tuple[np.ndarray, np.nd
 
     Exact: the bits are cut into more bands than `max_distance`, so that two such hashes agree in a few whole
     bands, and only hashes that do are compared. Of equal hashes each is paired with the first one alone, and
-    only that one with others: a thousand copies are a thousand pairs, not a million. Hashes that differ by a
-    few bits, as a fixed camera's may, do make as many pairs as there are; past `many`, only those are kept
-    that hold the same photos together, the closest first: a thousand frames are a thousand pairs then too.
+    only that one with others: a thousand copies are a thousand pairs, not a million. Past `many` pairs, as a
+    fixed camera may make, only those are kept that hold the same photos together, the closest first.
 
     Args:
         hashes: uint64 `[photos]`.
@@ -224,8 +223,6 @@ def near_pairs(hashes: np.ndarray, max_distance: int) -> tuple[np.ndarray, np.nd
     Returns:
         pairs int64 `[pairs, 2]`, the lower position first, sorted; and their distances int64 `[pairs]`.
     """
-    if not 0 <= max_distance <= FAITHFUL:
-        raise ValueError(f"max_distance={max_distance}: 0 to {FAITHFUL}")
     values, first, which = np.unique(np.asarray(hashes, np.uint64), return_index=True, return_inverse=True)
     copies = np.flatnonzero(first[which] != np.arange(len(which)))
     equal = np.column_stack([first[which[copies]], copies])

@@ -321,12 +321,7 @@ def sample_range(
 def replaced_since(root: Path, records: Sequence[Record], moment: int) -> list[str]:
     """Return the paths of photos whose content is not that of their records any more.
 
-    Only files that were written or put in their place after a moment are read.
-
-    Args:
-        root: the folder that the paths start from.
-        records: the photos, with their digests.
-        moment: nanoseconds since 1970; on a disk whose clock is behind, what comes soon after is missed.
+    Only files that were written or put in their place after a `moment`, nanoseconds since 1970, are read.
     """
 
     def is_replaced(record: Record) -> bool:

@@ -78,11 +78,6 @@ def split_and_folders(path: str, split_of: Mapping[str, str]) -> tuple[str, list
     return "", folders
 
 
-def label_folders(path: str, split_of: Mapping[str, str]) -> list[str]:
-    """Return the folders of a photo below its split's, the top one first."""
-    return split_and_folders(path, split_of)[1]
-
-
 def splits_within(listing: Listing, split_of: Mapping[str, str]) -> bool:
     """Whether each label's folder holds the splits: `Crack/train/`, `Crack/val/`."""
     deep = [path.split("/")[:2] for path in listing.paths if path.count("/") > 1]
@@ -92,7 +87,7 @@ def splits_within(listing: Listing, split_of: Mapping[str, str]) -> bool:
 
 def refuse_exports(listing: Listing, split_of: Mapping[str, str]) -> None:
     """Refuse a tree of an annotation tool, whose folders do not name labels."""
-    folders = [label_folders(path, split_of) for path in listing.paths]
+    folders = [split_and_folders(path, split_of)[1] for path in listing.paths]
     tops = {names[0] for names in folders if names}
     if {top.lower() for top in tops} - PICTURES - ANSWERS:
         return
@@ -123,19 +118,13 @@ def check_level(
 ) -> list[Finding]:
     """Refuse a tree whose top folders are splits, sites or years, with the labels' folders below them.
 
-    Args:
-        listing: the photos.
-        split_of: `{top folder: split}`.
-        is_label: whether a folder's name can be read as labels.
-        pairs: whether folders name pairs of labels, so that names can be told from others.
-
-    Returns:
-        a finding where some folders below are common to several top ones.
+    `is_label` says whether a folder's name can be read as labels; where folders name `pairs` of labels, that
+    tells them from others. Returns a finding where some folders below are common to several top ones.
     """
     below: dict[str, set[str]] = defaultdict(set)
     direct: set[str] = set()
     for path in listing.paths:
-        folders = label_folders(path, split_of)
+        folders = split_and_folders(path, split_of)[1]
         if len(folders) > 1:
             below[folders[0]].add(folders[1])
         elif folders:
@@ -191,7 +180,7 @@ def check_names(listing: Listing, split_of: Mapping[str, str]) -> list[Finding]:
     for path in listing.paths:
         folder, slash, name = os.path.splitext(path)[0].rpartition("/")
         match = COMPANION.fullmatch(name)
-        folders = {name.lower() for name in label_folders(path, split_of)}
+        folders = {name.lower() for name in split_and_folders(path, split_of)[1]}
         if folders & ANSWERS or (match and folder + slash + (match[1] or match[2]) in stems):
             found.append(path)
     if not found:

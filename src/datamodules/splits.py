@@ -28,17 +28,9 @@ def split_records(
 ) -> dict[str, list[Record]]:
     """Split the records; a split that the user gave is kept, what it lacks is taken from its train part.
 
-    Args:
-        linked: the records, and which of them belong together.
-        shares: `{train: 0.7, val: 0.15, test: 0.15}`.
-        seed: of the draw.
-        given: `{ID: split}`.
-        frozen: nothing is taken from `given`'s train part for a split that it lacks.
-        fold: `(which, of how many)`: the test split is that fold of a cross-validation, and train and val
-            share the rest. A label that the fold holds all photos of gives its smallest group back.
-
-    Returns:
-        `{train: records, val: records, test: records}`, each sorted by path.
+    Nothing is taken from the train part of a `given` split, `{ID: split}`, that is `frozen`. With a `fold`,
+    `(which, of how many)`, the test split is that fold of a cross-validation, and train and val share the
+    rest. Each split is sorted by path.
 
     Raises:
         InputError: for shares that make no sense, or where no photo is left for train or val.

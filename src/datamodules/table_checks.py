@@ -90,12 +90,8 @@ def find_all(ids: Sequence[str], index: PhotoIndex, where: str) -> tuple[dict[st
     """Return the photos that each ID can mean, those of paths from another machine included, and findings.
 
     Such a path is not used where another ID names the same photo: one of its folders may tell them apart. A
-    finding names each way in which a spreadsheet has changed IDs that name no photo.
-
-    Args:
-        ids: one for each row.
-        index: of the photos.
-        where: the table, for messages.
+    finding names each way in which a spreadsheet has changed IDs that name no photo. There is an ID for each
+    row.
     """
     rows = Counter(ids)
     found = {id_: index.find(id_) if id_ else [] for id_ in rows}

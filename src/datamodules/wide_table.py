@@ -23,11 +23,7 @@ def labels_of_columns(
 ) -> list[list[str]] | None:
     """Return the labels of each row of a table with one column per label; None for any other table.
 
-    Args:
-        frame: the cells, indexed by the number of the row.
-        others: columns that are no labels, as those of IDs and groups.
-        nothing: the label of a row without any, empty for none.
-        where: the table, for messages.
+    `others` are columns that are no labels, as those of IDs; `nothing` is the label of a row without any.
 
     Raises:
         InputError: a cell that is neither yes nor no in a column that else says so, as -1 or 0.87.

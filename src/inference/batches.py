@@ -7,6 +7,7 @@ are divided into chunks of `CHUNK`, and each chunk into batches from its first p
 
 import logging
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -87,10 +88,7 @@ def _from_csv(source: Path, root: str | None) -> list[Photo]:
     frame = read_csv(source, key="images", headless="path")
     column = photo_column(frame, None, PATH_COLUMNS, source, "", lambda: index_of(below))
     ids = next((name for name in frame.columns if name.casefold() == "id"), None)
-    frame = frame.map(lambda cell: cell.strip("\r\n"))
-    for cell in (cell for name in {column, ids} - {None} for cell in frame[name]):
-        if "\r" in cell or "\n" in cell:
-            raise InputError(f"{where}: {cell!a} holds a line break, which no row of an output can")
+    frame = frame.map(lambda cell: re.sub(r"[\r\n]+", " ", cell.strip("\r\n")))  # a row of output is one line
     cells = frame[column].tolist()
     if not any(cells):
         raise InputError(f"{where}: its column '{column}' is empty")
@@ -189,9 +187,6 @@ class Backend(ABC):
     """A model ready to run, with everything that a prediction needs.
 
     Attributes:
-        task: `dual_head`, `multiclass` or `multilabel`.
-        labels: the label space.
-        preprocess: from a photo to its pixels.
         thresholds: float32 `[labels]` for `multilabel`; else None.
         trained_on: digests of the photos that the weights were trained on.
         trained_sizes: sizes of their files, in bytes, so that only a photo that may be one of them needs a

@@ -60,7 +60,7 @@ def write_report(run: Path, images_root: Path | None = None) -> Path:
         settings=_settings(folder),
         multilabel=folder.task == "multilabel",
         min_positives=folder.setting("callbacks.thresholds.min_positives"),
-        kinds=folder.kinds,
+        kinds=list(folder.classes),
         split_names=SPLIT_NAMES,
         **_splits(folder),
         certificate=folder.certificate,
@@ -88,7 +88,7 @@ def _headline(run: RunFolder) -> list[tuple[str, object]]:
     if run.task == "multilabel":
         named += [("mean average precision", scores.get("map")), ("exact match", scores.get("exact_match"))]
     else:
-        parts, several = kind_scores(scores), len(run.kinds) > 1
+        parts, several = kind_scores(scores), len(run.classes) > 1
         named += [(f"accuracy, {k}" if several else "accuracy", v.get("accuracy")) for k, v in parts.items()]
         named += [("exact match, all kinds", scores.get("exact_match"))] if several else []
     return [(f"{SPLIT_NAMES[split]} {name}", value) for name, value in named if value is not None]

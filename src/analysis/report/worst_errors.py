@@ -58,16 +58,16 @@ def compared(run: RunFolder) -> tuple[list[Mistake], int]:
 
 
 def _judge(run: RunFolder, row: dict, known: dict) -> Mistake:
-    true = {kind: tuple(run.labels(known, kind)) for kind in run.kinds}
+    true = {kind: tuple(run.labels(known, kind)) for kind in run.classes}
     if run.task == "multilabel":
-        predicted = {kind: _several_labels(row, kind) for kind in run.kinds}
-        wrong = [label for kind in run.kinds for label in set(predicted[kind]) ^ set(true[kind])]
+        predicted = {kind: _several_labels(row, kind) for kind in run.classes}
+        wrong = [label for kind in run.classes for label in set(predicted[kind]) ^ set(true[kind])]
         given = {label: value for labels in predicted.values() for label, value in labels.items()}
         # a missed label counts with its absence, where the table holds all probabilities
         values = [given.get(label, 1 - _number(row.get(f"p:{label}"), 1.0)) for label in wrong]
     else:
         true = {kind: labels for kind, labels in true.items() if labels}
-        confidences = {kind: row.get(f"{kind}_confidence", row.get("confidence")) for kind in run.kinds}
+        confidences = {kind: row.get(f"{kind}_confidence", row.get("confidence")) for kind in run.classes}
         predicted = {k: {row[k]: _number(text)} if row.get(k) else {} for k, text in confidences.items()}
         wrong = [kind for kind in true if not set(predicted[kind]) & set(true[kind])]
         values = [value for kind in wrong for value in predicted[kind].values()]
