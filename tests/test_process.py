@@ -74,9 +74,6 @@ def test_an_error_that_follows_an_interruption_is_the_interruption():
 
     assert isinstance(failed(Terminated()), Terminated)
     assert type(failed(KeyboardInterrupt())) is KeyboardInterrupt and failed(ValueError()) is None
-    ring = RuntimeError("one"), RuntimeError("other")
-    ring[0].__cause__, ring[1].__cause__ = ring[::-1]
-    assert interruption(ring[0]) is None
 
 
 def test_predicting_whose_loader_workers_are_ended_with_it_is_ended_in_one_line(

@@ -118,7 +118,6 @@ def test_lines_above_a_header(read, text):
         ("0980.jpg 0\n", "looks like data"),
         ("# exported\na.jpg,x\n", "looks like data"),
         ("Foto,label\na.jpg,image\n", "no column 'ID'"),
-        ('"ID,label"\n"a,x"\n', r"a row is one cell \(ID,label\): remove the quotes around whole rows"),
         ('ID,label\na,x\n\nb,"y\nc,z\n', "not a table from row 4 on: a quote that opens there is not closed"),
         ('ID,label\na,"x\nb,"y"\nc,z\n', "not a table from row 2 on: a quote that opens there is not closed"),
         ('ID,label\na,"x" y\n', "not a table from row 2 on: .* one within a cell is not doubled"),

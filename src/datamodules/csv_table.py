@@ -163,7 +163,6 @@ def _is_list(text: str) -> bool:
 
 
 def _content(path: Path, key: str) -> bytes:
-    """Read the file that `key` names; an `InputError` where that is not possible."""
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
@@ -216,8 +215,6 @@ def pick_column(
         if len(alike) == 1:
             return alike[0]
     there = listed(nearest(names[0], frame.columns), 20)
-    if len(frame.columns) == 1 and any(mark in frame.columns[0] for mark in DELIMITERS):
-        raise InputError(f"{csv_path}: a row is one cell ({there}): remove the quotes around whole rows")
     if key.startswith("data.columns."):
         kinds = f"name the label columns with data.columns={{{key.rpartition('.')[2]}: COLUMN}}"
         raise InputError(f"{csv_path} has no column '{names[0]}': it has {there}; {kinds}")

@@ -131,13 +131,9 @@ def _leaves(content: object) -> list[str] | None:
 def check_labels(
     records: Sequence[Record], healthy: Sequence[str], multilabel: bool, table: bool
 ) -> list[Finding]:
-    """Return the findings in the labels of all records.
+    """Return the findings in the labels of all records, of a `table` or of folders.
 
-    Args:
-        records: labelled photos.
-        healthy: labels that mean "nothing wrong".
-        multilabel: whether a photo may carry several labels; a healthy one is then no label.
-        table: whether labels stand in the cells of a table.
+    For `multilabel` a `healthy` label, which means "nothing wrong", is none.
     """
     counts: Counter[tuple[str, str]] = Counter()
     totals: Counter[str] = Counter()
@@ -216,13 +212,11 @@ def _odd_names(totals: Mapping[str, int], told: set[str]) -> list[tuple[str, str
     rest = [name for name in totals if name not in told]
     unseen = [name for name in rest if not name.isprintable()]
     garbled = [name for name in rest if MOJIBAKE.search(name)]
-    data = [name for name in rest if name[0] + name[-1] in ("[]", "{}", "()")]
     run = [name for name in rest if re.match(r"[=@]|[+-](?!\d)", name)]
     rename = "rename them, or use data.rename=['OLD=NEW']"
     found = (
         ("labels_invisible", "Labels with letters that cannot be seen", rename, unseen),
         ("labels_garbled", "Labels in a wrong encoding", "name it: data.encoding=", garbled),
-        ("labels_serialised", "Labels that look like data of a program", rename, data),
         ("labels_formula", "Labels that a spreadsheet takes for a formula", rename, run),
     )
     return [row for row in found if row[-1]]

@@ -54,7 +54,6 @@ def parse_pair(
 
 
 def _listing(root: Path) -> Listing:
-    """Return the files below `root`, or say that there are no photos."""
     refuse_archive("data.root", root)
     if not root.is_dir():
         found = root.parent.iterdir() if root.parent.is_dir() else ()

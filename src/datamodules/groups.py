@@ -64,13 +64,18 @@ def link_records(records: Sequence[Record], near_duplicates: int | None) -> Link
     return Linked(records, groups, pairs, apart)
 
 
+def identical_sets(records: Sequence[Record]) -> list[list[Record]]:
+    """Return the sets of byte-identical photos, in the order of the records."""
+    sets: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        if record.digest:
+            sets[record.digest].append(record)
+    return [same for same in sets.values() if len(same) > 1]
+
+
 def report_copies(records: list[Record]) -> None:
     """Log how many photos are byte-identical to another one, and warn where the copies' labels differ."""
-    copies: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        copies[record.digest].append(record)
-    several = [same for digest, same in copies.items() if digest and len(same) > 1]
-    if several:
+    if several := identical_sets(records):
         extra = sum(len(same) - 1 for same in several)
         log.info("%d photos are byte-identical copies of others; copies stay in one split", extra)
     if differing := [same for same in several if any(r.labels != same[0].labels for r in same)]:

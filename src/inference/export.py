@@ -19,7 +19,7 @@ from torch import nn
 from src.errors import InputError, did_you_mean, listed, reason
 from src.files import file_digest
 from src.inference.graphs import quantize, with_maps
-from src.inference.onnx_backend import NO_DIGEST, SCHEMA, ExportedBackend, OnnxBackend, with_digest
+from src.inference.onnx_backend import SCHEMA, ExportedBackend, OnnxBackend
 from src.inference.parity import (
     TOLERANCE,
     Parity,
@@ -261,11 +261,11 @@ def metadata_of(backend: TorchBackend, checkpoint: Path) -> dict[str, Any]:
 
 
 def write_metadata(file: Path, metadata: Mapping[str, Any]) -> None:
-    """Write metadata into an ONNX file, in the place of earlier ones, with a digest of the whole."""
+    """Write metadata into an ONNX file, in the place of earlier ones."""
     import onnx
 
     model = onnx.load(file)
     del model.metadata_props[:]
     texts = {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
-    onnx.helper.set_model_props(model, texts | {"sha256": json.dumps(NO_DIGEST)})
-    file.write_bytes(with_digest(model.SerializeToString()))
+    onnx.helper.set_model_props(model, texts)
+    file.write_bytes(model.SerializeToString())

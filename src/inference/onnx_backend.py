@@ -1,30 +1,27 @@
 """An exported model run by ONNX Runtime, described by the metadata in its file. No torch."""
 
-import hashlib
 import json
-import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from src.errors import InputError, did_you_mean, listed, reason
+from src.errors import InputError, did_you_mean, listed
 from src.inference.batches import Backend, trained_sizes
 from src.labels import LabelSpace
 from src.preprocess import Preprocess
 
 SCHEMA = 1  # of the metadata
 DEVICES = ("auto", "cpu", "cuda")
-# the entry `sha256` of the metadata as protobuf writes it: the digest of the file with zeros in its place
-NO_DIGEST = "0" * 64
-DIGEST = re.compile(rb'sha256\x12\x42"(.{64})"', re.DOTALL)
 
 
 class ExportedBackend(Backend):
     """What the backends of exported files share: `metadata`, as `export.metadata_of` has them."""
 
     def _describe(self, path: Path, metadata: dict[str, Any]) -> None:
+        if "schema" not in metadata:
+            raise InputError(f"{path}: not exported by Corbel, or damaged: scripts/export.py")
         if metadata["schema"] > SCHEMA:
             newer = f"exported by a newer Corbel (schema {metadata['schema']}, here {SCHEMA})"
             raise InputError(f"{path}: {newer}: upgrade, or export the run again")
@@ -64,16 +61,6 @@ class OnnxBackend(ExportedBackend):
         return found["probabilities"], found.get("maps")
 
 
-def with_digest(content: bytes) -> bytes | None:
-    """Return the content of an exported file with its digest in the metadata; None without an entry."""
-    found = DIGEST.search(content)
-    if found is None:
-        return None
-    before, after = content[: found.start(1)], content[found.end(1) :]
-    digest = hashlib.sha256(before + NO_DIGEST.encode() + after).hexdigest()
-    return before + digest.encode() + after
-
-
 def _open(path: Path, device: str) -> Any:
     """Return an ONNX Runtime session that computes on the thread that calls it."""
     try:
@@ -87,13 +74,6 @@ def _open(path: Path, device: str) -> Any:
     if device == "cuda" and "CUDAExecutionProvider" not in ort.get_available_providers():
         there = listed(ort.get_available_providers())
         raise InputError(f"device={device}: this ONNX Runtime has {there} only; use device=cpu")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {reason(error)}") from error
-    if with_digest(content) != content:  # from here on it is what `export.write_metadata` wrote
-        why = "not exported by Corbel, damaged, or changed by another program"
-        raise InputError(f"{path}: {why}: export the run again, scripts/export.py")
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
@@ -102,9 +82,9 @@ def _open(path: Path, device: str) -> Any:
     options.log_severity_level = 3
     providers = ["CUDAExecutionProvider"] if device == "cuda" else []
     try:
-        session = ort.InferenceSession(content, options, providers=[*providers, "CPUExecutionProvider"])
+        session = ort.InferenceSession(path, options, providers=[*providers, "CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors have no common type of their own
-        raise InputError(f"{path}: this ONNX Runtime cannot read the model: upgrade it") from error
+        raise InputError(f"{path}: damaged, or of a newer ONNX Runtime than this one") from error
     if not set(providers) <= set(session.get_providers()):  # built in, but its libraries did not load
         raise InputError("device=cuda: ONNX Runtime cannot load CUDA or cuDNN here; use device=cpu")
     return session

@@ -80,7 +80,6 @@ def audit_page(audit: Audit, agreements: Sequence[Mapping], top: int, command: s
 
 
 def _card(audit: Audit, suspect: Suspect) -> dict:
-    """Return one suspect, with the photos to compare it with."""
     records = audit.linked.records
     return {
         "suspect": suspect,

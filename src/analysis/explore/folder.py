@@ -13,9 +13,10 @@ import pandas as pd
 from src.analysis.drawing import save
 from src.analysis.explore import photo_figures as fig
 from src.analysis.explore.exploration import MEASURED, Exploration
-from src.analysis.explore.problems import LISTS, Row, find_problems, identical_sets
+from src.analysis.explore.problems import LISTS, Row, find_problems
 from src.analysis.explore.summary import EVALUABLE, MADE_BY, RARE, pair_counts, summarise
 from src.analysis.pages import ABOUT_TASK, Thumbnail, make_output, render, thumbnail
+from src.datamodules.groups import identical_sets
 from src.files import write_whole
 from src.images import open_image
 
@@ -112,7 +113,7 @@ def _write_texts(data: Exploration, problems: Problems, folder: Path) -> None:
     """Write the plain lists: a set of duplicates, an unreadable photo, a missing ID per line."""
     unreadable = sorted(problems["corrupt"] + problems["truncated"], key=lambda row: row["path"])
     lines = (
-        ["\t".join(record.path for record in same) for same in identical_sets(data)],
+        ["\t".join(record.path for record in same) for same in identical_sets(data.records)],
         [f"{row['path']}\t{row['reason']}" for row in unreadable],
         [row["id"] for row in problems["missing"]],
     )

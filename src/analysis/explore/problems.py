@@ -1,12 +1,11 @@
 """Problems of a data set as such: one list each of files, rows, IDs, copies, and photos that look wrong."""
 
-from collections import defaultdict
 from collections.abc import Mapping
 
 from src.analysis.explore import photo_rules
 from src.analysis.explore.exploration import Exploration
 from src.analysis.pages import label_names
-from src.datamodules.groups import MANY
+from src.datamodules.groups import MANY, identical_sets
 from src.datamodules.records import Record
 
 GONE = "no such file"  # the reason that `open_image` gives
@@ -93,7 +92,7 @@ def _file_rows(data: Exploration) -> dict[str, list[Row]]:
 
 def _copy_rows(data: Exploration) -> dict[str, list[Row]]:
     """Return the rows of the lists of copies and near duplicates."""
-    copies = [(same[0], copy, 0) for same in identical_sets(data) for copy in same[1:]]
+    copies = [(same[0], copy, 0) for same in identical_sets(data.records) for copy in same[1:]]
     near = near_pairs_of(data)
     differing = [pair for pair in copies + near if _label_sets(pair[0]) != _label_sets(pair[1])]
     found = {"identical": copies, "near_duplicates": near, "conflicting_labels": differing}
@@ -101,15 +100,6 @@ def _copy_rows(data: Exploration) -> dict[str, list[Row]]:
         name: [dict(zip(PAIR, _pair_row(*pair), strict=True)) for pair in pairs]
         for name, pairs in found.items()
     }
-
-
-def identical_sets(data: Exploration) -> list[list[Record]]:
-    """Return the sets of byte-identical photos, each sorted by path."""
-    sets: dict[str, list[Record]] = defaultdict(list)
-    for record in data.records:
-        if record.digest:
-            sets[record.digest].append(record)
-    return [same for same in sets.values() if len(same) > 1]
 
 
 def near_pairs_of(data: Exploration) -> list[Pair]:

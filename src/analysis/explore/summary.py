@@ -101,7 +101,6 @@ def _pairs(data: Exploration) -> list[dict]:
 
 
 def _groups(data: Exploration) -> dict:
-    """Return the number and the sizes of the groups, and the largest one."""
     joined = data.linked.groups
     sizes = np.bincount(joined)
     largest = int(sizes.argmax())
