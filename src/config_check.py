@@ -97,7 +97,6 @@ def fill_modes(cfg: DictConfig) -> None:
 
 
 def _check_target(node: dict, where: str) -> None:
-    """Check one node, not what lies below it."""
     try:
         target = hydra.utils.get_object(node["_target_"])
     except Exception as error:

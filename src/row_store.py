@@ -62,10 +62,7 @@ def clear_stale(folder: Path) -> None:
 class RowStore:
     """Rows of one shape and type, one for each content of a photo.
 
-    Args:
-        cache_dir: the folder of all stores.
-        kind: `images` or `features`.
-        about: everything that a row depends on apart from the photo's content; plain values.
+    `about` holds everything else that a row depends on, in plain values; `kind` is `images` or `features`.
 
     Raises:
         InputError: see `checked_folder`.

@@ -25,12 +25,8 @@ def agreement(
     or per component with its defects) as two opinions, so such a photo is counted as `cannot_tell`. Where a
     photo has one label of a kind, two rows with different ones do disagree.
 
-    Args:
-        records: the photos.
-        annotations: `{path: labels by kind of each row}`.
-        labels: all labels.
-        healthy: names that mean "nothing wrong" and are no labels: a row with one says something of the kind.
-        one_per_kind: whether a photo has one label of each kind.
+    `annotations` are `{path: labels by kind of each row}`; `healthy` names mean "nothing wrong" and are no
+    labels: a row with one says something of the kind.
 
     Returns:
         a row per label: `photos` that can be compared, those that carry it `in_all_rows` and `in_some_rows`,

@@ -37,15 +37,10 @@ def read_csv(
 ) -> pd.DataFrame:
     """Read a CSV of strings: UTF-8 with or without BOM, UTF-16 with one, else Windows-1252.
 
-    Args:
-        path: the file.
-        delimiter: between columns; None: of a line `sep=;`, else the one that gives the header most columns.
-        encoding: of the file; None: detected.
-        key: the config key that named the file, for messages.
-        allow_empty: whether a header without rows is a table too.
-        names: of columns; the first row that holds one is the header, after titles and comments.
-        headless: a file of one photo's path per line is a table with a column of this name.
-        unnamed: whether columns without a name are kept.
+    The delimiter is the given one, that of a line `sep=;`, or the one that gives the header most columns. The
+    header is the first row that holds one of `names`, after titles and comments; columns without a name are
+    kept if `unnamed`, a header without rows if `allow_empty`. A file of one photo's path per line is a table
+    with a column named `headless`. `key` is the config key that named the file, for messages.
 
     Returns:
         a frame of `str` cells without missing values ("007", "NA" and "" stay as they are); names trimmed.

@@ -49,9 +49,7 @@ class Linked:
 def link_records(records: Sequence[Record], near_duplicates: int | None) -> Linked:
     """Join the records' groups where they share a photo: byte-identical, or near duplicates.
 
-    Args:
-        records: with groups, digests and perceptual hashes, in any order.
-        near_duplicates: the largest distance of near duplicates; None: only identical photos are joined.
+    `near_duplicates` is their largest distance; None: only identical photos are joined.
     """
     records = sorted(records, key=lambda record: record.path)
     pairs, apart = NO_PAIRS, np.empty(0, np.int64)
@@ -120,11 +118,9 @@ def _equal(keys: Sequence[str]) -> np.ndarray:
 def assign_groups(source: Source, group: str | None) -> list[Record]:
     """Give each record its group; what looks wrong in the groups is added to the source's findings.
 
-    Args:
-        source: the records, and the columns of their table.
-        group: a column of the table, or a regular expression searched in the file name, or in the cells of a
-            column, `COLUMN:EXPRESSION`, whose first non-empty capture is the group; where it does not match,
-            and for None, the group is the ID.
+    `group` is a column of the table, or a regular expression searched in the file name, or in the cells of a
+    column, `COLUMN:EXPRESSION`, whose first non-empty capture is the group. Where it does not match, and for
+    None, the group is the ID.
     """
     if not group:
         return [replace(record, group=record.id) for record in source.records]
@@ -284,11 +280,9 @@ def distances(hashes: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 
 def nearest_across(hashes: np.ndarray, sides: np.ndarray) -> tuple[int, int, int] | None:
-    """Return the closest pair of hashes on different sides: `(position, position, distance)`.
+    """Return the closest pair of hashes, uint64 `[photos]`, on different sides, int `[photos]`.
 
-    Args:
-        hashes: uint64 `[photos]`.
-        sides: int `[photos]`.
+    That is `(position, position, distance)`.
     """
     hashes, best = np.asarray(hashes, np.uint64), None
     for begin in range(0, len(hashes), BLOCK):

@@ -89,12 +89,8 @@ def inspect_photos(
 ) -> list[ImageStats]:
     """Read every photo that has changed since the last time, in threads; no pixels are kept.
 
-    Args:
-        root: the folder that the paths start from.
-        paths: the photos, in the order of the result.
-        size: `(height, width)` in pixels that training resizes to; limits of `open_image` depend on it.
-        cache_dir: the folder of all caches; None: every photo is read.
-        sample_bits: see `open_image`.
+    `size` is `(height, width)` in pixels that training resizes to; limits of `open_image`, to which
+    `sample_bits` goes, depend on it. Without `cache_dir`, the folder of all caches, every photo is read.
     """
     cache = _StatsCache(cache_dir, root, sample_bits)
     keys = [cache.key(path) for path in paths]
@@ -196,7 +192,6 @@ def _largest_inner_area(white: np.ndarray) -> float:
 
 
 def _camera(header: Header) -> dict[str, object]:
-    """Return camera, time and place from EXIF, in plain values."""
     make, model, taken = (_plain(header.exif[tag]) for tag in ("Make", "Model", "DateTime"))
     orientation = header.exif["Orientation"]
     return {

@@ -302,7 +302,6 @@ class PhotoDataModule(L.LightningDataModule):
         )
 
     def _workers(self) -> int:
-        """Return the number of processes that decode for this device."""
         if self.num_workers is not None:
             return self.num_workers
         if self.trainer is None or self.trainer.strategy.root_device.type == "cpu":

@@ -79,7 +79,6 @@ class Source:
 
     Attributes:
         root: the folder that the records' paths start from.
-        records: the labelled photos.
         rows: of a table, the ID of each row, empty for a row without a photo.
         columns: of a table, `{column: cells}`, as long as `rows`.
         given: `{ID: split}` of a split that the user gave.

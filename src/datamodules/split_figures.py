@@ -27,11 +27,8 @@ def certify(
 ) -> dict[str, Any]:
     """Return the content of `split_certificate.json`.
 
-    Args:
-        linked: the records, and which of them belong together.
-        splits: `{split: records}` of them.
-        asked: `{split: share}`; None where the split was given: the share that each split has of the photos.
-        near_duplicates: up to which distance photos were joined, or None.
+    `asked` is `{split: share}`, None where the split was given: then the share of the photos that each split
+    has; `near_duplicates` is the distance up to which photos were joined, or None.
 
     Returns:
         `photos` and `groups` per split; per label its `kind`, its photos per split and the groups that carry

@@ -123,7 +123,6 @@ def _folded(linked: Linked, fold: tuple[int, int], shares: Mapping[str, float], 
 
 
 def _weights(shares: Mapping[str, float]) -> list[float]:
-    """Return the shares in the order of `SPLITS`."""
     for name in shares:
         if name not in SPLITS:
             raise InputError(f"data.splits: unknown split '{name}': {did_you_mean(name, SPLITS)}")

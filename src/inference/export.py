@@ -128,14 +128,12 @@ class Exporter:
         return _exact("onnx", self._finished(file, precision="fp32"))
 
     def _tflite(self, file: Path) -> Parity:
-        """Write and check the TFLite file, converted from an ONNX file that takes one photo."""
         source = file.with_name("one_photo.onnx")
         source.write_bytes(self._graph(1))
         convert_to_tflite(source, file)
         return _exact("tflite", self._finished(file, TfliteBackend, precision="fp32"))
 
     def _coreml(self, file: Path) -> Parity:
-        """Write the Core ML package; check its specification, and its scores on a Mac."""
         if self.backend.preprocess.tiles:
             raise InputError("coreml takes one photo as an image: not for preprocess.tiles; formats=[tflite]")
         size, labels = self.backend.preprocess.size, len(self.backend.labels)
@@ -171,7 +169,6 @@ class Exporter:
         return program.model_proto.SerializeToString()
 
     def _int8(self, file: Path) -> Parity:
-        """Write and check the int8 file, calibrated on training photos."""
         if self.checked.targets is None:
             raise InputError(
                 "int8 is calibrated on the run's training photos and checked on its validation photos, and "
@@ -231,8 +228,7 @@ def check_formats(formats: list[str]) -> None:
 def check_folder(folder: Path, formats: list[str], checkpoint: Path) -> None:
     """Refuse a folder with files of another checkpoint in formats that are not exported, and so would stay.
 
-    Raises:
-        InputError: with the files, which `ckpt=FOLDER` could take for this checkpoint's.
+    `ckpt=FOLDER` could take them for this checkpoint's.
     """
     mark = f'"sha256": "{file_digest(checkpoint)}"'.encode()  # as `metadata_of` has it
     others = {file: folder / file for name, file in FILES.items() if name not in formats}

@@ -150,9 +150,6 @@ def split_features(
 
     Those of the training split are one for each view that the epochs show: the photo as it is, its
     mirror image where the augmentation mirrors, then random views.
-
-    Raises:
-        InputError: as `store_features`.
     """
     views: list[View] = [None]
     if isinstance(datamodule.transform, TrainTransform):

@@ -95,11 +95,7 @@ def make_manifest(
 
 
 def find_columns(given: object, columns: Sequence[str]) -> dict[str, str] | None:
-    """Return `{new name: column}` for `columns=`; None for null.
-
-    Raises:
-        InputError: for anything but names of columns.
-    """
+    """Return `{new name: column}` for `columns=`; None for null."""
     if given is None:
         return None
     if not isinstance(given, Mapping) or not given:

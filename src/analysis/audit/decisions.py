@@ -24,11 +24,8 @@ def read_decisions(
 ) -> tuple[pd.DataFrame, int]:
     """Read the rows with a decision of an `audit.csv`, also as a spreadsheet saved it: sorted, cut, widened.
 
-    Args:
-        path: the file.
-        records: the photos, with their present labels.
-        kind_of: `{label: kind}` of all labels that a photo may get.
-        gone: `{path: reason}` of photos in the data set that are no record.
+    `kind_of` is `{label: kind}` of all labels that a photo may get, `gone` `{path: reason}` of photos in the
+    data set that are no record.
 
     Returns:
         the rows, with `claims` (`{label: whether the photo carries it}`), indexed by the row number in a

@@ -151,7 +151,6 @@ def _most(values: Iterable[str]) -> dict[str, int]:
 
 
 def _brightness(data: Exploration) -> dict[str, list[dict]]:
-    """Return the spread of the mean gray level per label, in the order of the labels."""
     names = ("label", "least", "quartile", "median", "quartile_3", "most")
 
     def spread(label: str, values: Sequence[float]) -> dict:

@@ -154,7 +154,6 @@ def _plain(value: object) -> str:
 
 
 def _splits(run: RunFolder) -> dict:
-    """Return the size of each split, and the number of groups that cross."""
     total = max(1, sum(map(len, run.splits.values())))
     known = all("group" in photos for photos in run.splits.values())
     rows = [
