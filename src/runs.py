@@ -3,8 +3,6 @@
 A file that is missing reads as empty, a broken one is an `InputError`.
 """
 
-import csv
-import io
 import logging
 import math
 import re
@@ -288,6 +286,8 @@ class Leaderboard(Callback):
             self._write_row(folder, job, given, job_return)
 
     def _write_row(self, folder: Path, job: str, given: str | None, job_return: JobReturn) -> None:
+        import pandas as pd
+
         rows = {row["job"]: row for row in self.rows(folder)}
         before = rows.get(job, {})
         if job_return.status == JobStatus.COMPLETED:
@@ -303,16 +303,11 @@ class Leaderboard(Callback):
             given = before.get("overrides", "")
         rows[job] = {**row, "job": job, "overrides": given}
         ranked = sorted(rows.values(), key=lambda row: (-float(row["score"] or -math.inf), row["job"]))
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, LEADERBOARD, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(ranked)
-        write_whole(folder / "leaderboard.csv", text.getvalue().encode())
+        table = pd.DataFrame(ranked, columns=list(LEADERBOARD))
+        write_whole(folder / "leaderboard.csv", table.to_csv(index=False, lineterminator="\n").encode())
 
     @staticmethod
     def rows(folder: Path) -> list[dict[str, str]]:
         """Return the rows of a sweep's leaderboard; none where there is no file yet."""
-        if not (folder / "leaderboard.csv").is_file():
-            return []
-        with open(folder / "leaderboard.csv", newline="", encoding="utf-8") as lines:
-            return [dict(row) for row in csv.DictReader(lines)]
+        table = read_table(folder / "leaderboard.csv")
+        return [] if table is None else table.to_dict("records")

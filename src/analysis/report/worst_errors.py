@@ -1,10 +1,10 @@
 """The test photos with wrong decisions, worst first."""
 
-import csv
-import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import pandas as pd
 
 from src.files import write_whole
 from src.runs import RunFolder
@@ -102,9 +102,8 @@ def write_errors(run: RunFolder, folder: Path) -> dict[str, int]:
     tables = {"misclassified_samples": rows, "high_confidence_errors": sure, "low_confidence_errors": unsure,
               "suspected_noisy_labels": sure}  # fmt: skip
     for name, some in tables.items():
-        text = io.StringIO(newline="")
-        csv.writer(text, lineterminator="\n").writerows([COLUMNS, *some])
-        write_whole(folder / f"{name}.csv", text.getvalue().encode())
+        table = pd.DataFrame(some, columns=list(COLUMNS))
+        write_whole(folder / f"{name}.csv", table.to_csv(index=False, lineterminator="\n").encode())
     return {name: len(some) for name, some in tables.items()}
 
 
