@@ -302,10 +302,8 @@ def sample_range(
     largest, bits = (max(getattr(look, name) for _, look in odd) for name in ("largest", "bits"))
     if sample_bits:
         cure = f"above preprocess.sample_bits={sample_bits} they are clipped"
-    elif any(look.coloured for _, look in odd):
-        cure = "of colour the upper 8 bits are read: scale these files to 8 bits"
-    elif len(odd) < len(deep):
-        cure = f"the other {len(deep) - len(odd)} use more: scale these files to the full range"
+    elif any(look.coloured for _, look in odd) or len(odd) < len(deep):  # of colour the upper 8 bits are read
+        cure = "scale these files to 8 bits"
     else:
         cure = f"preprocess.sample_bits={max(8, largest.bit_length() + largest.bit_length() % 2)}"
     values = f"up to {largest:,} of {2 ** min(bits, 16) - 1:,} ({len(odd)} photos)"

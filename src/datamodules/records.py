@@ -111,7 +111,6 @@ class Listing:
     """The files below a folder.
 
     Attributes:
-        root: the folder.
         paths: POSIX paths of the photos, relative to the folder, sorted.
         skipped: photos in folders of systems, tools and earlier runs, by the folder's name; no photo of these
             is in `paths`.

@@ -50,14 +50,9 @@ class Photo:
 def find_images(images: str | None, root: str | None = None) -> list[Photo]:
     """Return the photos of `images=`, sorted by path and then by ID.
 
-    Args:
-        images: a photo, a folder (searched below, too), a list of paths, one per line, or a CSV with a column
-            `path`, `file` or `ID`; with several IDs for one path there are as many photos.
-        root: the folder that a CSV's relative paths start from; null: the data root of the run whose folder
-            holds the CSV, else the CSV's own folder.
-
-    Raises:
-        InputError: nothing given, no such file, no photo.
+    Those are a photo, a folder (searched below, too), a list of paths, one per line, or a CSV with a column
+    `path`, `file` or `ID`; with several IDs for one path there are as many photos. Relative paths of a CSV
+    start from `root`, else from the data root of the run whose folder holds it, else from its own folder.
     """
     if not images:
         raise InputError("images= is not set: name a photo, a folder or a CSV of paths")
@@ -158,7 +153,6 @@ class Result:
     """The outcome for one photo.
 
     Attributes:
-        index: its position in the list of photos.
         values: float32 of shape `[values]`; None where the photo cannot be read.
         digest: of the file's content; empty where it cannot be read, or is not asked for.
     """

@@ -73,9 +73,6 @@ class Deployed(nn.Module):
 class Exporter:
     """Writes the formats of one checkpoint into one folder, each checked before it gets its name.
 
-    Args:
-        root: the folder of the run's photos; null: the recorded one.
-
     Attributes:
         checked: the photos that scores are compared on: the run's validation split, made-up ones for a
             checkpoint by itself.

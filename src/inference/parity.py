@@ -30,7 +30,6 @@ class CheckedPhotos:
     Attributes:
         pixels: uint8 `[N, H, W, 3]`.
         targets: multi-hot float32 `[N, labels]`, or class indices int64 `[N, kinds]`; None: unknown.
-        source: their origin, in words.
     """
 
     pixels: np.ndarray
@@ -43,13 +42,11 @@ class Parity:
     """Differences between the scores of an exported model and its checkpoint.
 
     Attributes:
-        photos: the number compared.
-        source: their origin, in words; without a comparison: the reason.
+        source: the photos' origin, in words; without a comparison: the reason.
         max_difference: the largest absolute difference of a probability; None without a comparison.
         agreement: share of equal decisions, over photos and labels (`multilabel`) or kinds (heads);
             None without a comparison.
         f1: macro-F1 of the exported model; None without targets.
-        reference_f1: that of the checkpoint.
     """
 
     photos: int

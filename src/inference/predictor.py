@@ -36,7 +36,6 @@ class Prediction:
     """The decisions for one photo.
 
     Attributes:
-        labels: the decided labels of each kind.
         probabilities: `{kind: {label: probability}}`.
         confidence: the mean probability over kinds of the decided labels' means; None where nothing is
             decided.

@@ -33,7 +33,7 @@ class TorchBackend(Backend):
 
     Args:
         model: from `load_model`; copied, its BatchNorm folded into the convolutions before it.
-        device: `auto`, `cpu`, `cuda` or `mps`; one that is not there falls back to the CPU with one line.
+        device: one of `DEVICES`; one that is not there falls back to the CPU with one line.
         precision: `32`; `bf16` or `16` run the backbone in that type where the device computes it fast.
         compile: compile the backbone when the first batch comes, anew for each number of rows: some 15 to 60
             seconds that an archive of many photos earns back.

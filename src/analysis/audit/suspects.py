@@ -31,8 +31,6 @@ class Suspect:
 
     Attributes:
         position: of the record among `linked.records`.
-        add: labels that the suggestion adds.
-        remove: labels that it removes.
         probability: out-of-fold, that the suggestion rests on: of the added label, for a pure removal that
             the removed one is absent.
         score: the key of its list, highest first; log-odds, not comparable between lists.

@@ -20,7 +20,6 @@ class Mistake:
     """One photo with a wrong decision.
 
     Attributes:
-        photo: its ID.
         predicted: `{kind: {label: confidence}}`; None where no confidence is known.
         true: `{kind: (label, ...)}`; a kind without a label is left out in a task with heads.
         wrong: number of wrong labels: falsely predicted or missed (multilabel), or wrong kinds (heads).
