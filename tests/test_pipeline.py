@@ -91,7 +91,7 @@ def test_an_interrupted_training_goes_on_and_errors_are_listed(photos, monkeypat
     errors = pd.read_csv(tmp_path / "p" / "errors" / "misclassified_samples.csv", keep_default_na=False)
     assert list(errors) == ["file", "true_label", "predicted_label", "confidence", "kind"]
     merged = run.predictions.merge(run.splits["test"], on="path", suffixes=("", "_true"))
-    for kind in run.kinds:
+    for kind in run.classes:
         wrong = merged[merged[kind] != merged[f"{kind}_true"]]
         listed = errors[errors["kind"] == kind]
         assert sorted(listed["file"]) == sorted(wrong["path"])
