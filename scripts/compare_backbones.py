@@ -26,7 +26,7 @@ def main(cfg: DictConfig) -> None:
     if cfg.rounds < 1:
         raise InputError(f"rounds={cfg.rounds}: needs at least 1")
     folder, method = Path(cfg.output_dir).absolute(), HydraConfig.get().runtime.choices["finetune"]
-    heads = [text for text in given if not text.startswith(PHASES)]
+    heads = [*(text for text in given if not text.startswith(PHASES)), "finetune=frozen"]
     rows = swept(folder / "frozen", heads, cfg.backbones, cfg.rounds)
     if method != "frozen":
         rows += swept(folder / method, given, cfg.backbones, cfg.rounds)

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
+from benchmarks.harness import composed
 from src.models.classifiers import PhotoClassifier
 from tests.made import FAST, run_script, trained
 
@@ -43,11 +44,12 @@ def moved(before, after):
 def test_two_phases_keep_the_backbone_still_until_the_second(photos, tmp_path, seen):
     run = trained(tmp_path, f"data.root={photos}", *SMALL, *TWO)
     assert not moved(seen[0], seen[1]) and not moved(seen[1], seen[2])  # BatchNorm statistics included
-    assert moved(seen[2], seen[3]) == set(seen[0])
+    statistics = {name for name in seen[0] if "running" in name or "num_batches" in name}
+    assert moved(seen[2], seen[3]) == set(seen[0]) - statistics
     phases = json.loads((run / "finetuning.json").read_text())
     assert [phase["first_epoch"] for phase in phases] == [1, 3] and phases[0]["learns"] == ["heads"]
     assert phases[0]["frozen_parameters"] == sum(
-        t.numel() for name, t in seen[0].items() if "running" not in name and "num_batches" not in name
+        t.numel() for name, t in seen[0].items() if name not in statistics
     )
     assert pd.read_csv(run / "history.csv")["lr"].tolist() == pytest.approx([0.01, 0.01, 0.001, 0.001])
     assert "Phase 2: the heads and the last 5 of 5 stages" in (run / "train.log").read_text()
@@ -64,6 +66,38 @@ def test_a_training_that_ends_before_the_backbone_learns_says_so(photos, tmp_pat
     still = ("callbacks.finetuning.head_epochs=3", "callbacks.early_stopping.patience=1", "model.lr=1e-30")
     trained(tmp_path, f"data.root={photos}", *SMALL, *TWO, *still)
     assert "ended after epoch 2, before the backbone learned" in capsys.readouterr().err
+
+
+def test_batch_norm_counts_the_photos_in_unless_it_is_told_not_to(photos, tmp_path, seen):
+    trained(tmp_path, f"data.root={photos}", *SMALL, "finetune=full", "trainer.max_epochs=2")
+    assert moved(seen[0], seen[1]) == set(seen[0])
+
+
+def test_figures_of_mixed_photos_compare_with_the_label_of_the_larger_share(table, tmp_path, monkeypatch):
+    taken = []
+
+    def mixed(batch, mixup, cutmix):
+        taken.append(batch["target"])
+        return dict(batch), torch.arange(len(batch["target"])).flip(0), 0.3
+
+    collected = []
+    step = PhotoClassifier._step
+
+    def noted(module, batch, split):
+        if split == "train":
+            collected.append(batch["target"])
+        return step(module, batch, split)
+
+    monkeypatch.setattr("src.models.base.mixed", mixed)
+    monkeypatch.setattr(PhotoClassifier, "_step", noted)
+    trained(tmp_path, f"data.root={table}", *SMALL, "model=multilabel", "trainer.max_epochs=1")
+    assert taken and all(torch.equal(a.flip(0), b) for a, b in zip(taken, collected, strict=True))
+
+
+def test_finetune_frozen_is_heard_by_experiments_that_train_all_layers():
+    for name in ("demo_scratch", "component_defect_multilabel", "neu_cls_scratch"):
+        assert not composed(f"experiment={name}").model.freeze_backbone
+        assert composed(f"experiment={name}", "finetune=frozen").model.freeze_backbone
 
 
 RECIPES = {
@@ -135,6 +169,7 @@ def test_averaged_weights_are_what_is_saved_and_evaluated(table, tmp_path):
         (("model.loss=focal", "model.label_smoothing=0.1"), "takes hard labels"),
         (("model.optimizer=adamax",), "did you mean 'adam'"),
         (("model.cutmix=1", "model.freeze_backbone=true", "data.cache=features"), "data.cache=images"),
+        (("trainer.precision=16-mixed",), "needs a GPU: take bf16-mixed"),
         (("model.backbone=resnet19",), "did you mean 'resnet18'"),
         (("model.backbone=inception_v3",), "choices: "),
     ],

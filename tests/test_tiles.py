@@ -48,6 +48,15 @@ def test_the_tile_with_the_defect_is_named(run):
     assert len(found) >= 5 and (found["tiles"] == "Spot:" + where).mean() > 0.9
 
 
+def test_heat_maps_are_for_linear_heads(run, photos, tmp_path):
+    pixels = np.zeros((1, 24, 24, 3), np.uint8)
+    plain = trained(tmp_path, f"data.root={photos}", *FAST, "model.head=mlp", "trainer.max_epochs=1")
+    scores, maps = Predictor.load(plain).backend.maps(pixels)
+    assert maps is None and scores.shape == (1, 6)
+    backend = Predictor.load(run).backend
+    assert backend.maps(np.zeros((1, *backend.preprocess.shape), np.uint8))[0].shape == (1, 2)
+
+
 def test_the_report_names_the_tile_of_a_wrong_label(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "run")
     rows = pd.read_csv(copy / "predictions.csv", dtype=str)

@@ -56,7 +56,7 @@ class TfliteBackend(ExportedBackend):
             model.set_tensor(taken["index"], photo[None])
             model.invoke()
             found.append(model.get_tensor(given["index"])[0])
-        return np.array(found, np.float32).reshape(-1, len(self.labels))
+        return np.array(found, np.float32).reshape(-1, given["shape"][-1])
 
 
 def parted(content: bytes) -> tuple[bytes, dict[str, Any]]:

@@ -83,12 +83,13 @@ class TorchBackend(Backend):
         finally:
             for hook in hooks:
                 hook.remove()
-        heads = [self.model.get_submodule(f"head_{kind}") for kind in self.labels.kinds]
-        scores = self._heads(features).cpu().numpy()
+        scores = self._heads(features).cpu().numpy()[:, : len(self.labels)]
+        if self.model.hparams["head"] != "linear":
+            return scores, None
         averaged = places[-1].mean((2, 3)) if places else features.new_zeros(0)
         if averaged.shape != features.shape or not torch.allclose(averaged.float(), features, atol=1e-4):
             return scores, None
-        weights = torch.cat([head.weight for head in heads])
+        weights = torch.cat([self.model.get_submodule(f"head_{k}").weight for k in self.labels.kinds])
         return scores, torch.einsum("lc,bchw->blhw", weights, places[-1].float()).cpu().numpy()
 
     def features(self, pixels: np.ndarray) -> np.ndarray:

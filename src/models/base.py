@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from src.config_check import check_number
 from src.errors import InputError, did_you_mean, listed
@@ -50,8 +51,9 @@ class Classifier(L.LightningModule, ABC):
 
     Args:
         hyperparameters: primitives that rebuild the module: `task`, `labels`, `class_weights`, `head`,
-            `loss`, `freeze_backbone`, `lr`, `backbone_lr_factor`, `layer_decay`, `optimizer`, `weight_decay`,
-            `schedule`, `seed`, `label_smoothing`, `mixup`, `cutmix`, and those of the subclass.
+            `loss`, `freeze_backbone`, `train_bn`, `lr`, `backbone_lr_factor`, `layer_decay`,
+            `optimizer`, `weight_decay`, `schedule`, `seed`, `label_smoothing`, `mixup`, `cutmix`, and
+            those of the subclass.
         init_from: a checkpoint to start from, kept for `checkpoint.init_from`.
 
     Attributes:
@@ -214,6 +216,10 @@ class Classifier(L.LightningModule, ABC):
         for stage in self.stages[: self.first_stage]:
             for part in stage:
                 part.eval()
+        if not self.hparams["train_bn"]:
+            for part in self.backbone.modules():
+                if isinstance(part, _BatchNorm):
+                    part.eval()
         return self
 
     def _step(self, batch: Mapping[str, Tensor], split: str) -> dict[str, Tensor]:
@@ -243,10 +249,12 @@ class Classifier(L.LightningModule, ABC):
         """Return the loss of a batch; of several processes, what averages to that of all their photos."""
         photos, shares = self._shares(batch["target"])
         batch, partner, share = mixed(batch, self.hparams["mixup"], self.hparams["cutmix"])
-        logits, target = self._step(batch, "train"), batch["target"]
+        target = batch["target"]
+        other = target if partner is None else target[partner]
+        logits = self._step({**batch, "target": target if share >= 0.5 else other}, "train")
         loss = self.loss(logits, target, shares)
         if partner is not None:
-            loss = share * loss + (1 - share) * self.loss(logits, target[partner], shares)
+            loss = share * loss + (1 - share) * self.loss(logits, other, shares)
         # the shares are in the loss, so each process weighs it with the photos of all
         options = {"on_step": False, "on_epoch": True, "prog_bar": True, "sync_dist": True}
         self.log("train/loss", loss, batch_size=photos, **options)

@@ -173,6 +173,7 @@ class PhotoClassifier(Classifier):
         loss: one of `losses.SOFTMAX`, or for `multilabel` of `losses.SIGMOID`; null: the first of them.
         freeze_backbone: train the heads only; the backbone stays in eval mode, its BatchNorm statistics
             untouched.
+        train_bn: whether BatchNorm of a backbone that learns normalises by the batch, and counts it in.
         label_smoothing: share of each target that is spread over all answers (Szegedy et al., 2016,
             Rethinking the Inception architecture).
         mixup: see `losses.mixed`; 0: off.
@@ -204,6 +205,7 @@ class PhotoClassifier(Classifier):
         head: str = "linear",
         loss: str | None = None,
         freeze_backbone: bool = False,
+        train_bn: bool = True,
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
         cutmix: float = 0.0,
@@ -224,6 +226,7 @@ class PhotoClassifier(Classifier):
             "head": head,
             "loss": loss,
             "freeze_backbone": freeze_backbone,
+            "train_bn": train_bn,
             "label_smoothing": label_smoothing,
             "mixup": mixup,
             "cutmix": cutmix,

@@ -115,20 +115,27 @@ def check_plan(cfg: DictConfig) -> None:
             "The frozen backbone has random weights (model.weights=null): its features tell little; take "
             "model.weights=DEFAULT, or model.freeze_backbone=false model.backbone_lr_factor=1"
         )
-    if cfg.data.get("cache") == "features" and cfg.model.get("cutmix"):
-        raise InputError(
-            "model.cutmix mixes photos, which data.cache=features has no more: data.cache=images"
-        )
     heads = OmegaConf.select(cfg, "callbacks.finetuning.head_epochs")
     if heads and heads >= epochs:
         raise InputError(
             f"callbacks.finetuning.head_epochs={heads}: the backbone would never learn in "
             f"trainer.max_epochs={epochs}"
         )
-    if cfg.data.get("cache") == "features" and not cfg.model.get("freeze_backbone"):
+    check_cache(cfg)
+
+
+def check_cache(cfg: DictConfig) -> None:
+    """Refuse cached features where the backbone learns, or where photos are needed."""
+    if cfg.data.get("cache") != "features":
+        return
+    if not cfg.model.get("freeze_backbone"):
         raise InputError(
             "data.cache=features needs model.freeze_backbone=true: a backbone that learns sees something "
             "else in every step (data.cache=images works with any)"
+        )
+    if cfg.model.get("cutmix"):
+        raise InputError(
+            "model.cutmix mixes photos, which data.cache=features has no more: data.cache=images"
         )
 
 
@@ -172,6 +179,8 @@ def make_trainer(cfg: DictConfig, model: PhotoClassifier, since: int | None) -> 
         logger=loggers,
         plugins=[AtomicCheckpointIO()],
     )
+    if cfg.trainer.get("precision") == "16-mixed" and trainer.strategy.root_device.type == "cpu":
+        raise InputError("trainer.precision=16-mixed needs a GPU: take bf16-mixed, or 32-true")
     check_trainer(trainer, model)
     check_places(trainer, Path(cfg.output_dir))
     return trainer
@@ -201,7 +210,8 @@ def check_batches(
     """Refuse a batch of one photo where a BatchNorm that is trained would see a single pixel of it."""
     photos, world = len(datamodule.splits["train"]), trainer.world_size
     smallest = EpochSampler(photos, 0, True, batch=datamodule.batch_size * world, world=world).smallest
-    apart = not model.hparams["freeze_backbone"] and not cfg.trainer.get("sync_batchnorm")
+    given = model.hparams
+    apart = not given["freeze_backbone"] and given["train_bn"] and not cfg.trainer.get("sync_batchnorm")
     if model.needs_two and smallest < 2 and apart:
         raise InputError(
             f"data.batch_size={datamodule.batch_size}: one of {photos} training photos would be a batch of "
