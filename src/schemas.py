@@ -149,7 +149,18 @@ class CompareConfig(TrainConfig):
     rounds: int = 30
 
 
+@dataclass
+class ComparisonConfig:
+    """Root keys of `conf/compare.yaml`."""
+
+    runs: list[str] = field(default_factory=list)
+    gate: Any = None
+    output: Any = None  # a path, see `check_paths`
+    output_dir: str = "???"
+
+
 SCHEMAS = {
+    "compare": ComparisonConfig,
     "compare_backbones": CompareConfig,
     "find_lr": FindLrConfig,
     "serve": ServeConfig,
