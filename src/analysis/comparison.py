@@ -116,10 +116,10 @@ def _same_photos(a: RunFolder, b: RunFolder) -> list[dict[tuple, tuple[dict, dic
 
 def _photos(run: RunFolder, test: pd.DataFrame, by: str) -> dict[tuple, tuple[dict, dict]]:
     """Return the rows of a run's test photos by path or content; copies of a photo are numbered."""
-    file, columns = run.path / "predictions.csv", [_columns(run.task, kind)[0] for kind in run.kinds]
+    file, columns = run.path / "predictions.csv", [_columns(run.task, kind)[0] for kind in run.classes]
     if test.empty:
         raise InputError(f"{run.path / 'test_metadata.csv'}: no test photos, so nothing to compare")
-    for path, table, needed in ((run.path / "test_metadata.csv", test, run.kinds),
+    for path, table, needed in ((run.path / "test_metadata.csv", test, run.classes),
                                 (file, run.predictions, [*columns, "status"])):  # fmt: skip
         if lacking := [name for name in ("path", *needed) if name not in table]:
             raise InputError(f"{path}: no column '{lacking[0]}'")
