@@ -113,6 +113,7 @@ RECIPES = {
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_killed_recipe_resumes_to_the_same_bits(photos, tmp_path, monkeypatch, recipe):
+    monkeypatch.setattr("src.models.base.PATIENCE", 0)  # a plateau after each epoch that is no better
     arguments = (f"data.root={photos}", *SMALL, *RECIPES[recipe])
     for home in ("whole", "killed"):
         (tmp_path / home).mkdir()
@@ -135,6 +136,21 @@ def test_a_killed_recipe_resumes_to_the_same_bits(photos, tmp_path, monkeypatch,
         ours, theirs = weights(run, name), weights(whole, name)
         assert not moved(theirs, ours) and theirs.keys() == ours.keys()
     assert (run / "predictions.csv").read_bytes() == (whole / "predictions.csv").read_bytes()
+    rates = [pd.read_csv(folder / "history.csv")["lr"].tolist() for folder in (run, whole)]
+    states = [
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["lr_schedulers"]
+        for folder in (run, whole)
+    ]
+    assert rates[0] == rates[1] and str(states[0]) == str(states[1])
+
+
+def test_a_plateau_lowers_the_rate_and_begins_anew_in_a_phase(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("src.models.base.PATIENCE", 0)
+    still = ("model.schedule=plateau", "model.lr=1e-6", "callbacks.early_stopping=null")
+    six = ("trainer.max_epochs=6", "callbacks.finetuning.head_epochs=3")
+    run = trained(tmp_path, f"data.root={photos}", *SMALL, *TWO, *still, *six)
+    rates = pd.read_csv(run / "history.csv")["lr"].tolist()
+    assert rates == pytest.approx([1e-6, 1e-6, 1e-7, 1e-7, 1e-7, 1e-8], rel=1e-3, abs=0)
 
 
 def test_averaged_weights_are_what_is_saved_and_evaluated(table, tmp_path):
@@ -193,5 +209,8 @@ def test_a_learning_rate_is_found_where_the_loss_falls(photos, tmp_path, monkeyp
     rates = pd.read_csv(table)
     assert rates["lr"].is_monotonic_increasing and rates["lr"][0] == 1e-5 and 1e-5 < suggestion < 1
     assert table.with_suffix(".png").is_file()
+    assert run_script(monkeypatch, "find_lr", *given, "model.init_from=nowhere.ckpt") == 2
+    assert run_script(monkeypatch, "find_lr", *given, "data.cache=features") == 2
+    assert run_script(monkeypatch, "find_lr", *given, "model.schedule=plateau", "steps=12", "high=1e-4") == 0
     assert run_script(monkeypatch, "find_lr", *given, "low=1", "high=0.1") == 2
     assert "low below high" in capsys.readouterr().err

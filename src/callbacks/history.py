@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -57,9 +58,15 @@ class History(L.Callback):
         write_whole(self.path, text.getvalue().encode())
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the epoch's clock and note its learning rate."""
+        """Start the epoch's clock."""
         self._begun = time.perf_counter()
-        self._lr = trainer.optimizers[0].param_groups[0]["lr"]
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the epoch's first learning rate, which the module has set by now."""
+        if batch_idx == 0:
+            self._lr = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Append the epoch's row."""

@@ -125,6 +125,7 @@ BACKBONES = {
                                 "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
     "efficientnet_lite2": _lite(2, 260, "efficientnet-lite2-9656183e.pth",
                                 "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
+    "squeezenet1_0": Entry(models.squeezenet1_0, models.SqueezeNet1_0_Weights, "classifier.1"),
     "squeezenet1_1": Entry(models.squeezenet1_1, models.SqueezeNet1_1_Weights, "classifier.1"),
     "defect_cnn_small": Entry(partial(DefectCNN, SMALL, 128, 0.3, (0.0, 0.0)), None, None, HALF, HALF, 128),
     "defect_cnn_base": Entry(DefectCNN, None, None, HALF, HALF, 128),

@@ -301,9 +301,10 @@ class Classifier(L.LightningModule, ABC):
         index = max(i for i, phase in enumerate(self.phases) if phase.epoch <= self.current_epoch)
         phase = self.phases[index]
         self.learn_from(phase.first_stage)
-        if self.hparams["schedule"] == "plateau" and index and phase.epoch == self.current_epoch:
+        if self.hparams["schedule"] == "plateau" and phase.epoch == self.current_epoch:
             for group in self.optimizers().param_groups:  # any other schedule has the factor in it
-                group["lr"] *= phase.lr_factor / self.phases[index - 1].lr_factor
+                group["lr"] = group["initial_lr"] * phase.lr_factor
+            self.lr_schedulers()._reset()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Make dropout a function of (seed, epoch, batch), so that a resumed run draws the same masks.
@@ -317,13 +318,18 @@ class Classifier(L.LightningModule, ABC):
             torch.manual_seed(seed)
 
     def _finish(self, split: str) -> None:
-        """Log the figures of a whole split; the loss, but for training's, as if it were one batch."""
+        """Log the figures of a whole split; the loss, but for training's, as if it were one batch.
+
+        A plateau is looked for here: Lightning would do so after the checkpoint, and a resumed run never.
+        """
         self.scored[split] = self.scores_of(split)
         logits, targets = self.collected[split].compute()
         if split != "train":
             on_device = self._by_kind(logits.to(self.device))
             loss = self.loss(on_device, targets.to(self.device))
             self.log(f"{split}/loss", loss, prog_bar=split == "val", sync_dist=True)
+            if split == "val" and self.hparams["schedule"] == "plateau" and self.trainer.state.fn == "fit":
+                self.lr_schedulers().step(loss)
         self.collected[split].reset()
         figures = self.evaluate(*self.scored[split])
         self.figures[split] = figures
@@ -351,8 +357,10 @@ class Classifier(L.LightningModule, ABC):
         """Return the optimizer over all that learns in any phase, with the schedule stepped per batch."""
         given = self.hparams
         groups = parameter_groups(self, given["lr"], given["backbone_lr_factor"], given["layer_decay"])
-        optimizer = make_optimizer(given["optimizer"], groups, given["lr"], given["weight_decay"])
+        optimizer = make_optimizer(given["optimizer"], groups, given["weight_decay"])
         if given["schedule"] == "plateau":
+            for group in optimizer.param_groups:
+                group["initial_lr"] = group["lr"]
             scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=DROP, patience=PATIENCE)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val/loss"}}
         if given["schedule"] == "constant" and len(self.phases) == 1:
@@ -361,6 +369,11 @@ class Classifier(L.LightningModule, ABC):
         factor = phase_schedule(given["schedule"], self.phases, epochs, steps)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Step a schedule, but for a plateau, see `_finish`."""
+        if self.hparams["schedule"] != "plateau":
+            super().lr_scheduler_step(scheduler, metric)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what makes the file describe itself."""

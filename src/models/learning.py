@@ -84,12 +84,12 @@ def parameter_groups(module: nn.Module, lr: float, backbone_factor: float, layer
     return [*groups, {"params": list(left.values()), "lr": lr * factor}]  # also what lies in no layer
 
 
-def make_optimizer(name: str, groups: list[dict], lr: float, weight_decay: float) -> torch.optim.Optimizer:
+def make_optimizer(name: str, groups: list[dict], weight_decay: float) -> torch.optim.Optimizer:
     """Return `adamw` (decoupled decay), `adam` (decay in the gradient) or `sgd` (momentum 0.9)."""
     if name == "sgd":
-        return torch.optim.SGD(groups, lr, momentum=0.9, nesterov=True, weight_decay=weight_decay)
+        return torch.optim.SGD(groups, momentum=0.9, nesterov=True, weight_decay=weight_decay)
     kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
-    return kind(groups, lr, weight_decay=weight_decay)
+    return kind(groups, weight_decay=weight_decay)
 
 
 def schedule_factor(name: str, step: int, steps: int) -> float:

@@ -25,6 +25,7 @@ from src.files import read_json, write_json
 from src.runs import BEST, Leaderboard
 
 log = logging.getLogger(__name__)
+FORBIDDEN = re.compile(r"[^\w/. -]")  # in the name of a parameter or figure
 NOTE = "mlflow.json"  # in a folder: the id of its run
 PAUSE = 60.0  # seconds until a server that did not answer is asked again
 REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")  # an entry that it never takes
@@ -122,7 +123,7 @@ class MLflowRun(MLFlowLogger):
             if known:
                 self._mlflow_client.update_run(run_id, status="RUNNING")
             else:
-                self.log_hyperparams(dict(flattened(parameters)))
+                self.log_hyperparams({FORBIDDEN.sub("_", key): v for key, v in flattened(parameters)})
         write_json(self.folder / NOTE, {"tracking_uri": self._tracking_uri, "run_id": run_id})
 
     @rank_zero_only
@@ -141,7 +142,7 @@ class MLflowRun(MLFlowLogger):
     @rank_zero_only
     def finish(self, figures: Mapping[str, Any]) -> None:
         """Send the final figures and the folder's files, and end the run."""
-        numbers = {re.sub(r"[^\w/. -]", "_", key.replace(".", "/")): v for key, v in flattened(figures)}
+        numbers = {FORBIDDEN.sub("_", key.replace(".", "/")): v for key, v in flattened(figures)}
         numbers = {key: float(v) for key, v in numbers.items() if isinstance(v, int | float)}
         self._waiting.append(partial(super().log_metrics, numbers))
         for file in _files(self.folder, self.checkpoint):
