@@ -16,7 +16,6 @@ ROOM = 1e-4  # of a score
 LEAST = 5  # groups with the label, and without it, below which a label has no evidence
 TRUST = 20  # groups with the label at which its own photos and the prior count equally
 WIDE = 0.3  # of the positives between the ends of the interval
-MOST = 2048  # candidates of a label in a resample; fewer positives have all their scores tried
 STEP = 0.02  # of logits, to which scores are rounded for the prior's recalibration
 
 
@@ -146,18 +145,15 @@ class _Search:
         scores: float32 of shape `[photos]`.
         tried: The candidates, float32; `cost` also has one above all scores.
         objective: What to maximise.
-        most: The number of candidates; of more, that many of evenly spaced rank are tried.
     """
 
-    def __init__(self, scores: np.ndarray, tried: np.ndarray, objective: Objective, most: int | None = None):
+    def __init__(self, scores: np.ndarray, tried: np.ndarray, objective: Objective):
         found = np.unique(tried)
-        if most and len(found) > most:
-            found = found[np.linspace(0, len(found) - 1, most).astype(int)]
         if objective.name == "cost":
             nothing = np.nextafter(scores.max(), np.float32(2))
             found = np.union1d(found, np.maximum(nothing, np.float32(objective.default)))
         apart = np.abs(found.astype(np.float64) - objective.default)
-        self.objective, self.candidates, self.preferred = objective, found, np.lexsort((-found, apart))
+        self.objective, self.candidates, self.rank = objective, found, np.lexsort((-found, apart)).argsort()
         self.place = np.searchsorted(found, scores, side="right")  # candidates at or below each score
 
     def best(
@@ -167,8 +163,9 @@ class _Search:
         right, predicted = self._above(self.place[rows], hits), self._above(self.place, weights)
         # equal fractions of integers give equal floats, so ties are exact
         first, second = self.objective.values(right, predicted, hits.sum())
-        best = np.where(first == first.max(), second, -np.inf)[self.preferred]
-        return self.candidates[self.preferred[best.argmax()]]
+        winners = np.flatnonzero(first == first.max())
+        second = np.broadcast_to(second, first.shape)[winners]
+        return self.candidates[winners[np.lexsort((self.rank[winners], -second))[0]]]
 
     def _above(self, place: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Return the weight at or above each candidate."""
@@ -206,7 +203,7 @@ def evidence(
     The threshold is the median of the best ones of resamples (bootstrap) and, on the logit scale, that of
     `prior_thresholds`, with weights n and `TRUST`. n counts the groups with the label: photos of one bolt are
     one piece of evidence. A floor of recall or precision holds in each search, not for the moved threshold.
-    All counts are exact; of a label with more than `MOST` different scores of positives that many are tried.
+    All scores of positives are tried in each, with exact counts.
 
     Args:
         scores: Probabilities of shape `[photos, labels]`, of photos that the model was not trained on.
@@ -232,8 +229,7 @@ def evidence(
     known = np.flatnonzero(np.minimum(carriers, others) >= LEAST)
     rows = {label: np.flatnonzero(positive[:, label]) for label in known}
     searches = {
-        label: _Search(scores[:, label], scores[own, label], objectives[label], MOST)
-        for label, own in rows.items()
+        label: _Search(scores[:, label], scores[own, label], objectives[label]) for label, own in rows.items()
     }
     best = np.full((resamples, scores.shape[1]), np.nan)
     for number, weights in enumerate(_resampled(groups, resamples, seed)):
@@ -272,7 +268,8 @@ def prior_thresholds(
         return np.array([one.default for one in objectives])
     for own, rate, one in zip(scores.T, prevalence, objectives, strict=True):
         shares = 1 / (1 + np.exp(-(a * _logit(own) + b * rate + c)))
-        thresholds.append(_Search(own, own, one, MOST).best(np.ones(len(own)), shares))
+        tried = np.sort(own)[:: 1 + len(own) // 2000]
+        thresholds.append(_Search(own, tried, one).best(np.ones(len(own)), shares))
     return np.array(thresholds)
 
 
