@@ -18,7 +18,7 @@ SEVERITY = ("Hairline", "Surface", "Light", "Minor", "Moderate", "Major", "Heavy
 def pair_ratios(first: np.ndarray, second: np.ndarray, pseudo: float = PSEUDO) -> np.ndarray:
     """Return how many times more often each pair occurs than two kinds without a relation would have it.
 
-    `(found + pseudo) / (expected + pseudo)`: a pair that could not be expected yet has a ratio near 1, and one
+    `(found + pseudo) / (expected + pseudo)`: a pair that could not be expected yet has a ratio near 1, one
     that was never seen stays above 0. It is the posterior mean of a Gamma prior; a Dirichlet prior on the
     defects of a component would turn down pairs that a few photos say nothing about.
 
@@ -80,7 +80,7 @@ def joint(
 
 
 def best_pairs(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the likeliest pair of each photo, class indices `[photos, 2]`, and its probability `[photos]`."""
+    """Return the likeliest pair of each photo, class indices `[photos, 2]`, and its probability."""
     flat = pairs.reshape(len(pairs), -1)
     return np.stack(np.unravel_index(flat.argmax(1), pairs.shape[1:]), 1), flat.max(1)
 
