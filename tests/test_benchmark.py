@@ -20,6 +20,7 @@ from benchmarks import (
     predict,
     recipes,
     split,
+    threshold_evidence,
     train,
 )
 from demo.make import make_demo
@@ -82,6 +83,24 @@ def test_the_script_names_what_it_cannot_run_and_fails_for_a_wrong_result(monkey
         with pytest.raises(SystemExit) as left:
             script.main()
         assert left.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_thresholds_with_evidence(monkeypatch, capsys):
+    for name, small in {"LARGE": 10_000, "RESAMPLES": 9}.items():
+        monkeypatch.setattr(threshold_evidence, name, small)
+    one = threshold_evidence.WORKS[0]
+    monkeypatch.setattr(
+        threshold_evidence, "in_fresh_process", lambda name, number, side, count: harness.timed(one, side)
+    )
+    assert threshold_evidence.main(40)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].endswith("| + bootstrap median | ours | oracle |") and lines[4].startswith(
+        "| 0.7% | 1.5 |"
+    )
+    assert any("results equal" in line for line in lines)
+    found = results(one)
+    found["ours"]["_low"] = found["ours"]["_low"] + 1e-3
+    assert not threshold_evidence.equal(found)
 
 
 def test_splits():

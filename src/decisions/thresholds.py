@@ -1,13 +1,89 @@
-"""Search of the decision thresholds of `multilabel` for the best F1."""
+"""Decision thresholds of `multilabel`: exact search for an objective, and the evidence for it."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from src.decisions.calibration import checked, fit_logistic
 from src.errors import InputError, did_you_mean
 from src.labels import DEFAULT
 
 METHODS = ("pr_curve", "grid")
+OBJECTIVES = ("f1", "fbeta", "precision_at_recall", "recall_at_precision", "cost")
 GRID = np.linspace(0, 1, 41, dtype=np.float32)[1:]  # without 0, which says yes to everything
 ROOM = 1e-4  # of a score
+LEAST = 5  # groups with the label, and without it, below which a label has no evidence
+TRUST = 20  # groups with the label at which its own photos and the prior count equally
+WIDE = 0.3  # of the positives between the ends of the interval
+STEP = 0.02  # of logits, to which scores are rounded for the prior's recalibration
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a threshold is chosen for.
+
+    Args:
+        name: `f1`; `fbeta`; `precision_at_recall`, the highest precision where recall is at least `floor`;
+            `recall_at_precision`, the reverse (where no threshold reaches the floor, the highest precision);
+            `cost`, the lowest cost of all mistakes, which may be that of saying no to everything.
+        beta: Of `fbeta`: how many times recall matters more than precision.
+        floor: The least recall, or precision, from 0 to 1.
+        false_positive: Cost of a false alarm.
+        false_negative: Cost of a miss.
+
+    Raises:
+        InputError: for an unknown name, and for numbers out of range.
+    """
+
+    name: str = "f1"
+    beta: float = 1.0
+    floor: float = 0.9
+    false_positive: float = 1.0
+    false_negative: float = 1.0
+
+    def __post_init__(self):
+        if self.name not in OBJECTIVES:
+            raise InputError(f"unknown objective '{self.name}': {did_you_mean(str(self.name), OBJECTIVES)}")
+        for name in ("beta", "false_positive", "false_negative"):
+            if not 0 < getattr(self, name) < np.inf:
+                raise InputError(f"objective {self.name}: {name}={getattr(self, name)} is not above 0")
+        if not 0 < self.floor <= 1:
+            raise InputError(f"objective {self.name}: floor={self.floor} is not between 0 and 1")
+
+    @property
+    def default(self) -> float:
+        """The threshold where nothing is known: 0.5, or that of least cost for a true probability."""
+        total = self.false_positive + self.false_negative
+        return self.false_positive / total if self.name == "cost" else DEFAULT
+
+    def values(self, right: np.ndarray, predicted: np.ndarray, positives: float) -> tuple:
+        """Return what to maximise, and what decides between equals, from the counts at each threshold."""
+        if self.name == "cost":
+            wrong = self.false_positive * (predicted - right) + self.false_negative * (positives - right)
+            return -wrong, np.zeros(1)
+        if self.name in ("f1", "fbeta"):
+            square = self.beta**2 if self.name == "fbeta" else 1
+            return (1 + square) * right / (predicted + square * positives), np.zeros(1)
+        precision, recall = right / np.maximum(predicted, 1), right / positives
+        if self.name == "precision_at_recall":
+            return np.where(recall >= self.floor, precision, recall - 2), recall
+        enough = precision >= self.floor
+        return np.where(enough, recall, precision - 2), np.where(enough, precision, recall)
+
+
+def objectives_for(
+    names: Sequence[str], default: Objective, own: Mapping[str, Mapping[str, object]]
+) -> list[Objective]:
+    """Return the objective of each label: the default with its own changes, `{label: {field: value}}`."""
+    known = [field.name for field in fields(Objective)]
+    for label, changes in own.items():
+        if label not in names:
+            raise InputError(f"objective of an unknown label '{label}': {did_you_mean(label, names)}")
+        for key in changes:
+            if key not in known:
+                raise InputError(f"objective of {label}: unknown '{key}': {did_you_mean(key, known)}")
+    return [replace(default, **own.get(name, {})) for name in names]
 
 
 def tune_thresholds(
@@ -17,27 +93,29 @@ def tune_thresholds(
     min_positives: int = 1,
     clamp_above: float | None = None,
     clamp_to: float = DEFAULT,
+    objective: Objective | Sequence[Objective] = Objective(),
 ) -> np.ndarray:
-    """Return the threshold of each label that maximises its F1, for the rule `score >= threshold`.
+    """Return the best threshold of each label for the rule `score >= threshold`.
 
-    Of thresholds with equal F1 the one nearest to 0.5 is taken, which moves least from the default without a
-    reason, and of two equally near the higher one, which raises fewer false alarms. A label without
-    positives, or with positives only, says nothing about where to cut: it gets 0.5. With a few positives it
-    says little, and where the ranking is poor the best F1 may be that of saying yes to everything (Lipton et
-    al., 2014, Optimal thresholding of classifiers to maximize F1).
+    Of equally good thresholds the one nearest to `Objective.default` (0.5) is taken: no reason speaks for a
+    longer way. Of two equally near it is the higher one, which raises fewer false alarms. A label without
+    positives, or with positives only, says nothing about where to cut: it gets the default. With a few
+    positives it says little, and where the ranking is poor the best F1 may be that of saying yes to
+    everything (Lipton et al., 2014, Optimal thresholding of classifiers to maximize F1).
 
     Args:
         scores: Probabilities of shape `[photos, labels]`; compared as float32, whatever their type.
         targets: 0 or 1 (or booleans) of the same shape.
-        method: `pr_curve` looks at every score that occurs and is exact: the result is one of the scores, bit
-            for bit, so that `>=` accepts the photo that set it. `grid` looks at 0.025, 0.05, ..., 1.
-        min_positives: A label with fewer positive photos gets 0.5, too.
+        method: `pr_curve` is exact over all scores that occur: the result is one of them, bit for bit, so
+            that `>=` accepts the photo that set it. `grid` looks at 0.025, 0.05, ..., 1.
+        min_positives: A label with fewer positive photos gets the default, too.
         clamp_above: Tuned thresholds above this become `clamp_to`; None keeps them all. A rule that teams use
             against thresholds set by very few positives.
         clamp_to: see `clamp_above`.
+        objective: For all labels, or one for each.
 
     Returns:
-        float32 of shape `[labels]`; 0.5 throughout where there are no photos.
+        float32 of shape `[labels]`; the default throughout where there are no photos.
 
     Raises:
         InputError: for an unknown method.
@@ -45,33 +123,205 @@ def tune_thresholds(
     """
     if method not in METHODS:
         raise InputError(f"unknown threshold method '{method}': {did_you_mean(str(method), METHODS)}")
-    scores, positive = np.asarray(scores, np.float32), np.asarray(targets).astype(bool)
-    if scores.ndim != 2 or scores.shape != positive.shape or np.isnan(scores).any():
-        raise ValueError(f"scores {scores.shape}, targets {positive.shape}: not [photos, labels] without NaN")
-    thresholds = np.full(scores.shape[1], DEFAULT, np.float32)
+    scores, positive = checked(scores, targets)
+    objectives = _each(objective, scores.shape[1])
+    thresholds = np.array([one.default for one in objectives], np.float32)
     for label, (own_scores, own_positive) in enumerate(zip(scores.T, positive.T, strict=True)):
         if max(1, min_positives) <= np.count_nonzero(own_positive) < len(own_positive):
-            best = _best_f1(own_scores, own_positive, method)
+            tried = GRID if method == "grid" else own_scores[own_positive]
+            best = _Search(own_scores, tried, objectives[label]).best(np.ones(len(scores)), own_positive)
             high = clamp_above is not None and best > np.float32(clamp_above)
             thresholds[label] = clamp_to if high else best
     return thresholds
 
 
-def _best_f1(scores: np.ndarray, positive: np.ndarray, method: str) -> np.float32:
-    """Return the best threshold of one label with positives and negatives; both arrays `[photos]`.
+class _Search:
+    """The search among candidate thresholds of one label, under any weights of its photos.
 
-    Precision and recall follow from one sort, as in scikit-learn's `precision_recall_curve`.
+    The scores of positives are candidates enough: up to the next positive's score a higher threshold loses no
+    hit and refuses false alarms.
+
+    Args:
+        scores: float32 of shape `[photos]`.
+        tried: The candidates, float32; `cost` also has one above all scores.
+        objective: What to maximise.
     """
-    order = np.argsort(scores)
-    ordered, hits = scores[order], np.concatenate(([0], np.cumsum(positive[order])))
-    thresholds = GRID if method == "grid" else np.unique(ordered)
-    first = np.searchsorted(ordered, thresholds)
-    predicted, right = len(ordered) - first, hits[-1] - hits[first]
-    # equal fractions of such integers give equal floats, so ties are exact
-    f1 = 2 * right / (predicted + hits[-1])
-    best = thresholds[f1 == f1.max()].astype(np.float64)
-    nearest = np.abs(best - DEFAULT)
-    return np.float32(best[nearest == nearest.min()].max())
+
+    def __init__(self, scores: np.ndarray, tried: np.ndarray, objective: Objective):
+        found = np.unique(tried)
+        if objective.name == "cost":
+            nothing = np.nextafter(scores.max(), np.float32(2))
+            found = np.union1d(found, np.maximum(nothing, np.float32(objective.default)))
+        apart = np.abs(found.astype(np.float64) - objective.default)
+        self.objective, self.candidates, self.rank = objective, found, np.lexsort((-found, apart)).argsort()
+        self.place = np.searchsorted(found, scores, side="right")  # candidates at or below each score
+
+    def best(
+        self, weights: np.ndarray, hits: np.ndarray, rows: np.ndarray | slice = slice(None)
+    ) -> np.float32:
+        """Return the best candidate for weighted photos; `hits` are the weights of the label's, in `rows`."""
+        right, predicted = self._above(self.place[rows], hits), self._above(self.place, weights)
+        # equal fractions of integers give equal floats, so ties are exact
+        first, second = self.objective.values(right, predicted, hits.sum())
+        winners = np.flatnonzero(first == first.max())
+        second = np.broadcast_to(second, first.shape)[winners]
+        return self.candidates[winners[np.lexsort((self.rank[winners], -second))[0]]]
+
+    def _above(self, place: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Return the weight at or above each candidate."""
+        return np.bincount(place, weights, len(self.candidates) + 1)[::-1].cumsum()[-2::-1]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Thresholds and what they rest on: arrays of shape `[labels]`; NaN where there is nothing to say.
+
+    `state` is `ok`; `wide` where recall differs by more than `WIDE` between the ends of the interval; or
+    `no_evidence` where fewer than `LEAST` groups have the label, or lack it: the threshold is the prior.
+    """
+
+    threshold: np.ndarray  # float32
+    low: np.ndarray  # the 90 % interval
+    high: np.ndarray
+    positives: np.ndarray  # photos
+    f1: np.ndarray  # at the threshold, on the photos that set it: slightly too good
+    f1_low: np.ndarray
+    f1_high: np.ndarray
+    state: tuple[str, ...]
+
+
+def evidence(
+    scores: np.ndarray,
+    targets: np.ndarray,
+    groups: np.ndarray | None = None,
+    objective: Objective | Sequence[Objective] = Objective(),
+    resamples: int = 200,
+    seed: int = 0,
+) -> Evidence:
+    """Return thresholds from resampled groups, drawn to a prior where a label is rare.
+
+    The threshold is the median of the best ones of resamples (bootstrap) and, on the logit scale, that of
+    `prior_thresholds`, with weights n and `TRUST`. n counts the groups with the label: photos of one bolt are
+    one piece of evidence. A floor of recall or precision holds in each search, not for the moved threshold.
+    All scores of positives are tried in each, with exact counts.
+
+    Args:
+        scores: Probabilities of shape `[photos, labels]`, of photos that the model was not trained on.
+        targets: 0 or 1 of the same shape.
+        groups: Group of each photo, shape `[photos]`, of any type; None: each photo is one.
+        objective: For all labels, or one for each.
+        resamples: Their number.
+        seed: Of the resamples.
+
+    Raises:
+        InputError: for fewer than 1 resample.
+        ValueError: for shapes that do not fit, or NaN among the scores.
+    """
+    if resamples < 1:
+        raise InputError(f"resamples={resamples}: needs a whole number from 1 on")
+    scores, positive = checked(scores, targets)
+    groups = np.arange(len(scores)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    if groups.shape != scores.shape[:1]:
+        raise ValueError(f"{len(groups)} groups for scores {scores.shape}")
+    objectives, priors = _each(objective, scores.shape[1]), prior_thresholds(scores, targets, objective)
+    carriers = np.array([len(np.unique(groups[own])) for own in positive.T], int)
+    others = np.array([len(np.unique(groups[~own])) for own in positive.T], int)
+    known = np.flatnonzero(np.minimum(carriers, others) >= LEAST)
+    rows = {label: np.flatnonzero(positive[:, label]) for label in known}
+    searches = {
+        label: _Search(scores[:, label], scores[own, label], objectives[label]) for label, own in rows.items()
+    }
+    best = np.full((resamples, scores.shape[1]), np.nan)
+    for number, weights in enumerate(_resampled(groups, resamples, seed)):
+        for label, own in rows.items():
+            if (hits := weights[own]).any():
+                best[number, label] = searches[label].best(weights, hits, own)
+    low, middle, high = _quantiles(best)
+    trust = np.where(np.isnan(middle), 0, carriers / (carriers + TRUST))
+    own = _logit(np.where(np.isnan(middle), 0.5, middle))
+    threshold = (1 / (1 + np.exp(-trust * own - (1 - trust) * _logit(priors)))).astype(np.float32)
+    low, high = np.minimum(low, threshold), np.maximum(high, threshold)  # NaN stays NaN
+    lost = ((scores >= low) & (scores < high) & positive).sum(0) / np.maximum(positive.sum(0), 1)
+    state = np.where(trust == 0, "no_evidence", np.where(lost > WIDE, "wide", "ok")).tolist()
+    f1 = _f1_of(scores >= threshold, positive, [np.ones(len(scores))])[0]
+    f1_low, _, f1_high = _quantiles(
+        _f1_of(scores >= threshold, positive, _resampled(groups, resamples, seed))
+    )
+    return Evidence(threshold, low, high, positive.sum(0), f1, f1_low, f1_high, tuple(state))
+
+
+def prior_thresholds(
+    scores: np.ndarray, targets: np.ndarray, objective: Objective | Sequence[Objective] = Objective()
+) -> np.ndarray:
+    """Return the threshold of each label that is best if each photo has it with the probability of its score.
+
+    For F1 that is half of the F1 that can be attained (Lipton et al., 2014). The probabilities come from one
+    recalibration of all labels together: a logistic regression on the logits of the score and of the label's
+    prevalence. It follows scores that are too low or too high, and a `pos_weight` of any power.
+    Arguments are those of `evidence`; the result has shape `[labels]`, on the scale of the scores.
+    """
+    scores, positive = checked(scores, targets)
+    objectives = _each(objective, scores.shape[1])
+    prevalence, thresholds = _logit((positive.sum(0) + 0.5) / (len(scores) + 1)), []
+    a, b, c = _pooled(scores, positive, prevalence) if positive.any() else (0, 0, 0)
+    if a <= 0:  # no photo of any label, or scores that do not rank
+        return np.array([one.default for one in objectives])
+    for own, rate, one in zip(scores.T, prevalence, objectives, strict=True):
+        shares = 1 / (1 + np.exp(-(a * _logit(own) + b * rate + c)))
+        tried = np.sort(own)[:: 1 + len(own) // 2000]
+        thresholds.append(_Search(own, tried, one).best(np.ones(len(own)), shares))
+    return np.array(thresholds)
+
+
+def _pooled(scores: np.ndarray, positive: np.ndarray, prevalence: np.ndarray) -> np.ndarray:
+    """Return the factors of a score's and a prevalence's logits and the constant that fit all labels best."""
+    bins = int(np.ceil(_logit(1.0) / STEP))
+    size = 2 * bins + 1
+    cells = np.round(_logit(scores) / STEP).astype(int) + bins + size * np.arange(scores.shape[1])
+    photos, hits = np.bincount(cells.ravel()), np.bincount(cells.ravel(), positive.ravel())
+    filled = np.flatnonzero(photos)
+    label, place = np.divmod(filled, size)
+    features = np.stack([(place - bins) * STEP, prevalence[label], np.ones(len(filled))], 1)
+    shares, start, ridge = hits[filled] / photos[filled], np.array([1.0, 0, 0]), np.full(3, 1e-3)
+    return fit_logistic(features, shares, start, ridge, photos[filled])
+
+
+def _f1_of(yes: np.ndarray, positive: np.ndarray, resampled: Iterable[np.ndarray]) -> np.ndarray:
+    """Return the F1 of decisions `[photos, labels]` in resamples, `[resamples, labels]`."""
+    rows = [[np.flatnonzero(own) for own in table.T] for table in (yes & positive, yes, positive)]
+    sums = np.array([[[weights[own].sum() for own in part] for part in rows] for weights in resampled])
+    right, predicted, positives = sums[:, 0], sums[:, 1], sums[:, 2]
+    return np.where(positives > 0, 2 * right / np.maximum(predicted + positives, 1), np.nan)
+
+
+def _resampled(groups: np.ndarray, count: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield how often each photo occurs where groups are drawn with replacement."""
+    rng, number = np.random.default_rng(seed), groups.max(initial=-1) + 1
+    for _ in range(count):
+        drawn = np.bincount(rng.integers(0, max(number, 1), number), minlength=number)
+        yield drawn[groups].astype(np.float64)
+
+
+def _quantiles(values: np.ndarray) -> np.ndarray:
+    """Return the 5 %, 50 % and 95 % quantiles of each column that has numbers, else NaN."""
+    found = np.full((3, values.shape[1]), np.nan)
+    some = ~np.isnan(values).all(0)
+    found[:, some] = np.nanquantile(values[:, some], (0.05, 0.5, 0.95), axis=0)
+    return found
+
+
+def _logit(values: np.ndarray) -> np.ndarray:
+    """Return log odds of values cut at a distance of 1e-6 from 0 and 1."""
+    cut = np.clip(np.asarray(values, np.float64), 1e-6, 1 - 1e-6)
+    return np.log(cut) - np.log1p(-cut)
+
+
+def _each(objective: Objective | Sequence[Objective], count: int) -> list[Objective]:
+    """Return one objective for each label."""
+    objectives = [objective] * count if isinstance(objective, Objective) else list(objective)
+    if len(objectives) != count:
+        raise ValueError(f"{len(objectives)} objectives for {count} labels")
+    return objectives
 
 
 def with_room(thresholds: np.ndarray, scores: np.ndarray) -> np.ndarray:
