@@ -15,11 +15,13 @@ from matplotlib.figure import Figure
 
 from src.analysis import figures as fig
 from src.analysis.drawing import lettered
+from src.analysis.evaluation.evaluation_folder import confusion_figure
+from src.analysis.evaluation.scored import Scored
 from src.datamodules.split_figures import label_table
 from src.decisions.predictions import decide
 from src.errors import InputError
 from src.files import write_whole
-from src.labels import MISSING, LabelSpace, apply_thresholds
+from src.labels import MISSING, LabelSpace
 from src.parallel import ProgressLines
 
 COLUMNS = {
@@ -126,7 +128,8 @@ class TensorBoardFigures(L.Callback):
         if not fitting or trainer.current_epoch % self.every or not trainer.is_global_zero:
             return
         scores, targets = pl_module.scored["val"]
-        self._show(trainer, "val/confusion", confusion_of(pl_module, scores, targets))
+        scored = scored_split(pl_module, trainer.datamodule, "val")
+        self._show(trainer, "val/confusion", confusion_figure(scored))
         figures = pl_module.figures["val"]
         kinds = [figures] if "per_class" in figures else [figures[kind] for kind in pl_module.labels.kinds]
         per_class = {label: values for part in kinds for label, values in part["per_class"].items()}
@@ -167,28 +170,10 @@ def true_names(labels: LabelSpace, target: np.ndarray) -> list[str]:
     return [names[index] for names, index in pairs if index != MISSING]
 
 
-def confusion_matrices(
-    labels: LabelSpace, scores: torch.Tensor, targets: torch.Tensor
-) -> dict[str, np.ndarray]:
-    """Return `{kind: counts [labels, labels]}` of heads; rows are truth, columns predictions."""
-    matrices = {}
-    for k, (kind, names) in enumerate(labels.kinds.items()):
-        known = targets[:, k] != MISSING
-        predicted = scores[known][:, labels.slices[kind]].argmax(1)
-        flat = targets[known, k] * len(names) + predicted
-        matrices[kind] = torch.bincount(flat, minlength=len(names) ** 2).reshape(len(names), -1).numpy()
-    return matrices
-
-
-def confusion_of(module: L.LightningModule, scores: torch.Tensor, targets: torch.Tensor) -> Figure:
-    """Return the confusion matrix of each head, or the outcomes of each label."""
-    labels = module.labels
-    if module.task == "multilabel":
-        decided = apply_thresholds(scores.numpy(), module.thresholds.cpu().numpy())
-        truth = targets.numpy() > 0
-        outcomes = [decided & truth, ~decided & truth, decided & ~truth, ~decided & ~truth]
-        counts = np.stack([outcome.sum(0) for outcome in outcomes], 1)
-        return fig.label_outcomes_figure(
-            {name: tuple(int(n) for n in counts[i]) for i, name in enumerate(labels.names)}
-        )
-    return fig.confusion_matrix_figure(confusion_matrices(labels, scores, targets), labels.as_dict())
+def scored_split(module: L.LightningModule, datamodule: L.LightningDataModule, split: str) -> Scored:
+    """Return the scores of a split's last evaluation; of the first photos, where its batches are limited."""
+    scores, targets = (part.numpy() for part in module.scored[split])
+    records = datamodule.splits[split][: len(scores)]
+    names = zip(*((r.id, r.path, r.group) for r in records), strict=True)
+    thresholds = module.thresholds.cpu().numpy() if module.task == "multilabel" else None
+    return Scored(module.task, module.labels, *names, scores, targets, thresholds)
