@@ -124,24 +124,24 @@ def co_prediction_figure(counts: np.ndarray, names: Sequence[str]) -> Figure:
     few = f": {len(rows)} of {len(names):,} labels" if len(rows) < len(names) else ""
     shown = [names[i] for i in rows]
     figure, axes = draw.titled_panel(f"Predicted with each true label{few}", *_matrix_size(shown))
-    part, whole = counts[np.ix_(rows, rows)], counts.max(1)[rows, None]
-    draw.draw_cells(axes, part, BLUES(_share(part, whole)))
+    part = counts[np.ix_(rows, rows)]
+    draw.draw_cells(axes, part, BLUES(_share(part, counts.max(1)[rows, None])))
     axes.set_aspect("equal")
-    draw.name_axis(axes, "y", shown)
-    draw.name_axis(axes, "x", shown)
+    for side in "yx":
+        draw.name_axis(axes, side, shown)
     axes.set_ylabel("true label", **SMALL)
     axes.set_xlabel("predicted label; shade: share of the row's largest count", **SMALL)
     return figure
 
 
-def confidence_figure(scores: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """Draw the confidence of predicted labels, `{kind: {"right": scores, "wrong": scores}}`."""
+def confidence_figure(scores: Mapping[str, Sequence[np.ndarray]]) -> Figure:
+    """Draw the confidence of predicted labels, `{kind: (right, wrong)}`."""
     figure = draw.new_figure(4.6 * len(scores), 3.4)
     panels = figure.subplots(1, len(scores), squeeze=False)[0]
-    for axes, (kind, parts) in zip(panels, scores.items(), strict=True):
+    for axes, (kind, (right, wrong)) in zip(panels, scores.items(), strict=True):
         draw.plain_axes(axes, "y")
-        look = {"color": [BLUE, ORANGE], "label": [f"{name} ({len(v):,})" for name, v in parts.items()]}
-        axes.hist(list(parts.values()), np.linspace(0, 1, 21), stacked=True, **look)
+        look = {"color": [BLUE, ORANGE], "label": [f"right ({len(right):,})", f"wrong ({len(wrong):,})"]}
+        axes.hist([right, wrong], np.linspace(0, 1, 21), stacked=True, **look)
         axes.set_xlim(0, 1)
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         draw.set_title(axes, f"{kind}: confidence of predicted labels")

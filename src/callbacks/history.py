@@ -9,7 +9,6 @@ from pathlib import Path
 
 import lightning as L
 import numpy as np
-import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 from matplotlib.figure import Figure
 
@@ -18,10 +17,8 @@ from src.analysis.drawing import lettered
 from src.analysis.evaluation.evaluation_folder import confusion_figure
 from src.analysis.evaluation.scored import Scored
 from src.datamodules.split_figures import label_table
-from src.decisions.predictions import decide
 from src.errors import InputError
 from src.files import write_whole
-from src.labels import MISSING, LabelSpace
 from src.parallel import ProgressLines
 
 COLUMNS = {
@@ -127,30 +124,25 @@ class TensorBoardFigures(L.Callback):
         fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
         if not fitting or trainer.current_epoch % self.every or not trainer.is_global_zero:
             return
-        scores, targets = pl_module.scored["val"]
         scored = scored_split(pl_module, trainer.datamodule, "val")
         self._show(trainer, "val/confusion", confusion_figure(scored))
         figures = pl_module.figures["val"]
         kinds = [figures] if "per_class" in figures else [figures[kind] for kind in pl_module.labels.kinds]
         per_class = {label: values for part in kinds for label, values in part["per_class"].items()}
         self._show(trainer, "val/f1_per_label", fig.label_f1_figure(per_class))
-        self._show(trainer, "val/samples", self._sample_grid(trainer, pl_module, scores, targets))
+        self._show(trainer, "val/samples", self._sample_grid(trainer, scored))
 
-    def _sample_grid(
-        self, trainer: L.Trainer, module: L.LightningModule, scores: torch.Tensor, targets: torch.Tensor
-    ) -> Figure:
+    def _sample_grid(self, trainer: L.Trainer, scored: Scored) -> Figure:
         """Draw photos from all over the validation split with their predicted and true labels."""
-        dataset = trainer.datamodule.dataset("val")
-        scored = len(scores)  # the first photos, where the batches of validation are limited
-        chosen = np.linspace(0, scored - 1, min(self.samples, scored)).round().astype(int)
+        dataset, count = trainer.datamodule.dataset("val"), len(scored.ids)
+        chosen = np.linspace(0, count - 1, min(self.samples, count)).round().astype(int)
         height = dataset.preprocess.size[0]  # of the first view, the whole photo
         photos = np.stack([dataset[0, int(i)]["image"].permute(1, 2, 0).numpy()[:height] for i in chosen])
-        thresholds = module.thresholds.cpu().numpy() if hasattr(module, "thresholds") else None
-        truth, predicted = [], []
-        for i in chosen:
-            named = decide(module.task, module.labels, scores[i].numpy(), thresholds)
-            predicted.append(", ".join(name for names in named.values() for name in names) or "nothing")
-            truth.append(", ".join(true_names(module.labels, targets[i].numpy())) or "nothing")
+        names = np.array(scored.labels.names)
+        truth, predicted = (
+            [", ".join(names[row]) or "nothing" for row in hot[chosen]]
+            for hot in (scored.truth, scored.decided)
+        )
         right = [a == b for a, b in zip(truth, predicted, strict=True)]
         return fig.sample_grid_figure(photos, truth, predicted, right)
 
@@ -160,14 +152,6 @@ class TensorBoardFigures(L.Callback):
             if hasattr(logger.experiment, "add_figure"):
                 with lettered(figure):
                     logger.experiment.add_figure(name, figure, global_step=max(0, trainer.global_step - 1))
-
-
-def true_names(labels: LabelSpace, target: np.ndarray) -> list[str]:
-    """Return the labels that a target names: class indices of the kinds, or a multi-hot vector."""
-    if target.dtype.kind == "f":
-        return [name for name, on in zip(labels.names, target, strict=True) if on]
-    pairs = zip(labels.kinds.values(), target, strict=True)
-    return [names[index] for names, index in pairs if index != MISSING]
 
 
 def scored_split(module: L.LightningModule, datamodule: L.LightningDataModule, split: str) -> Scored:

@@ -57,7 +57,6 @@ def write_tables(found: Evaluation, folder: Path) -> None:
 
 
 def _write_csv(path: Path, table: pd.DataFrame) -> None:
-    """Write a table; empty cells for undefined."""
     write_whole(path, table.to_csv(index=False, float_format="%.6f", lineterminator="\n").encode())
 
 
@@ -67,12 +66,10 @@ def write_pictures(
     """Write the figures and, with the photos' `root`, grids of the worst errors."""
     scored = found.scored
     save(confusion_figure(scored), folder / f"{CONFUSIONS}.png")
-    parts = {"right": scored.decided & scored.truth, "wrong": scored.decided & ~scored.truth}
-    confidences = {
-        kind: {name: scored.scores[:, part][chosen[:, part]] for name, chosen in parts.items()}
-        for kind, part in scored.labels.slices.items()
-    }
-    save(fig.confidence_figure(confidences), folder / HISTOGRAM)
+    parts = scored.decided & scored.truth, scored.decided & ~scored.truth
+    slices = scored.labels.slices.items()
+    chosen = {kind: [scored.scores[:, own][part[:, own]] for part in parts] for kind, own in slices}
+    save(fig.confidence_figure(chosen), folder / HISTOGRAM)
     if scored.multilabel:
         together = fig.co_prediction_figure(co_predictions(scored), scored.labels.names)
         save(together, folder / f"{TOGETHER}.png")
@@ -81,7 +78,6 @@ def write_pictures(
 
 
 def _grid(rows: Sequence[mistakes.Row], root: Path, sample_bits: int | None) -> Figure:
-    """Draw the photos of errors with the true and the predicted label."""
     photos, empty = [], "no error"
     for path, true, said, sure, _ in rows:
         content, reason = thumbnail(root, path, sample_bits=sample_bits)

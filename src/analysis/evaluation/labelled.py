@@ -52,11 +52,7 @@ def labelled_photos(cfg: DictConfig, predictor: Predictor, checkpoint: Path) -> 
 
 
 def scored_photos(predictor: Predictor, found: Labelled) -> Scored:
-    """Score the photos.
-
-    Raises:
-        InputError: for photos that cannot be read.
-    """
+    """Score the photos; refuse unreadable ones."""
     photos, labels, results = found.photos, predictor.labels, []
     given = predictor.backend, photos, predictor.batch_size, predictor.num_workers, frozenset()
     with ProgressBar("Scoring", len(photos), "photos") as bar:
@@ -90,13 +86,11 @@ def _of_run(predictor: Predictor, checkpoint: Path, root: str | None) -> Labelle
 
 
 def _labels(row: Mapping[str, str], predictor: Predictor) -> Labels:
-    """Return the labels in a row of a run's table."""
     cells, several = {k: row.get(k, "") for k in predictor.labels.kinds}, predictor.task == "multilabel"
     return {kind: [n for n in (cell.split(";") if several else [cell]) if n] for kind, cell in cells.items()}
 
 
 def _of_source(cfg: DictConfig, predictor: Predictor, checkpoint: Path) -> Labelled:
-    """Return every labelled photo of a source."""
     data = source_config(cfg.data, predictor, run_of(checkpoint))
     check_targets(data, "data")
     datamodule, trained_on = build(data), predictor.backend.trained_on

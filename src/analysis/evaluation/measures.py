@@ -29,7 +29,6 @@ class Evaluation:
     """The figures of scored photos.
 
     Attributes:
-        scored: the photos.
         figures: `{name: {value, low, high}}`, those of a kind (heads) below its name, as in `metrics.json`.
         per_label: a row per label: `label, kind, support`, each of `PER_LABEL` with `_low` and `_high`, and
             `threshold`; NaN for undefined.
@@ -88,7 +87,6 @@ def _with_interval(value: np.ndarray, drawn: np.ndarray, several: bool) -> np.nd
 
 
 def _table(scored: Scored, found: Weighted) -> pd.DataFrame:
-    """Return the figures of each label."""
     kinds = [kind for kind, names in scored.labels.kinds.items() for _ in names]
     columns = {"label": scored.labels.names, "kind": kinds, "support": scored.truth.sum(0)}
     for name in PER_LABEL:
@@ -165,7 +163,6 @@ def _ranked(
 
 
 def _mean(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return the weighted mean `[R]` of values `[N]`."""
     return _ratio(weights @ values.astype(weights.dtype), weights.sum(1))
 
 

@@ -84,7 +84,6 @@ def mistakes_of(scored: Scored) -> list[Mistake]:
 
 
 def _judged_row(run: RunFolder, row: dict, known: dict) -> Mistake:
-    """Compare one photo's row of predictions with its labels."""
     true = {kind: tuple(run.labels(known, kind)) for kind in run.classes}
     absent = None
     if run.task == "multilabel":
@@ -156,10 +155,9 @@ def write_errors(mistakes: Sequence[Mistake], folder: Path) -> dict[str, int]:
     tables = error_rows(mistakes)
     tables[NOISY] = tables["high_confidence_errors"]
     for name, rows in tables.items():
-        table = pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(
-            index=False, float_format="%.4f", lineterminator="\n"
-        )
-        write_whole(folder / f"{name}.csv", table.encode())
+        table = pd.DataFrame(rows, columns=list(COLUMNS))
+        text = table.to_csv(index=False, float_format="%.4f", lineterminator="\n")
+        write_whole(folder / f"{name}.csv", text.encode())
     return {name: len(rows) for name, rows in tables.items()}
 
 

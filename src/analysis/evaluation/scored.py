@@ -12,12 +12,9 @@ from src.labels import MISSING, LabelSpace, apply_thresholds
 
 @dataclass(frozen=True)
 class Scored:
-    """Labelled photos with their scores.
+    """`N` labelled photos with their scores.
 
     Attributes:
-        task: `dual_head`, `multiclass` or `multilabel`.
-        labels: the label space.
-        ids: of the photos, `N`.
         paths: POSIX, relative to the data root.
         groups: the asset that each photo shows.
         scores: probabilities, float32 `[N, labels]`.
@@ -77,7 +74,6 @@ class Scored:
         return self._one_hot(np.stack(best, 1)) & self.known
 
     def _one_hot(self, classes: np.ndarray) -> np.ndarray:
-        """Return class indices `[N, kinds]` as bool `[N, labels]`."""
         sizes = [len(names) for names in self.labels.kinds.values()]
         return np.concatenate([classes[:, [k]] == np.arange(n) for k, n in enumerate(sizes)], 1)
 
