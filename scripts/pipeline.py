@@ -8,7 +8,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from src import config
-from src.config_check import check_targets
 
 
 @config.command("pipeline")
@@ -16,8 +15,7 @@ def main(cfg: DictConfig) -> None:
     """Explore, split, train, evaluate, list the errors, predict; steps without new inputs are left out."""
     from hydra import compose
 
-    from scripts import explore, predict, train
-    from src.analysis.report.worst_errors import write_errors
+    from scripts import evaluate, explore, predict, train
     from src.files import user_path
     from src.inference.batches import find_images
     from src.models.backbones import fill_defaults
@@ -27,8 +25,7 @@ def main(cfg: DictConfig) -> None:
     folder, images = user_path(cfg.output or cfg.output_dir), cfg.images
     with open_dict(cfg):
         del cfg["output"], cfg["images"]
-    check_targets(fill_defaults(cfg))
-    check_pipeline(cfg)
+    check_pipeline(fill_defaults(cfg))
     photos = find_images(images) if images else []
     config.demo_root(cfg)
     pipeline = Pipeline(folder, cfg.logger)
@@ -38,8 +35,11 @@ def main(cfg: DictConfig) -> None:
         explore.main.__wrapped__(DictConfig({**cfg, "output": str(place)}))
 
     def trained(place: Path) -> None:
-        own = {"output_dir": str(place), "resume": resumable(place)}
-        train.main.__wrapped__(OmegaConf.merge(cfg, own))
+        train.main.__wrapped__(OmegaConf.merge(cfg, {"output_dir": str(place), "resume": resumable(place)}))
+
+    def evaluated(place: Path) -> None:
+        asked = {"ckpt": str(run), "output": str(place)}
+        evaluate.main.__wrapped__(OmegaConf.merge(compose("evaluate"), asked))
 
     def predicted(place: Path) -> None:
         asked = {"ckpt": str(run), "images": images, "output": str(place / "predictions.csv"), "resume": True}
@@ -50,7 +50,7 @@ def main(cfg: DictConfig) -> None:
     found = read_run(run)
     pipeline.say("split", "by train: " + ", ".join(f"{n} {len(t)}" for n, t in found.splits.items()))
     pipeline.say("evaluate", f"by train: val/f1 {found.facts['best_score']:.4f}")
-    pipeline.step("errors", [str(run), found.metrics], lambda place: write_errors(found, place))
+    pipeline.step("errors", [str(run), found.metrics], evaluated)
     if photos:
         pipeline.step("predict", [str(run), found.metrics, images, file_stamps(photos)], predicted)
     pipeline.finish(found.metrics)

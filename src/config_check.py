@@ -24,7 +24,8 @@ RANGES = {
     "trainer.gradient_clip_val "
     "callbacks.early_stopping.min_delta callbacks.early_stopping.patience trainer.log_every_n_steps",
     "from 1 on": "trainer.accumulate_grad_batches callbacks.figures.every callbacks.figures.samples "
-    "callbacks.thresholds.min_positives callbacks.finetuning.head_epochs callbacks.finetuning.stage_epochs",
+    "callbacks.thresholds.min_positives callbacks.finetuning.head_epochs callbacks.finetuning.stage_epochs "
+    "resamples",
     "from 2 on": "data.folds",
     "from 8 to 32": "preprocess.sample_bits",
     "from 0 to 180": "data.augment.rotation",

@@ -90,7 +90,8 @@ def _key(text: str) -> str:
 def readable(argv: list[str]) -> list[str]:
     """Return `argv` with `-m` first, and with quotes around paths that Hydra would read as something else.
 
-    With `resume=`, keys that may change are added where this call's own data and model do not have them.
+    With `resume=`, keys that may change are added where this call's own data and model do not have them, and
+    to evaluate the keys of photos, which differ from the run's.
     """
     for arg in argv[1:]:
         if re.match(rf"--(?!{HYDRA_FLAGS})", arg):
@@ -99,6 +100,8 @@ def readable(argv: list[str]) -> list[str]:
     paths = PATHS - {"resume"} if Path(argv[0]).stem == "predict" else PATHS  # there it is a switch
     rest = ["~logger" if arg == "logger=null" else arg for arg in argv[1:] if arg not in flags]
     rest = [_readable(arg, paths, bool(flags)) for arg in rest]
+    if Path(argv[0]).stem == "evaluate" and not any(arg.startswith("data=") for arg in rest):
+        rest = [f"++{arg}" if arg.startswith("data.") else arg for arg in rest]  # checked with the model's
     if any(arg.startswith("resume=") for arg in rest):
         rest = [f"++{arg}" if arg.startswith(RESUMABLE) else arg for arg in rest]
     return [argv[0], *flags, *rest]

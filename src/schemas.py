@@ -47,6 +47,28 @@ class PredictConfig:
 
 
 @dataclass
+class EvaluateConfig:
+    """Root keys of `conf/evaluate.yaml`; the last three are those that `data` refers to."""
+
+    ckpt: str | None = None
+    root: str | None = None
+    output: Any = None  # a path, see `check_paths`
+    threshold: Any = None
+    resamples: int = 200
+    tta: bool = False
+    batch_size: int = 16
+    num_workers: int | None = None
+    device: str = "auto"
+    backend: str = "auto"
+    precision: str = "32"
+    output_dir: str = "???"
+    data: dict[str, Any] = field(default_factory=dict)
+    task: str | None = None
+    preprocess: Any = None
+    seed: int = 42
+
+
+@dataclass
 class ExportConfig:
     """Root keys of `conf/export.yaml`."""
 
@@ -166,6 +188,7 @@ SCHEMAS = {
     "serve": ServeConfig,
     "train": TrainConfig,
     "predict": PredictConfig,
+    "evaluate": EvaluateConfig,
     "export": ExportConfig,
     "make_demo_data": DemoConfig,
     "explore": ExploreConfig,

@@ -11,10 +11,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
 from src.analysis import drawing, figures, fonts
+from src.analysis.evaluation.mistakes import compared
 from src.analysis.explore import photo_figures
 from src.analysis.pages import thumbnail
 from src.analysis.report.run_report import write_report
-from src.analysis.report.worst_errors import compared
 from src.errors import InputError
 from src.runs import read_run
 from tests.made import FAST, make_folders, run_script

@@ -7,7 +7,7 @@ import lightning as L
 import pandas as pd
 import pytest
 
-from src.analysis.report.worst_errors import write_errors
+from src.analysis.evaluation.mistakes import compared, write_errors
 from src.runs import read_run
 from tests.made import FAST, run_script
 
@@ -98,7 +98,7 @@ def test_an_interrupted_training_goes_on_and_errors_are_listed(photos, monkeypat
         assert sorted(listed["true_label"]) == sorted(wrong[f"{kind}_true"])
     sure = pd.read_csv(tmp_path / "p" / "errors" / "high_confidence_errors.csv")
     assert len(sure) == (pd.to_numeric(errors["confidence"]) > 0.8).sum()
-    assert "low_confidence_errors" in write_errors(run, tmp_path)
+    assert "low_confidence_errors" in write_errors(compared(run)[0], tmp_path)
     _check_runs(mlflow.MlflowClient("sqlite:///outputs/mlflow.db"), tmp_path / "p")
 
 

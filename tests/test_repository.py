@@ -207,8 +207,8 @@ def test_configuration_page_documents_every_key_and_no_other():
 
 def test_configuration_page_gives_the_defaults_of_the_configuration():
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        others = ("predict", "export", "make_demo_data", "explore", "audit", "serve", "find_lr", "pipeline",
-                  "compare_backbones", "compare")  # fmt: skip
+        others = ("predict", "evaluate", "export", "make_demo_data", "explore", "audit", "serve", "find_lr",
+                  "pipeline", "compare_backbones", "compare")  # fmt: skip
         cfgs = [compose(name, ["output_dir=x"]) for name in ("train", *others)]
         for choice in (
             "model=multilabel",

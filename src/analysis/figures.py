@@ -114,6 +114,43 @@ def label_outcomes_figure(counts: Mapping[str, tuple[int, int, int, int]]) -> Fi
     return figure
 
 
+def co_prediction_figure(counts: np.ndarray, names: Sequence[str]) -> Figure:
+    """Draw the photos `[labels, labels]` with each pair of a true label (row) and a predicted one.
+
+    The shade is relative to the largest count of the row. Of many labels those with the largest counts off
+    the diagonal are drawn.
+    """
+    rows = _most_confused(counts)
+    few = f": {len(rows)} of {len(names):,} labels" if len(rows) < len(names) else ""
+    shown = [names[i] for i in rows]
+    figure, axes = draw.titled_panel(f"Predicted with each true label{few}", *_matrix_size(shown))
+    part = counts[np.ix_(rows, rows)]
+    draw.draw_cells(axes, part, BLUES(_share(part, counts.max(1)[rows, None])))
+    axes.set_aspect("equal")
+    for side in "yx":
+        draw.name_axis(axes, side, shown)
+    axes.set_ylabel("true label", **SMALL)
+    axes.set_xlabel("predicted label; shade: share of the row's largest count", **SMALL)
+    return figure
+
+
+def confidence_figure(scores: Mapping[str, Sequence[np.ndarray]]) -> Figure:
+    """Draw the confidence of predicted labels, `{kind: (right, wrong)}`."""
+    figure = draw.new_figure(4.6 * len(scores), 3.4)
+    panels = figure.subplots(1, len(scores), squeeze=False)[0]
+    for axes, (kind, (right, wrong)) in zip(panels, scores.items(), strict=True):
+        draw.plain_axes(axes, "y")
+        look = {"color": [BLUE, ORANGE], "label": [f"right ({len(right):,})", f"wrong ({len(wrong):,})"]}
+        axes.hist([right, wrong], np.linspace(0, 1, 21), stacked=True, **look)
+        axes.set_xlim(0, 1)
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+        draw.set_title(axes, f"{kind}: confidence of predicted labels")
+        axes.set_xlabel("confidence", **NOTE)
+        axes.set_ylabel("labels", **SMALL)
+        axes.legend(fontsize=8, frameon=False, labelcolor=INK)
+    return figure
+
+
 def learning_rate_figure(table: pd.DataFrame, suggestion: float) -> Figure:
     """Draw the loss of each batch over its learning rate: columns `lr`, `loss` and `smooth`."""
     figure = draw.new_figure(6, 3.8)

@@ -10,17 +10,16 @@ from typing import Any
 
 import lightning as L
 import numpy as np
-import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 from matplotlib.figure import Figure
 
 from src.analysis import figures as fig
 from src.analysis.drawing import lettered
+from src.analysis.evaluation.evaluation_folder import confusion_figure
+from src.analysis.evaluation.scored import Scored
 from src.datamodules.split_figures import label_table
-from src.decisions.predictions import decide
 from src.errors import InputError
 from src.files import write_whole
-from src.labels import MISSING, LabelSpace, apply_thresholds
 from src.parallel import ProgressLines
 
 COLUMNS = {
@@ -132,29 +131,25 @@ class TensorBoardFigures(L.Callback):
         fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
         if not fitting or trainer.current_epoch % self.every or not trainer.is_global_zero:
             return
-        scores, targets = pl_module.scored["val"]
-        self._show(trainer, "val/confusion", confusion_of(pl_module, scores, targets))
+        scored = scored_split(pl_module, trainer.datamodule, "val")
+        self._show(trainer, "val/confusion", confusion_figure(scored))
         figures = pl_module.figures["val"]
         kinds = [figures] if "per_class" in figures else [figures[kind] for kind in pl_module.labels.kinds]
         per_class = {label: values for part in kinds for label, values in part["per_class"].items()}
         self._show(trainer, "val/f1_per_label", fig.label_f1_figure(per_class))
-        self._show(trainer, "val/samples", self._sample_grid(trainer, pl_module, scores, targets))
+        self._show(trainer, "val/samples", self._sample_grid(trainer, scored))
 
-    def _sample_grid(
-        self, trainer: L.Trainer, module: L.LightningModule, scores: torch.Tensor, targets: torch.Tensor
-    ) -> Figure:
+    def _sample_grid(self, trainer: L.Trainer, scored: Scored) -> Figure:
         """Draw photos from all over the validation split with their predicted and true labels."""
-        dataset = trainer.datamodule.dataset("val")
-        scored = len(scores)  # the first photos, where the batches of validation are limited
-        chosen = np.linspace(0, scored - 1, min(self.samples, scored)).round().astype(int)
+        dataset, count = trainer.datamodule.dataset("val"), len(scored.ids)
+        chosen = np.linspace(0, count - 1, min(self.samples, count)).round().astype(int)
         height = dataset.preprocess.size[0]  # of the first view, the whole photo
         photos = np.stack([dataset[0, int(i)]["image"].permute(1, 2, 0).numpy()[:height] for i in chosen])
-        thresholds = module.thresholds.cpu().numpy() if hasattr(module, "thresholds") else None
-        truth, predicted = [], []
-        for i in chosen:
-            named = decide(module.task, module.labels, scores[i].numpy(), thresholds)
-            predicted.append(", ".join(name for names in named.values() for name in names) or "nothing")
-            truth.append(", ".join(true_names(module.labels, targets[i].numpy())) or "nothing")
+        names = np.array(scored.labels.names)
+        truth, predicted = (
+            [", ".join(names[row]) or "nothing" for row in hot[chosen]]
+            for hot in (scored.truth, scored.decided)
+        )
         right = [a == b for a, b in zip(truth, predicted, strict=True)]
         return fig.sample_grid_figure(photos, truth, predicted, right)
 
@@ -166,36 +161,10 @@ class TensorBoardFigures(L.Callback):
                     logger.experiment.add_figure(name, figure, global_step=max(0, trainer.global_step - 1))
 
 
-def true_names(labels: LabelSpace, target: np.ndarray) -> list[str]:
-    """Return the labels that a target names: class indices of the kinds, or a multi-hot vector."""
-    if target.dtype.kind == "f":
-        return [name for name, on in zip(labels.names, target, strict=True) if on]
-    pairs = zip(labels.kinds.values(), target, strict=True)
-    return [names[index] for names, index in pairs if index != MISSING]
-
-
-def confusion_matrices(
-    labels: LabelSpace, scores: torch.Tensor, targets: torch.Tensor
-) -> dict[str, np.ndarray]:
-    """Return `{kind: counts [labels, labels]}` of heads; rows are truth, columns predictions."""
-    matrices = {}
-    for k, (kind, names) in enumerate(labels.kinds.items()):
-        known = targets[:, k] != MISSING
-        predicted = scores[known][:, labels.slices[kind]].argmax(1)
-        flat = targets[known, k] * len(names) + predicted
-        matrices[kind] = torch.bincount(flat, minlength=len(names) ** 2).reshape(len(names), -1).numpy()
-    return matrices
-
-
-def confusion_of(module: L.LightningModule, scores: torch.Tensor, targets: torch.Tensor) -> Figure:
-    """Return the confusion matrix of each head, or the outcomes of each label."""
-    labels = module.labels
-    if module.task == "multilabel":
-        decided = apply_thresholds(scores.numpy(), module.thresholds.cpu().numpy())
-        truth = targets.numpy() > 0
-        outcomes = [decided & truth, ~decided & truth, decided & ~truth, ~decided & ~truth]
-        counts = np.stack([outcome.sum(0) for outcome in outcomes], 1)
-        return fig.label_outcomes_figure(
-            {name: tuple(int(n) for n in counts[i]) for i, name in enumerate(labels.names)}
-        )
-    return fig.confusion_matrix_figure(confusion_matrices(labels, scores, targets), labels.as_dict())
+def scored_split(module: L.LightningModule, datamodule: L.LightningDataModule, split: str) -> Scored:
+    """Return the scores of a split's last evaluation; of the first photos, where its batches are limited."""
+    scores, targets = (part.numpy() for part in module.scored[split])
+    records = datamodule.splits[split][: len(scores)]
+    names = zip(*((r.id, r.path, r.group) for r in records), strict=True)
+    thresholds = module.thresholds.cpu().numpy() if module.task == "multilabel" else None
+    return Scored(module.task, module.labels, *names, scores, targets, thresholds)

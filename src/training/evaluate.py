@@ -12,10 +12,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 
 from src.analysis.drawing import save
+from src.analysis.evaluation import evaluation_folder as files
+from src.analysis.evaluation.measures import Evaluation, evaluate
 from src.analysis.figures import class_distribution_figure, loss_curve_figure
 from src.analysis.report.run_report import write_report
 from src.callbacks.checkpointing import epochs_done
-from src.callbacks.history import confusion_matrices, confusion_of
+from src.callbacks.history import scored_split
 from src.datamodules.photo_datamodule import PhotoDataModule
 from src.datamodules.split_figures import label_table
 from src.errors import InputError, listed
@@ -81,8 +83,8 @@ def evaluated(
     """Return the figures of a checkpoint on val and test, `{}` for a test split without photos."""
     losses, loggers, trainer.loggers = {}, trainer.loggers, []  # the curves show the fit alone
     splits = (("val", trainer.validate), ("test", trainer.test))[: 1 + bool(datamodule.splits["test"])]
-    for split, evaluate in splits:
-        (logged,) = evaluate(model, datamodule, ckpt_path=best, weights_only=True, verbose=False)
+    for split, loop in splits:
+        (logged,) = loop(model, datamodule, ckpt_path=best, weights_only=True, verbose=False)
         losses[split] = logged[f"{split}/loss"]
         if trainer.received_sigterm:  # the next loop would forget it
             raise Terminated
@@ -98,9 +100,11 @@ def write_results(run: Path, cfg: DictConfig, trainer: L.Trainer, metrics: Mappi
         values = zip(model.labels.names, model.thresholds.tolist(), strict=True)
         write_json(run / "thresholds.json", dict(values))
     split = "test" if metrics["test"] else "val"
+    found = evaluate(scored_split(model, datamodule, split), split=split)
+    files.write_tables(found, run / files.FOLDER)
     if cfg.task != "multilabel":
-        write_confusion(run / "confusion_matrix.txt", model, split)
-    write_figures(run, model, datamodule, split)
+        copy_up(run, f"{files.CONFUSIONS}.txt")
+    write_figures(run, found, datamodule)
     log_hyperparameters(trainer, cfg, metrics)
     write_report(run, datamodule.root)
     for logger in trainer.loggers:
@@ -175,19 +179,15 @@ def warn_replaced(datamodule: PhotoDataModule, predicted: Sequence[str]) -> None
             log.warning("%d %s since this run began: %s (%s)", len(paths), fault, consequence, listed(paths))
 
 
-def write_confusion(path: Path, model: PhotoClassifier, split: str) -> None:
-    """Write the confusion matrix of each kind as text, with tabs between columns; rows are truth."""
-    tables = []
-    for kind, matrix in confusion_matrices(model.labels, *model.scored[split]).items():
-        names = model.labels.kinds[kind]
-        lines = [("true\\pred", *names), *((n, *row) for n, row in zip(names, matrix.tolist(), strict=True))]
-        tables.append("".join("\t".join(map(str, line)) + "\n" for line in lines))
-    write_whole(path, "\n".join(tables).encode())
+def copy_up(run: Path, name: str) -> None:
+    """Copy a file of the run's evaluation into the run's folder itself."""
+    write_whole(run / name, (run / files.FOLDER / name).read_bytes())
 
 
-def write_figures(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule, split: str) -> None:
-    """Write the run's three PNG files."""
-    save(confusion_of(model, *model.scored[split]), run / "confusion_matrix.png")
+def write_figures(run: Path, found: Evaluation, datamodule: PhotoDataModule) -> None:
+    """Write the run's three PNG files, and those of its evaluation; the report shows the errors' photos."""
+    files.write_pictures(found, run / files.FOLDER)
+    copy_up(run, f"{files.CONFUSIONS}.png")
     table = label_table(datamodule.splits, datamodule.labels).set_index("label")
     save(class_distribution_figure(table[["kind", "train", "val", "test"]]), run / "class_distribution.png")
     folder = read_run(run)

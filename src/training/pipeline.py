@@ -12,6 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from src.analysis.pages import render
+from src.config_check import check_targets
 from src.datamodules.groups import assign_groups
 from src.datamodules.inspection import inspect_photos
 from src.datamodules.photo_datamodule import PhotoDataModule
@@ -105,6 +106,7 @@ class Pipeline:
 
 def check_pipeline(cfg: DictConfig) -> None:
     """Refuse settings that cannot work, before photos are read."""
+    check_targets(cfg)
     if cfg.resume or HydraConfig.get().mode == RunMode.MULTIRUN:
         raise InputError("a pipeline takes neither -m nor resume=: output=FOLDER goes on with one")
     check_plan(cfg)

@@ -5,12 +5,14 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path, PurePath
 
+from src.analysis.evaluation.evaluation_folder import FOLDER, LABELS
+from src.analysis.evaluation.measures import PER_LABEL
+from src.analysis.evaluation.mistakes import compared
 from src.analysis.pages import ABOUT_TASK, LISTED, folder_name, is_number, render, thumbnail
-from src.analysis.report.worst_errors import compared
 from src.errors import listed
 from src.files import write_whole
 from src.overrides import shown, typed
-from src.runs import RunFolder, crossing_groups, label_counts, mean_of, read_run, run_date
+from src.runs import RunFolder, crossing_groups, label_counts, mean_of, read_run, read_table, run_date
 
 WORST = 24
 FEW = 5  # below this many photos a score of a label says little
@@ -187,7 +189,7 @@ def _score_rows(splits: list[Mapping]) -> dict[str, list[object]]:
 
 def _labels(run: RunFolder) -> dict:
     """Return the scores of each label, `{kind: {label: scores}}`, and its F1 in validation."""
-    split = _judged_split(run)
+    split, intervals = _judged_split(run), _intervals(run)
     validation = _per_class(run, "val") if split == "test" else {}
     empty = dict.fromkeys(("support", "precision", "recall", "f1", "ap"))
     table = {
@@ -199,7 +201,19 @@ def _labels(run: RunFolder) -> dict:
         for labels in validation.values()
         for label, scores in labels.items()
     }
-    return {"labels": table, "labels_split": SPLIT_NAMES[split], "before": before}
+    return {"labels": table, "labels_split": SPLIT_NAMES[split], "before": before, "intervals": intervals}
+
+
+def _intervals(run: RunFolder) -> dict[str, dict[str, str]]:
+    """Return the 90 % interval of each figure of each label, in words, from the run's own evaluation."""
+    table = read_table(run.path / FOLDER / LABELS)
+    found: dict[str, dict[str, str]] = {}
+    for row in () if table is None else table.to_dict("records"):
+        for name in PER_LABEL:
+            low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+            if low and high:
+                found.setdefault(row["label"], {})[name] = f"{float(low):.2f} to {float(high):.2f}"
+    return found
 
 
 def _per_class(run: RunFolder, split: str) -> dict[str, dict[str, Mapping]]:

@@ -1,0 +1,53 @@
+"""Evaluate a model: `python scripts/evaluate.py ckpt=RUN [data.root=photos/ | data.csv=image_data.csv]`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from omegaconf import DictConfig, OmegaConf
+
+from src import config
+
+
+@config.command("evaluate")
+def main(cfg: DictConfig) -> None:
+    """Score labelled photos, the run's own test split by default, and write the figures and the errors."""
+    from src.analysis.evaluation import evaluation_folder as files
+    from src.analysis.evaluation.labelled import labelled_photos, scored_photos
+    from src.analysis.evaluation.measures import evaluate
+    from src.files import user_path
+    from src.inference.predictor import Predictor
+    from src.overrides import shown
+    from src.runs import find_checkpoint
+
+    folder, checkpoint = user_path(cfg.output or cfg.output_dir), find_checkpoint(cfg.ckpt)
+    if checkpoint.suffix.lower() == ".ckpt":
+        from src.models.base import set_full_precision
+
+        set_full_precision()
+    threshold = OmegaConf.to_container(cfg.threshold) if OmegaConf.is_config(cfg.threshold) else cfg.threshold
+    predictor = Predictor.load(
+        checkpoint,
+        device=cfg.device,
+        backend=cfg.backend,
+        precision=cfg.precision,
+        tta=cfg.tta,
+        threshold=threshold,
+        batch_size=cfg.batch_size,
+        num_workers=cfg.num_workers,
+    )
+    photos = labelled_photos(cfg, predictor, checkpoint)
+    root = photos.photos[0].root
+    files.check_folder(folder, root)
+    scored = scored_photos(predictor, photos)
+    about = {"ckpt": shown(checkpoint).as_posix(), "source": photos.source, "tta": cfg.tta}
+    found = evaluate(scored, cfg.resamples, **about)
+    files.write_tables(found, folder)
+    files.write_pictures(found, folder, root, predictor.preprocess.sample_bits)
+    print("\n".join([photos.source, *files.summary_lines(found)]))
+    print(f"read  {shown(folder.absolute())}")
+
+
+if __name__ == "__main__":
+    main()

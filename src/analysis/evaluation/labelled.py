@@ -1,0 +1,148 @@
+"""Labelled photos to evaluate a model on: a run's own test split, or any source that training reads."""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from src.analysis.evaluation.scored import Scored
+from src.config import build
+from src.config_check import check_targets
+from src.errors import InputError, listed, nearest
+from src.inference.batches import Photo, find_images, run_batches
+from src.inference.predictor import Predictor
+from src.labels import LabelSpace
+from src.overrides import shown
+from src.parallel import ProgressBar
+from src.runs import read_table, run_of
+
+log = logging.getLogger(__name__)
+TABLE_KEYS = {"csv", "images", "id", "columns", "delimiter", "encoding"}
+# settings of a run that say how labels and groups are read; others are of its training and its photos' places
+READING = ("group", "healthy", "missing", "rename", "components", "defects", "multiple", "separator",
+           "label_folder", "id", "columns")  # fmt: skip
+Labels = Mapping[str, Sequence[str]]  # {kind: names} of a photo
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Photos sorted by path, with the labels and the group of each; `source` names them."""
+
+    source: str
+    photos: Sequence[Photo]
+    labels: Sequence[Labels]
+    groups: Sequence[str]
+
+
+def labelled_photos(cfg: DictConfig, predictor: Predictor, checkpoint: Path) -> Labelled:
+    """Return the photos that `data.*` names, without these keys the test split of the checkpoint's run.
+
+    Raises:
+        InputError: no photo, labels that the model lacks, or photos that it was trained on.
+    """
+    if not cfg.data:
+        return _of_run(predictor, checkpoint, cfg.root)
+    if cfg.root:
+        raise InputError("root= is the folder of the run's own photos: with data.* leave it out")
+    return _of_source(cfg, predictor, checkpoint)
+
+
+def scored_photos(predictor: Predictor, found: Labelled) -> Scored:
+    """Score the photos; refuse unreadable ones."""
+    photos, labels, results = found.photos, predictor.labels, []
+    given = predictor.backend, photos, predictor.batch_size, predictor.num_workers, frozenset()
+    with ProgressBar("Scoring", len(photos), "photos") as bar:
+        for batch in run_batches(*given):
+            results += batch
+            bar.update(len(batch))
+    if broken := [f"{photos[result.index].path} ({result.error})" for result in results if result.error]:
+        raise InputError(f"{len(broken)} photos cannot be read: {listed(broken, 5)}; mend them first")
+    scores = np.stack([result.values[: len(labels)] for result in results])
+    encode = labels.encode if predictor.task == "multilabel" else labels.encode_classes
+    targets = np.stack([encode(names) for names in found.labels])
+    ids, paths = [photo.id for photo in photos], [photo.path for photo in photos]
+    return Scored(predictor.task, labels, ids, paths, found.groups, scores, targets, predictor.thresholds)
+
+
+def _of_run(predictor: Predictor, checkpoint: Path, root: str | None) -> Labelled:
+    """Return the test split of a run; the validation split where the run has no other."""
+    if (run := run_of(checkpoint)) is None:
+        raise InputError(f"{checkpoint}: no run is around it: name labelled photos, data.root= or data.csv=")
+    split, table = "test", read_table(run / "test_metadata.csv")
+    if table is None or not len(table):
+        split, table = "val", read_table(run / "val_metadata.csv", ("ID", "path"))
+        log.warning("%s has no test photos: on its validation photos, which flatters", run)
+    rows = {row["ID"]: row for row in table.to_dict("records")}
+    photos = [photo for photo in find_images(str(run / f"{split}_metadata.csv"), root) if photo.id in rows]
+    if len(photos) < len(rows):
+        raise InputError(f"{run}: {len(rows) - len(photos)} IDs of its {split}_metadata.csv cannot be read")
+    labels = [_labels(rows[photo.id], predictor) for photo in photos]
+    groups = [rows[photo.id].get("group") or photo.id for photo in photos]
+    return Labelled(f"{split} split of {shown(run.absolute())}", photos, labels, groups)
+
+
+def _labels(row: Mapping[str, str], predictor: Predictor) -> Labels:
+    cells, several = {k: row.get(k, "") for k in predictor.labels.kinds}, predictor.task == "multilabel"
+    return {kind: [n for n in (cell.split(";") if several else [cell]) if n] for kind, cell in cells.items()}
+
+
+def _of_source(cfg: DictConfig, predictor: Predictor, checkpoint: Path) -> Labelled:
+    data = source_config(cfg.data, predictor, run_of(checkpoint))
+    check_targets(data, "data")
+    datamodule, trained_on = build(data), predictor.backend.trained_on
+    records = sorted(datamodule.collect().records, key=lambda record: record.path)
+    refuse_strangers([record.labels for record in records], predictor.labels, predictor.task)
+    if seen := [record.path for record in records if record.digest in trained_on]:
+        raise InputError(
+            f"{len(seen)} of {len(records)} photos were in the model's training split, and figures on them "
+            f"would be too good: {listed(seen, 5)}; name a source without them"
+        )
+    if not trained_on:
+        log.warning("%s does not say what it was trained on: other photos than these?", checkpoint)
+    photos = [Photo(record.id, record.path, datamodule.root) for record in records]
+    source = f"{len(photos)} labelled photos of {shown(datamodule.root.absolute())}"
+    return Labelled(source, photos, [r.labels for r in records], [r.group for r in records])
+
+
+def source_config(given: DictConfig, predictor: Predictor, run: Path | None) -> DictConfig:
+    """Return the configuration of the source: given keys, else the run's reading of labels, else defaults.
+
+    `data=folders` or `data=table` take nothing from the run, and neither does a source of the other type.
+    """
+    from hydra import compose
+
+    config = run / ".hydra" / "config.yaml" if run and "_target_" not in given else None
+    saved = OmegaConf.load(config).data if config and config.is_file() else OmegaConf.create({})
+    target = str(given.get("_target_") or saved.get("_target_") or "")
+    choice = ["data=table" if "Table" in target or TABLE_KEYS & {*given} else "data=folders"]
+    whole = compose(
+        "explore", [f"model={predictor.task}", *(choice if target or TABLE_KEYS & {*given} else [])]
+    )
+    if saved.get("_target_") == whole.data._target_:
+        kept = {key: saved[key] for key in READING if key in saved}
+        told = (f"data.{key}={value}" for key, value in kept.items() if value not in (None, []))
+        log.info("Labels are read as by %s: %s", shown(run.absolute()), " ".join(told))
+        whole = OmegaConf.merge(whole, {"data": kept})
+    fixed = {"near_duplicates": None, "cache": None, "preprocess": asdict(predictor.preprocess)}
+    return OmegaConf.merge(whole, {"data": OmegaConf.to_container(given, resolve=False) | fixed}).data
+
+
+def refuse_strangers(found: Sequence[Labels], labels: LabelSpace, task: str) -> None:
+    """Refuse labels that the model lacks, and photos that say nothing of its kinds."""
+    count = Counter((kind, name) for names in found for kind, own in names.items() for name in own)
+    kinds = dict.fromkeys(kind for kind, _ in count)
+    if kinds and not kinds.keys() & labels.kinds.keys():
+        fit = f"the photos have labels of kind {listed(kinds)}, the model those of {listed(labels.kinds)}"
+        raise InputError(f"{fit}: they do not fit its task, {task}")
+    words = []
+    for (kind, name), photos in sorted(count.items()):
+        if name not in (known := labels.kinds.get(kind, ())):
+            near = nearest(name, known or labels.names)[0]
+            words.append(f"'{name}' ({kind}, {photos} photos; nearest: '{near}')")
+    if words:
+        cure = "read them as others with data.rename=[OLD=NEW], or as none with data.missing=[OLD]"
+        raise InputError(f"labels that the model lacks: {listed(words, 5)}; {cure}")
