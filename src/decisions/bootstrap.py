@@ -1,6 +1,6 @@
 """Bootstrap by group: how much a figure would vary with other assets in the test split."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -18,8 +18,15 @@ def group_weights(groups: Sequence[str], resamples: int, seed: int) -> np.ndarra
         seed: of the draws.
     """
     names, group_of = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
-    rng, count = np.random.default_rng(seed), len(names)
     weights = np.empty((resamples, len(group_of)), np.float32)
-    for row in weights:
-        row[:] = np.bincount(rng.integers(count, size=count), minlength=count)[group_of]
+    for row, drawn in zip(weights, resampled(group_of, len(names), resamples, seed), strict=True):
+        row[:] = drawn
     return weights
+
+
+def resampled(group_of: np.ndarray, count: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield the rows of `group_weights` in float64, from the number of each photo's group, below `count`."""
+    rng = np.random.default_rng(seed)
+    for _ in range(resamples):
+        drawn = np.bincount(rng.integers(max(count, 1), size=count), minlength=count)
+        yield drawn[group_of].astype(np.float64)

@@ -1,10 +1,11 @@
 """Decision thresholds of `multilabel`: exact search for an objective, and the evidence for it."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from src.decisions.bootstrap import resampled
 from src.decisions.calibration import checked, fit_logistic
 from src.errors import InputError, did_you_mean
 from src.labels import DEFAULT
@@ -224,6 +225,7 @@ def evidence(
     if groups.shape != scores.shape[:1]:
         raise ValueError(f"{len(groups)} groups for scores {scores.shape}")
     objectives, priors = _each(objective, scores.shape[1]), prior_thresholds(scores, targets, objective)
+    count = groups.max(initial=-1) + 1
     carriers = np.array([len(np.unique(groups[own])) for own in positive.T], int)
     others = np.array([len(np.unique(groups[~own])) for own in positive.T], int)
     known = np.flatnonzero(np.minimum(carriers, others) >= LEAST)
@@ -232,7 +234,7 @@ def evidence(
         label: _Search(scores[:, label], scores[own, label], objectives[label]) for label, own in rows.items()
     }
     best = np.full((resamples, scores.shape[1]), np.nan)
-    for number, weights in enumerate(_resampled(groups, resamples, seed)):
+    for number, weights in enumerate(resampled(groups, count, resamples, seed)):
         for label, own in rows.items():
             if (hits := weights[own]).any():
                 best[number, label] = searches[label].best(weights, hits, own)
@@ -245,7 +247,7 @@ def evidence(
     state = np.where(trust == 0, "no_evidence", np.where(lost > WIDE, "wide", "ok")).tolist()
     f1 = _f1_of(scores >= threshold, positive, [np.ones(len(scores))])[0]
     f1_low, _, f1_high = _quantiles(
-        _f1_of(scores >= threshold, positive, _resampled(groups, resamples, seed))
+        _f1_of(scores >= threshold, positive, resampled(groups, count, resamples, seed))
     )
     return Evidence(threshold, low, high, positive.sum(0), f1, f1_low, f1_high, tuple(state))
 
@@ -286,20 +288,12 @@ def _pooled(scores: np.ndarray, positive: np.ndarray, prevalence: np.ndarray) ->
     return fit_logistic(features, shares, start, ridge, photos[filled])
 
 
-def _f1_of(yes: np.ndarray, positive: np.ndarray, resampled: Iterable[np.ndarray]) -> np.ndarray:
+def _f1_of(yes: np.ndarray, positive: np.ndarray, drawn: Iterable[np.ndarray]) -> np.ndarray:
     """Return the F1 of decisions `[photos, labels]` in resamples, `[resamples, labels]`."""
     rows = [[np.flatnonzero(own) for own in table.T] for table in (yes & positive, yes, positive)]
-    sums = np.array([[[weights[own].sum() for own in part] for part in rows] for weights in resampled])
+    sums = np.array([[[weights[own].sum() for own in part] for part in rows] for weights in drawn])
     right, predicted, positives = sums[:, 0], sums[:, 1], sums[:, 2]
     return np.where(positives > 0, 2 * right / np.maximum(predicted + positives, 1), np.nan)
-
-
-def _resampled(groups: np.ndarray, count: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield how often each photo occurs where groups are drawn with replacement."""
-    rng, number = np.random.default_rng(seed), groups.max(initial=-1) + 1
-    for _ in range(count):
-        drawn = np.bincount(rng.integers(0, max(number, 1), number), minlength=number)
-        yield drawn[groups].astype(np.float64)
 
 
 def _quantiles(values: np.ndarray) -> np.ndarray:
