@@ -28,8 +28,8 @@ def main(cfg: DictConfig) -> None:
     check_pipeline(fill_defaults(cfg))
     photos = find_images(images) if images else []
     config.demo_root(cfg)
-    pipeline = Pipeline(folder, cfg.logger)
     data = [part(cfg, "task", "data", "preprocess", "seed"), data_digest(config.build(cfg.data))]
+    pipeline = Pipeline(folder, cfg.logger)
 
     def explored(place: Path) -> None:
         explore.main.__wrapped__(DictConfig({**cfg, "output": str(place)}))

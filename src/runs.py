@@ -291,10 +291,11 @@ class Leaderboard(Callback):
         rows = {row["job"]: row for row in self.rows(folder)}
         before = rows.get(job, {})
         if job_return.status == JobStatus.COMPLETED:
-            evaluated = read_json(folder / job / "metrics.json").get("val", {})
-            row = {"score": f"{job_return.return_value:.6f}", "status": "done", "reason": ""}
-            row["labels"] = mean_of(evaluated)
-        elif before.get("status") == "done":
+            found = read_json(folder / job / "metrics.json")
+            status = "pruned" if found.get("run", {}).get("pruned") else "done"
+            row = {"score": f"{job_return.return_value:.6f}", "status": status, "reason": ""}
+            row["labels"] = mean_of(found.get("val", {}))
+        elif before.get("score"):
             return
         else:
             reason = str(job_return._return_value).strip()

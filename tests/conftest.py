@@ -42,8 +42,8 @@ def make_tree(make_photo) -> Callable[..., Path]:
 
 
 def pytest_addoption(parser) -> None:
-    """Add `--thorough`: the service's checks with as many cases as docs/results.md names."""
-    parser.addoption("--thorough", action="store_true", help="more cases for tests/test_service*.py")
+    """Add `--thorough`: the service's checks with as many cases as docs/results.md names, and processes."""
+    parser.addoption("--thorough", action="store_true", help="more cases and processes, see `thorough`")
 
 
 @pytest.fixture(scope="session")

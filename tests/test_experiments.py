@@ -1,13 +1,20 @@
 """Every experiment file runs, on made data with a tiny backbone; the demo draws its own photos."""
 
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from demo import baseline
 from src import config
 from src.errors import InputError
+from src.inference import cost
 from tests.made import FAST, REPOSITORY, only_run, run_script
 
 QUICK = ("trainer.max_epochs=1", "data.num_workers=0", "trainer.accelerator=cpu", "callbacks.figures=null",
@@ -128,8 +135,23 @@ def test_a_demo_set_that_cannot_be_drawn_is_one_line(monkeypatch, tmp_path):
         config.demo_root(cfg)
 
 
-def test_backbones_are_compared(photos, monkeypatch, tmp_path, capfd):
+def _here(command):
+    """Run a script in this process, which has imported torch, while Hydra runs another one."""
+    hydra, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
+    with pytest.MonkeyPatch.context() as own:
+        code = run_script(own, Path(command[1]).stem, *command[2:])
+    GlobalHydra.instance().hydra = hydra
+    return subprocess.CompletedProcess(command, code)
+
+
+def test_backbones_are_compared(photos, monkeypatch, tmp_path, capfd, thorough):
     monkeypatch.chdir(tmp_path)
+    if not thorough:  # two processes less, which import torch for most of the time
+        real = subprocess.run
+        monkeypatch.setattr(cost, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
+        monkeypatch.setattr(
+            subprocess, "run", lambda c, **options: _here(c) if c[0] == sys.executable else real(c, **options)
+        )
     given = ("backbones=[defect_cnn_small,defect_cnn_smal]", "rounds=2", f"data.root={photos}",
              "model.weights=null", *QUICK)  # fmt: skip
     assert run_script(monkeypatch, "compare_backbones", *given) == 1

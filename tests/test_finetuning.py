@@ -153,12 +153,14 @@ def test_a_plateau_lowers_the_rate_and_begins_anew_in_a_phase(photos, tmp_path, 
     assert rates == pytest.approx([1e-6, 1e-6, 1e-7, 1e-7, 1e-7, 1e-8], rel=1e-3, abs=0)
 
 
-def test_averaged_weights_are_what_is_saved_and_evaluated(table, tmp_path):
+def test_averaged_weights_are_what_is_saved_and_evaluated(table, tmp_path, capsys):
     given = (f"data.root={table}", *SMALL, "model=multilabel", "finetune=full", "callbacks=[default,ema]",
              "callbacks.figures=null", "callbacks.ema.decay=0.9",
              "callbacks.thresholds.min_positives=1")  # fmt: skip
     run = trained(tmp_path, *given)
     content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    share = f"are {100 * 0.9 ** content['global_step']:.0f} % those of the start: lower callbacks.ema.decay"
+    assert share in capsys.readouterr().err
     assert moved(content["current_model_state"], content["state_dict"])
     tuned = json.loads((run / "thresholds.json").read_text())
     saved = weights(run, "best")["thresholds"].tolist()

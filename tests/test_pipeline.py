@@ -59,6 +59,33 @@ def test_steps_are_done_once_for_the_same_inputs(photos, monkeypatch, tmp_path, 
     assert steps(capsys.readouterr().out)[0] == every
 
 
+def _status(store, folder):
+    """Return the status of the MLflow run of a folder."""
+    return store.get_run(json.loads((folder / "mlflow.json").read_text())["run_id"]).info.status
+
+
+def test_files_that_the_configuration_names_are_inputs(photos, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    given = (f"data.root={photos}", *SHORT, "output=p")
+    assert run_script(monkeypatch, "pipeline", *given) == 0
+    first = shutil.copytree(tmp_path / "p" / "train", tmp_path / "first")
+    given = (*given, "data.split_file=split.csv", f"model.init_from={first}")
+    tables = {name: pd.read_csv(first / f"{name}_metadata.csv") for name in ("train", "val", "test")}
+    for val, test in (("val", "test"), ("test", "val")):
+        rows = [
+            tables["train"].assign(split="train"),
+            tables[val].assign(split="val"),
+            tables[test].assign(split="test"),
+        ]
+        pd.concat(rows)[["ID", "split"]].to_csv("split.csv", index=False)
+        capsys.readouterr()
+        assert run_script(monkeypatch, "pipeline", *given) == 0
+        assert {"train", "errors"} <= {*steps(capsys.readouterr().out)[0]}
+    shutil.copy(tmp_path / "p" / "train_3" / "checkpoints" / "best.ckpt", first / "checkpoints")
+    assert run_script(monkeypatch, "pipeline", *given) == 0
+    assert steps(capsys.readouterr().out)[0] == ["train", "errors"]
+
+
 def _check_runs(store, folder):
     """Each step is a finished run below that of the pipeline, with the step's files."""
     ids = {
@@ -81,6 +108,9 @@ def test_an_interrupted_training_goes_on_and_errors_are_listed(photos, monkeypat
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     given = (f"data.root={photos}", *SHORT[:-1], "logger=mlflow", stop, "output=p")
     assert run_script(monkeypatch, "pipeline", *given) == 130
+    store = mlflow.MlflowClient("sqlite:///outputs/mlflow.db")
+    assert {_status(store, tmp_path / "p" / name) for name in ("", "train")} == {"FAILED"}
+    assert _status(store, tmp_path / "p" / "explore") == "FINISHED"
     monkeypatch.setattr(Interrupt, "on", False)
     capsys.readouterr()
     assert run_script(monkeypatch, "pipeline", *given) == 0
@@ -99,7 +129,7 @@ def test_an_interrupted_training_goes_on_and_errors_are_listed(photos, monkeypat
     sure = pd.read_csv(tmp_path / "p" / "errors" / "high_confidence_errors.csv")
     assert len(sure) == (pd.to_numeric(errors["confidence"]) > 0.8).sum()
     assert "low_confidence_errors" in write_errors(compared(run)[0], tmp_path)
-    _check_runs(mlflow.MlflowClient("sqlite:///outputs/mlflow.db"), tmp_path / "p")
+    _check_runs(store, tmp_path / "p")
 
 
 @pytest.mark.parametrize(

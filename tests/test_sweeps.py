@@ -112,6 +112,8 @@ def test_a_trial_that_falls_behind_is_stopped(photos, monkeypatch, tmp_path):
     assert float(trials[pruned][1]["model.lr"]) < 1e-6
     epochs = json.loads((tmp_path / "s" / str(pruned) / "metrics.json").read_text())["run"]["epochs"]
     assert epochs < 4
+    board = pd.read_csv(tmp_path / "s" / "leaderboard.csv").set_index("job")["status"]
+    assert [board[job] == "pruned" for job in range(3)] == [state == "PRUNED" for state in states]
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,7 @@ class AveragedWeights(WeightAveraging):
 
     def __init__(self, decay: float = 0.99):
         check_number("callbacks.ema.decay", decay)
+        self.decay = decay
         super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))  # exact for what does not change
 
     def on_load_checkpoint(
@@ -134,6 +135,12 @@ class AveragedWeights(WeightAveraging):
         """Take the weights that learn from a checkpoint that training goes on from, and from no other."""
         if trainer.state.fn == "fit":
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Warn where the average has hardly left the weights that the fit began with."""
+        if (share := self.decay**trainer.global_step) > 0.1:
+            words = "The averaged weights are %.0f %% those of the start: lower callbacks.ema.decay (now %g)"
+            log.warning(words, 100 * share, self.decay)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put the averaged weights in place; after training they are."""

@@ -32,6 +32,11 @@ class PruneTrial(L.Callback):
         number = int(Path(folder).name)
         self._trial = optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
 
+    @property
+    def pruned(self) -> bool:
+        """Whether the trial was stopped, in an earlier process too."""
+        return bool(self._trial.user_attrs.get("pruned"))
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report the loss of the epoch; the pruner takes it negative, for the study's score is maximised."""
         if math.isfinite(loss := float(trainer.callback_metrics["val/loss"])):

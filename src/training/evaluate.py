@@ -130,6 +130,7 @@ def run_facts(
         "devices": trainer.num_devices,
         "world_size": trainer.world_size,
         "epochs": trainer.current_epoch,
+        "pruned": any(getattr(callback, "pruned", False) for callback in trainer.callbacks),
         "best_epoch": epochs_done(content),
         "best_score": model.figures["val"]["f1_macro"] or 0.0,
         "num_params": sum(p.numel() for p in model.parameters()),

@@ -16,11 +16,12 @@ from src.config_check import check_targets
 from src.datamodules.groups import assign_groups
 from src.datamodules.inspection import inspect_photos
 from src.datamodules.photo_datamodule import PhotoDataModule
+from src.datamodules.split_file import read_split_file
 from src.errors import InputError
-from src.files import make_folder, read_json, write_json, write_whole
+from src.files import make_folder, read_json, user_path, write_json, write_whole
 from src.inference.batches import Photo
 from src.overrides import shown
-from src.runs import LAST
+from src.runs import LAST, find_checkpoint
 from src.training.setup import check_plan, git_commit, versions
 from src.training.trackers import NOTE, tracked
 
@@ -67,8 +68,10 @@ class Pipeline:
             run.begin({"step": name})
         try:
             work(place)
-        except SystemExit as leaving:  # unreadable photos are rows, and the exit code of all
-            if leaving.code != 1:
+        except BaseException as left:  # unreadable photos are rows, and the exit code of all
+            if not isinstance(left, SystemExit) or left.code != 1:
+                for run in (*runs, *self.runs):
+                    run.finalize("failed")
                 raise
             self.exit_code = 1
         for run in runs:
@@ -118,19 +121,23 @@ def resumable(run: Path) -> str | None:
 
 
 def part(cfg: DictConfig, *keys: str) -> dict[str, Any]:
-    """Return parts of a configuration as the input of a step."""
+    """Return parts of a configuration as the input of a step, and when the weights it names were written."""
     content = OmegaConf.to_container(OmegaConf.merge(cfg, {"output_dir": ""}), resolve=True)
-    return {key: content[key] for key in keys}
+    files = [user_path(str(cfg.model.weights))]
+    files += [find_checkpoint(cfg.model.init_from)] if cfg.model.init_from else []
+    times = [file.stat().st_mtime_ns for file in files if "model" in keys and file.is_file()]
+    return {"times": times, **{key: content[key] for key in keys}}
 
 
 def data_digest(datamodule: PhotoDataModule) -> str:
-    """Return what stands for the photos' contents, labels and groups; photos are read where they changed."""
+    """Return what stands for the photos' contents, labels, groups and given split; reads what has changed."""
     source, pre = datamodule.read(), datamodule.preprocess
     records = assign_groups(source, datamodule.group)
     paths = [record.path for record in records]
     looks = inspect_photos(source.root, paths, pre.decode_size, datamodule.cache_dir, pre.sample_bits)
     rows = [[r.id, r.path, r.group, r.labels, look.digest] for r, look in zip(records, looks, strict=True)]
-    text = json.dumps([rows, source.given, list(source.unlabelled)], sort_keys=True, default=str)
+    named = read_split_file(user_path(datamodule.split_file)) if datamodule.split_file else []
+    text = json.dumps([rows, named, source.given, list(source.unlabelled)], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
