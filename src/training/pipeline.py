@@ -16,12 +16,11 @@ from src.config_check import check_targets
 from src.datamodules.groups import assign_groups
 from src.datamodules.inspection import inspect_photos
 from src.datamodules.photo_datamodule import PhotoDataModule
-from src.datamodules.split_file import read_split_file
 from src.errors import InputError
 from src.files import make_folder, read_json, user_path, write_json, write_whole
 from src.inference.batches import Photo
 from src.overrides import shown
-from src.runs import LAST, find_checkpoint
+from src.runs import BEST, LAST
 from src.training.setup import check_plan, git_commit, versions
 from src.training.trackers import NOTE, tracked
 
@@ -121,23 +120,25 @@ def resumable(run: Path) -> str | None:
 
 
 def part(cfg: DictConfig, *keys: str) -> dict[str, Any]:
-    """Return parts of a configuration as the input of a step, and when the weights it names were written."""
+    """Return parts of a configuration as the input of a step, and when files that they name were written."""
     content = OmegaConf.to_container(OmegaConf.merge(cfg, {"output_dir": ""}), resolve=True)
-    files = [user_path(str(cfg.model.weights))]
-    files += [find_checkpoint(cfg.model.init_from)] if cfg.model.init_from else []
-    times = [file.stat().st_mtime_ns for file in files if "model" in keys and file.is_file()]
+    named = {"data": ("split_file",), "model": ("weights", "init_from")}
+    places = [user_path(str(content[key].get(name))) for key in keys for name in named.get(key, ())]
+    files = [
+        p for place in places for p in (place, place / "checkpoints" / BEST, *place.glob("*_metadata.csv"))
+    ]
+    times = {str(file): file.stat().st_mtime_ns for file in files if file.is_file()}
     return {"times": times, **{key: content[key] for key in keys}}
 
 
 def data_digest(datamodule: PhotoDataModule) -> str:
-    """Return what stands for the photos' contents, labels, groups and given split; reads what has changed."""
+    """Return what stands for the photos' contents, labels and groups; photos are read where they changed."""
     source, pre = datamodule.read(), datamodule.preprocess
     records = assign_groups(source, datamodule.group)
     paths = [record.path for record in records]
     looks = inspect_photos(source.root, paths, pre.decode_size, datamodule.cache_dir, pre.sample_bits)
     rows = [[r.id, r.path, r.group, r.labels, look.digest] for r, look in zip(records, looks, strict=True)]
-    named = read_split_file(user_path(datamodule.split_file)) if datamodule.split_file else []
-    text = json.dumps([rows, named, source.given, list(source.unlabelled)], sort_keys=True, default=str)
+    text = json.dumps([rows, source.given, list(source.unlabelled)], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
