@@ -106,9 +106,10 @@ def test_an_interrupted_training_goes_on_and_errors_are_listed(photos, monkeypat
     monkeypatch.setattr(Interrupt, "on", True)
     mlflow = pytest.importorskip("mlflow", reason="needs the extra mlflow")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    given = (f"data.root={photos}", *SHORT[:-1], "logger=mlflow", stop, "output=p")
+    store_at = f"logger.mlflow.tracking_uri='sqlite:///{tmp_path}/store.db'"
+    given = (f"data.root={photos}", *SHORT[:-1], "logger=mlflow", store_at, stop, "output=p")
     assert run_script(monkeypatch, "pipeline", *given) == 130
-    store = mlflow.MlflowClient("sqlite:///outputs/mlflow.db")
+    store = mlflow.MlflowClient(f"sqlite:///{tmp_path}/store.db")
     assert {_status(store, tmp_path / "p" / name) for name in ("", "train")} == {"FAILED"}
     assert _status(store, tmp_path / "p" / "explore") == "FINISHED"
     monkeypatch.setattr(Interrupt, "on", False)
