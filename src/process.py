@@ -53,12 +53,13 @@ def interruption(error: BaseException) -> KeyboardInterrupt | None:
 
     A signal to the whole process group also ends torch's loader workers, and torch reports their loss.
     """
-    found = error
-    while found is not None:
+    found, seen = error, set()  # a chain can lead back to its start
+    while found is not None and id(found) not in seen:
         if isinstance(found, KeyboardInterrupt):
             return found
         if "is killed by signal: Terminated" in str(found):
             return Terminated()
+        seen.add(id(found))
         found = found.__cause__ or found.__context__
     return None
 
