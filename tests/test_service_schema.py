@@ -78,6 +78,7 @@ def opened(address, width=1280):
     from playwright.sync_api import expect, sync_playwright
 
     faults = []
+    expect.set_options(timeout=30_000)  # the machine may be busy
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": width, "height": 850})
