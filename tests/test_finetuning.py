@@ -146,11 +146,11 @@ def test_a_killed_recipe_resumes_to_the_same_bits(photos, tmp_path, monkeypatch,
 
 def test_a_plateau_lowers_the_rate_and_begins_anew_in_a_phase(photos, tmp_path, monkeypatch):
     monkeypatch.setattr("src.models.base.PATIENCE", 0)
-    still = ("model.schedule=plateau", "model.lr=1e-6", "callbacks.early_stopping=null")
-    six = ("trainer.max_epochs=6", "callbacks.finetuning.head_epochs=3")
+    still = ("model.schedule=plateau", "model.lr=1e-7", "callbacks.early_stopping=null")
+    six = ("trainer.max_epochs=6", "callbacks.finetuning.head_epochs=3", "callbacks.finetuning.lr_factor=0.5")
     run = trained(tmp_path, f"data.root={photos}", *SMALL, *TWO, *still, *six)
     rates = pd.read_csv(run / "history.csv")["lr"].tolist()
-    assert rates == pytest.approx([1e-6, 1e-6, 1e-7, 1e-7, 1e-7, 1e-8], rel=1e-3, abs=0)
+    assert rates == pytest.approx([1e-7, 1e-7, 1e-8, 5e-8, 5e-8, 5e-9], rel=1e-3, abs=0)
 
 
 def test_averaged_weights_are_what_is_saved_and_evaluated(table, tmp_path, capsys):
