@@ -16,7 +16,7 @@ from tests.made import tiny
 TIMM = ["timm/resnet10t", "timm/mobilenetv4_conv_small_035", "timm/levit_128s", "timm/vit_tiny_patch16_224"]
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_large", "squeezenet1_1", "efficientnet_lite0"])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_large", "squeezenet1_0", "efficientnet_lite0"])
 def test_every_backbone_loads_a_weights_file_of_the_whole_model_or_of_itself(name, tmp_path):
     whole = find_backbone(name).builder()
     torch.save(whole.state_dict(), tmp_path / "whole.pth")
