@@ -102,7 +102,8 @@ def test_a_sweep_is_the_parent_of_its_jobs(photos, server, monkeypatch, tmp_path
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     monkeypatch.chdir(tmp_path)
     given = ("logger=mlflow", "logger.mlflow.experiment_name=sweep", "logger.mlflow.checkpoint=false")
-    sweep = ("-m", f"data.root={photos}", *SHORT, *given, "hydra.sweep.dir=s", "model.lr=0.01,1e30")
+    sweep = ("-m", f"data.root={photos}", *SHORT, *given, "hydra.sweep.dir=s", "model.lr=0.01,1e30",
+             "+trainer.limit_train_batches=2")  # fmt: skip
     assert run_script(monkeypatch, "train", *sweep) == 1
     store, parent = client(server), note(tmp_path / "s")
     experiment = store.get_experiment_by_name("sweep").experiment_id
