@@ -41,12 +41,6 @@ class FinetuningPhases(L.Callback):
     ):
         if method not in METHODS:
             raise InputError(f"callbacks.finetuning.method={method}: {did_you_mean(method, METHODS)}")
-        for name, value in (
-            ("head_epochs", head_epochs),
-            ("stage_epochs", stage_epochs),
-            ("lr_factor", lr_factor),
-        ):
-            check_number(f"callbacks.finetuning.{name}", value)
         self.path, self.method, self.head_epochs = Path(path), method, head_epochs
         self.lr_factor, self.stage_epochs = lr_factor, stage_epochs
 

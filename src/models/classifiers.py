@@ -217,27 +217,10 @@ class PhotoClassifier(Classifier):
         schedule: str = "constant",
         seed: int = 42,
     ):
-        hyperparameters = {
-            "task": task,
-            "labels": {kind: list(names) for kind, names in labels.items()},
-            "preprocess": dict(preprocess),
-            "class_weights": class_weights,
-            "backbone": backbone,
-            "head": head,
-            "loss": loss,
-            "freeze_backbone": freeze_backbone,
-            "train_bn": train_bn,
-            "label_smoothing": label_smoothing,
-            "mixup": mixup,
-            "cutmix": cutmix,
-            "lr": lr,
-            "backbone_lr_factor": backbone_lr_factor,
-            "layer_decay": layer_decay,
-            "optimizer": optimizer,
-            "weight_decay": weight_decay,
-            "schedule": schedule,
-            "seed": seed,
-        }
+        given, apart = locals(), ("self", "__class__", "weights", "init_from")
+        hyperparameters = {name: value for name, value in given.items() if name not in apart}
+        hyperparameters["labels"] = {kind: list(names) for kind, names in labels.items()}
+        hyperparameters["preprocess"] = dict(preprocess)
         super().__init__(hyperparameters, init_from)
         pixels = Preprocess.from_dict(preprocess)
         self.views = len(pixels.views)

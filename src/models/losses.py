@@ -10,7 +10,7 @@ SOFTMAX = ("cross_entropy", "focal")
 SIGMOID = ("bce", "focal", "asymmetric", "partial_bce")
 HARD = ("focal", "asymmetric")  # losses of hard labels: without label smoothing
 FOCUS = 2.0  # gamma of the focal loss
-POSITIVE_FOCUS, NEGATIVE_FOCUS, MARGIN = 0.0, 4.0, 0.05  # of the asymmetric loss
+NEGATIVE_FOCUS, MARGIN = 4.0, 0.05  # of the asymmetric loss
 UNKNOWN = -1.0  # target of a label that nobody has looked for on a photo
 
 
@@ -40,8 +40,8 @@ def sigmoid_losses(name: str, logits: Tensor, target: Tensor, pos_weight: Tensor
 
     Args:
         name: `bce` or `partial_bce`: binary cross-entropy; `focal`: with the factor (1 - p)^2 for a positive
-            and p^2 for a negative; `asymmetric`: (1 - p)^0 for a positive, and for a negative p is lowered by
-            0.05 and has the factor p^4 (Ridnik et al., 2021, Asymmetric loss for multi-label classification).
+            and p^2 for a negative; `asymmetric`: for a negative p is lowered by 0.05 and has the factor p^4
+            (Ridnik et al., 2021, Asymmetric loss for multi-label classification).
         logits: `[N, labels]`.
         target: `[N, labels]`, from 0 to 1.
         pos_weight: of the labels, `[labels]`; None: all 1.
@@ -55,7 +55,7 @@ def sigmoid_losses(name: str, logits: Tensor, target: Tensor, pos_weight: Tensor
         return losses
     p = logits.sigmoid()
     lowered = (p - MARGIN).clamp(min=0)
-    positive = -nnf.logsigmoid(logits) * (1 - p) ** POSITIVE_FOCUS
+    positive = -nnf.logsigmoid(logits)
     negative = -torch.log1p(-lowered.clamp(max=1 - 1e-7)) * lowered**NEGATIVE_FOCUS
     return target * positive * (1 if pos_weight is None else pos_weight) + (1 - target) * negative
 
