@@ -14,38 +14,24 @@ from src.config_check import check_targets
 @config.command("find_lr")
 def main(cfg: DictConfig) -> None:
     """Train some batches at rising learning rates, write and draw the losses, and suggest `model.lr`."""
-    import lightning as L
-
     from src.analysis.drawing import save
     from src.analysis.figures import learning_rate_figure
     from src.inference.features import split_features
     from src.models.backbones import fill_defaults
     from src.models.base import set_full_precision
-    from src.models.checkpoint import init_from
     from src.overrides import shown
     from src.training.distributed import inference_device
     from src.training.find_lr import LearningRateRange
-    from src.training.setup import check_cache, quiet_lightning
+    from src.training.setup import check_cache, model_and_data, quiet_lightning
 
     quiet_lightning()
     set_full_precision()
     check_targets(fill_defaults(cfg))
     check_cache(cfg)
-    cfg.trainer.max_epochs = cfg.steps  # of a batch or more
-    cfg.model.schedule, cfg.trainer.accumulate_grad_batches = (
-        "constant",
-        1,
-    )  # a rate for each batch
+    cfg.trainer.max_epochs = cfg.steps  # of a step or more
+    cfg.model.schedule = "constant"  # the test sets the rates
     test = LearningRateRange(cfg.low, cfg.high, cfg.steps)
-    config.demo_root(cfg)
-    L.seed_everything(cfg.seed, workers=True, verbose=False)
-    datamodule = config.build(cfg.data)
-    datamodule.setup()
-    weights = datamodule.class_weights()
-    model = config.build(cfg.model, labels=datamodule.labels.as_dict(), class_weights=weights)
-    datamodule.partial = model.partial
-    if model.init_from:
-        init_from(model, model.init_from, [])
+    model, datamodule = model_and_data(cfg)
     if datamodule.cache == "features":
         datamodule.features = split_features(model, datamodule, 1, inference_device(cfg))
     datamodule.prepare_data()

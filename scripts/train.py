@@ -16,16 +16,13 @@ from src.config_check import check_targets
 @config.command("train")
 def main(cfg: DictConfig) -> float:
     """Train, evaluate, report; return `val/f1` of the best checkpoint."""
-    import lightning as L
-
     from src.inference.torch_backend import threads
     from src.models.backbones import fill_defaults
     from src.models.base import set_full_precision
-    from src.models.checkpoint import init_from
     from src.runs import LAST, finished_score, was_interrupted
     from src.training.distributed import ending_on_signals
     from src.training.evaluate import finish_run
-    from src.training.setup import alone_in, check_plan, prepare_run, quiet_lightning
+    from src.training.setup import alone_in, check_plan, model_and_data, prepare_run, quiet_lightning
 
     quiet_lightning()
     set_full_precision()
@@ -39,15 +36,7 @@ def main(cfg: DictConfig) -> float:
     check_targets(fill_defaults(cfg))
     check_plan(cfg)
     with alone_in(run, resuming):
-        config.demo_root(cfg)
-        L.seed_everything(cfg.seed, workers=True, verbose=False)
-        datamodule = config.build(cfg.data)
-        datamodule.setup()
-        labels, weights = datamodule.labels.as_dict(), datamodule.class_weights()
-        model = config.build(cfg.model, labels=labels, class_weights=weights)
-        if model.init_from:
-            init_from(model, model.init_from, [record.digest for record in datamodule.splits["test"]])
-
+        model, datamodule = model_and_data(cfg)
         trainer = prepare_run(cfg, model, datamodule)
         last = str(run / "checkpoints" / LAST) if resuming else None
         begun = time.perf_counter()

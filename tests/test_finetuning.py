@@ -202,6 +202,19 @@ def test_what_cannot_be_trained_is_one_line(photos, tmp_path, monkeypatch, capsy
     assert message in said[-1], said
 
 
+def test_accumulated_batches_are_a_step_of_the_range_test(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = (f"data.root={photos}", *SMALL[:-1], "finetune=full", "low=1e-30", "high=1e-29")
+    losses = []
+    for batches, steps in ((1, 24), (2, 12)):
+        more = (f"trainer.accumulate_grad_batches={batches}", f"steps={steps}", f"hydra.run.dir={batches}")
+        assert run_script(monkeypatch, "find_lr", *given, *more) == 0
+        table = pd.read_csv(tmp_path / str(batches) / "learning_rates.csv")
+        assert len(table) == steps and table["lr"].is_monotonic_increasing
+        losses.append(table["loss"])
+    assert losses[1][0] == pytest.approx(losses[0][:2].mean(), rel=1e-5)
+
+
 def test_a_learning_rate_is_found_where_the_loss_falls(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     given = [f"data.root={photos}", *SMALL[:-1], "finetune=full", "steps=60", "low=1e-5", "high=10"]

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.callbacks.checkpointing import AtomicCheckpointIO, BestCheckpoint, epochs_done
 from src.callbacks.history import History
-from src.config import REPOSITORY, build, check_seed
+from src.config import REPOSITORY, build, check_seed, demo_root
 from src.datamodules.dataset import EpochSampler
 from src.datamodules.inspection import replaced_since
 from src.datamodules.photo_datamodule import PhotoDataModule
@@ -27,7 +27,7 @@ from src.errors import InputError, did_you_mean
 from src.files import file_lock, write_json, write_whole
 from src.inference.batches import trained_sizes
 from src.inference.features import split_features
-from src.models.checkpoint import read_checkpoint
+from src.models.checkpoint import init_from, read_checkpoint
 from src.models.classifiers import PhotoClassifier
 from src.overrides import save_config, typed
 from src.process import is_main, launched
@@ -229,13 +229,25 @@ def check_places(trainer: L.Trainer, run: Path) -> None:
                 raise InputError(f"{kind.__name__}.{key}={given}: it has to be {place}; leave it alone")
 
 
+def model_and_data(cfg: DictConfig) -> tuple[PhotoClassifier, PhotoDataModule]:
+    """Return the model, with the weights it starts from, and the photos, read and split."""
+    demo_root(cfg)
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    datamodule = build(cfg.data)
+    datamodule.setup()
+    model = build(cfg.model, labels=datamodule.labels.as_dict(), class_weights=datamodule.class_weights())
+    datamodule.partial = model.partial
+    if model.init_from:
+        init_from(model, model.init_from, [record.digest for record in datamodule.splits["test"]])
+    return model, datamodule
+
+
 def prepare_run(cfg: DictConfig, model: PhotoClassifier, datamodule: PhotoDataModule) -> L.Trainer:
     """Fill the caches, take the run's folder, write its first files, and return its trainer."""
     run, since = Path(cfg.output_dir), None
     if cfg.resume:
         since = resume_point(run, model, datamodule, cfg.trainer.max_epochs)
     trainer = make_trainer(cfg, model, since)
-    datamodule.partial = model.partial
     check_devices(cfg, trainer, model, datamodule)
     check_batches(cfg, trainer, model, datamodule)
     if datamodule.cache == "features":
