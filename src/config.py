@@ -120,7 +120,6 @@ def _leave_if_interrupted(error: BaseException) -> None:
 
 
 def _leave_sweep(failed: list[Exception], full: bool) -> NoReturn:
-    """End a sweep with failed jobs with exit code 1; with the tracebacks of our faults, if `full`."""
     for error in failed if full else ():
         if not isinstance(error, InputError):
             traceback.print_exception(error)
@@ -144,7 +143,6 @@ def _of_lightning(error: BaseException) -> bool:
 
 
 def _of_memory(error: BaseException) -> bool:
-    """Return whether memory was too small, by the messages of Python, torch and ONNX Runtime."""
     words = ("can't allocate memory", "not enough memory", "Failed to allocate memory")
     return (
         isinstance(error, MemoryError)
@@ -234,7 +232,6 @@ def _wrong_key_or_value(error: OmegaConfBaseException) -> str | None:
 
 
 def _same_leaf(name: str) -> list[str]:
-    """Return the keys of other groups that end as `name` does."""
     leaf, found = name.rpartition(".")[2], []
     for file in sorted(CONF.rglob("*.yaml")):
         content = OmegaConf.to_container(OmegaConf.load(file))

@@ -36,12 +36,7 @@ RESERVED = {"_target_", "_convert_", "_recursive_", "_partial_", "_args_"}
 
 
 def check_targets(cfg: Any, where: str = "") -> None:
-    """Check every node with a `_target_` against its target: names and plain types of the arguments.
-
-    Raises:
-        InputError: for a target that cannot be imported, an argument that it does not take (with the
-            nearest one that it takes), or a value of another type than the signature's.
-    """
+    """Check every node with a `_target_` against its target: names and plain types of the arguments."""
     if isinstance(cfg, DictConfig | ListConfig):
         cfg = OmegaConf.to_container(cfg, resolve=True)
     if isinstance(cfg, list):
@@ -80,11 +75,7 @@ def check_numbers(cfg: DictConfig) -> None:
 
 
 def fill_modes(cfg: DictConfig) -> None:
-    """Set for each callback that monitors a figure whether that is better the lower (`min`) or the higher.
-
-    Raises:
-        InputError: for a mode that says the opposite.
-    """
+    """Set for each callback that monitors a figure whether that is better the lower (`min`) or the higher."""
     for name, callback in (cfg.get("callbacks") or {}).items():
         if not callback or "monitor" not in callback:
             continue
@@ -108,11 +99,7 @@ def _check_target(node: dict, where: str) -> None:
 
 
 def check_arguments(values: Mapping[str, Any], target: Any, where: str) -> None:
-    """Check plain values against the arguments that a class or function takes, by name and by type.
-
-    Raises:
-        InputError: for an argument that it does not take, or a value of another type.
-    """
+    """Check plain values against the arguments that a class or function takes, by name and by type."""
     hints, closed = _arguments(target)
     for key, value in values.items():
         if key not in hints and closed:

@@ -23,11 +23,7 @@ ARCHIVES = {".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst"}
 
 
 def user_path(given: str | Path) -> Path:
-    """Return a path that a person gave, with the home folder in the place of `~`.
-
-    Raises:
-        InputError: for the home folder of somebody who is not known here.
-    """
+    """Return a path that a person gave, with the home folder in the place of `~`."""
     try:
         return Path(given).expanduser()
     except RuntimeError:
@@ -149,11 +145,7 @@ def is_locked(file: Path) -> bool:
 
 
 def make_folder(folder: Path) -> None:
-    """Make an output folder and check that files can be written there, before anything is computed.
-
-    Raises:
-        InputError: if not.
-    """
+    """Make an output folder and check that files can be written there, before anything is computed."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

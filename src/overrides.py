@@ -37,7 +37,6 @@ def override(key: str, value: object) -> str:
 
 
 def _parsed(text: str) -> object:
-    """Return the value of an override as Hydra and OmegaConf understand it."""
     return OmegaConf.create({"value": OverridesParser.create().parse_override(text).value()}).value
 
 
@@ -59,7 +58,6 @@ def quoted(key: str, value: str) -> str:
 
 
 def _in_shell(text: str) -> str:
-    """Return an override quoted for the shell."""
     bare = shlex.quote(text)
     return bare if bare == text or re.search(r'[$`"!]|\\\\|\\$', text) else f'"{text}"'
 
@@ -83,7 +81,6 @@ def command_like_this(script: str, keep: Callable[[str], object], new: Mapping[s
 
 
 def _key(text: str) -> str:
-    """Return the key of an override."""
     return text.lstrip("+~").partition("=")[0]
 
 
@@ -138,11 +135,7 @@ def check_paths(cfg: DictConfig, script: str) -> None:
 
 
 def run_folder(resume: str | None, otherwise: str) -> str:
-    """Return the folder that a training works in: the resumed run's, or another one.
-
-    Raises:
-        InputError: if `resume` is not a run folder, or holds no checkpoint.
-    """
+    """Return the folder that a training works in: the resumed run's, or another one."""
     if not resume:
         return otherwise
     run = user_path(str(resume)).absolute()
@@ -164,7 +157,6 @@ def config_folder(output_dir: str) -> str | None:
 
 
 def _saved_config(run: Path) -> Path:
-    """Return the file of a run's configuration."""
     return run / ".hydra" / "config.yaml"
 
 
@@ -172,9 +164,6 @@ def resumed(cfg: DictConfig) -> DictConfig:
     """Return the config that `resume=RUN` continues with: the saved one, but for epochs and places of photos.
 
     Weights to start from are not read again.
-
-    Raises:
-        InputError: if the command line changes anything else.
     """
     run = Path(cfg.output_dir)
     saved = OmegaConf.load(_saved_config(run))

@@ -39,9 +39,6 @@ def find_checkpoint(ckpt: str | Path | None, outputs: Path = Path("outputs")) ->
     """Return the file for `ckpt=`: that file, a run folder's best, an export folder's ONNX or TFLite file.
 
     Null is the newest finished run.
-
-    Raises:
-        InputError: for neither a file nor such a folder, or no finished run below `outputs`.
     """
     if ckpt:
         path = user_path(ckpt)
@@ -88,7 +85,6 @@ def was_interrupted(run: Path) -> bool:
 
 
 def _same_job(run: Path) -> bool:
-    """Return whether the folder of a sweep's job holds one with the same overrides."""
     file, hydra = run / ".hydra" / "overrides.yaml", HydraConfig.get()
     if hydra.mode != RunMode.MULTIRUN or not file.is_file():
         return False
@@ -159,11 +155,7 @@ class RunFolder:
 
 
 def read_run(path: Path) -> RunFolder:
-    """Read the folder of a run.
-
-    Raises:
-        InputError: if the folder, `metrics.json` or `predictions.csv` is missing, or a file cannot be read.
-    """
+    """Read the folder of a run."""
     path = Path(path)
     if not path.is_dir():
         raise InputError(

@@ -103,7 +103,6 @@ def _find_delimiter(text: str, known: Collection[str]) -> str:
 
 
 def _is_list(text: str) -> bool:
-    """Whether most lines, and the first one, end with a photo's name."""
     lines = [line.strip().strip("\"'") for line in text.splitlines() if line.strip()]
     photos = [Path(line).suffix.lower() in EXTENSIONS for line in lines]
     return bool(photos) and photos[0] and 2 * sum(photos) > len(photos)

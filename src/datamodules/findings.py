@@ -188,7 +188,6 @@ def _lists(totals: Mapping[str, int]) -> dict[str, list[str]]:
 
 
 def _contradictions(records: Sequence[Record], healthy: set[str]) -> list[Finding]:
-    """Return a finding of the photos with a label that means "nothing wrong" and another of the same kind."""
     paths = [
         record.path
         for record in records

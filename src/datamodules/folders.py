@@ -123,7 +123,6 @@ class FolderDataModule(PhotoDataModule):
         )
 
     def _labels(self, name: str) -> dict[str, tuple[str, ...]] | None:
-        """Return the labels that a folder's name stands for; None where it is no pair."""
         if self.task == "multiclass":
             return {"label": tuple(filter(None, [self.label(name)]))}
         known = self.vocabulary["defect"]
@@ -136,7 +135,6 @@ class FolderDataModule(PhotoDataModule):
     def _left_out(
         self, listing: Listing, records: list[Record], outside: list[str], unparsed: Counter
     ) -> list[Finding]:
-        """Return findings of the folders and photos that were left out; stop if nothing is left."""
         found = []
         if unparsed:
             shown = counted({f"'{name}'": unparsed[name] for name in sorted(unparsed)}, 30, " photos")

@@ -170,7 +170,6 @@ def _joined_groups(group: str, named: Sequence[tuple[str, str]]) -> dict[str, st
 
 
 def _captures(source: Source, expression: str, texts: Iterable[str]) -> list[str]:
-    """Return of each text the first capture that is not empty, or an empty one."""
     try:
         pattern = re.compile(expression)
     except re.error as error:

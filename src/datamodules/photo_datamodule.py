@@ -115,7 +115,6 @@ class PhotoDataModule(L.LightningDataModule):
         self.features: dict[str, list[Rows]] = {}  # by split, where a frozen backbone has seen the photos
 
     def _vocabulary(self, components: Iterable[str], defects: Iterable[str]) -> dict[str, list[str]]:
-        """Return the known labels by kind; refuse one that is of both."""
         known = {"component": [rec.tidy(c) for c in components], "defect": [rec.tidy(d) for d in defects]}
         if self.task == "multiclass" and (known["component"] or known["defect"]):
             raise InputError(
@@ -209,7 +208,6 @@ class PhotoDataModule(L.LightningDataModule):
         return replaced_since(self.root, self.splits["train"] + self.splits["val"], self.begun)
 
     def _label_space(self) -> LabelSpace:
-        """Fix the labels from the training split, and hold the other splits to them."""
         train = self.splits["train"]
         labels = rec.label_space(train)
         for kind in sorted({kind for record in train for kind in record.labels} - set(labels.kinds)):

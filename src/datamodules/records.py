@@ -143,9 +143,6 @@ def list_photos(root: Path) -> Listing:
     """Return all files below `root` with a photo's extension, and what was left out.
 
     Hidden files and folders are left out. Linked folders are searched too, each folder once.
-
-    Raises:
-        InputError: for a folder that cannot be listed, or a file name that is not UTF-8.
     """
     found = Listing(root)
     seen = {os.path.realpath(root)}
@@ -194,7 +191,6 @@ def is_unicode(name: str) -> bool:
 
 
 def _unlisted(error: OSError) -> None:
-    """Refuse a folder that cannot be listed, for `os.walk`."""
     raise InputError(f"{error.filename}: cannot list this folder ({error.strerror})") from error
 
 

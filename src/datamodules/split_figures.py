@@ -77,7 +77,6 @@ def certify(
 
 
 def _counts(carried: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Return how many photos of each split carry each item, `[items, splits]`."""
     return np.stack([carried[chosen == split].sum(0) for split in range(len(SPLITS))], axis=1)
 
 
@@ -96,7 +95,6 @@ def _deviation(names: Sequence[str], counts: np.ndarray, shares: np.ndarray) -> 
 
 
 def _crossing(linked: Linked, chosen: np.ndarray) -> dict[str, Any]:
-    """Return the groups of the user, identical photos and near duplicates that are in several splits."""
 
     def several(keys: Sequence[str]) -> list[str]:
         places = set(zip(keys, chosen.tolist(), strict=True))
@@ -122,7 +120,6 @@ def _placed(records: Sequence[Record], chosen: np.ndarray, position: int) -> dic
 
 
 def _closest(records: Sequence[Record], chosen: np.ndarray) -> dict[str, Any] | None:
-    """Return the most alike photos of different splits; None where they are too many to compare."""
     hashed = np.array([i for i, r in enumerate(records) if r.phash is not None], np.int64)
     if not 2 <= len(hashed) <= SEARCHED:
         return None

@@ -22,9 +22,6 @@ def split_by_file(
     """Return the records that a split file, or a run folder, names, and `{ID: split}` of them.
 
     `others` are paths of photos that are no records: their names mean them, and no record.
-
-    Raises:
-        InputError: no such file, no run folder, an unknown split's name, a photo in two splits, or in none.
     """
     index = PhotoIndex(root, {*(record.path for record in records), *others})
     rows = _split_rows(path, index)

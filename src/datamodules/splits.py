@@ -31,9 +31,6 @@ def split_records(
     Nothing is taken from the train part of a `given` split, `{ID: split}`, that is `frozen`. With a `fold`,
     `(which, of how many)`, the test split is that fold of a cross-validation, and train and val share the
     rest. Each split is sorted by path.
-
-    Raises:
-        InputError: for shares that make no sense, or where no photo is left for train or val.
     """
     weights = _weights(shares)
     records = linked.records
@@ -76,11 +73,7 @@ def _report_giant(linked: Linked) -> None:
 
 
 def split_folds(linked: Linked, folds: int, seed: int, key: str = "folds") -> np.ndarray:
-    """Return the number of a fold per record: whole groups, stratified as `split_groups` does it.
-
-    Raises:
-        InputError: for fewer than two folds, or fewer groups than folds; it names the `key`.
-    """
+    """Return the number of a fold per record: whole groups, stratified as `split_groups` does it."""
     count = int(linked.groups.max(initial=-1)) + 1
     if count < 2:
         raise InputError(f"{key}={folds}: all photos are one group, which cannot be divided; see data.group")
@@ -91,7 +84,6 @@ def split_folds(linked: Linked, folds: int, seed: int, key: str = "folds") -> np
 
 
 def _drawn(linked: Linked, part: np.ndarray, weights: Sequence[float], seed: int) -> np.ndarray:
-    """Return the names of the splits that the photos of a part, bool `[records]`, are divided into."""
     (_, targets), (_, pairs) = label_matrix(linked.records), pair_matrix(linked.records)
     _, groups = np.unique(linked.groups[part], return_inverse=True)
     return np.array(SPLITS, object)[split_groups(targets[part], groups, weights, seed, pairs=pairs[part])]
@@ -151,7 +143,6 @@ def pair_matrix(records: Sequence[Record]) -> tuple[list[tuple[str, str]], np.nd
 def _matrix(
     records: Sequence[Record], items_of: Callable[[Sequence[tuple[str, tuple[str, ...]]]], set]
 ) -> tuple[list[tuple[str, str]], np.ndarray]:
-    """Return the items that photos have by their labels, sorted, and bool `[photos, items]`."""
     numbers: dict[tuple, int] = {}  # of the combinations of labels, which are few
     which = [numbers.setdefault(tuple(record.labels.items()), len(numbers)) for record in records]
     sets = [items_of(labels) for labels in numbers]
@@ -163,7 +154,6 @@ def _matrix(
 def _carve(
     linked: Linked, chosen: np.ndarray, lacking: Sequence[str], weights: Sequence[float], seed: int
 ) -> np.ndarray:
-    """Return `chosen` with the splits that it lacks taken, by whole groups, from its train part."""
     train = chosen == "train"
     if not train.any():
         raise InputError("the given split has no train photos")

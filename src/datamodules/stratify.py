@@ -97,7 +97,6 @@ def _dealt(count: int, wanted: np.ndarray, shares: np.ndarray) -> np.ndarray:
 
 
 def _sums(held: np.ndarray, assigned: np.ndarray, splits: int) -> np.ndarray:
-    """Return the sum over each split's groups, `[splits, columns]`."""
     return (assigned == np.arange(splits)[:, None]).astype(float) @ held.T
 
 

@@ -82,7 +82,6 @@ class TableReader:
 def _annotations(
     frame: pd.DataFrame, paths: Sequence[str | None], reader: TableReader
 ) -> dict[str, list[dict[str, list[str]]]]:
-    """Return `{path: labels by kind of each of its rows}`; rows of the same cells share one mapping."""
     cells = zip(*(frame[column] for column in reader.columns.values()), strict=True)
     rows = [(path, row) for path, row in zip(paths, cells, strict=True) if path]
     times = Counter(row for _, row in rows)
@@ -111,7 +110,6 @@ def _check_ids(
     ids: Sequence[str],
     causes: list[Finding],
 ) -> list[Finding]:
-    """Return findings of the IDs that name no photo, or several; stop where none names one."""
     rows = Counter(ids)
     if len(lost) == len(rows):
         raise InputError(
@@ -133,7 +131,6 @@ def _check_ids(
 
 
 def _check_rows(index: PhotoIndex, reader: TableReader, labels: Mapping) -> list[Finding]:
-    """Return findings of the photos without a label, and of labels in the other kind's column."""
     findings = []
     if unlabelled := [path for path, found in labels.items() if not any(found.values())]:
         text = f"Left out {len(unlabelled)} photos whose rows carry placeholders only, which are unlabelled"

@@ -60,7 +60,6 @@ def photo_column(
 
 
 def _are_files(cells: pd.Series) -> bool:
-    """Whether most cells hold the name of a photo's file."""
     filled = [cell for cell in cells if cell.strip()]
     return 2 * sum(bool(FILE_NAME.search(cell)) for cell in filled) > len(filled)
 

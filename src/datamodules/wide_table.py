@@ -24,9 +24,6 @@ def labels_of_columns(
     """Return the labels of each row of a table with one column per label; None for any other table.
 
     `others` are columns that are no labels, as those of IDs; `nothing` is the label of a row without any.
-
-    Raises:
-        InputError: a cell that is neither yes nor no in a column that else says so, as -1 or 0.87.
     """
     others = {name.casefold() for name in others} | NO_LABELS
     names = [name for name in frame.columns if name.casefold() not in others]

@@ -73,7 +73,6 @@ def find_images(images: str | None, root: str | None = None) -> list[Photo]:
 
 
 def _from_csv(source: Path, root: str | None) -> list[Photo]:
-    """Return the photos that a CSV of paths, or of IDs, names."""
     from src.datamodules.csv_table import read_csv  # pandas: only where a table is read
     from src.datamodules.table_checks import photo_column
 

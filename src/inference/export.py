@@ -182,7 +182,6 @@ class Exporter:
         return parity
 
     def _finished(self, file: Path, backend: type[ExportedBackend] = OnnxBackend, **more: object) -> Parity:
-        """Write the metadata into a file, with the comparison of its scores with the checkpoint's."""
         write = write_metadata if backend is OnnxBackend else write_tflite_metadata
         write(file, self.metadata | more)
         parity = self._compared(scores_of(backend(file), self.checked.pixels))
@@ -194,7 +193,6 @@ class Exporter:
 
 
 def _exact(name: str, parity: Parity) -> Parity:
-    """Refuse a format in float32 whose scores are not the checkpoint's."""
     if not parity.max_difference <= TOLERANCE:
         raise ParityError(
             f"{name}: scores differ from the checkpoint's by up to {parity.max_difference:.2g} (allowed: "

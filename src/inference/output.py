@@ -46,7 +46,6 @@ def find_shard(given: str | None, environment: Mapping[str, str] = os.environ) -
 
 
 def _launched(environment: Mapping[str, str]) -> tuple[int, int]:
-    """Return the shard of a process that torchrun or SLURM started, and their number."""
     array = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT")
     for index, count in (("RANK", "WORLD_SIZE"), array, ("SLURM_PROCID", "SLURM_NTASKS")):
         if index in environment and count in environment:
@@ -107,7 +106,6 @@ def find_columns(given: object, columns: Sequence[str]) -> dict[str, str] | None
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return in words how two manifests differ; short values are shown."""
     texts = []
     for name in {**before, **now}:
         old, new = json.dumps(before.get(name)), json.dumps(now.get(name))
@@ -258,13 +256,11 @@ class Output:
         return self.folder / f"chunk-{number:06}-{_short(self.manifest)}.csv"
 
     def _present(self) -> set[int]:
-        """Return the numbers of this job's chunks in the folder."""
         return {
             int(path.name[6:12]) for path in self.folder.glob(f"chunk-??????-{_short(self.manifest)}.csv")
         }
 
     def _job(self) -> dict[str, Any]:
-        """Return the manifest in the folder, empty where there is none."""
         return read_json(self.folder / "manifest.json")
 
     def _finished(self) -> dict[str, Any]:
@@ -283,7 +279,6 @@ class Output:
         self._state, self.unreadable = "elsewhere", 0
 
     def _end(self) -> None:
-        """Merge where no chunk is missing, else count the errors of this shard."""
         self.missing = len(self.chunks) - len(self._present())
         if self._job() != self.manifest:
             return self._gone()
@@ -309,7 +304,6 @@ class Output:
 
 
 def _short(manifest: Mapping[str, Any]) -> str:
-    """Return a digest of a manifest for the names of its chunks."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -61,9 +61,6 @@ def split_photos(run: Path, split: str, most: int, root: str | None, model: Phot
     """Return photos of a run's split with their labels, `most` of them at the most, evenly spaced.
 
     `root` is the folder of the run's photos, null the recorded one.
-
-    Raises:
-        InputError: for photos that are gone or cannot be read.
     """
     base = photos_root(run, root)
     if base is None:
@@ -94,7 +91,6 @@ def made_up_photos(preprocess: Preprocess) -> CheckedPhotos:
 
 
 def _read(photos: list[Photo], preprocess: Preprocess) -> np.ndarray:
-    """Return the pixels of photos that must all be readable, uint8 `[N, H, W, 3]`."""
     read = partial(read_batch, photos, BATCH, preprocess, frozenset())
     parts = [np.zeros((0, *preprocess.shape), np.uint8)]
     with closing(bounded_map(read, range(count_batches(len(photos), BATCH)), cores())) as batches:

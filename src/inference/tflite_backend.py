@@ -22,9 +22,6 @@ class TfliteBackend(ExportedBackend):
     """An exported model, one photo at a time; see `batches.Backend` for the attributes.
 
     An interpreter belongs to one thread, so each thread has its own.
-
-    Raises:
-        InputError: for a missing LiteRT, or a file that is broken, of another program or of a newer version.
     """
 
     def __init__(self, path: Path):

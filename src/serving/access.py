@@ -105,7 +105,6 @@ def _is_foreign(request: Request) -> bool:
 
 
 def _guesses(request: Request) -> str:
-    """Return a name of the address for the rate of wrong keys."""
     return f"401 {request.client.host if request.client else ''}"
 
 
@@ -180,7 +179,6 @@ class Around:
             self.engine.refuse_if_full()
 
     def _note(self, request: Request, status: int, seconds: float) -> None:
-        """Count a request, and log it."""
         if status == 401:
             self.buckets.seconds_to_wait(_guesses(request))
         route = getattr(request.scope.get("route"), "path", "unknown")

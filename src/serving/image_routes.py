@@ -52,7 +52,6 @@ def as_body(row: Row) -> ImageBody:
 
 
 def _found(request: Request, image_id: int) -> Row:
-    """Return a photo's row, or refuse an id that is not there."""
     row = request.app.state.service.store.image(image_id)
     if row is None:
         raise Refused(404, f"no photo has the id {image_id}")
@@ -202,7 +201,6 @@ def _pairs(labels: Labels) -> set[tuple[str, str]]:
 
 
 def _corrected(model: ServedModel, given: Labels | None) -> Labels:
-    """Return a correction's labels of each kind, or refuse what the model does not know."""
     if given is None:
         raise Refused(422, "a correction needs labels")
     kinds = model.predictor.labels.kinds

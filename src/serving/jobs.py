@@ -56,7 +56,6 @@ class Workers:
                 self.wake.clear()
 
     def _work(self, job: Row, name: str) -> None:
-        """Predict one photo and finish its job."""
         prediction = error = None
         try:
             model = self.engine.model  # one reference: it may be swapped meanwhile

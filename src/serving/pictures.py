@@ -80,7 +80,6 @@ def _font(letters: str) -> Callable[[int], ImageFont.FreeTypeFont]:
 
 
 def _fitting(text: str, end: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """Return a text and its end, the text as short as the width asks for."""
     short = text
     while text and font.getlength(short + end) > width:
         text = text[:-1]
@@ -89,7 +88,6 @@ def _fitting(text: str, end: str, font: ImageFont.FreeTypeFont, width: int) -> s
 
 
 def _shrunk(content: bytes) -> Image.Image:
-    """Open a photo at no more than `WIDTH` pixels along each side."""
     photo = open_image(content, min_size=(WIDTH, WIDTH))
     photo.thumbnail((WIDTH, WIDTH), Image.Resampling.BILINEAR)
     return photo

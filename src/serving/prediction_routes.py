@@ -31,7 +31,6 @@ def flat(probabilities: dict[str, dict[str, float]]) -> dict[str, float]:
 
 
 async def _predicted(request: Request, file: UploadFile) -> tuple[Prediction, Predicted]:
-    """Read an upload and predict it in a thread; return the prediction, and the answer's beginning."""
     service, content = request.app.state.service, await file.read()
     begun, model = time.perf_counter(), service.engine.model
     found, sha256 = await service.engine.run(lambda: (model.predict(content), digest_of(content)))
@@ -70,7 +69,6 @@ async def predict_defect_image(request: Request, file: UploadFile = Photo) -> Pr
 
 
 def _entries(files: list[UploadFile], most: int) -> list[tuple[str, Read]]:
-    """Return names and readers of the files of an upload, those of ZIP archives among them."""
     found: list[tuple[str, Read]] = []
     for file in files:
         is_archive = file.file.read(4) == b"PK\x03\x04"
@@ -93,7 +91,6 @@ def _archived(file: UploadFile) -> Iterator[tuple[str, Read]]:
 
 
 def _read_and_predicted(model: ServedModel, read: Read, most: int) -> tuple[Prediction, str]:
-    """Return the prediction for a file of at most some bytes, and its digest."""
     try:
         content = read(most + 1)
     except Exception as error:  # zipfile again, and RuntimeError without a password

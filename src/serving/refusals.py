@@ -64,7 +64,6 @@ async def answer_to(request: Request, error: Exception) -> Response:
 
 
 def _refused(request: Request, error: Exception) -> Refused:
-    """Return what an exception means to a client."""
     match error:
         case Refused():
             return error

@@ -224,7 +224,6 @@ class Store:
 
 
 def _joined(reviewed: bool | None = None) -> sa.Select:
-    """Return the query of photos, decided or not, with their latest prediction, review and job."""
     said = ("prediction", "confidence", "labels", "probabilities", "model_id", "preprocessing")
     last = select(JobRow.status).where(JobRow.image_id == ImageRow.id).order_by(JobRow.created_at.desc())
     query = select(

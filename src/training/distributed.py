@@ -30,11 +30,7 @@ log = logging.getLogger(__name__)
 def check_devices(
     cfg: DictConfig, trainer: L.Trainer, model: PhotoClassifier, datamodule: PhotoDataModule
 ) -> None:
-    """Refuse settings that several devices cannot train with as one run.
-
-    Raises:
-        InputError: before any process is started.
-    """
+    """Refuse settings that several devices cannot train with as one run."""
     world, started = trainer.world_size, launched()
     # Lightning takes the number of processes that a launcher started, not `trainer.devices`
     if started > 1 and started != trainer.num_devices * trainer.num_nodes:
@@ -125,7 +121,6 @@ class OneRun(L.Callback):
 
 
 def _end_at_once(trainer: L.Trainer) -> None:
-    """Let SIGTERM end one of several processes at once."""
 
     def end(signum: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one is enough
@@ -174,7 +169,6 @@ def ending_on_signals(trainer: L.Trainer) -> Iterator[None]:
 
 
 def _log_how_to_go_on(trainer: L.Trainer, what: str) -> None:
-    """Log what a run that ends early has kept and how it goes on."""
     folder = getattr(trainer.checkpoint_callback, "dirpath", None)  # a dry run has none
     last = Path(folder or "") / LAST
     if folder and last.is_file():

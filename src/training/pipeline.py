@@ -101,7 +101,6 @@ class Pipeline:
             raise SystemExit(self.exit_code)
 
     def _record(self, name: str, key: str, place: Path, done: bool) -> None:
-        """Note the state of a step."""
         self.steps[name] = {"key": key, "folder": place.name, "done": done}
         write_json(self.folder / STEPS, self.steps)
 

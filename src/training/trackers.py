@@ -40,11 +40,7 @@ def logger_nodes(loggers: DictConfig | None) -> dict[str, DictConfig]:
 
 
 def check_store(loggers: DictConfig | None) -> None:
-    """Refuse an MLflow that is not installed, or does not answer.
-
-    Raises:
-        InputError: see above; nothing has been computed yet.
-    """
+    """Refuse an MLflow that is not installed, or does not answer."""
     for node in logger_nodes(loggers).values():
         if uri := node.get("tracking_uri"):
             with _answering(uri):
@@ -53,7 +49,6 @@ def check_store(loggers: DictConfig | None) -> None:
 
 @contextmanager
 def _answering(uri: str) -> Iterator[None]:
-    """Turn an error of MLflow into one line with the cure."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -68,7 +63,6 @@ def _answering(uri: str) -> Iterator[None]:
 
 
 def _cause(error: BaseException) -> str:
-    """Return the first line of the innermost cause of an error."""
     while inner := error.__cause__ or error.__context__:
         error = inner
     return first_line(error)
@@ -112,11 +106,7 @@ class MLflowRun(MLFlowLogger):
         self._silent_until = 0.0
 
     def begin(self, parameters: Mapping[str, Any]) -> None:
-        """Make the run and log its parameters, or go on in it.
-
-        Raises:
-            InputError: if the server does not answer.
-        """
+        """Make the run and log its parameters, or go on in it."""
         with _answering(self._tracking_uri):
             known = self._run_id is not None
             run_id = self.run_id
@@ -172,7 +162,6 @@ class MLflowRun(MLFlowLogger):
 
 
 def _note(folder: Path, uri: str) -> str | None:
-    """Return the id of a folder's run in this store."""
     note = read_json(folder / NOTE)
     return note.get("run_id") if note.get("tracking_uri") == uri else None
 

@@ -31,9 +31,6 @@ def apply_audit(datamodule: PhotoDataModule, linked: Linked, audit: Path, folder
 
     The folder gets `image_data.csv`, `changes.csv`, `summary.json` (its content is returned) and, for photos
     below train/, val/ and test/, `split.csv`. `linked` comes from `datamodule.collect()`.
-
-    Raises:
-        InputError: see `read_decisions` and `settle`; or where a table cannot hold the labels.
     """
     source, healthy = datamodule.source, datamodule.healthy if datamodule.multilabel else []
     usual = _usual_healthy(source.records, healthy)
@@ -165,7 +162,6 @@ def _new_table(
 
 
 def _table_of_folders(datamodule: FolderDataModule) -> pd.DataFrame:
-    """Return a table of the photos in folders."""
     records = datamodule.source.records
     kinds = dict.fromkeys(kind for record in records for kind in record.labels)
     rows = [[r.id, *(";".join(r.labels.get(kind, ())) for kind in kinds)] for r in records]
@@ -189,7 +185,6 @@ def _check_labels(reader: TableReader, frame: pd.DataFrame, paths: list[str | No
 
 
 def _pairs(labels: Mapping[str, Sequence[str]]) -> set[tuple[str, str]]:
-    """Return labels with their kinds, without an order."""
     return {(kind, name) for kind, names in labels.items() for name in names}
 
 
@@ -201,7 +196,6 @@ def _csv(frame: pd.DataFrame, delimiter: str = ",") -> bytes:
 
 
 def _tally(before: Mapping[str, Labels], after: After) -> dict[str, dict[str, int]]:
-    """Return the number of photos with each label before and after, of labels that were given or taken."""
     counts = [Counter(p for of in found.values() for p in _pairs(of or {})) for found in (before, after)]
     touched = set().union(*(_pairs(before[p]) ^ _pairs(after[p] or {}) for p in before))
     return {p[1]: {"before": counts[0][p], "after": counts[1][p]} for p in sorted(touched)}
@@ -210,7 +204,6 @@ def _tally(before: Mapping[str, Labels], after: After) -> dict[str, dict[str, in
 def _changes(
     decided: pd.DataFrame, records: Sequence[Record], before: Mapping[str, Labels], after: After
 ) -> bytes:
-    """Return `changes.csv`: for each decided row, the photo's labels before and after."""
     ids, paths = {record.path: record.id for record in records}, decided["path"]
     old, new = (
         paths.map({path: ";".join(label_names(labels or {})) for path, labels in found.items()})

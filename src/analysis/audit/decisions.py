@@ -106,7 +106,6 @@ def _claims(where: str, cells: Mapping[str, str], kind_of: Mapping[str, str]) ->
 
 
 def _known(where: str, label: str, kind_of: Mapping[str, str]) -> str:
-    """Return a label in the spelling of the label space."""
     alike = [name for name in kind_of if name.casefold() == label.casefold()]
     if label not in kind_of and len(alike) != 1:
         hint = "; labels are separated by ';'" if "," in label else ""
@@ -124,10 +123,6 @@ def settle(
     """Return the labels of each decided photo, by path; None for one that is left out.
 
     `healthy` are labels that mean "nothing wrong" and are on no record; the others as for `read_decisions`.
-
-    Raises:
-        InputError: for decisions that contradict each other, several labels of a kind where one is allowed,
-            or a photo without any label.
     """
     settled: dict[str, Labels | None] = {}
     by_path = {record.path: record for record in records}
@@ -146,7 +141,6 @@ def settle(
 
 
 def _joined(rows: pd.DataFrame, photo: str) -> dict[str, bool]:
-    """Return the claims of all rows of a photo; refuse two rows that contradict each other."""
     claims: dict[str, tuple[bool, str]] = {}
     for row, cells in rows.iterrows():
         source = f"row {row} says '{cells['decision']}' ({cells['suggestion']})"
@@ -158,7 +152,6 @@ def _joined(rows: pd.DataFrame, photo: str) -> dict[str, bool]:
 
 
 def _check_labels(where: str, labels: Labels, healthy: Collection[str], one_per_kind: bool) -> None:
-    """Refuse labels that a photo cannot have: several of a kind for a head, healthy and not, none at all."""
     for kind, names in labels.items():
         if one_per_kind and len(names) > 1:
             raise InputError(

@@ -237,7 +237,6 @@ def _disagreeing(evidence: Evidence) -> Iterator[Suspect]:
 
 
 def _alike(linked: Linked) -> list[tuple[int, int]]:
-    """Return the pairs of near duplicates and of byte-identical photos, sorted."""
     pairs = set(map(tuple, linked.pairs.tolist()))
     first: dict[str, int] = {}
     for position, record in enumerate(linked.records):

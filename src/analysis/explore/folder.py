@@ -33,11 +33,7 @@ Problems = Mapping[str, Sequence[Row]]
 
 
 def check_folder(folder: Path, photos: Iterable[Path]) -> None:
-    """Make the output folder; files of an earlier exploration are written over, no others.
-
-    Raises:
-        InputError: see `make_output`.
-    """
+    """Make the output folder; files of an earlier exploration are written over, no others."""
     figures = folder / FIGURES
     ours = figures.is_file() and f'"made_by": "{MADE_BY}"' in figures.read_text("utf-8", errors="replace")
     make_output(folder, photos, () if ours else FILES)
@@ -83,7 +79,6 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping]) -> N
 
 
 def _write_tables(data: Exploration, problems: Problems, summary: dict, folder: Path) -> None:
-    """Write a CSV per list, one of labels, one of pairs, and one of all photos with their measurements."""
     for name, rows in problems.items():
         _write_csv(folder / f"{name}.csv", LISTS[name][1], rows)
     rows = [{"kind": kind, **row} for kind, labels in summary["labels"].items() for row in labels]
@@ -102,7 +97,6 @@ def _write_tables(data: Exploration, problems: Problems, summary: dict, folder: 
 
 
 def _measured(row: dict) -> dict:
-    """Return a photo's row with rounded measurements; an unreadable photo has none."""
     if row["reason"]:
         return {name: value for name, value in row.items() if name not in MEASURED or name == "reason"}
     row = {name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()}
@@ -110,7 +104,6 @@ def _measured(row: dict) -> dict:
 
 
 def _write_texts(data: Exploration, problems: Problems, folder: Path) -> None:
-    """Write the plain lists: a set of duplicates, an unreadable photo, a missing ID per line."""
     unreadable = sorted(problems["corrupt"] + problems["truncated"], key=lambda row: row["path"])
     lines = (
         ["\t".join(record.path for record in same) for same in identical_sets(data.records)],
@@ -147,7 +140,6 @@ def _write_pictures(
 
 
 def _page(summary: dict, thumbnails: Thumbnails, folder: Path) -> bytes:
-    """Return the page; every figure on it stands in the summary."""
     numbers = {n for per_photo in summary["labels_per_photo"].values() for n in per_photo}
     return render(
         "explore.html",

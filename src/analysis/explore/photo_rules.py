@@ -146,7 +146,6 @@ def _odd_sides(row: tuple) -> list[str]:
 
 
 def _brightness_outliers(data: Exploration) -> pd.DataFrame:
-    """Return the photos whose brightness is unlike that of all labels they carry."""
     seen = data.carried.join(data.readable["brightness"], on="photo", how="inner")
     label = seen.groupby(["kind", "label"])["brightness"]
     away = (seen["brightness"] - label.transform("median")).abs()

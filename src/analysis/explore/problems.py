@@ -59,7 +59,6 @@ def rule_of(name: str, near_duplicates: int | None) -> str:
 
 
 def _file_rows(data: Exploration) -> dict[str, list[Row]]:
-    """Return the rows of the lists of files, table rows and IDs."""
     photos = data.photos.rename(columns={"all_labels": "labels"})
     gone, cut = photos[photos["reason"] == GONE], photos["reason"] == "truncated"
     lost = sorted(data.source.lost.items())
@@ -91,7 +90,6 @@ def _file_rows(data: Exploration) -> dict[str, list[Row]]:
 
 
 def _copy_rows(data: Exploration) -> dict[str, list[Row]]:
-    """Return the rows of the lists of copies and near duplicates."""
     copies = [(same[0], copy, 0) for same in identical_sets(data.records) for copy in same[1:]]
     near = near_pairs_of(data)
     differing = [pair for pair in copies + near if _label_sets(pair[0]) != _label_sets(pair[1])]
@@ -118,5 +116,4 @@ def _pair_row(one: Record, other: Record, distance: int) -> tuple:
 
 
 def _label_sets(record: Record) -> dict[str, set[str]]:
-    """Return the labels by kind without regard to their order."""
     return {kind: set(names) for kind, names in record.labels.items() if names}

@@ -8,7 +8,6 @@ down_revision = None
 
 
 def _of(table: str) -> sa.ForeignKey:
-    """Return the reference to a row, which takes the referring rows with it."""
     return sa.ForeignKey(f"{table}.id", ondelete="CASCADE")
 
 
