@@ -142,15 +142,6 @@ def _of_lightning(error: BaseException) -> bool:
     return type(error).__name__ == "MisconfigurationException"
 
 
-def _of_memory(error: BaseException) -> bool:
-    words = ("can't allocate memory", "not enough memory", "Failed to allocate memory")
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or any(word in str(error) for word in words)
-    )
-
-
 def _refused(error: Exception, folder: str) -> InputError | None:
     """Return an `InputError` for bad input that a library met; None for a fault."""
     if _of_the_disk(error):
@@ -159,7 +150,9 @@ def _refused(error: Exception, folder: str) -> InputError | None:
         return InputError(explain(error))
     if _of_lightning(error):
         return InputError(first_line(error))
-    if not isinstance(error, InputError) and _of_memory(error):
+    words = ("can't allocate memory", "not enough memory", "Failed to allocate memory")
+    is_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if not isinstance(error, InputError) and (is_memory or any(word in str(error) for word in words)):
         return InputError(
             "out of memory: take a smaller batch_size or preprocess.image_size, a smaller model.backbone, or "
             f"fewer processes with num_workers ({first_line(error)[:120]})"

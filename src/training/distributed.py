@@ -108,16 +108,10 @@ class OneRun(L.Callback):
         log.info("Training on %d devices, %d photos a step", world, world * data.batch_size)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Replace Lightning's handler, which is in place by now."""
+        """Replace Lightning's handler, which is in place by now, or has been put back."""
         _end_at_once(trainer)
 
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Replace the handler that Lightning has put back."""
-        _end_at_once(trainer)
-
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Replace the handler that Lightning has put back."""
-        _end_at_once(trainer)
+    on_validation_start = on_test_start = on_train_start
 
 
 def _end_at_once(trainer: L.Trainer) -> None:

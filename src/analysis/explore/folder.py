@@ -13,6 +13,7 @@ import pandas as pd
 from src.analysis.drawing import save
 from src.analysis.explore import photo_figures as fig
 from src.analysis.explore.exploration import MEASURED, Exploration
+from src.analysis.explore.photo_rules import UNUSUAL
 from src.analysis.explore.problems import LISTS, Row, find_problems
 from src.analysis.explore.summary import EVALUABLE, MADE_BY, RARE, pair_counts, summarise
 from src.analysis.pages import ABOUT_TASK, Thumbnail, make_output, render, thumbnail
@@ -156,6 +157,7 @@ def _page(summary: dict, thumbnails: Thumbnails, folder: Path) -> bytes:
         label_numbers=sorted(numbers, key=int),
         rare=RARE,
         evaluable=EVALUABLE,
+        unusual=UNUSUAL,
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from src.analysis.explore.exploration import Exploration
-from src.datamodules.inspection import SHORT_SIDE, TILE, TILE_CONTRAST, WHITE
+from src.datamodules.inspection import WHITE
 
 UNUSUAL = 3.5  # robust z-score (Iglewicz and Hoaglin, 1993)
 ENOUGH = 20  # photos that a median and its spread can be taken from
@@ -25,36 +25,28 @@ OTHER_BRIGHTNESS = 90  # gray levels from the label's median
 LISTS = {  # name: (title, columns, rule)
     "blurred": (
         "Blurred", ("path", "labels", "sharpness", "reason"),
-        f"Sharpness below {BLURRED}; or below {SOFT} and {UNUSUAL} robust standard deviations below the "
-        f"median of this set (of logarithms). Sharpness: at {SHORT_SIDE} pixels of the shorter side, the "
-        "variance of the Laplacian over the variance of the gray levels, in the sharpest tenth of the "
-        f"{TILE} x {TILE} tiles with contrast (standard deviation above {TILE_CONTRAST:g}). Smooth surfaces "
-        "are not judged, nor are photos that are listed as dark, overexposed or of low information."),
+        f"Sharpness below {BLURRED}; or below {SOFT} and unusually low. Smooth surfaces are not judged, nor "
+        "are photos that are listed as dark, overexposed or of low information."),
     "dark": (
         "Dark", ("path", "labels", "bright_end", "reason"),
-        f"95% of the pixels are darker than gray level {BLACK} of 255; or than {DIM}, where that lies "
-        f"{UNUSUAL} robust standard deviations below the median of this set."),
+        f"95% of the pixels are darker than gray level {BLACK} of 255; or than {DIM}, and that is unusual."),
     "overexposed": (
         "Overexposed or glaring", ("path", "labels", "white", "glare", "reason"),
-        f"More than {WHITE_SHARE:.0%} of the pixels are blown out (gray level {WHITE} or more); or one "
-        "connected blown-out spot that does not reach the edge of the photo, as the sky would, covers more "
-        f"than {GLARE_SHARE:.0%}."),
+        f"More than {WHITE_SHARE:.0%} of the pixels are blown out (gray level {WHITE} or more); or one spot "
+        f"of them that does not reach the edge, as the sky would, covers more than {GLARE_SHARE:.0%}."),
     "low_information": (
         "Low information", ("path", "labels", "contrast", "reason"),
-        f"The gray levels have a standard deviation below {FLAT}: one plain area. Or below {PALE:g}, where "
-        f"its logarithm lies {UNUSUAL} robust standard deviations below the median of this set. Photos that "
-        "are listed as dark or overexposed are not listed again."),
+        f"The gray levels have a standard deviation below {FLAT}: one plain area; or below {PALE:g}, and "
+        "that is unusual. Photos that are listed as dark or overexposed are not listed again."),
     "odd_size": (
         "Odd size or shape", ("path", "labels", "width", "height", "reason"),
         f"The shorter side has fewer than {TINY} pixels; or the longer one is more than {LONG:g} times as "
-        f"long; or the number of pixels is more than {OTHER_AREA:g} times the median or less than "
-        f"1/{OTHER_AREA:g} of it, or the ratio of the sides more than {OTHER_SHAPE:g} times off its median, "
-        f"and {UNUSUAL} robust standard deviations from it (of logarithms)."),
+        f"long; or pixels ({OTHER_AREA:g} times) or ratio ({OTHER_SHAPE:g} times) are off the median, and "
+        "unusual."),
     "brightness_outliers": (
         "Brightness unlike the label's", ("file", "label", "brightness"),
-        "The mean gray level differs from the median of every label that the photo carries (of those on "
-        f"{ENOUGH_OF_LABEL} photos or more) by more than {OTHER_BRIGHTNESS} of 255 levels and by {UNUSUAL} "
-        "robust standard deviations."),
+        "The mean gray level is unusual for every label that the photo carries, of those on "
+        f"{ENOUGH_OF_LABEL} photos or more, by more than {OTHER_BRIGHTNESS} of 255 levels."),
 }  # fmt: skip
 
 

@@ -5,38 +5,27 @@ from collections.abc import Mapping
 from src.analysis.explore import photo_rules
 from src.analysis.explore.exploration import Exploration
 from src.analysis.pages import label_names
-from src.datamodules.groups import MANY, identical_sets
+from src.datamodules.groups import identical_sets
 from src.datamodules.records import Record
 
 GONE = "no such file"  # the reason that `open_image` gives
 FAULTY = ("path", "labels", "reason")
 PAIR = ("path", "other", "distance", "labels", "other_labels", "group", "other_group")
 LISTS = {  # name: (title, columns, rule)
-    "corrupt": ("Corrupt", FAULTY, "Labelled photos that cannot be decoded: broken, empty, too large, or no "
-                "image of a known format."),
-    "truncated": ("Truncated", FAULTY, "Labelled photos whose file ends too early, as after a copy that was "
-                  "broken off."),
-    "missing": ("Missing on disk", ("id", "reason"), "IDs of the table without a file, and photos that "
-                "vanished between listing and reading."),
-    "ambiguous": ("Ambiguous IDs", ("id", "files"), "IDs of the table that name several files, so that no "
-                  "one knows which is meant."),
-    "repeated_ids": ("Repeated IDs", ("path", "other", "id"), "Two photos with one ID. A training refuses "
-                     "them."),
-    "unlabelled": ("On disk without a label", ("path",), "Photos on disk that stand in no row and in no "
-                   "label's folder, or whose rows hold placeholders only. They are left out of all other "
-                   "figures of this page."),
-    "several_labels": ("Several labels of a kind", ("path", "kind", "labels"), "More than one label of a "
-                       "kind on a photo, which all models but multilabel cannot learn."),
-    "identical": ("Exact duplicates", PAIR, "Files of the same bytes, each copy with the first one. A split "
-                  "keeps them together."),
+    "corrupt": ("Corrupt", FAULTY, "Labelled photos that cannot be decoded: broken, too large, no image."),
+    "truncated": ("Truncated", FAULTY, "Labelled photos whose file ends too early."),
+    "missing": ("Missing on disk", ("id", "reason"), "IDs without a file, and photos that vanished."),
+    "ambiguous": ("Ambiguous IDs", ("id", "files"), "IDs of the table that name several files."),
+    "repeated_ids": ("Repeated IDs", ("path", "other", "id"), "Two photos with one ID: training refuses it."),
+    "unlabelled": ("On disk without a label", ("path",), "Photos in no row and no label's folder, or with "
+                   "placeholders only. They are left out of all other figures of this page."),
+    "several_labels": ("Several labels of a kind", ("path", "kind", "labels"), "For multilabel alone."),
+    "identical": ("Exact duplicates", PAIR, "Files of the same bytes, each copy with the first one."),
     "near_duplicates": (
         "Near duplicates", PAIR, "Pairs whose 64-bit perceptual hashes differ in {near} bits or fewer "
-        "(data.near_duplicates) and whose files differ. A split keeps them together. Of photos with the same "
-        f"hash each is paired with the first one; past {MANY:,} pairs (or four per photo) only those are "
-        "listed that hold each set together."),
+        "(data.near_duplicates) and whose files differ. A split keeps them together."),
     "conflicting_labels": (
-        "Duplicates with different labels", PAIR, "Pairs of the two lists above whose labels differ: exact "
-        "duplicates first, where a label is wrong or missing, then near duplicates, where one may be."),
+        "Duplicates with different labels", PAIR, "Pairs of the two lists above whose labels differ."),
 } | photo_rules.LISTS  # fmt: skip
 Row = Mapping[str, str | int | float]
 Pair = tuple[Record, Record, int]  # the last is the distance of their perceptual hashes, in bits
