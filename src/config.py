@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from src.config_check import check_numbers
 from src.errors import InputError, did_you_mean, first_line, leave
 from src.files import user_path
-from src.overrides import check_paths, config_folder, quoted, readable, run_folder
+from src.overrides import check_paths, config_folder, readable, run_folder, typed
 from src.parallel import allowed_cores, quota
 from src.process import errors_only, exit_code, interruption, is_main, launched, sigterm_raises
 from src.schemas import SCHEMAS, TrainConfig
@@ -244,7 +244,8 @@ def _unparsed(override: str) -> str:
     ends = {"[": "]", "{": "}"}.get(value[:1])
     if ends and (ends not in value or value.endswith(ends)):
         return f"cannot read '{override}': a list is written {key}='[1, 2]', a mapping {key}='{{a: 1, b: 2}}'"
-    return f"cannot read '{override}': a value with special characters needs quotes, {quoted(key, value)}"
+    cure = typed(key, value.strip("'\""))
+    return f"cannot read '{override}': a value with special characters needs quotes, {cure}"
 
 
 def check_root(cfg: DictConfig, schema: type) -> None:

@@ -21,7 +21,6 @@ PATHS = {"data.root", "data.csv", "data.images", "data.split_file", "data.cache_
          "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"}  # fmt: skip
 SWEPT = re.compile(r"""(?:\\.|'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,])+""")  # the values of `-m key=a,b`
 RESUMABLE = ("trainer.max_epochs", "data.root", "data.csv", "data.images")
-QUOTES = "'\""
 HYDRA_FLAGS = "help|hydra|version|cfg|resolve|package|run|multirun|shell|config|experimental|info"
 
 
@@ -50,11 +49,6 @@ def typed_list(key: str, values: Iterable[str]) -> str:
     texts = [override("", value)[1:] for value in values]
     quoted_texts = ",".join(text if text.startswith("'") else f"'{text}'" for text in texts)
     return _in_shell(f"{key}=[{quoted_texts}]")
-
-
-def quoted(key: str, value: str) -> str:
-    """Return an override that Hydra could not read, with the quotes that it needs."""
-    return typed(key, value.strip(QUOTES))
 
 
 def _in_shell(text: str) -> str:
@@ -181,11 +175,6 @@ def resumed(cfg: DictConfig) -> DictConfig:
     saved.model.weights = saved.model.init_from = None
     if saved.data.split_file:  # it may be gone, and the run holds its split itself
         saved.data.split_file = str(run)
-    if saved.data.get("views") is None:  # of an earlier version
-        saved.data.views = 1
-    for name, callback in saved.callbacks.items():  # an earlier version may have had ours elsewhere
-        if callback and name in cfg.callbacks and str(callback.get("_target_")).startswith("src."):
-            callback._target_ = cfg.callbacks[name]._target_
     saved.output_dir = str(run)
     saved.resume = str(run)
     return saved

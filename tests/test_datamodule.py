@@ -257,7 +257,7 @@ def test_a_split_file_and_photos_that_differ(root, tmp_path, caplog):
     again = folders(root, split_file=str(tmp_path / "s.csv"))
     assert len(where(again.splits)) == 39
     assert "Left out 1 photos that the split file does not name" in caplog.text
-    assert "1 IDs of the split file have no photo now: gone" in caplog.text
+    assert "1 rows of the split file have no photo now: gone" in caplog.text
     (tmp_path / "s.csv").write_text("ID,split\nother,train\n")
     with pytest.raises(InputError, match="none of its 1 IDs"):
         folders(root, split_file=str(tmp_path / "s.csv"))

@@ -11,7 +11,6 @@ import urllib.request
 import pandas as pd
 import pytest
 from lightning.pytorch.loggers import mlflow as of_lightning
-from omegaconf import OmegaConf
 
 from tests.made import FAST, only_run, run_script, trained
 
@@ -63,11 +62,6 @@ def test_several_loggers_at_once_and_none(photos, monkeypatch, tmp_path):
     assert list(run.glob("events.out.tfevents*"))
     rows = pd.read_csv(run / "csv" / "version_0" / "metrics.csv")
     assert rows["val/loss"].count() == 2
-    # a run of an earlier version has one logger, without a name
-    file = run / ".hydra" / "config.yaml"
-    saved = OmegaConf.load(file)
-    saved.logger = saved.logger.tensorboard
-    OmegaConf.save(saved, file)
     monkeypatch.chdir(tmp_path)
     assert run_script(monkeypatch, "train", f"resume={run}", "trainer.max_epochs=3") == 0
     assert len(pd.read_csv(run / "history.csv")) == 3

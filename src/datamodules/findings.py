@@ -178,10 +178,8 @@ def _lists(totals: Mapping[str, int]) -> dict[str, list[str]]:
         parts = {name: [*filter(None, map(same_to_a_reader, name.split(separator)))] for name in rest}
         parts = {n: cut for n, cut in parts.items() if len(cut) > 1 and None in map(number, cut)}
         times = Counter(part for cut in parts.values() for part in set(cut))
-        known = plain | ({part for part, n in times.items() if n > 1} if separator in LISTING else set())
-        if len(parts) < 3 and separator in LISTING:
-            parts = {name: cut for name, cut in parts.items() if not plain.isdisjoint(cut)}
-        if names := [name for name, cut in parts.items() if known.issuperset(cut)]:
+        several = {part for part, n in times.items() if n > 1 and separator in LISTING and len(parts) > 2}
+        if names := [name for name, cut in parts.items() if (plain | several).issuperset(cut)]:
             found[separator] = names
             taken.update(names)
     return found

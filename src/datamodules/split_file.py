@@ -1,7 +1,6 @@
 """A split that the user gave in a file: a CSV with a row per photo, or a run folder's metadata."""
 
 import logging
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -30,12 +29,12 @@ def split_by_file(
     named = dict.fromkeys(id_ for _, id_, _ in rows)
     found, findings = find_all([id_ for _, id_, _ in rows if id_ not in by_id], index, f"{KEY}={path}")
     given: dict[str, tuple[str, str]] = {}
-    lost: Counter[str] = Counter()
+    lost = []
     for row, id_, split in rows:
         paths = found.get(id_, ())
         record = by_id.get(id_) or (by_path.get(paths[0]) if len(paths) == 1 else None)
         if record is None:
-            lost[id_] += 1
+            lost.append(id_)
         elif given.setdefault(record.id, (split, row))[0] != split:
             other, first = given[record.id]
             raise InputError(f"{KEY}={path}: IDs in two splits: {id_} ({first} {other}, {row} {split})")
@@ -48,8 +47,7 @@ def split_by_file(
     if left := [id_ for id_ in by_id if id_ not in given]:
         log.warning("Left out %d photos that the split file does not name: %s", len(left), listed(left, 5))
     if lost:
-        shown = listed(sorted(lost), 5), lost.total()
-        log.warning("%d IDs of the split file have no photo now: %s (%d rows)", len(lost), *shown)
+        log.warning("%d rows of the split file have no photo now: %s", len(lost), listed(sorted(lost), 5))
     for finding in findings:
         log.warning("%s=%s: %s", KEY, path, finding)
     return [r for r in records if r.id in given], {id_: split for id_, (split, _) in given.items()}

@@ -133,8 +133,7 @@ class Exporter:
     def _coreml(self, file: Path) -> Parity:
         if self.backend.preprocess.tiles:
             raise InputError("coreml takes one photo as an image: not for preprocess.tiles; formats=[tflite]")
-        size, labels = self.backend.preprocess.size, len(self.backend.labels)
-        package = coreml_package(Deployed(self.model).eval(), size, labels)
+        package = coreml_package(Deployed(self.model).eval(), self.backend.preprocess.size)
         package.save(str(file))
         found = coreml_scores(file, self.checked.pixels)
         parity = NOT_COMPARED if found is None else _exact("coreml", self._compared(found))

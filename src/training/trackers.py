@@ -28,15 +28,13 @@ log = logging.getLogger(__name__)
 FORBIDDEN = re.compile(r"[^\w/. -]")  # in the name of a parameter or figure
 NOTE = "mlflow.json"  # in a folder: the id of its run
 PAUSE = 60.0  # seconds until a server that did not answer is asked again
-REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")  # an entry that it never takes
 ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
                "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}  # fmt: skip
 
 
 def logger_nodes(loggers: DictConfig | None) -> dict[str, DictConfig]:
-    """Return the loggers of a configuration by name; runs of earlier versions have one without a name."""
-    named = {"logger": loggers} if loggers and "_target_" in loggers else loggers or {}
-    return {str(name): node for name, node in named.items() if node}
+    """Return the loggers of a configuration by name."""
+    return {str(name): node for name, node in (loggers or {}).items() if node}
 
 
 def check_store(loggers: DictConfig | None) -> None:
@@ -148,13 +146,11 @@ class MLflowRun(MLFlowLogger):
             try:
                 self._waiting[0]()
             except Exception as error:  # of MLflow, requests, SQLAlchemy: no training is lost for it
-                refused = getattr(error, "error_code", None) in REFUSED
-                words = "does not take an entry" if refused else "does not answer; entries wait until it does"
-                if refused or not self._silent_until:
-                    log.warning("MLflow at %s %s (%s)", self._tracking_uri, words, _cause(error))
-                if not refused:
-                    self._silent_until = time.monotonic() + PAUSE
-                    break
+                if not self._silent_until:
+                    words = "MLflow at %s does not answer; entries wait until it does (%s)"
+                    log.warning(words, self._tracking_uri, _cause(error))
+                self._silent_until = time.monotonic() + PAUSE
+                break
             del self._waiting[0]
         if last and (count := len(self._waiting)):
             words = "MLflow at %s did not get %d entries, figures of epochs and files: %s has all of them"

@@ -64,7 +64,6 @@ def summarise(data: Exploration, problems: Mapping[str, Sequence[Row]]) -> dict:
         "groups": groups,
         "sizes": _most(f"{w} x {h}" for w, h in zip(photos["width"], photos["height"], strict=True)),
         "aspect_ratios": _most(f"{ratio:.2f}" for ratio in photos["width"] / photos["height"]),
-        "brightness": _brightness(data),
         "formats": _most(photos["format"]),
         "exif": _exif(data),
     }
@@ -148,19 +147,6 @@ def _most(values: Iterable[str]) -> dict[str, int]:
     counts = sorted(Counter(values).items(), key=lambda item: (-item[1], item[0]))
     rest = sum(count for _, count in counts[SIZES:])
     return dict(counts[:SIZES]) | ({"others": rest} if rest else {})
-
-
-def _brightness(data: Exploration) -> dict[str, list[dict]]:
-    names = ("label", "least", "quartile", "median", "quartile_3", "most")
-
-    def spread(label: str, values: Sequence[float]) -> dict:
-        quartiles = np.percentile(values, (0, 25, 50, 75, 100)).round(1).tolist()
-        return dict(zip(names, (label, *quartiles), strict=True))
-
-    return {
-        kind: [spread(label, values) for label, values in labels.items()]
-        for kind, labels in data.brightness.items()
-    }
 
 
 def _exif(data: Exploration) -> dict:
