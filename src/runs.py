@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src.errors import InputError, first_line
+from src.errors import InputError
 from src.files import file_lock, is_locked, read_json, user_path, write_whole
 from src.labels import SPLITS, TASKS
 from src.process import is_main
@@ -167,7 +167,7 @@ def read_run(path: Path) -> RunFolder:
     import pandas as pd
 
     tables = {split: read_table(path / f"{split}_metadata.csv") for split in SPLITS}
-    history = read_table(path / "history.csv")
+    history, config = read_table(path / "history.csv"), path / ".hydra" / "config.yaml"
     return RunFolder(
         path=path,
         metrics=read_json(path / "metrics.json"),
@@ -177,7 +177,7 @@ def read_run(path: Path) -> RunFolder:
         splits={split: table for split, table in tables.items() if table is not None},
         history=pd.DataFrame() if history is None else history.apply(pd.to_numeric, errors="coerce"),
         certificate=read_json(path / "split_certificate.json"),
-        config=_config(path / ".hydra" / "config.yaml"),
+        config=OmegaConf.load(config) if config.is_file() else OmegaConf.create({}),
     )
 
 
@@ -225,17 +225,6 @@ def read_table(path: Path, needs: tuple[str, ...] = ()) -> "pd.DataFrame | None"
         if column not in table:
             raise InputError(f"{path}: no column '{column}'")
     return table
-
-
-def _config(path: Path) -> object:
-    import yaml
-
-    if not path.is_file():
-        return OmegaConf.create({})
-    try:
-        return OmegaConf.load(path)
-    except (OmegaConfBaseException, yaml.YAMLError, OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as YAML ({first_line(error)})") from error
 
 
 def mean_of(figures: Mapping[str, Any]) -> str:

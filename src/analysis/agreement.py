@@ -1,5 +1,6 @@
 """Agreement between several rows of a table that describe one photo, label by label."""
 
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
@@ -33,33 +34,31 @@ def agreement(
         `rows_with` and `rows_without` it, `agreement` (the share of the photos with it where all rows carry
         it, NaN without such photos), photos that carry it and `cannot_tell`, and the IDs of the `differing`.
     """
-    counts = []
+    counts = {name: Counter() for name in labels.names}
+    differing: dict[str, list[str]] = defaultdict(list)
     for record in records:
         rows = annotations.get(record.path, ())
         unclear = not one_per_kind and any(_reads_like_a_list(rows, kind, healthy) for kind in labels.kinds)
         for kind, names in labels.kinds.items():
             sets = [set(row[kind]) for row in rows if row.get(kind)]
             for name in names if len(sets) > 1 else ():
-                counts.append((name, record.id, sum(name in found for found in sets), len(sets), unclear))
-    found = pd.DataFrame(counts, columns=["label", "photo", "rows_with", "rows", "unclear"])
-    carried, clear = found["rows_with"] > 0, ~found["unclear"].astype(bool)
-    every = found["rows_with"] == found["rows"]
-    parts = found.assign(
-        photos=clear,
-        in_all_rows=clear & every,
-        in_some_rows=clear & carried & ~every,
-        rows_with=found["rows_with"].where(clear, 0),
-        rows_without=(found["rows"] - found["rows_with"]).where(clear, 0),
-        cannot_tell=carried & ~clear,
-    )
+                carrying = sum(name in found for found in sets)
+                if unclear:
+                    counts[name]["cannot_tell"] += carrying > 0
+                    continue
+                counts[name].update(photos=1, rows_with=carrying, rows_without=len(sets) - carrying)
+                if carrying == len(sets):
+                    counts[name]["in_all_rows"] += 1
+                elif carrying:
+                    counts[name]["in_some_rows"] += 1
+                    differing[name].append(record.id)
     columns = ["photos", "in_all_rows", "in_some_rows", "rows_with", "rows_without", "cannot_tell"]
-    table = parts.groupby("label")[columns].sum().reindex(labels.names, fill_value=0).astype(int)
-    differing = parts[parts["in_some_rows"]].groupby("label")["photo"].agg(list)
-    carrying = table["in_all_rows"] + table["in_some_rows"]
+    table = pd.DataFrame([[count[name] for name in columns] for count in counts.values()], columns=columns)
     table.insert(0, "kind", [kind for kind, names in labels.kinds.items() for _ in names])
-    table.insert(6, "agreement", table["in_all_rows"] / carrying.where(carrying > 0))
-    table["differing"] = [differing.get(name, []) for name in labels.names]
-    return table.reset_index(names="label")[["kind", "label", *table.columns[1:]]]
+    table.insert(1, "label", labels.names)
+    carried = table["in_all_rows"] + table["in_some_rows"]
+    table.insert(7, "agreement", table["in_all_rows"] / carried.where(carried > 0))
+    return table.assign(differing=[differing[name] for name in labels.names])
 
 
 def _reads_like_a_list(rows: Rows, kind: str, healthy: Collection[str]) -> bool:

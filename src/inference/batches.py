@@ -111,12 +111,7 @@ def _photos_named(
     there = {cell for cell in set(cells) if not cell or (not by_id and os.path.isfile(folder / cell))}
     if there.issuperset(cells):
         return list(cells)
-    try:
-        found, findings = find_all(cells, index(), where)
-    except InputError:  # a folder that cannot be searched: each such photo is reported in its row
-        if by_id:
-            raise
-        return list(cells)
+    found, findings = find_all(cells, index(), where)
     for finding in findings:
         log.warning("%s: %s", where, finding)
     for id_ in (id_ for id_, paths in found.items() if by_id and len(paths) > 1):
