@@ -94,14 +94,8 @@ def file_lock(file: Path, patience: float = 0.0) -> Iterator[bool]:
     """Lock a file that is made for it and stays empty; give False where another process has the lock.
 
     It ends with the process, however that ends, and with its forked children. On Windows, and on a disk
-    without locks, which is warned of, every process gets it.
-
-    Args:
-        file: in a folder that exists.
-        patience: seconds to wait for another process.
-
-    Raises:
-        OSError: if the file cannot be made.
+    without locks, which is warned of, every process gets it. `patience` is the seconds to wait for another
+    process.
     """
     if sys.platform == "win32":
         yield True

@@ -28,18 +28,14 @@ def allowed_cores() -> int:
 def quota() -> int | None:
     """Return how many cores' worth of time this container may take, rounded up; None: as much as there is.
 
-    One that is given four CPUs of 64 may run on all of them, and stands still once its share of each tenth of
-    a second is used up. Source: the Linux kernel's documentation, `cpu.max` of cgroup v2, "CFS Bandwidth
-    Control" of v1.
+    A container with four CPUs of 64 may run on all of them, and stands still once its share of each tenth of
+    a second is used up (the Linux kernel's documentation, `cpu.max` of cgroup v2).
     """
-    for files in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
-        try:
-            taken, period = " ".join((CGROUP / name).read_text() for name in files).split()
-        except (OSError, ValueError):  # no such version here
-            continue
-        if taken.isdecimal() and period.isdecimal():  # else `max` or -1
-            return max(1, -(-int(taken) // int(period)))
-    return None
+    try:
+        taken, period = (CGROUP / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return None
+    return max(1, -(-int(taken) // int(period))) if taken.isdecimal() else None
 
 
 def cores() -> int:

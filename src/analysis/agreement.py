@@ -19,12 +19,7 @@ def agreement(
     healthy: Collection[str],
     one_per_kind: bool,
 ) -> pd.DataFrame:
-    """Compare the rows of each photo, label by label.
-
-    A row without any label of a kind says nothing of it, so an export with a row per kind has nothing to
-    compare. Rows whose labels have nothing in common are as likely one list in several rows (a row per label,
-    or per component with its defects) as two opinions, so such a photo is counted as `cannot_tell`. Where a
-    photo has one label of a kind, two rows with different ones do disagree.
+    """Compare the rows of each photo, label by label; docs/audit.md says what counts as disagreement.
 
     `annotations` are `{path: labels by kind of each row}`; `healthy` names mean "nothing wrong" and are no
     labels: a row with one says something of the kind.

@@ -189,11 +189,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
     Several processes take their parts of one order: of each global batch in training, of the whole split in
     evaluation. Parts of one batch differ by a photo at most, and every photo is in exactly one.
 
-    Lightning calls `set_epoch` before each epoch, but after a resume it starts the workers before that: a
-    resumed fit gives its first epoch here.
-
     Args:
-        epoch: the first one.
+        epoch: the first one; after a resume Lightning starts the workers before it calls `set_epoch`.
         batch: photos of a global batch, of all processes together; a last one with a single photo, or with
             fewer than there are processes, is left out, unless it is the only one. None: the split is one
             batch, left whole.
@@ -257,9 +254,7 @@ def image_store(cache_dir: str | Path, preprocess: Preprocess) -> RowStore:
 def store_images(store: RowStore, root: Path, records: Sequence[Record], preprocess: Preprocess) -> None:
     """Decode and resize the photos that the store does not hold yet.
 
-    Raises:
-        LostPhoto: for a photo that cannot be read any more, or that another one has replaced.
-        InputError: if the disk is too small or refuses; what was written stays and is used next time.
+    What was written before an error stays and is used next time.
     """
     absent = set(store.missing(record.digest for record in records))
     by_digest = {record.digest: record for record in records if record.digest in absent}

@@ -24,17 +24,11 @@ def certify(
     asked: Mapping[str, float] | None,
     near_duplicates: int | None,
 ) -> dict[str, Any]:
-    """Return the content of `split_certificate.json`.
+    """Return the content of `split_certificate.json`, see docs/data.md.
 
     `asked` is `{split: share}`, None where the split was given: then the share of the photos that each split
-    has; `near_duplicates` is the distance up to which photos were joined, or None.
-
-    Returns:
-        `photos` and `groups` per split; per label its `kind`, its photos per split and the groups that carry
-        it; `deviation`: mean and worst difference, over labels and splits, of a label's share from the asked
-        one (`pair_deviation`: of pairs of labels of two kinds); `crossing`: groups, identical photos and near
-        duplicates that stand in several splits; `closest`: the most alike photos of different splits;
-        `not_evaluable`: labels without a photo in val or test, with the reason; `hash`.
+    has; `near_duplicates` is the distance up to which photos were joined, or None. `deviation` is over labels
+    and splits, `pair_deviation` over pairs of labels of two kinds.
     """
     records = linked.records
     split_of = {r.id: SPLITS.index(name) for name, found in splits.items() for r in found}

@@ -287,9 +287,7 @@ def run_batches(
     """Yield the results of each batch, in the order of `photos`.
 
     On a CPU threads take one batch each, and read, decode and infer it, the forward pass on one thread; on a
-    GPU processes decode and this one infers. On one kind of CPU the photos of a chunk and `batch_size` decide
-    about every bit, for any number of threads and in any list where that chunk begins at the same photo. In
-    other batches the scores of a photo agree to 1e-6.
+    GPU processes decode and this one infers.
 
     Args:
         backend: runs the model.

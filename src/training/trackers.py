@@ -70,8 +70,7 @@ class MLflowRun(MLFlowLogger):
     """The MLflow run of a folder: a training's, a sweep's, a pipeline's or one of its steps'.
 
     Its id is kept in the folder, so that what is resumed there goes on in it. It is nested below the run of
-    the parent folder, where that has one. A server that goes away costs no training: entries wait until it is
-    back, and what it did not get until the end is said.
+    the parent folder, where that has one. Entries wait for a server that goes away.
 
     Args:
         folder: whose run it is.

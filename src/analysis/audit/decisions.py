@@ -30,10 +30,6 @@ def read_decisions(
     Returns:
         the rows, with `claims` (`{label: whether the photo carries it}`), indexed by the row number in a
         spreadsheet; and the number of rows without a decision.
-
-    Raises:
-        InputError: for photos or labels that have changed since, an unknown decision or label, or a file
-            without decisions.
     """
     where, record_of = f"apply={path}", {record.path: record for record in records}
     frame = read_csv(path, key="apply").map(lambda cell: as_written(cell.strip()))

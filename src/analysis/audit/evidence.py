@@ -1,12 +1,8 @@
 """Evidence for and against each label of each photo: its pixels, and the other photos of its group.
 
-Findings on the same out-of-fold probabilities (`benchmarks/label_errors.py`):
-
-- An absent label is missed by its probability alone: one that was forgotten leaves no trace. A given one is
-  doubted by how improbable it is for its share of the photos, to the power of a half: common labels are
-  written down by mistake more often (power 1, as in the demo set), or as often as others (power 0).
-- What the other photos of the group carry counts, by as much as it agrees with the labels of that kind here.
-- Labels of the nearest photos, and how often labels go together, add little or nothing to that.
+Measured by `benchmarks/label_errors.py`: an absent label is missed by its probability alone; a given one is
+doubted by how improbable it is for its share of the photos, to the power of a half. Labels of the nearest
+photos, and how often labels go together, add little or nothing.
 """
 
 from functools import cached_property

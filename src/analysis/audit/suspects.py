@@ -55,20 +55,12 @@ class Suspect:
 def find_suspects(
     linked: Linked, labels: LabelSpace, multilabel: bool, probabilities: np.ndarray
 ) -> dict[str, list[Suspect]]:
-    """Return the four lists, each sorted by score, then by path.
+    """Return the four lists, see docs/audit.md, each sorted by score, then by path.
 
-    - `missing_label`: an absent label that is probable; for heads, of a kind that the photo has no label of.
-      A label that `wrong_label` puts in another one's place is here too: often both are there.
-    - `wrong_label`: a given label that is improbable for its share of the photos, with the label of its kind
-      that takes its place: always for heads, else where an absent one is probable.
-    - `unseen_pair`: labels of two kinds that stand together on no photo of another group, not counting photos
-      that `wrong_label` doubts one of the two on. For `multilabel`, none of the photo's labels of the other
-      kind does.
-    - `near_duplicates`: photos that look alike and have different labels, once for each photo to change.
-
-    Labels that `unjudgeable` names are neither added nor removed by the first three. `multilabel` photos
-    carry any combination of labels, others one of each kind at most. `probabilities` are out of fold, float
-    `[records, labels]`.
+    A label that `wrong_label` puts in another one's place is in `missing_label` too: often both are there.
+    `unseen_pair` does not count photos that `wrong_label` doubts one of the two on. Labels that `unjudgeable`
+    names are neither added nor removed by the first three. `multilabel` photos carry any combination of
+    labels, others one of each kind at most. `probabilities` are out of fold, float `[records, labels]`.
     """
     evidence = Evidence(linked, labels, multilabel, probabilities)
     makers = (_missing_labels, _wrong_labels, _unseen_pairs, _disagreeing)
@@ -155,8 +147,7 @@ def _unseen_pairs(evidence: Evidence) -> Iterator[Suspect]:
     """Yield pairs of labels of two kinds that are seen nowhere else, as far as something speaks against one.
 
     A pair is as suspicious as its strongest explanation: the second label is wrong, all of the first kind
-    are, or (`multilabel`) one of the first kind is missing that is seen with the second elsewhere. How often
-    chance alone would make the pair tells nothing beside that: pairs that exist and are rare are as many.
+    are, or (`multilabel`) one of the first kind is missing that is seen with the second elsewhere.
     """
     groups = evidence.linked.groups
     kinds = [np.arange(part.start, part.stop) for part in evidence.labels.slices.values()]
@@ -176,11 +167,7 @@ def _unseen_pairs(evidence: Evidence) -> Iterator[Suspect]:
 
 
 def _shown_pairs(evidence: Evidence, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the pairs of labels that the photos of each group show, bool `[groups, first, second]`.
-
-    A photo on which one of the two labels is doubted does not count: a mistake that was made twice is still
-    a mistake.
-    """
+    """Return the pairs of labels, none doubted, that each group shows, bool `[groups, first, second]`."""
     believed, groups = evidence.given & ~(evidence.doubt > BELIEVED), evidence.linked.groups
     shown = np.zeros((groups.max(initial=-1) + 1, len(first), len(second)), bool)
     for group, labels in zip(groups, believed, strict=True):
