@@ -105,7 +105,9 @@ def check_arguments(values: Mapping[str, Any], target: Any, where: str) -> None:
         if key not in hints and closed:
             raise InputError(f"unknown key '{where}.{key}': {did_you_mean(key, hints)}")
         if key in hints and not _fits(value, hints[key]):
-            raise InputError(f"{where}.{key}: {value!r} is not of type {_named(hints[key])}")
+            plain = isinstance(hints[key], type) and not typing.get_args(hints[key])
+            named = hints[key].__name__ if plain else re.sub(r"\w+\.", "", str(hints[key]))
+            raise InputError(f"{where}.{key}: {value!r} is not of type {named}")
 
 
 def _arguments(target: Any) -> tuple[dict[str, Any], bool]:
@@ -158,17 +160,3 @@ def _fits(value: Any, hint: Any) -> bool:
     if issubclass(container, Sequence):
         return isinstance(value, list) and all(_fits(v, args[0]) for v in value if args)
     return True
-
-
-def _named(hint: Any) -> str:
-    """Return a hint in the words of a command line."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(dict.fromkeys(map(_named, args)))
-    if origin is typing.Literal:
-        return " or ".join(map(repr, args))
-    container = origin or hint
-    if not inspect.isclass(container):
-        return str(hint)
-    words = {type(None): "null", str: "str", Mapping: "mapping", Sequence: "list"}
-    return next((word for kind, word in words.items() if issubclass(container, kind)), container.__name__)

@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 
 from src.datamodules.folders import FolderDataModule, parse_pair
-from src.datamodules.records import find_photos
+from src.datamodules.records import list_photos
 from src.errors import InputError
 from tests.made import told
 
@@ -156,7 +156,7 @@ def test_linked_folders_are_read_once(make_tree, tmp_path):
     root = make_tree(tmp_path / "p", "A_B/1.jpg")
     (root / "C_D").symlink_to(store)
     (root / "A_B" / "up").symlink_to(root)
-    assert find_photos(root) == ["A_B/1.jpg", "C_D/1.jpg"]
+    assert list_photos(root).paths == ["A_B/1.jpg", "C_D/1.jpg"]
 
 
 def test_missing_root_names_the_folders_beside(make_tree, tmp_path):

@@ -4,7 +4,6 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 
 from src.datamodules import records as rec
 from src.datamodules.layouts import (
@@ -16,8 +15,8 @@ from src.datamodules.layouts import (
 )
 from src.datamodules.photo_datamodule import PhotoDataModule
 from src.datamodules.records import EXAMPLES, Finding, Listing, Record, Source, tidy
-from src.errors import InputError, counted, listed, nearest
-from src.files import refuse_archive, user_path
+from src.errors import InputError, counted, listed
+from src.files import user_path
 
 KINDS = ("component", "defect")
 log = logging.getLogger(__name__)
@@ -50,20 +49,6 @@ def parse_pair(
     return first, second
 
 
-def _listing(root: Path) -> Listing:
-    refuse_archive("data.root", root)
-    if not root.is_dir():
-        found = root.parent.iterdir() if root.parent.is_dir() else ()
-        others = [p.name for p in found if p.is_dir() and not p.name.startswith(".")]
-        hint = f"; folders next to it: {listed(nearest(root.name, sorted(others)), 5)}" if others else ""
-        raise InputError(f"data.root={root}: no such folder{hint}")
-    listing = rec.list_photos(root)
-    if not listing.paths:
-        left = "".join(f"; {finding.text}" for finding in listing.findings())
-        raise InputError(f"data.root={root}: no photo in it (jpg, jpeg, png, bmp, tif, tiff, webp){left}")
-    return listing
-
-
 class FolderDataModule(PhotoDataModule):
     """Photos in folders named `Component_Defect` (or one label), or below `train/`, `val/`, `test/`.
 
@@ -84,7 +69,7 @@ class FolderDataModule(PhotoDataModule):
 
     def _source(self) -> Source:
         root = user_path(self.root)
-        listing = _listing(root)
+        listing = rec.find_photos(root, "data.root")
         paths, split_of = listing.paths, split_folders(listing.paths)
         findings = listing.findings()
         if self.label_folder is None:

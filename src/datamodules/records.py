@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from src.errors import InputError, counted, listed
+from src.errors import InputError, counted, listed, nearest
+from src.files import refuse_archive
 from src.images import EXTENSIONS
 from src.labels import LabelSpace
 
@@ -177,12 +178,19 @@ def _count_photos(folder: str) -> int:
     return sum(os.path.splitext(name)[1].lower() in EXTENSIONS for name in names)
 
 
-def find_photos(root: Path) -> list[str]:
-    """Return the paths of `list_photos`; log what was left out."""
+def find_photos(root: Path, key: str) -> Listing:
+    """Return what `list_photos` finds in the folder that a key names; refuse one without a photo."""
+    refuse_archive(key, root)
+    if not root.is_dir():
+        found = root.parent.iterdir() if root.parent.is_dir() else ()
+        others = [p.name for p in found if p.is_dir() and not p.name.startswith(".")]
+        hint = f"; folders next to it: {listed(nearest(root.name, sorted(others)), 5)}" if others else ""
+        raise InputError(f"{key}={root}: no such folder{hint}")
     listing = list_photos(root)
-    for finding in listing.findings():
-        log.warning("%s", finding)
-    return listing.paths
+    if not listing.paths:
+        left = "".join(f"; {finding.text}" for finding in listing.findings())
+        raise InputError(f"{key}={root}: no photo in it (jpg, jpeg, png, bmp, tif, tiff, webp){left}")
+    return listing
 
 
 def is_unicode(name: str) -> bool:
@@ -212,9 +220,7 @@ class PhotoIndex:
     """
 
     def __init__(self, root: Path, paths: Iterable[str] | None = None):
-        self.root = root
-        self.listing = list_photos(root) if paths is None else Listing(root, sorted(paths))
-        self.paths = self.listing.paths
+        self.root, self.paths = root, list_photos(root).paths if paths is None else sorted(paths)
         self._named: list[dict[str, list[str]]] = [{} for _ in range(RANKS)]
         for path in self.paths:
             for named, name in zip(self._named, self._names(path), strict=True):

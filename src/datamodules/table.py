@@ -12,7 +12,7 @@ import pandas as pd
 from src.datamodules.csv_table import ID_COLUMNS, pick_column, read_csv
 from src.datamodules.findings import listed_labels, word
 from src.datamodules.photo_datamodule import PhotoDataModule
-from src.datamodules.records import EXAMPLES, Finding, PhotoIndex, Record, Source, tidy
+from src.datamodules.records import EXAMPLES, Finding, PhotoIndex, Record, Source, find_photos, tidy
 from src.datamodules.table_checks import find_all, photo_column
 from src.datamodules.wide_table import labels_of_columns
 from src.errors import InputError, counted, did_you_mean, listed
@@ -179,7 +179,7 @@ class TableDataModule(PhotoDataModule):
         self.encoding = encoding
 
     def _source(self) -> Source:
-        for key, path in (("root", self.csv.parent), ("csv", self.csv), ("images", self.images)):
+        for key, path in (("root", self.csv.parent), ("csv", self.csv)):
             refuse_archive(f"data.{key}", path)
         if self.named_by_root and not self.csv.is_file() and self.csv.parent.is_dir():
             raise InputError(
@@ -189,7 +189,8 @@ class TableDataModule(PhotoDataModule):
         frame = self.frame()
         frame = frame.loc[:, frame.columns != ""]
         cells = {column: frame[column].tolist() for column in frame.columns}
-        index = self._index()
+        listing = find_photos(self.images, "data.images")
+        index = PhotoIndex(self.images, listing.paths)
         id_column = photo_column(frame, self.id, ID_COLUMNS, self.csv, "data.id", lambda: index)
         ids = frame[id_column].str.strip()
         columns, frame = self._label_columns(frame, id_column)
@@ -227,18 +228,8 @@ class TableDataModule(PhotoDataModule):
             lost=lost,
             unlabelled=[path for path in index.paths if path not in labelled],
             label_columns=columns,
-            findings=[*index.listing.findings(), *findings],
+            findings=[*listing.findings(), *findings],
         )
-
-    def _index(self) -> PhotoIndex:
-        if not self.images.is_dir():
-            raise InputError(f"data.images={self.images}: no such folder")
-        index = PhotoIndex(self.images)
-        if not index.paths:
-            raise InputError(
-                f"data.images={self.images}: no photo in it (jpg, jpeg, png, bmp, tif, tiff, webp)"
-            )
-        return index
 
     def frame(self) -> pd.DataFrame:
         """Return the cells of the table, columns without a name included."""

@@ -59,9 +59,10 @@ def find_images(images: str | None, root: str | None = None) -> list[Photo]:
     source = user_path(images)
     refuse_archive("images", source)
     if source.is_dir():
-        paths = find_photos(source)
-        if not paths:
-            raise InputError(f"images={images}: no photo in it (jpg, jpeg, png, bmp, tif, tiff, webp)")
+        listing = find_photos(source, "images")
+        for finding in listing.findings():
+            log.warning("%s", finding)
+        paths = listing.paths
         return [Photo(id_, path, source) for id_, path in zip(ids_from_paths(paths), paths, strict=True)]
     if not source.is_file():
         raise InputError(f"images={images}: no such file or folder")
