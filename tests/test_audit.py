@@ -14,9 +14,8 @@ import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 
-from src.analysis.agreement import agreement, agreement_csv
 from src.analysis.audit.apply import apply_audit
-from src.analysis.audit.lists import audit_csv, judged_labels
+from src.analysis.audit.lists import agreement, agreement_csv, audit_csv, judged_labels
 from src.analysis.audit.page import Audit, audit_page
 from src.analysis.audit.suspects import Suspect
 from src.config import CONF, build

@@ -49,7 +49,7 @@ class Audit:
 def audit_page(audit: Audit, agreements: Sequence[Mapping], top: int, command: str) -> bytes:
     """Return `audit.html`: self-contained, without scripts; the same audit gives the same bytes.
 
-    Each list shows `top` photos; `agreements` are rows of `agreement.agreement`, and `command` is the shell
+    Each list shows `top` photos; `agreements` are rows of `lists.agreement`, and `command` is the shell
     command that applies the decisions.
     """
     kinds = ", ".join(f"{len(names)} of kind {kind}" for kind, names in audit.labels.kinds.items())
