@@ -128,7 +128,6 @@ def _leave_sweep(failed: list[Exception], full: bool) -> NoReturn:
 
 
 def _write_to_log(message: str) -> None:
-    """Write an error into the run's log file; the console gets its own line."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.FileHandler):
             handler.handle(log.makeRecord(log.name, logging.ERROR, "", 0, message, (), None))

@@ -66,7 +66,6 @@ def finished_runs(outputs: Path) -> Iterator[Path]:
 
 
 def _is_finished(run: Path) -> bool:
-    """Return whether a run has its figures and its best checkpoint, and no training works in it."""
     files = (run / "metrics.json", run / "checkpoints" / BEST)
     return all(map(Path.is_file, files)) and not is_locked(run / LOCK)
 

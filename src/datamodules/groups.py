@@ -185,7 +185,6 @@ def _captures(source: Source, expression: str, texts: Iterable[str]) -> list[str
 
 
 def _without_missing(group: str, names: Iterable[str]) -> list[str]:
-    """Return the names; words for a missing group, which would join strangers, are told and empty."""
     names = list(map(tidy, names))
     missing = Counter(name for name in names if name and word(name) in MISSING)
     if words := {name: count for name, count in missing.items() if name.lower() != "nan"}:

@@ -132,6 +132,5 @@ def _refuse_high_root(listing: Listing) -> None:
 
 
 def _is_place(name: str) -> bool:
-    """Whether a folder's name is that of a site, time, split or kind of file rather than of a label."""
     name = name.lower()
     return bool(PLACE_OR_TIME.fullmatch(name) or SPLIT_LIKE.fullmatch(name) or name in PICTURES | ANSWERS)

@@ -85,7 +85,13 @@ class PhotoDataModule(L.LightningDataModule):
         _check_choice("task", task, TASKS)
         _check_choice("data.multiple", multiple, ("error", "first", "drop"))
         _check_choice("data.cache", cache, (None, "images", "features"))
-        _check_least(batch_size=(batch_size, 1), num_workers=(num_workers or 0, 0), views=(views, 1))
+        for key, value, least in (
+            ("batch_size", batch_size, 1),
+            ("num_workers", num_workers or 0, 0),
+            ("views", views, 1),
+        ):
+            if value < least:
+                raise InputError(f"data.{key}={value}: needs at least {least}")
         if balanced and class_weights is not None:
             raise InputError("data.balanced=true instead of data.class_weights: set that to null")
         if cache and not cache_dir:
@@ -278,7 +284,6 @@ class PhotoDataModule(L.LightningDataModule):
         return PhotoDataset(records, self.root, targets, self.preprocess, transform, self.seed, images)
 
     def _loader(self, split: str) -> DataLoader:
-        """Return the loader of a split; in training shuffled, and without a last batch of one photo."""
         train, dataset, workers = split == "train", self.dataset(split), self._workers()
         if self.features:
             dataset, workers = FeatureDataset(self.features[split], dataset.targets), 0
@@ -322,12 +327,6 @@ class PhotoDataModule(L.LightningDataModule):
 def _check_choice(name: str, value: str | None, choices: Iterable[str | None]) -> None:
     if value not in choices:
         raise InputError(f"{name}={value}: {did_you_mean(str(value), [str(c or 'null') for c in choices])}")
-
-
-def _check_least(**values: tuple[int, int]) -> None:
-    for name, (value, least) in values.items():
-        if value < least:
-            raise InputError(f"data.{name}={value}: needs at least {least}")
 
 
 def _check_split(near_duplicates: int | None, folds: int | None, fold: int, split_file: str | None) -> None:

@@ -228,7 +228,6 @@ class PhotoIndex:
 
     @staticmethod
     def _names(path: str) -> tuple[str, str, str, str]:
-        """Return the names that an ID may have for a photo, the most exact one first."""
         whole = PurePosixPath(path)
         return path, whole.with_suffix("").as_posix(), whole.name, whole.stem
 

@@ -167,7 +167,6 @@ def _carve(
 
 
 def _report_crossing(linked: Linked, chosen: np.ndarray) -> None:
-    """Warn of groups, copies or near duplicates in several parts of a split that the user gave."""
     members: dict[int, dict[str, str]] = {}
     for record, number, split in zip(linked.records, linked.groups.tolist(), chosen, strict=True):
         members.setdefault(number, {}).setdefault(split, record.path)

@@ -254,7 +254,6 @@ class TableDataModule(PhotoDataModule):
         }, frame
 
     def _column_names(self, frame: pd.DataFrame) -> dict[str, tuple[str, ...]]:
-        """Return `{kind: possible column names}`: as configured, else component and defect, else label."""
         if self.columns:
             if taken := [kind for kind in self.columns if kind in TAKEN]:
                 raise InputError(

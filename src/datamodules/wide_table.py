@@ -43,16 +43,16 @@ def labels_of_columns(
                 f"{yes} nor {no} ({len(wrong)} such cells); correct it, or remove the column if it is no "
                 "label (one column with all labels: name it with data.columns)"
             )
-    rest = [n for n in names if n not in pairs and None in map(number, filter(None, cells[n]))]
-    level = logging.WARNING if rest else logging.INFO  # one of them may hold the labels
-    unread = f"; not read: {listed(rest)}" if rest else ""
-    log.log(level, "%s: one column per label: %s%s", where, listed(pairs, 30), unread)
+    log.info("%s: one column per label: %s", where, listed(pairs, 30))
+    if rest := [n for n in names if n not in pairs and None in map(number, filter(None, cells[n]))]:
+        log.warning("%s: columns that are not read: %s", where, listed(rest))  # one may hold the labels
     says_no = any(no in cells[name] for name in pairs)
-    found = [[name for name, cell in zip(pairs, row, strict=True) if cell == yes] for row in rows]
-    other = [nothing] if nothing else []
-    return [
-        labels or (other if any(row) or not says_no else []) for labels, row in zip(found, rows, strict=True)
-    ]
+    found = []
+    for row in rows:
+        labels = [name for name, cell in zip(pairs, row, strict=True) if cell == yes]
+        is_empty = says_no and not any(row)
+        found.append(labels or ([nothing] if nothing and not is_empty else []))
+    return found
 
 
 def _plain(cell: str) -> str:

@@ -99,7 +99,6 @@ def _from_csv(source: Path, root: str | None) -> list[Photo]:
 
 
 def _posix(cell: str) -> str:
-    """Return the path in a cell in one spelling, so that one photo has one."""
     return cell if not cell or "://" in cell else PurePosixPath(cell.replace("\\", "/")).as_posix()
 
 

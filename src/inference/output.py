@@ -185,7 +185,6 @@ class Output:
         self.done = self._photos_in(own)
 
     def _begin(self, finished: Mapping[str, Any], resume: bool) -> None:
-        """Make the folder with its manifest; refuse to replace a table that is not a finished output."""
         if resume and finished:
             differing = _differences(finished["manifest"], self.manifest)
             cure = "leave out resume=true to replace it, or name another output"
@@ -264,12 +263,10 @@ class Output:
         return read_json(self.folder / "manifest.json")
 
     def _finished(self) -> dict[str, Any]:
-        """Return the manifest and the number of error rows of a finished output; empty for any other file."""
         found, digest = read_json(self.sidecar), self._digest()
         return found if digest and found.get("sha256") == digest else {}
 
     def _digest(self) -> str:
-        """Return the SHA-256 of the output; nothing where it is empty or not there."""
         return file_digest(self.output) if self.output.is_file() and self.output.stat().st_size else ""
 
     def _gone(self) -> None:

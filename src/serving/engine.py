@@ -89,7 +89,6 @@ def load_served(ckpt: str | Path | None, backend: str, runs: Path = Path("output
 
 
 def _exported(checkpoint: Path) -> Path:
-    """Return the ONNX file of a checkpoint, next to it in `onnx/`; it is made and compared once."""
     folder = checkpoint.parent / "onnx"
     file = folder / "model.onnx"
     folder.mkdir(exist_ok=True)

@@ -38,7 +38,6 @@ ImageId = Annotated[int, Path(ge=1, le=2**31 - 1)]
 
 
 def _files(*types: str) -> dict[int | str, dict[str, Any]]:
-    """Return the entry of OpenAPI for an answer that is a file of one of some media types."""
     return {200: {"description": "the file", "content": {name: {} for name in types}}}
 
 

@@ -83,7 +83,6 @@ def _names(cell: str) -> list[str]:
 
 
 def _claims(where: str, cells: Mapping[str, str], kind_of: Mapping[str, str]) -> dict[str, bool]:
-    """Return the labels that a row with a known decision says are on the photo, and are not."""
     verb, *rest = cells["decision"].split(None, 1)
     if verb.casefold() == "exclude":
         return {LEFT_OUT: True}

@@ -66,7 +66,6 @@ def summarise(data: Exploration, problems: Mapping[str, Sequence[Row]]) -> dict:
 
 
 def _labels(data: Exploration) -> dict[str, list[dict]]:
-    """Return each label's photos and groups, the commonest first, and a verdict where they are too few."""
     groups = data.carried.groupby(["kind", "label"])["joined"].nunique()
     found: dict[str, list[dict]] = {}
     for kind, counts in data.kinds.items():
