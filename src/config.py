@@ -315,8 +315,12 @@ def demo_root(cfg: DictConfig) -> None:
         raise InputError(f"{DEMO} is not there yet: draw it first, python scripts/make_demo_data.py")
     log.info("Drawing the demo set into %s (once)", DEMO)
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    drawing = subprocess.run([sys.executable, *DRAW_DEMO], **quiet)
-    message = drawing.stderr.strip()
+    with subprocess.Popen([sys.executable, *DRAW_DEMO], **quiet) as drawing:
+        try:
+            message = drawing.communicate()[1].strip()
+        except BaseException:
+            drawing.terminate()  # not killed: it ends its own processes
+            raise
     if drawing.returncode:
         reason = message.splitlines()[-1].removeprefix("error: ") if message else "no message"
         raise InputError(f"the demo set was not drawn: {reason}")

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.special import logit
 
 from src.analysis.audit.evidence import Evidence
-from src.datamodules.groups import Linked
+from src.datamodules.groups import Linked, identical_sets
 from src.labels import LabelSpace
 
 LISTS = ("missing_label", "wrong_label", "unseen_pair", "near_duplicates")
@@ -224,9 +224,10 @@ def _disagreeing(evidence: Evidence) -> Iterator[Suspect]:
 
 
 def _alike(linked: Linked) -> list[tuple[int, int]]:
-    pairs = set(map(tuple, linked.pairs.tolist()))
-    first: dict[str, int] = {}
-    for position, record in enumerate(linked.records):
-        if record.digest and first.setdefault(record.digest, position) != position:
-            pairs.add((first[record.digest], position))
-    return sorted(pairs)
+    position = {record.path: i for i, record in enumerate(linked.records)}
+    copies = {
+        (position[one.path], position[other.path])
+        for one, *others in identical_sets(linked.records)
+        for other in others
+    }
+    return sorted(copies | set(map(tuple, linked.pairs.tolist())))

@@ -82,11 +82,13 @@ def _copy_rows(data: Exploration) -> dict[str, list[Row]]:
     copies = [(same[0], copy, 0) for same in identical_sets(data.records) for copy in same[1:]]
     near = near_pairs_of(data)
     differing = [pair for pair in copies + near if _label_sets(pair[0]) != _label_sets(pair[1])]
-    found = {"identical": copies, "near_duplicates": near, "conflicting_labels": differing}
-    return {
-        name: [dict(zip(PAIR, _pair_row(*pair), strict=True)) for pair in pairs]
-        for name, pairs in found.items()
-    }
+    found: dict[str, list[Row]] = {"identical": [], "near_duplicates": [], "conflicting_labels": []}
+    for rows, pairs in zip(found.values(), (copies, near, differing), strict=True):
+        for one, other, distance in pairs:
+            labels = [";".join(label_names(record.labels)) for record in (one, other)]
+            row = (one.path, other.path, distance, *labels, one.group, other.group)
+            rows.append(dict(zip(PAIR, row, strict=True)))
+    return found
 
 
 def near_pairs_of(data: Exploration) -> list[Pair]:
@@ -97,11 +99,6 @@ def near_pairs_of(data: Exploration) -> list[Pair]:
         if data.records[i].digest != data.records[j].digest
     ]
     return sorted(found, key=lambda pair: (pair[2], pair[0].path, pair[1].path))
-
-
-def _pair_row(one: Record, other: Record, distance: int) -> tuple:
-    labels = [";".join(label_names(record.labels)) for record in (one, other)]
-    return one.path, other.path, distance, *labels, one.group, other.group
 
 
 def _label_sets(record: Record) -> dict[str, set[str]]:
