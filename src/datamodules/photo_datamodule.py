@@ -85,13 +85,7 @@ class PhotoDataModule(L.LightningDataModule):
         _check_choice("task", task, TASKS)
         _check_choice("data.multiple", multiple, ("error", "first", "drop"))
         _check_choice("data.cache", cache, (None, "images", "features"))
-        for key, value, least in (
-            ("batch_size", batch_size, 1),
-            ("num_workers", num_workers or 0, 0),
-            ("views", views, 1),
-        ):
-            if value < least:
-                raise InputError(f"data.{key}={value}: needs at least {least}")
+        _check_least(batch_size=(batch_size, 1), num_workers=(num_workers or 0, 0), views=(views, 1))
         if balanced and class_weights is not None:
             raise InputError("data.balanced=true instead of data.class_weights: set that to null")
         if cache and not cache_dir:
@@ -327,6 +321,12 @@ class PhotoDataModule(L.LightningDataModule):
 def _check_choice(name: str, value: str | None, choices: Iterable[str | None]) -> None:
     if value not in choices:
         raise InputError(f"{name}={value}: {did_you_mean(str(value), [str(c or 'null') for c in choices])}")
+
+
+def _check_least(**values: tuple[int, int]) -> None:
+    for name, (value, least) in values.items():
+        if value < least:
+            raise InputError(f"data.{name}={value}: needs at least {least}")
 
 
 def _check_split(near_duplicates: int | None, folds: int | None, fold: int, split_file: str | None) -> None:
