@@ -74,7 +74,7 @@ class FolderDataModule(PhotoDataModule):
         findings = listing.findings()
         if self.label_folder is None:
             refuse_exports(listing, split_of)
-            check_level(listing, split_of, self._labels, self.task != "multiclass")
+            findings += check_level(listing, split_of, self._labels, self.task != "multiclass")
         level = {"parent": -1, "both": None}.get(self.label_folder, 0)
         labels_of: dict[str, dict[str, tuple[str, ...]] | None] = {}
         records, given, outside, unnamed = [], {}, [], []

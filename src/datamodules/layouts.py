@@ -5,7 +5,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
-from src.datamodules.records import Listing
+from src.datamodules.records import EXAMPLES, Finding, Listing
 from src.datamodules.splits import SPLIT_NAMES
 from src.errors import InputError, listed
 from src.overrides import typed
@@ -86,11 +86,11 @@ def table_cure(listing: Listing) -> str:
 
 def check_level(
     listing: Listing, split_of: Mapping[str, str], is_label: Callable[[str], object], pairs: bool
-) -> None:
+) -> list[Finding]:
     """Refuse a tree whose top folders are splits, sites or years, with the labels' folders below them.
 
     `is_label` says whether a folder's name can be read as labels; where folders name `pairs` of labels, that
-    tells them from others.
+    tells them from others. Returns a finding where some folders below are common to several top ones.
     """
     below: dict[str, set[str]] = defaultdict(set)
     direct: set[str] = set()
@@ -109,7 +109,10 @@ def check_level(
     alike = not direct and len(often) > 1 and 2 * len(often) >= len(common)
     labels_on_top = pairs and all(map(is_label, tops)) and not all(map(is_label, common))
     if not places and (not alike or all(map(_is_place, shared)) or labels_on_top):
-        return
+        if direct or not shared or all(map(_is_place, shared)) or labels_on_top:
+            return []
+        text = f"The same folders lie below several labels' folders: {listed(shared, EXAMPLES)}"
+        return [Finding("levels", text, "if these are the labels, use data.label_folder=parent", len(shared))]
     cure = "take these with data.label_folder=parent"
     if pairs and not any(map(is_label, [*tops, *common])):
         cure = "take both, component and defect, with data.label_folder=both"

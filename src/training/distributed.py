@@ -1,5 +1,6 @@
 """Several devices as one run: checks, equal data in all processes; the end of training by error or signal."""
 
+import copy
 import logging
 import signal
 from collections.abc import Iterator
@@ -59,8 +60,24 @@ def check_devices(
             raise InputError(f"{split} has {len(records)} photos, fewer than {world} devices")
     last = len(datamodule.splits["train"]) % (world * datamodule.batch_size)
     alone = datamodule.batch_size == 1 or max(2, world) <= last < 2 * world
-    if alone and not cfg.trainer.get("sync_batchnorm") and not model.hparams["freeze_backbone"]:
-        log.warning("data.batch_size=%d: BatchNorm gets a step of one photo", datamodule.batch_size)
+    if alone and not cfg.trainer.get("sync_batchnorm") and not _normalises_one(model, datamodule):
+        raise InputError(
+            f"data.batch_size={datamodule.batch_size} leaves a device one photo in a step, whose feature "
+            "map of one pixel BatchNorm cannot normalise: another one, or larger photos"
+        )
+
+
+def _normalises_one(model: PhotoClassifier, datamodule: PhotoDataModule) -> bool:
+    """Whether the backbone can be trained, or need not be, on a batch of one photo."""
+    if model.hparams["freeze_backbone"]:
+        return True
+    backbone = copy.deepcopy(model.backbone).train()  # a copy, as its running statistics change
+    try:
+        with torch.inference_mode():
+            backbone(torch.zeros(1, 3, *datamodule.preprocess.size))
+    except ValueError:
+        return False
+    return True
 
 
 def inference_device(cfg: DictConfig) -> str:
