@@ -277,7 +277,7 @@ def summary_of(groups, labels, task="multiclass", **seen):
 def test_notices_name_the_giant_group_and_labels_that_are_too_few():
     summary = summary_of(["G"] * 30 + [f"g{i}" for i in range(20)], [("x",)] * 26 + [("y",)] * 24)
     assert summary["notices"][0].startswith("One group holds 30 of 50 photos (G)")
-    assert summary["groups"]["photos_per_group"] == {"1": 20, "30": 1}
+    assert summary["groups"]["photos_per_group"] == {"1": 20, "21 to 50": 1}
     assert summary["groups"]["largest"] == {"name": "G", "photos": 30, "share": 0.6}
     assert "Cannot be evaluated, fewer than 3 groups: 'x'." in summary["notices"]
     assert "Rare, fewer than 25 photos: 'y'." in summary["notices"]
@@ -310,10 +310,13 @@ def test_two_photos_with_one_id_are_listed():
 
 def test_places_stay_in_the_photo(tmp_path):
     exif = Image.Exif()
+    exif[0x010F], exif[0x0110], exif[0x0132] = "ACME\0", "ACME <i>1</i>", "2024:05:06 07:08:09"
     exif.get_ifd(0x8825)[2] = (47.0, 11.0, 33.0)
     keep(scene(1), tmp_path / "photos" / "Bolt_Crack" / "a.jpg", exif=exif)
     keep(scene(2), tmp_path / "photos" / "Rail_Crack" / "b.jpg")
-    write_exploration(look(folders(tmp_path / "photos"), group=None), tmp_path / "out")
+    summary = write_exploration(look(folders(tmp_path / "photos"), group=None), tmp_path / "out")
+    assert summary["exif"]["cameras"] == {"ACME <i>1</i>": 1, "none": 1}
+    assert summary["exif"]["with_place"] == 1 and summary["exif"]["first"] == "2024:05:06 07:08:09"
     text = "".join((tmp_path / "out" / name).read_text() for name in ("photos.csv", "explore.json"))
     assert "47.0" not in text and "33.0" not in text
 

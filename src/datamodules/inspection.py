@@ -22,7 +22,7 @@ from src.datamodules.groups import HASHED_SIZE, perceptual_hash
 from src.datamodules.records import EXAMPLES, Finding, Record, Source
 from src.errors import InputError, UnreadableImage, listed
 from src.files import write_whole
-from src.images import MAX_PIXELS, content_digest, largest_sample, open_image, read_header, read_photo
+from src.images import MAX_PIXELS, Header, content_digest, largest_sample, open_image, read_header, read_photo
 from src.parallel import ProgressBar, bounded_map, cores
 from src.preprocess import Preprocess, decoder
 from src.row_store import checked_folder, clear_stale
@@ -53,6 +53,8 @@ class ImageStats:
             the tiles that have contrast; None where none has, and for photos too small to hold a tile.
         white: share of blown-out pixels.
         glare: share of the largest blown-out area that does not reach the photo's edge.
+        camera: make and model, else empty.
+        located: whether the file tells a place.
         bits: of a sample in the file; 8 for less.
         largest: the largest sample, where they have more than 8 bits; of colour by its upper 8 bits.
     """
@@ -69,6 +71,10 @@ class ImageStats:
     sharpness: float | None = None
     white: float = 0.0
     glare: float = 0.0
+    orientation: int | None = None
+    camera: str = ""
+    taken: str = ""
+    located: bool = False
     bits: int = 8
     largest: int = 0
     coloured: bool = False
@@ -130,6 +136,7 @@ def inspect_photo(path: Path, size: tuple[int, int] = (32, 32), sample_bits: int
         sharpness=sharpness(gray),
         white=float(white.mean()),
         glare=_largest_inner_area(white),
+        **_camera(header),
         bits=header.bits,
         largest=largest,
         coloured=coloured,
@@ -182,6 +189,22 @@ def _largest_inner_area(white: np.ndarray) -> float:
     sizes = np.bincount(areas.ravel())
     sizes[np.concatenate([[0], areas[0], areas[-1], areas[:, 0], areas[:, -1]])] = 0
     return float(sizes.max() / white.size)
+
+
+def _camera(header: Header) -> dict[str, object]:
+    make, model, taken = (_plain(header.exif[tag]) for tag in ("Make", "Model", "DateTime"))
+    orientation = header.exif["Orientation"]
+    return {
+        "orientation": orientation if isinstance(orientation, int) else None,
+        "camera": model if model.lower().startswith(make.lower()) else f"{make} {model}".strip(),
+        "taken": taken,
+        "located": header.exif["GPSInfo"] is not None,
+    }
+
+
+def _plain(value: object) -> str:
+    """Return a tag's text without padding; cameras fill with zeros and spaces."""
+    return " ".join(value.replace("\0", " ").split())[:60] if isinstance(value, str) else ""
 
 
 class _StatsCache:

@@ -13,7 +13,7 @@ from src.datamodules.records import Record, Source
 
 MEASURED = (
     "reason", "format", "width", "height", "brightness", "bright_end", "contrast", "sharpness", "white",
-    "glare", "digest", "phash",
+    "glare", "orientation", "camera", "taken", "located", "digest", "phash",
 )  # fmt: skip
 
 

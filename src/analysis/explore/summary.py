@@ -6,6 +6,7 @@ from dataclasses import asdict
 from itertools import chain, combinations, product
 
 import numpy as np
+import pandas as pd
 
 from src.analysis.explore.exploration import Exploration
 from src.analysis.explore.problems import LISTS, Row, near_pairs_of, rule_of
@@ -17,7 +18,9 @@ RARE = 25  # photos; below, a threshold or a score of the label says little
 EVALUABLE = 3  # groups; below, a label cannot stand in train, val and test
 SHOWN = 60  # rows of a list that the page shows; its CSV has all
 PAIRS = 60, 40  # rows and columns of a table of pairs
-SIZES = 12  # of the commonest sizes and formats
+SIZES = 12  # of the commonest sizes, formats, cameras
+GROUP_SIZES = {"1": 1, "2": 2, "3 to 5": 5, "6 to 10": 10, "11 to 20": 20, "21 to 50": 50, "51 to 200": 200,
+               "201 or more": np.inf}  # fmt: skip
 
 
 def summarise(data: Exploration, problems: Mapping[str, Sequence[Row]]) -> dict:
@@ -62,6 +65,7 @@ def summarise(data: Exploration, problems: Mapping[str, Sequence[Row]]) -> dict:
         "sizes": _most(f"{w} x {h}" for w, h in zip(photos["width"], photos["height"], strict=True)),
         "aspect_ratios": _most(f"{ratio:.2f}" for ratio in photos["width"] / photos["height"]),
         "formats": _most(photos["format"]),
+        "exif": _exif(data),
     }
 
 
@@ -99,11 +103,12 @@ def _groups(data: Exploration) -> dict:
     sizes = np.bincount(joined)
     largest = int(sizes.argmax())
     names = list(data.photos["group"][joined == largest].unique())
+    counts = pd.cut(sizes, [0, *GROUP_SIZES.values()], labels=list(GROUP_SIZES)).value_counts()
     return {
         "by": data.group,
         "named": data.photos["group"].nunique(),
         "joined": len(sizes),
-        "photos_per_group": _most(map(str, sizes)),
+        "photos_per_group": {name: int(count) for name, count in counts.items() if count},
         "largest": {
             "name": " + ".join(names[:3]) + (f" + {len(names) - 3} more" if len(names) > 3 else ""),
             "photos": int(sizes[largest]),
@@ -141,3 +146,18 @@ def _most(values: Iterable[str]) -> dict[str, int]:
     counts = sorted(Counter(values).items(), key=lambda item: (-item[1], item[0]))
     rest = sum(count for _, count in counts[SIZES:])
     return dict(counts[:SIZES]) | ({"others": rest} if rest else {})
+
+
+def _exif(data: Exploration) -> dict:
+    """Return orientation, camera and time as the files have them; of places only how many files have one."""
+    photos = data.readable
+    taken = sorted(time for time in photos["taken"] if time[:4].isdigit() and time[:4] != "0000")
+    return {
+        "orientation": _most(str(orientation or "none") for orientation in photos["orientation"]),
+        "turned": sum((orientation or 1) > 1 for orientation in photos["orientation"]),
+        "cameras": _most(camera or "none" for camera in photos["camera"]),
+        "with_time": len(taken),
+        "first": taken[0] if taken else "",
+        "last": taken[-1] if taken else "",
+        "with_place": int(photos["located"].sum()),
+    }
