@@ -19,9 +19,13 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
 from fastapi.testclient import TestClient
 from PIL import Image
-from sqlalchemy import event
+from sqlalchemy import create_engine, event
 
 from src.errors import InputError
 from src.files import file_lock
@@ -29,7 +33,8 @@ from src.serving import image_routes
 from src.serving.app import create_app
 from src.serving.engine import Busy, Engine, load_served
 from src.serving.photos import Checked, without_metadata
-from src.serving.store import Store
+from src.serving.store import MIGRATIONS, Store
+from src.serving.tables import Base
 from tests.made import REPOSITORY, run_script
 from tests.test_service import sent, settings_of, settled
 
@@ -347,6 +352,19 @@ def test_databases_that_cannot_be_used(tmp_path):
         Store(f"sqlite:///{tmp_path / 'broken.db'}")
     with pytest.raises(InputError, match="cannot be used"):
         Store(f"sqlite:///{tmp_path / 'no' / 'folder' / 'x.db'}")
+
+
+def test_migrations_go_up_and_down_and_give_the_tables_of_the_code(tmp_path):
+    engine = create_engine(f"sqlite:///{tmp_path / 'x.db'}")
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        command.downgrade(config, "base")
+        command.upgrade(config, "head")
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+    engine.dispose()
 
 
 def test_a_port_in_use_is_one_line_with_a_free_one(tmp_path, run, monkeypatch, capsys):

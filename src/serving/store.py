@@ -6,9 +6,13 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.util.exc import CommandError
 from sqlalchemy import Row, and_, cast, delete, event, func, insert, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -17,12 +21,13 @@ from src.serving.bodies import Wanted
 from src.serving.photos import Checked
 from src.serving.tables import Base, ImageRow, JobRow, PredictionRow, ReviewRow
 
+MIGRATIONS = Path(__file__).parent / "migrations"
 WAIT = 15.0  # seconds that a writer waits for another one
 MAX_ATTEMPTS = 3
 
 
 class Store:
-    """The database of one service; an `InputError` if it cannot be opened."""
+    """The database of one service; an `InputError` if it cannot be opened, or is of a later version."""
 
     def __init__(self, url: str | sa.URL):
         as_json = partial(json.dumps, ensure_ascii=False, allow_nan=False)
@@ -32,10 +37,18 @@ class Store:
             if self.engine.dialect.name == "sqlite":
                 event.listen(self.engine, "connect", _prepare_sqlite)
                 event.listen(self.engine, "begin", _begin_sqlite)
-            Base.metadata.create_all(self.engine)
-        except (SQLAlchemyError, ImportError) as error:  # the last: its driver
+            self._migrate()
+        except (SQLAlchemyError, CommandError, ImportError) as error:  # the last: its driver
             cause = first_line(getattr(error, "orig", None) or error)
             raise InputError(f"database_url={url}: cannot be used ({cause})") from error
+
+    def _migrate(self) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+        with self.engine.connect() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            connection.commit()
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
