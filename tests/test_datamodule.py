@@ -12,7 +12,7 @@ from src.datamodules import inspection, photo_datamodule
 from src.datamodules.dataset import LostPhoto
 from src.datamodules.folders import FolderDataModule
 from src.datamodules.records import Record
-from src.datamodules.split_figures import Weighting, class_weights, label_table
+from src.datamodules.split_figures import Weighting, class_weights, label_table, pair_table
 from src.datamodules.table import TableDataModule
 from src.errors import InputError
 from src.labels import LabelSpace
@@ -348,10 +348,13 @@ def test_class_weights_come_from_train_and_may_be_off(root, caplog):
     assert module.class_weights() == wanted
     with caplog.at_level(logging.INFO):
         module.log_tables()
-    assert "weight" in caplog.text and "train %" in caplog.text
+    assert "weight" in caplog.text and "train %" in caplog.text and "Pairs:" in caplog.text
 
 
-def test_tables_count_labels_per_split():
+def test_tables_count_labels_and_pairs_per_split():
     splits = {"train": pairs("AX", "AXY", "B"), "val": pairs("AX"), "test": []}
     counts = label_table(splits, SPACE).set_index("label")
     assert counts.loc["A"].tolist() == ["component", 2, 66.7, 1, 100.0, 0, 0.0]
+    rows = pair_table(splits, SPACE).set_index(["component", "defect"])
+    assert rows["train"].to_dict() == {("A", "X"): 2, ("A", "Y"): 1, ("B", "(none)"): 1}
+    assert rows.loc[("A", "X"), "train %"] == 66.7

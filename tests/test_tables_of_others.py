@@ -1,6 +1,7 @@
 """Tables that a spreadsheet, a tool or another machine has changed."""
 
 import logging
+import re
 
 import pytest
 
@@ -33,6 +34,33 @@ def read(tmp_path, caplog):
 
 def paths(source):
     return {r.path: [name for names in r.labels.values() for name in names] for r in source.records}
+
+
+@pytest.mark.parametrize(
+    ("id_", "photo", "words"),
+    [
+        ("123", "00123.jpg", "lost their leading zeros, as 123 for 00123.jpg; format the column as text"),
+        ("123.0", "s/00123.jpg", "lost their leading zeros, as 123.0 for 00123.jpg"),
+        ("12.0", "12.jpg", "became decimal numbers, as 12.0 for 12.jpg"),
+        ('"12,0"', "12.jpg", "became decimal numbers"),
+        ("02-Jan", "2-1.jpg", "became dates, as 02-Jan; format"),
+        ("Jan-02", "1_2.jpg", "became dates"),
+        ("2024-01-02 00:00:00", "1-2.jpg", "became dates"),
+        ("01.02.2024", "2024_02_01.jpg", "became dates"),
+        ("2.02305E+13", "20230512345678.jpg", "became numbers with an exponent, as 2.02305E+13; format"),
+    ],
+)
+def test_damaged_ids_are_named(read, id_, photo, words):
+    with pytest.raises(InputError, match=r"none of the 1 IDs .*1 IDs \(2 rows\) .*") as caught:
+        read(f"ID,label\n{id_},x\n{id_},y\n", photo, "other.jpg")
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+    source = read(f"ID,label\na,x\n{id_},x\n{id_},y\n", photo, "a.jpg")
+    assert list(paths(source)) == ["a.jpg"] and words.split(",")[0] in told(source)
+
+
+def test_ids_that_are_only_unknown_have_no_cause(read):
+    source = read("ID,label\na,x\n77,y\nz-9,y\n", "a.jpg", "0123.jpg", "2-1.jpg", "20230512345678.jpg")
+    assert [f.name for f in source.findings] == ["ids_missing"]
 
 
 def test_of_an_id_and_a_file_the_one_with_an_extension_decides(read, tmp_path, caplog):
@@ -123,6 +151,21 @@ def test_a_label_column_with_another_cell_is_refused(read, cell):
         read("ID,Crack,Leak\na,0.9,0.2\nb,0.3,1\n")
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ID,component,defect,defect_2\na,Bolt,Crack,Rust\n", "like labels: 'defect_2'; join their cells"),
+        ("ID,label,Label 2,note\na,x,,x or y\nb,y,z,\n", "look like labels: 'Label 2'; join"),
+        ("ID,label,more\na,x,y\nb,y,x;y\nc,x,nan\n", "look like labels: 'more'; join"),
+        ("ID,label,class\na,0,good\nb,1,bad\n", "'class'; .* or name those to read with data.columns"),
+        ('ID,label\na,x;y\nb,"x, y"\n', "made of several labels: 'x, y' .*data.separator=','"),
+        ("ID,label,label_note,label_id,set\na,x,thin,7,x1\nb,y,,8,y\n", "^$"),
+    ],
+)
+def test_columns_and_separators_of_more_labels_are_told(read, text, words):
+    assert re.search(words, told(read(text)))
+
+
 def test_line_breaks_in_cells(read):
     source = read('ID,label\n"a\n","Crack\nLeak"\nb,"Leak\r\n"\n\nz,x\n')
     assert paths(source) == {"a.jpg": ["Crack", "Leak"], "b.jpg": ["Leak"]}
@@ -191,13 +234,15 @@ def by_file(tmp_path, text, *photos, others=()):
 
 
 def test_split_files_of_others(tmp_path, caplog):
-    rows = "ID;split\nA/0.JPG;validation\n/disk/x/a/1.jpg;dev\n b ;training\n"
+    rows = "ID;split\nA/0.JPG;Validation set\n/disk/x/a/1.jpg;dev\n b ;training\n"
     splits = {"a/0": "val", "a/1": "val", "b": "train"}
     assert by_file(tmp_path, rows, "a/0.jpg", "a/1.jpg", "b.jpg") == splits
     both = "ID,file,split\n0,1.jpg,train\n1,0.jpg,test\n"
     assert by_file(tmp_path, both, "0.jpg", "1.jpg") == {"1": "train", "0": "test"}
     both = both.replace("file", "image_path")
     assert by_file(tmp_path, both, "0.jpg", "1.jpg") == {"1": "train", "0": "test"}
+    with pytest.raises(InputError, match=r"1 IDs \(2 rows\) lost their leading zeros, as 7 for 007.jpg"):
+        by_file(tmp_path, "ID,split\n7,train\n7,train\n", "007.jpg")
     with pytest.raises(InputError, match=r"IDs in two splits: a.jpg \(row 2 train, row 4 val\)"):
         by_file(tmp_path, "ID,split\na,train\n\na.jpg,val\n", "a.jpg")
     with pytest.raises(InputError, match="row 2: unknown split 'not train'"):

@@ -28,7 +28,7 @@ from src.datamodules.dataset import (
 )
 from src.datamodules.findings import check_labels, renames, report_findings, word
 from src.datamodules.inspection import SETTLED, drop_unreadable, replaced_since
-from src.datamodules.split_figures import Weighting, certify, class_weights, label_table
+from src.datamodules.split_figures import Weighting, certify, class_weights, label_table, pair_table
 from src.datamodules.split_file import split_by_file
 from src.errors import InputError, did_you_mean, listed
 from src.files import user_path
@@ -235,7 +235,7 @@ class PhotoDataModule(L.LightningDataModule):
         return class_weights(self.splits["train"], self.labels, self.multilabel, self.weighting)
 
     def log_tables(self) -> None:
-        """Log photos per label and split, weights, and labels that cannot be evaluated."""
+        """Log photos per label, pair and split, weights, and labels that cannot be evaluated."""
         sizes = ", ".join(
             f"{name} {len(records)} photos in {self.certificate['groups'][name]} groups"
             for name, records in self.splits.items()
@@ -245,6 +245,9 @@ class PhotoDataModule(L.LightningDataModule):
         if weights:
             table["weight"] = [weight for values in weights.values() for weight in values]
         log.info("Split: %s\n%s", sizes, table.to_string(index=False))
+        if len(self.labels.kinds) > 1:
+            pairs = pair_table(self.splits, self.labels)
+            log.info("Pairs:\n%s", pairs.to_string(index=False))
         if lacking := self.certificate["not_evaluable"]:
             shown = listed((f"{label} ({why})" for label, why in lacking.items()), 30)
             log.warning("Cannot be evaluated: %s", shown)

@@ -1,8 +1,9 @@
 """A split in figures: its certificate, tables of label counts, class weights."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -127,19 +128,45 @@ def _closest(records: Sequence[Record], chosen: np.ndarray) -> dict[str, Any] | 
 def label_table(splits: Mapping[str, Sequence[Record]], labels: LabelSpace) -> pd.DataFrame:
     """Return photos per label and split: one row per label with `kind, label, <split>, <split> %`, ..."""
     counts = {split: label_counts(records) for split, records in splits.items()}
-    rows = []
-    for kind, names in labels.kinds.items():
-        for name in names:
-            rows.append({"kind": kind, "label": name})
-            for split, records in splits.items():
-                rows[-1][split] = counts[split][name]
-                rows[-1][f"{split} %"] = round(100 * counts[split][name] / max(1, len(records)), 1)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        {"kind": kind, "label": name, **_figures(splits, counts, name)}
+        for kind, names in labels.kinds.items()
+        for name in names
+    )
+
+
+def pair_table(splits: Mapping[str, Sequence[Record]], labels: LabelSpace) -> pd.DataFrame:
+    """Return photos per combination of one label of each of the first two kinds, as `label_table` does.
+
+    A photo without a label of a kind counts as `(none)` of it.
+    """
+    kinds = list(labels.kinds)[:2]
+    counts = {
+        split: Counter(
+            pair for r in records for pair in product(*(r.labels.get(kind) or ("(none)",) for kind in kinds))
+        )
+        for split, records in splits.items()
+    }
+    pairs = sorted(set().union(*counts.values()))
+    return pd.DataFrame(
+        dict(zip(kinds, pair, strict=True)) | _figures(splits, counts, pair) for pair in pairs
+    )
 
 
 def label_counts(records: Sequence[Record]) -> Counter[str]:
     """Return how many photos carry each label; a name is of one kind only."""
     return Counter(name for record in records for names in record.labels.values() for name in names)
+
+
+def _figures(
+    splits: Mapping[str, Sequence[Record]], counts: Mapping[str, Counter], item: Hashable
+) -> dict[str, float]:
+    """Return the number and the percentage of photos of each split that an item counts."""
+    figures = {}
+    for split, records in splits.items():
+        figures[split] = counts[split][item]
+        figures[f"{split} %"] = round(100 * counts[split][item] / max(1, len(records)), 1)
+    return figures
 
 
 @dataclass(frozen=True)

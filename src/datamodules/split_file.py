@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from src.datamodules.csv_table import ID_COLUMNS, pick_column, read_csv
-from src.datamodules.layouts import OTHER_SPLITS
+from src.datamodules.layouts import OTHER_SPLITS, SPLIT_LIKE
 from src.datamodules.records import PhotoIndex, Record, tidy
 from src.datamodules.table_checks import find_all, photo_column
 from src.errors import InputError, did_you_mean, listed
@@ -73,7 +73,13 @@ def _split_rows(path: Path, index: PhotoIndex) -> list[tuple[str, str, str]]:
         for row, id_, name in zip(frame.index, ids, names, strict=True):
             if not name:
                 continue
-            if not (split := OTHER_SPLITS.get(name.casefold())):
+            if not (split := _split_name(name)):
                 raise InputError(f"{path}, row {row}: unknown split '{name}': {did_you_mean(name, SPLITS)}")
             rows.append((f"row {row}", id_, split))
     return rows
+
+
+def _split_name(name: str) -> str:
+    """Return the split that a name stands for, as `Validation set`; empty for none."""
+    match = SPLIT_LIKE.fullmatch(name.casefold())
+    return OTHER_SPLITS[match[1]] if match and match.start(1) == 0 else ""

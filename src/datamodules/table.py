@@ -21,6 +21,7 @@ from src.files import refuse_archive, user_path
 log = logging.getLogger(__name__)
 TAKEN = ("ID", "path", "group", "loss", "exact_match", "f1_macro", "per_class", "labels_evaluated",
          "labels_total")  # fmt: skip
+LETTER = re.compile(r"[^\W\d_]")
 LABEL_COLUMNS = ("label", "labels", "class", "category")
 
 
@@ -145,6 +146,25 @@ def _check_rows(index: PhotoIndex, reader: TableReader, labels: Mapping) -> list
     return findings
 
 
+def _check_columns(frame: pd.DataFrame, reader: TableReader, labels: Mapping, others: set) -> list[Finding]:
+    """Return a finding of columns that are not read and look like labels."""
+    known = {name.casefold() for found in labels.values() for names in found.values() for name in names}
+    read, mark, unread = {*reader.columns.values()}, reader.separator, []
+    for column in (name for name in frame.columns if name not in read | others):
+        parts = {tidy(part).casefold() for cell in frame[column].unique() for part in cell.split(mark)}
+        words, name = {*filter(LETTER.search, parts - reader.placeholders)}, column.casefold()
+        ends = [name.removeprefix(start) for start in map(str.casefold, read) if name.startswith(start)]
+        named = any(words & known or not LETTER.search(end) for end in ends)
+        named |= name in LABEL_COLUMNS and not any(map(LETTER.search, known))  # next to its numbers
+        if words and (named or words <= known):
+            unread.append(f"'{column}'")
+    if not unread:
+        return []
+    text = f"Columns that are not read look like labels: {listed(unread)}"
+    cure = f"join their cells with '{mark}' in one column, or name those to read with data.columns"
+    return [Finding("columns_unread", text, cure, len(unread))]
+
+
 class TableDataModule(PhotoDataModule):
     """Photos whose labels stand in a CSV; docs/configuration.md describes the arguments."""
 
@@ -210,6 +230,8 @@ class TableDataModule(PhotoDataModule):
         findings = _check_ids(self.csv, index, lost, ids, findings)
         _refuse_unknown(self.csv, reader)
         findings += _check_rows(index, reader, labels)
+        if not self.columns and {*columns.values()} <= {*cells}:  # named by nobody, and not made
+            findings += _check_columns(frame, reader, labels, {id_column, self.group, *ID_COLUMNS})
         shared: dict[tuple, dict[str, tuple[str, ...]]] = {}  # records of the same labels hold one mapping
         records = [
             Record(id_of[path], path, shared.setdefault(tuple(found.items()), found))

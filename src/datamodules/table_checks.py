@@ -1,8 +1,9 @@
-"""IDs of a table against the photos: the column that names them, paths of other machines."""
+"""IDs of a table against the photos: the column that names them, paths of other machines, damaged IDs."""
 
 import logging
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -12,6 +13,16 @@ from src.datamodules.records import EXAMPLES, Finding, PhotoIndex, path_parts
 from src.errors import InputError, listed
 
 log = logging.getLogger(__name__)
+TEXT = "format the column as text and take the IDs from their source again"
+CHANGES = {  # by a spreadsheet
+    "ids_zeros": "lost their leading zeros",
+    "ids_decimal": "became decimal numbers",
+    "ids_exponent": "became numbers with an exponent",
+    "ids_dates": "became dates",
+}
+NUMBER, EXPONENT = re.compile(r"(\d+)(?:[.,]0+)?"), re.compile(r"\d(?:[.,]\d+)?e\+?(\d+)")
+DATE_NAME = re.compile(r"\d{1,4}([-_/. ]\d{1,4}){1,2}")  # of a photo that a spreadsheet reads as a date
+DATE = re.compile(r"(\d{1,4}|[^\W\d_]{3,})\.?([-/. ](\d{1,4}|[^\W\d_]{3,})\.?){1,2}( 0?0:00(:00)?)?")
 
 
 def photo_column(
@@ -33,35 +44,40 @@ def photo_column(
     """
     known = {name.casefold() for name in candidates}
     named = [name for name in frame.columns if name.casefold() in known]
-    unnamed = [n for n in frame.columns if not wanted and n not in named and _are_files(frame[n])]
+    unnamed = [n for n in frame.columns if not wanted and n not in named and _are_files(frame[n], 0.9)]
     if not (key or named) and len(unnamed) == 1:
         return unnamed[0]
     first = pick_column(frame, wanted, candidates, csv_path, key)
-    others = named if any(_are_files(frame[name]) for name in named) else [*named, *unnamed]
+    others = [name for name in named if name != first]
+    others += [] if any(_are_files(frame[name]) for name in named) else unnamed
     there = [first, *(name for name in others if not frame[name].equals(frame[first]))]
     if wanted or len(there) == 1:
         return first
+    files = [name for name in there if _are_files(frame[name])]
+    if files == [first]:
+        return first
     found = {name: _one_photo(frame[name], index()) for name in there}
     count = {name: sum(path is not None for path in paths) for name, paths in found.items()}
-    files = [name for name in there if count[name] and _are_files(frame[name])]
+    best = max(there, key=lambda name: (count[name], name in files and not count[name]))
+    files = [name for name in files if count[name]]
     sure = len(files) == 1 and (files[0] in named or all(map(str.isdecimal, frame[first].str.strip())))
-    best = max(there, key=lambda name: count[name])
     for row, *paths in zip(frame.index, *found.values(), strict=True):
-        if len(set(paths) - {None}) > 1:
-            if not sure:
-                both = [(name, path) for name, path in zip(there, paths, strict=True) if path]
-                shown = " and ".join(f"{path} by column '{name}'" for name, path in both)
-                cure = f"name the right column with {key}=" if key else "remove the wrong column"
-                raise InputError(f"{csv_path}, row {row}: names {shown}; {cure}")
-            best = files[0]
+        if len(set(paths) - {None}) > 1 and not sure:
+            both = [(name, path) for name, path in zip(there, paths, strict=True) if path]
+            shown = " and ".join(f"{path} by column '{name}'" for name, path in both)
+            cure = f"name the right column with {key}=" if key else "remove the wrong column"
+            raise InputError(f"{csv_path}, row {row}: names {shown}; {cure}")
+    if len(files) == 1 and any(a and a != b for a, b in zip(found[files[0]], found[first], strict=True)):
+        best = files[0]
     if best != first:
         log.info("%s: the column '%s' names the photos, and '%s' is not used", csv_path, best, first)
     return best
 
 
-def _are_files(cells: pd.Series) -> bool:
+def _are_files(cells: pd.Series, share: float = 0.5) -> bool:
+    """Whether more than a share of the cells hold the name of a photo's file."""
     filled = [cell for cell in cells if cell.strip()]
-    return 2 * sum(bool(FILE_NAME.search(cell)) for cell in filled) > len(filled)
+    return sum(bool(FILE_NAME.search(cell)) for cell in filled) > share * len(filled)
 
 
 def _one_photo(cells: Iterable[str], index: PhotoIndex) -> list[str | None]:
@@ -73,23 +89,50 @@ def _one_photo(cells: Iterable[str], index: PhotoIndex) -> list[str | None]:
 def find_all(ids: Sequence[str], index: PhotoIndex, where: str) -> tuple[dict[str, list[str]], list[Finding]]:
     """Return the photos that each ID can mean, those of paths from another machine included, and findings.
 
-    Such a path is not used where another ID names the same photo: one of its folders may tell them apart.
+    Such a path is not used where another ID names the same photo: one of its folders may tell them apart. A
+    finding names each way in which a spreadsheet has changed IDs that name no photo. There is an ID for each
+    row.
     """
-    found = {id_: index.find(id_) if id_ else [] for id_ in dict.fromkeys(ids)}
+    rows = Counter(ids)
+    found = {id_: index.find(id_) if id_ else [] for id_ in rows}
     ends = {id_: path for id_, some in found.items() if id_ and not some and (path := index.find_by_end(id_))}
-    if not ends:
-        return found, []
     names: dict[str, set[str]] = defaultdict(set)
-    for id_, path in [*((id_, some[0]) for id_, some in found.items() if len(some) == 1), *ends.items()]:
+    for id_, path in [*((i, some[0]) for i, some in found.items() if ends and len(some) == 1), *ends.items()]:
         names[path].add(PurePosixPath(*path_parts(id_)).with_suffix("").as_posix().casefold())
     clear = {id_: path for id_, path in ends.items() if len(names[path]) == 1}
+    if clear:
+        shown = listed((f"{id_} as {path}" for id_, path in clear.items()), 1)
+        log.info("%s: %d IDs are paths of another place, read by their ends: %s", where, len(clear), shown)
+    findings = []
+    if doubtful := {id_: path for id_, path in ends.items() if id_ not in clear}:
+        shown = listed((f"{id_} for {path}" for id_, path in doubtful.items()), EXAMPLES)
+        text = f"{len(doubtful)} IDs end with a photo's path that another ID names, too: {shown}"
+        findings.append(Finding("ids_doubtful", text, "give paths below the folder of photos", len(doubtful)))
     found |= {id_: [path] for id_, path in clear.items()}
-    for id_, path in [*clear.items()][:1]:
-        said = "%s: %d IDs are paths of another place, read by their ends, as %s for %s"
-        log.info(said, where, len(clear), id_, path)
-    if len(clear) == len(ends):
-        return found, []
-    doubtful = {id_: path for id_, path in ends.items() if id_ not in clear}
-    shown = listed((f"{id_} for {path}" for id_, path in doubtful.items()), EXAMPLES)
-    text = f"{len(doubtful)} IDs end with a photo's path that another ID names, too: {shown}"
-    return found, [Finding("ids_doubtful", text, "give paths below the folder of photos", len(doubtful))]
+    lost = {id_: count for id_, count in rows.items() if not found[id_]}
+    return found, findings + (_changed(lost, index.paths) if lost else [])
+
+
+def _changed(lost: Mapping[str, int], paths: Sequence[str]) -> list[Finding]:
+    """Return a finding for each way in which IDs were changed, `{ID: rows}`, that name no photo."""
+    stems = {PurePosixPath(path).stem: path for path in reversed(paths)}
+    numbers = {stem.lstrip("0") or "0": path for stem, path in stems.items() if stem.isdecimal()}
+    lengths = {len(stem) for stem in stems if stem.isdecimal()}
+    dates = any(map(DATE_NAME.fullmatch, stems))
+    found: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for id_ in lost:
+        text = id_.strip().casefold()
+        if (match := NUMBER.fullmatch(text)) and (path := numbers.get(match[1])):
+            name = PurePosixPath(path).name
+            found["ids_zeros" if name[0] == "0" else "ids_decimal"].append((id_, f"{id_} for {name}"))
+        elif (match := EXPONENT.fullmatch(text)) and int(match[1]) + 1 in lengths:
+            found["ids_exponent"].append((id_, id_))
+        elif dates and DATE.fullmatch(text):
+            found["ids_dates"].append((id_, id_))
+    findings = []
+    for kind, words in CHANGES.items():
+        if pairs := found[kind]:
+            rows = sum(lost[id_] for id_, _ in pairs)
+            text = f"{len(pairs)} IDs ({rows} rows) {words}, as {pairs[0][1]}"
+            findings.append(Finding(kind, text, TEXT, rows))
+    return findings
