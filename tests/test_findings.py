@@ -42,6 +42,9 @@ def read_cells(make_photo, tmp_path):
         (["Crack", "N/A", "?", "unknown"], "labels_missing", "'N/A' (1), '?' (1)", "['N/A','?','unknown']"),
         (["Crack", "OK", "No defect"], "labels_healthy", "'OK' (1)", "['Intact','None','OK','No defect']"),
         (["Crack", "intact;Crack"], "labels_contradict", "1.png", ""),
+        (["Crack", "RiÃŸ"], "labels_garbled", "'RiÃŸ' (1)", "data.encoding="),
+        (["Crack", "=SUM(A1)"], "labels_formula", "'=SUM(A1)' (1)", "data.rename="),
+        ([f"IMG {i}" for i in range(21)], "labels_unique", "21 different labels", ""),
     ],
 )
 def test_labels_that_look_wrong(read_cells, cells, kind, shown, cure):
@@ -99,7 +102,7 @@ def read_tree(make_tree, tmp_path):
     [
         ("train", "dev"),
         ("Trainingsdaten", "Testdaten"),
-        ("seg_train", "seg_test"),
+        ("seg_train/seg_train", "seg_test/seg_test"),
         ("Train2017", "val2017"),
     ],
 )
@@ -114,6 +117,11 @@ def test_sites_and_years_above_the_labels_are_refused_with_two_cures(read_tree):
         read_tree(*paths)
     assert read_tree(*paths, label_folder="parent")[0] == {"Crack": 2, "Leak": 2, "Rust": 2}
     assert read_tree(*paths, label_folder="top")[0] == {"2023": 3, "2024": 3}
+
+
+def test_trees_with_other_levels(read_tree):
+    labels, given, _ = read_tree("Crack/train/1.jpg", "Crack/val/2.jpg", "Leak/train/3.jpg", "Leak/val/4.jpg")
+    assert labels == {"Crack": 2, "Leak": 2} and set(given.values()) == {"train", "val"}
 
 
 def test_years_that_share_no_label_are_refused(read_tree):
@@ -155,6 +163,11 @@ def test_folders_of_systems_and_runs_are_left_out_and_told(read_tree):
     assert "2 files left out" in others and ".cr2 1" in others
 
 
+def test_masks_among_the_photos_are_told(read_tree):
+    _, _, findings = read_tree("Crack/1.jpg", "Crack/1_mask.png", "Leak/1.jpg", "masks/1.png")
+    assert findings.keys() == {"companions"} and "2 photos look like masks" in findings["companions"]
+
+
 def test_train_and_explore_tell_and_strict_refuses(monkeypatch, tmp_path, caplog, capsys):
     root = make_folders(tmp_path / "photos")
     folder = sorted(path for path in root.iterdir() if path.is_dir())[0]
@@ -170,6 +183,13 @@ def test_train_and_explore_tell_and_strict_refuses(monkeypatch, tmp_path, caplog
     assert "read the same" in capsys.readouterr().err
 
 
+def test_splits_within_labels_leave_loose_photos_out(read_tree):
+    paths = ("Crack/train/1.jpg", "Crack/dev/2.jpg", "Leak/train/3.jpg", "Leak/dev/4.jpg", "Leak/5.jpg")
+    labels, given, findings = read_tree(*paths, label_folder="top")
+    assert labels == {"Crack": 2, "Leak": 2} and sorted(given.values()) == ["train", "train", "val", "val"]
+    assert "Leak/5.jpg" in findings["photos_outside"]
+
+
 def test_a_class_named_as_its_split_stays(read_tree):
     labels, _, _ = read_tree("train/bus/1.jpg", "train/train/2.jpg", "val/bus/3.jpg", "val/train/4.jpg")
     assert labels == {"bus": 2, "train": 2}
@@ -181,8 +201,7 @@ def test_missing_labels_of_folders_are_unlabelled_photos(read_tree):
 
 
 @pytest.mark.parametrize(
-    ("cell", "label"),
-    [("[None]", None), ("['None']", "None"), ("['Crack', nan]", "Crack"), ("(a), (b)", "(a), (b)")],
+    ("cell", "label"), [("[None]", None), ("['Crack', nan]", "Crack"), ("(a), (b)", "(a), (b)")]
 )
 def test_missing_in_a_list_is_no_label(read_cells, cell, label):
     found, _ = read_cells([cell, "Rust"])

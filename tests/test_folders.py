@@ -116,10 +116,12 @@ def test_which_files_are_photos(make_tree, tmp_path):
         tmp_path / "p", *(f"A_B/{n}" for n in names), "A_B/.hidden.jpg", ".git/x.jpg", "in root.jpg"
     )
     (root / "A_B" / "notes.txt").write_text("no photo")
+    (root / "Empty_Class").mkdir()
     source = read(root)
     assert [r.path for r in source.records] == sorted(f"A_B/{name}" for name in names)
     assert "A_B/deep/er/i" in {r.id for r in source.records}
     assert "Left out 1 photos that lie in no label's folder: in root.jpg" in told(source)
+    assert "Folders without a photo: Empty_Class" in told(source)
 
 
 def test_names_with_spaces_and_other_letters(make_tree, tmp_path):

@@ -1,5 +1,6 @@
 """Tables that a spreadsheet, a tool or another machine has changed."""
 
+import json
 import logging
 import re
 
@@ -93,12 +94,18 @@ TABLE = "ID;label\na;x\nb;y\n"
 @pytest.mark.parametrize(
     "text",
     [
+        "sep=;\n" + TABLE,
+        '\ufeff"sep=;"\r\n' + TABLE,
+        "Inspection 2024, bridge 4\n\n" + TABLE,
+        "Inspection;\n;\n" + TABLE,
+        "# exported, by a tool\n# on Monday\n" + TABLE,
+        "# " + TABLE,
         "\n\n" + TABLE,
         TABLE.replace("\n", "\r"),
         TABLE.replace("\n", "\r\n"),
     ],
 )
-def test_line_ends_and_blank_lines_above_a_header(read, text):
+def test_lines_above_a_header(read, text):
     assert paths(read(text)) == {"a.jpg": ["x"], "b.jpg": ["y"]}
 
 
@@ -107,15 +114,20 @@ def test_line_ends_and_blank_lines_above_a_header(read, text):
     [
         ("a.jpg,x\nb.jpg,y\n", r"the first line looks like data \(a.jpg, x\): add a header, as ID,label"),
         ("00001,x\n00002,x\n", "looks like data"),
+        ("a,x\nb,x\n", "looks like data"),
         ("0980.jpg 0\n", "looks like data"),
+        ("# exported\na.jpg,x\n", "looks like data"),
         ("Foto,label\na.jpg,image\n", "no column 'ID'"),
         ('ID,label\na,x\n\nb,"y\nc,z\n', "not a table from row 4 on: a quote that opens there is not closed"),
         ('ID,label\na,"x\nb,"y"\nc,z\n', "not a table from row 2 on: a quote that opens there is not closed"),
         ('ID,label\na,"x" y\n', "not a table from row 2 on: .* one within a cell is not doubled"),
         pytest.param('ID,label\na,x\nb,"' + "y\n" * 99999, "row 3 on: .* not closed, or one", id="long"),
-        (b"ID,label\na,x\nb,\0\n", "not a text file, or UTF-16 without a mark"),
+        (b"ID,label\na,x\nb,\0\n", r"not a text file \(a zero byte in row 3\)"),
         (b"PK\x03\x04...", "a workbook or an archive: save it as CSV UTF-8"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "a workbook or an archive: save it as CSV UTF-8"),
+        (json.dumps({"images": [], "annotations": []}, indent=1), "this is JSON: write a CSV"),
+        ('[{"ID": "a"}]', "this is JSON: write a CSV"),
+        ('<?xml version="1.0"?><annotation/>', "this is XML or HTML"),
     ],
 )
 def test_what_is_no_table_is_named(read, text, words):
@@ -208,7 +220,7 @@ def test_paths_to_predict_are_found_as_in_training(make_tree, tmp_path):
     (root / "l.csv").write_text("Bild,note\n1,x\n")
     with pytest.raises(InputError, match="no column 'path': it has Bild, note; rename the right one to"):
         find_images(str(root / "l.csv"))
-    (root / "l.txt").write_text("a/IMG_0.jpg\nb/1.jpg\n")
+    (root / "l.txt").write_text("# of Monday\na/IMG_0.jpg\n#, and of 2.5.\nb/1.jpg\n")
     assert [photo.path for photo in find_images(str(root / "l.txt"))] == ["a/IMG_0.jpg", "b/1.jpg"]
 
 
@@ -234,7 +246,7 @@ def by_file(tmp_path, text, *photos, others=()):
 
 
 def test_split_files_of_others(tmp_path, caplog):
-    rows = "ID;split\nA/0.JPG;Validation set\n/disk/x/a/1.jpg;dev\n b ;training\n"
+    rows = "sep=;\nID;split\nA/0.JPG;Validation set\n/disk/x/a/1.jpg;dev\n b ;training\n"
     splits = {"a/0": "val", "a/1": "val", "b": "train"}
     assert by_file(tmp_path, rows, "a/0.jpg", "a/1.jpg", "b.jpg") == splits
     both = "ID,file,split\n0,1.jpg,train\n1,0.jpg,test\n"
@@ -245,6 +257,8 @@ def test_split_files_of_others(tmp_path, caplog):
         by_file(tmp_path, "ID,split\n7,train\n7,train\n", "007.jpg")
     with pytest.raises(InputError, match=r"IDs in two splits: a.jpg \(row 2 train, row 4 val\)"):
         by_file(tmp_path, "ID,split\na,train\n\na.jpg,val\n", "a.jpg")
+    with pytest.raises(InputError, match="this is JSON: write a CSV"):
+        by_file(tmp_path, '{"a": "train"}', "a.jpg")
     with pytest.raises(InputError, match="row 2: unknown split 'not train'"):
         by_file(tmp_path, "ID,split\na,not train\n", "a.jpg")
     named = by_file(tmp_path, "ID,split\n0,train\nb,val\n", "s/0.jpg", "b.jpg", others=["0.jpg"])

@@ -1,12 +1,11 @@
 """Findings: what can be read and yet looks wrong in labels, each with its count, examples and the cure."""
 
+import json
 import logging
 import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-
-import yaml
 
 from src.datamodules.records import EXAMPLES, Finding, Record, tidy
 from src.errors import InputError, counted, listed
@@ -14,7 +13,7 @@ from src.overrides import typed, typed_list
 
 log = logging.getLogger(__name__)
 REMARKS = 2000  # labels; more are no longer compared with each other
-MANY = 20  # sets of labels that are shown
+MANY = 20  # labels; more of them than half the photos are no labels
 LISTING = (";", ",", "|", "\n", "\t", "、", "\uff0c", "\uff1b")  # marks that hardly stand in a label's name
 SEPARATORS = (*LISTING, "/", "+", "#", "&", "\\", ":", " and ", " und ",
               " et ", " y ", " or ", " u. ", "->", "~", " - ", "-", "_", " ")  # fmt: skip
@@ -30,6 +29,8 @@ _NO_DEFECT = """ok okay i.o. io good normal intact healthy clean fine pass passe
     ohne_befund in_ordnung fehlerfrei kein_schaden keine_schäden unbeschädigt keine ras sain aucun
     sans_défaut sin_daño sin_defecto ninguno nessuno senza_difetti no_finding no_findings 正常 норма"""
 MISSING, HEALTHY = frozenset(_NO_LABEL.split()), frozenset(_NO_DEFECT.split())
+QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
+MOJIBAKE = re.compile("\u00c3[\u0080-\u00bf\u0152-\u2122]|\ufffd")
 DASHES = re.compile(r"[\s_\-\u2010-\u2015\u2212\u00ad]+")
 
 
@@ -94,20 +95,37 @@ def renames(pairs: Sequence[str]) -> dict[str, str]:
 def listed_labels(cell: str) -> list[str] | None:
     """Return the labels of a cell that is a serialised list, as of Python, NumPy or JSON; None for any other.
 
-    Such lists are `["Crack", "Leak"]`, `['Crack' 'Leak']`, and `{"choices": ["Crack"]}` of annotation tools.
+    Such lists are `["Crack", "Leak"]`, `['Crack' 'Leak']`, `[Crack, Leak]`, and `{"choices": ["Crack"]}` of
+    annotation tools.
     """
-    text = re.sub(r"(?<=['\"])\s+(?=['\"])", ", ", cell.strip())  # NumPy writes no commas
-    if text[:1] not in ("[", "{"):
+    text = cell.strip()
+    if text[:1] + text[-1:] not in ("[]", "{}", "()") or (text[0] == "(" and "," not in text):
         return None
-    text = re.sub(r"(?<![\w'\"])(?:None|nan|NaN)(?![\w'\"])", "null", text)  # a missing label
     try:
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
+        return _leaves(json.loads(text))
+    except (ValueError, RecursionError):
+        inner = text[1:-1]
+    inner = re.sub(r"(?<![\w'\"])(?:None|nan|NaN|null)(?![\w'\"])", "", inner)  # a missing label
+    quotes = [a or b for a, b in QUOTED.findall(inner)]
+    found = quotes if quotes and not QUOTED.sub("", inner).strip(" ,;\n") else inner.split(",")
+    numbers = any(found) and None not in map(number, found)
+    if numbers or any(mark in "".join(found) for mark in "[]{}():'\""):
         return None
+    return [name for name in found if name.strip()]
+
+
+def _leaves(content: object) -> list[str] | None:
+    """Return the labels in JSON; None where it is not clear which texts are labels."""
     if isinstance(content, dict):
-        content = content.get("choices")
-    is_texts = isinstance(content, list) and all(isinstance(name, str | None) for name in content)
-    return [name for name in content if name] if is_texts else None
+        content = content.get("choices", 0)
+    if content is None or content != content:
+        return []
+    if isinstance(content, str):
+        return [content]
+    if not isinstance(content, list):
+        return None
+    parts = [_leaves(item) for item in content]
+    return None if None in parts else [name for part in parts for name in part]
 
 
 def check_labels(
@@ -136,6 +154,7 @@ def check_labels(
     missing = [name for name in totals if word(name) in MISSING - named]
     harmless = MISSING | named if multilabel else MISSING - named  # told below, or no label
     alike = [names for names in spellings(totals) if not harmless.issuperset(map(word, names))]
+    odd = _odd_names(totals, {*missing, *(name for names in alike for name in names)})
     found = []
     if alike:
         pairs = [f"{name}={names[0]}" for names in alike for name in names[1:]]
@@ -155,7 +174,8 @@ def check_labels(
         text = "Labels that sound like nothing wrong and count as defects"
         cure = f"use {typed_list('data.healthy', [*healthy, *unnamed])}"
         found.append(finding("labels_healthy", text, cure, unnamed))
-    return found + _contradictions(records, named)
+    found += [finding(*row) for row in odd]
+    return found + _too_many(counts, records) + _contradictions(records, named)
 
 
 def spellings(totals: Mapping[str, int]) -> list[list[str]]:
@@ -169,7 +189,7 @@ def spellings(totals: Mapping[str, int]) -> list[list[str]]:
 def _lists(totals: Mapping[str, int]) -> dict[str, list[str]]:
     """Return `{separator: names}` of names that are made of other labels."""
     if len(totals) > REMARKS:
-        return {}  # these are remarks, and the comparison is slow
+        return {}  # told as too many, and slow
     plain = {same_to_a_reader(name) for name in totals}
     found: dict[str, list[str]] = {}
     taken: set[str] = set()
@@ -183,6 +203,36 @@ def _lists(totals: Mapping[str, int]) -> dict[str, list[str]]:
             found[separator] = names
             taken.update(names)
     return found
+
+
+def _odd_names(totals: Mapping[str, int], told: set[str]) -> list[tuple[str, str, str, list[str]]]:
+    """Return `(kind, text, cure, labels)` of names that break what they are written into."""
+    rest = [name for name in totals if name not in told]
+    unseen = [name for name in rest if not name.isprintable()]
+    garbled = [name for name in rest if MOJIBAKE.search(name)]
+    run = [name for name in rest if re.match(r"[=@]|[+-](?!\d)", name)]
+    rename = "rename them, or use data.rename=['OLD=NEW']"
+    found = (
+        ("labels_invisible", "Labels with letters that cannot be seen", rename, unseen),
+        ("labels_garbled", "Labels in a wrong encoding", "name it: data.encoding=", garbled),
+        ("labels_formula", "Labels that a spreadsheet takes for a formula", rename, run),
+    )
+    return [row for row in found if row[-1]]
+
+
+def _too_many(counts: Mapping[tuple[str, str], int], records: Sequence[Record]) -> list[Finding]:
+    """Return a finding for each kind that has nearly as many labels as photos: a remark, or an ID."""
+    labels = Counter(kind for kind, _ in counts)
+    return [
+        Finding(
+            "labels_unique",
+            f"{n:,} different labels of kind '{kind}' on {len(records):,} photos",
+            "check that its column or folder names labels, not photos or remarks",
+            n,
+        )
+        for kind, n in labels.items()
+        if n > MANY and 2 * n > len(records)
+    ]
 
 
 def _contradictions(records: Sequence[Record], healthy: set[str]) -> list[Finding]:

@@ -3,14 +3,17 @@
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from src.datamodules import records as rec
 from src.datamodules.layouts import (
     check_level,
+    check_names,
     refuse_exports,
     split_and_folders,
     split_folders,
+    split_name,
+    splits_within,
     table_cure,
 )
 from src.datamodules.photo_datamodule import PhotoDataModule
@@ -49,6 +52,19 @@ def parse_pair(
     return first, second
 
 
+def _empty_folders(listing: Listing, split_of: Mapping[str, str], used: set[str]) -> list[str]:
+    """Return the label folders without a photo, classes that somebody meant to have."""
+    found = []
+    for folder in listing.folders:
+        above, _, name = folder.rpartition("/")
+        at_level = above in split_of and above.lower() != name.lower() if split_of else not above
+        skipped = any(place.startswith(folder) for place in listing.skipped)
+        if at_level and not skipped and tidy(name) not in used:
+            files = listed(f"{end or 'no extension'} {n}" for end, n in listing.types(folder).items())
+            found.append(folder + (f" (files: {files})" if files else ""))
+    return found
+
+
 class FolderDataModule(PhotoDataModule):
     """Photos in folders named `Component_Defect` (or one label), or below `train/`, `val/`, `test/`.
 
@@ -71,8 +87,9 @@ class FolderDataModule(PhotoDataModule):
         root = user_path(self.root)
         listing = rec.find_photos(root, "data.root")
         paths, split_of = listing.paths, split_folders(listing.paths)
+        within = self.label_folder in (None, "top") and splits_within(listing, split_of)
         findings = listing.findings()
-        if self.label_folder is None:
+        if self.label_folder is None and not within:
             refuse_exports(listing, split_of)
             findings += check_level(listing, split_of, self._labels, self.task != "multiclass")
         level = {"parent": -1, "both": None}.get(self.label_folder, 0)
@@ -81,10 +98,11 @@ class FolderDataModule(PhotoDataModule):
         unparsed: Counter[str] = Counter()
         for path, id_ in zip(paths, rec.ids_from_paths(paths), strict=True):
             split, folders = split_and_folders(path, split_of)
-            short = len(folders) < (2 if level is None else 1)
+            short = len(folders) < (2 if within or level is None else 1)
             if short or (split_of and not split):
                 outside.append(path)
                 continue
+            split = split_name(folders[1]) if within else split
             name = self.separator.join(map(tidy, folders[:2])) if level is None else tidy(folders[level])
             if name not in labels_of:
                 labels_of[name] = self._labels(name)
@@ -97,15 +115,18 @@ class FolderDataModule(PhotoDataModule):
             records.append(Record(id_, path, labels_of[name]))
             if split:
                 given[id_] = split
+        findings += check_names(listing, split_of)
         findings += self._left_out(listing, records, outside, unparsed)
         if unnamed:
             text = f"Left out {len(unnamed)} photos whose folders name no label after data.missing"
             findings.append(Finding("photos_unlabelled", text, "", len(unnamed), tuple(unnamed[:EXAMPLES])))
+        if level == 0 and (empty := _empty_folders(listing, split_of, set(labels_of))):
+            text = f"Folders without a photo: {listed(empty, 30)}"
+            findings.append(Finding("folders_empty", text, "", len(empty)))
         labelled = {record.path for record in records}
         unlabelled = [path for path in paths if path not in labelled]
-        return Source(
-            root, records, given=given if split_of else None, unlabelled=unlabelled, findings=findings
-        )
+        given = given if split_of or within else None
+        return Source(root, records, given=given, unlabelled=unlabelled, findings=findings)
 
     def _labels(self, name: str) -> dict[str, tuple[str, ...]] | None:
         if self.task == "multiclass":

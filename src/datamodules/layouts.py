@@ -1,4 +1,4 @@
-"""Folder trees as other tools leave them: splits, sites, exports."""
+"""Folder trees as other tools leave them: splits, sites, exports, companions of photos."""
 
 import os
 import re
@@ -26,22 +26,41 @@ PLACE_OR_TIME = re.compile(
     r"|lot|building|section|tunnel|bridge|floor|room|drone|user|inspector|run|visit|area|zone)[\W_]*\w{0,3}"
     r"|[a-z]?\d+[a-z]?|left|right|top|bottom|front|back|rear|inside|outside|upper|lower|north|south|east|west"
 )
+COMPANION = re.compile(
+    r"(.+?)[_\-. ](?:masks?|seg|segm|segmentation|labels?|gt|annot|annotation|annotated|overlay|depth|heatmap"
+    r"|thumb|thumbnail|preview|small|\d+x\d+)|(?:mask|seg|label|gt)[_\-](.+)"
+)
 
 
 def split_folders(paths: Sequence[str]) -> dict[str, str]:
     """Return `{folder: split}` of a tree that is split already, else nothing.
 
     A tree is split where its top folders hold a `train` and either another split or nothing else, so that a
-    class named `train` among others stays a class; or where all top folders are named after two or three
-    splits in another way (`dev`, `seg_train`, `val2017`).
+    class named `train` among others stays a class; or where all top folders with folders of photos are named
+    after two or three splits in another way (`dev`, `seg_train`, `val2017`). Some archives are unpacked into
+    `train/train/`; that is then the folder.
     """
-    tops = {path.partition("/")[0] for path in paths if "/" in path}
-    named = {top: SPLIT_NAMES[top.lower()] for top in tops if top.lower() in SPLIT_NAMES}
-    if "train" in named.values() and (len(named) > 1 or len(tops) == 1):
-        return named
-    found = {top: split_name(top) for top in tops}
-    is_split = "train" in found.values() and "" not in found.values() and len(set(found.values())) > 1
-    return found if is_split else {}
+    below: dict[str, set[str]] = defaultdict(set)
+    for path in paths:
+        if "/" in path:
+            top, *others, _ = path.split("/")
+            below[top].add(others[0] if others else "")
+    whole = {
+        top: f"{top}/{name}"
+        if len(names) == 1 and (name := next(iter(names))).lower() == top.lower()
+        else top
+        for top, names in below.items()
+    }
+    named = {top: SPLIT_NAMES[top.lower()] for top in below if top.lower() in SPLIT_NAMES}
+    if "train" in named.values() and (len(named) > 1 or len(below) == 1):
+        return {whole[top]: split for top, split in named.items()}
+    deep = {
+        top for top, folder in whole.items() if any(re.match(rf"{re.escape(folder)}/.*/", p) for p in paths)
+    }
+    found = {top: split_name(top) for top in deep or below}
+    if not all(found.values()) or "train" not in found.values() or len(set(found.values())) < 2:
+        return {}
+    return {whole[top]: split for top, split in found.items()}
 
 
 def split_name(folder: str) -> str:
@@ -53,8 +72,17 @@ def split_name(folder: str) -> str:
 def split_and_folders(path: str, split_of: Mapping[str, str]) -> tuple[str, list[str]]:
     """Return the split of a photo's folder, empty for none, and the folders below it, the top one first."""
     *folders, _ = path.split("/")
-    split = split_of.get(folders[0], "") if folders else ""
-    return split, folders[1:] if split else folders
+    for depth in (2, 1):
+        if (split := split_of.get("/".join(folders[:depth]))) and len(folders) >= depth:
+            return split, folders[depth:]
+    return "", folders
+
+
+def splits_within(listing: Listing, split_of: Mapping[str, str]) -> bool:
+    """Whether each label's folder holds the splits: `Crack/train/`, `Crack/val/`."""
+    deep = [path.split("/")[:2] for path in listing.paths if path.count("/") > 1]
+    splits, tops = {split_name(second) for _, second in deep}, {top for top, _ in deep}
+    return len(tops) > 1 and not split_of and "" not in splits and "train" in splits and len(splits) > 1
 
 
 def refuse_exports(listing: Listing, split_of: Mapping[str, str]) -> None:
@@ -63,12 +91,13 @@ def refuse_exports(listing: Listing, split_of: Mapping[str, str]) -> None:
     tops = {names[0] for names in folders if names}
     if {top.lower() for top in tops} - PICTURES - ANSWERS:
         return
-    types = listing.types
+    names = {name.lower() for folder in listing.folders for name in folder.split("/")}
+    types = listing.types()
     if not tops and not types[".json"] + types[".xml"] + types[".txt"]:
         return
     boxes = types[".json"] + types[".xml"] + types[".yaml"] or 2 * types[".txt"] > len(listing.paths)
     layout = "photos without label folders"
-    if boxes or listing.folders & ANSWERS:
+    if boxes or names & ANSWERS:
         layout = "an export of an annotation tool (COCO, LabelMe, Pascal VOC, YOLO, masks)"
     elif any(len(names) > 1 for names in folders):
         return
@@ -103,6 +132,11 @@ def check_level(
     tops, common = sorted(below), Counter(name for names in below.values() for name in names)
     if len(tops) == 1 and not direct and not split_of:
         _refuse_high_root(listing)
+    if any({"train", "test", "ground_truth"} <= {*map(str.lower, names)} for names in below.values()):
+        deeper = typed("data.root", (listing.root / tops[0]).as_posix())
+        raise InputError(
+            f"data.root={listing.root}: a set per product, as MVTec AD: name one of them, {deeper}"
+        )
     shared = sorted(name for name, count in common.items() if count > 1)
     often = [name for name in shared if 2 * common[name] > len(below)]
     places = len(tops) + len(split_of) > 1 and all(map(_is_place, tops)) and not all(map(_is_place, common))
@@ -137,3 +171,18 @@ def _refuse_high_root(listing: Listing) -> None:
 def _is_place(name: str) -> bool:
     name = name.lower()
     return bool(PLACE_OR_TIME.fullmatch(name) or SPLIT_LIKE.fullmatch(name) or name in PICTURES | ANSWERS)
+
+
+def check_names(listing: Listing, split_of: Mapping[str, str]) -> list[Finding]:
+    """Return a finding of masks and small copies, by the names of files and folders."""
+    stems, found = {os.path.splitext(path)[0] for path in listing.paths}, []
+    for path in listing.paths:
+        folder, slash, name = os.path.splitext(path)[0].rpartition("/")
+        match = COMPANION.fullmatch(name)
+        folders = {name.lower() for name in split_and_folders(path, split_of)[1]}
+        if folders & ANSWERS or (match and folder + slash + (match[1] or match[2]) in stems):
+            found.append(path)
+    if not found:
+        return []
+    text = f"{len(found)} photos look like masks or small copies: {listed(found, EXAMPLES)}"
+    return [Finding("companions", text, "move them out of data.root", len(found), tuple(found[:EXAMPLES]))]

@@ -4,7 +4,7 @@ import logging
 import os
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -115,15 +115,15 @@ class Listing:
         paths: POSIX paths of the photos, relative to the folder, sorted.
         skipped: photos in folders of systems, tools and earlier runs, by the folder's name; no photo of these
             is in `paths`.
-        types: files of other types, by extension.
-        folders: names of all folders that were searched, in lower case.
+        others: files of other types, by folder and extension.
+        folders: all folders that were searched.
     """
 
     root: Path
     paths: list[str] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
-    types: Counter[str] = field(default_factory=Counter)
-    folders: set[str] = field(default_factory=set)
+    others: Counter[tuple[str, str]] = field(default_factory=Counter)
+    folders: list[str] = field(default_factory=list)
 
     def findings(self) -> list[Finding]:
         """Return a finding of the skipped photos, and one of the files that are no photos."""
@@ -132,12 +132,21 @@ class Listing:
             shown = counted(dict((+self.skipped).most_common()))
             text = f"Left out {total} photos in folders of systems, tools or runs: {shown}"
             found.append(Finding("files_skipped", text, "rename the folder if they are meant", total))
-        other = {name or "no extension": n for name, n in self.types.most_common() if name not in BESIDES}
+        types = self.types()
+        other = {name or "no extension": n for name, n in types.most_common() if name not in BESIDES}
         if total := sum(other.values()):
             shown = listed((f"{name} {count}" for name, count in other.items()), 8)
             text = f"{total} files left out, which are no photos by their extension: {shown}"
             found.append(Finding("files_of_other_types", text, "convert those that are photos", total))
         return found
+
+    def types(self, below: str = "") -> Counter[str]:
+        """Return the number of files of other types by extension, in all folders or `below` one."""
+        types: Counter[str] = Counter()
+        for (folder, extension), count in self.others.items():
+            if not below or f"{folder}/".startswith(f"{below}/"):
+                types[extension] += count
+        return types
 
 
 def list_photos(root: Path) -> Listing:
@@ -157,19 +166,25 @@ def list_photos(root: Path) -> Listing:
         named = [name for name in sorted(subfolders) if not name.startswith(".")]
         for name in (name for name in named if name.lower() in SYSTEM_FOLDERS):
             found.skipped[name] += _count_photos(os.path.join(folder, name))
-        named = [name for name in named if name.lower() not in SYSTEM_FOLDERS]
-        subfolders[:] = [name for name in named if _is_new(os.path.join(folder, name), seen)]
-        found.folders.update(map(str.lower, subfolders))
-        for name in (name for name in files if not name.startswith(".")):
+        subfolders[:] = [
+            name
+            for name in named
+            if name.lower() not in SYSTEM_FOLDERS and _is_new(os.path.join(folder, name), seen)
+        ]
+        found.folders += [before + name for name in subfolders]
+        for name in files:
             extension = os.path.splitext(name)[1].lower()
+            if name.startswith("."):
+                continue
             if extension in EXTENSIONS:
                 found.paths.append(before + name)  # no Path for each of many files
             else:
-                found.types[extension] += 1
+                found.others[before[:-1], extension] += 1
     for path in found.paths:
         if not is_unicode(path) or "\r" in path or "\n" in path:
             raise InputError(f"{root}: the file name {path!a} is not UTF-8, or holds a line break: rename it")
     found.paths.sort()
+    found.skipped = +found.skipped  # only folders with photos
     return found
 
 
@@ -220,11 +235,17 @@ class PhotoIndex:
     """
 
     def __init__(self, root: Path, paths: Iterable[str] | None = None):
-        self.root, self.paths = root, list_photos(root).paths if paths is None else sorted(paths)
-        self._named: list[dict[str, list[str]]] = [{} for _ in range(RANKS)]
+        self.root = root
+        self.listing = list_photos(root) if paths is None else Listing(root, sorted(paths))
+        self.paths = self.listing.paths
+        # nearly every name means one photo: a list for each would be most of the index
+        self._first: list[dict[str, str]] = [{} for _ in range(RANKS)]
+        self._others: dict[tuple[int, str], list[str]] = defaultdict(list)
         for path in self.paths:
-            for named, name in zip(self._named, self._names(path), strict=True):
-                named.setdefault(tidy(name).casefold(), []).append(path)
+            for rank, name in enumerate(self._names(path)):
+                key = tidy(name).casefold()
+                if self._first[rank].setdefault(key, path) is not path:
+                    self._others[rank, key].append(path)
 
     @staticmethod
     def _names(path: str) -> tuple[str, str, str, str]:
@@ -236,9 +257,14 @@ class PhotoIndex:
         for name in dict.fromkeys((id_, id_.replace("\\", "/"))):  # a name may well hold a backslash
             name = tidy(name.removeprefix("./").removeprefix(f"{self.root.as_posix()}/"))
             key = name.casefold()
-            for rank, named in enumerate(self._named):
-                if found := named.get(key, []):
-                    return [path for path in found if tidy(self._names(path)[rank]) == name] or found
+            for rank in range(RANKS):
+                first = self._first[rank].get(key)
+                if first is None:
+                    continue
+                found = [first, *self._others.get((rank, key), ())]
+                if len(found) > 1:
+                    found = [path for path in found if tidy(self._names(path)[rank]) == name] or found
+                return found
         return []
 
     def find_by_end(self, cell: str) -> str | None:
@@ -250,9 +276,9 @@ class PhotoIndex:
         for parts in (path_parts(cell), path_parts(unquote(cell))):
             for start in range(len(parts)):
                 key = "/".join(parts[start:]).casefold()
-                for named in self._named[:2]:
-                    if found := named.get(key):
-                        return found[0] if len(found) == 1 else None
+                for rank in range(2):
+                    if key in self._first[rank]:
+                        return None if (rank, key) in self._others else self._first[rank][key]
         return None
 
 
