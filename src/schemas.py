@@ -7,6 +7,17 @@ from hydra.core.config_store import ConfigStore
 
 
 @dataclass
+class ThresholdsConfig:
+    """Keys below `thresholds` of a training."""
+
+    source: str | None = None
+    calibration: str = "beta"
+    objective: dict[str, Any] = field(default_factory=dict)
+    labels: dict[str, dict[str, Any]] = field(default_factory=dict)
+    by_class: bool = False
+
+
+@dataclass
 class TrainConfig:
     """Root keys of `conf/train.yaml`; an unknown key or a value of another type is refused when composing."""
 
@@ -15,6 +26,7 @@ class TrainConfig:
     resume: str | None = None
     output_dir: str = "???"
     preprocess: Any = field(default_factory=dict)
+    thresholds: ThresholdsConfig = field(default_factory=ThresholdsConfig)
     data: Any = None
     model: Any = None
     callbacks: Any = None

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from src.decisions.routing import MISSES, NO_PROMISE
 from src.errors import InputError, did_you_mean, listed
 from src.inference.batches import Backend, trained_sizes
 from src.labels import LabelSpace
@@ -29,6 +30,8 @@ class ExportedBackend(Backend):
         self.task, self.labels = metadata["task"], LabelSpace(metadata["labels"])
         self.preprocess = Preprocess.from_dict(metadata["preprocess"])
         self.thresholds = None if thresholds is None else np.array(thresholds, np.float32)
+        none = np.full((len(self.labels), len(MISSES)), NO_PROMISE)  # of an earlier export
+        self.limits = np.array(metadata.get("limits", none), np.float32)
         self.trained_on = frozenset(metadata["provenance"].get("train_digests", ()))
         self.trained_sizes = trained_sizes(metadata["provenance"])
 

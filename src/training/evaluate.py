@@ -31,6 +31,7 @@ from src.models.classifiers import PhotoClassifier
 from src.overrides import shown, typed
 from src.process import Terminated
 from src.runs import BEST, mean_of, read_run
+from src.training.decide import Decisions
 from src.training.distributed import ending_on_signals, inference_device
 from src.training.setup import git_commit, versions
 from src.training.trackers import MLflowRun
@@ -67,12 +68,14 @@ def finish_run(
         begun = time.perf_counter()
         metrics = evaluated(trainer, model, datamodule, best)
         if trainer.is_global_zero:
+            decisions = Decisions(cfg, trainer, best)
+            metrics |= {split: metrics[split] | model.figures[split] for split in decisions.splits}
             predicting = time.perf_counter()
             replaced = write_predictions(run, datamodule, inference_device(cfg))
             durations = {"fit": seconds, "evaluate": predicting - begun}
             durations["predict"] = time.perf_counter() - predicting
             metrics["run"] = run_facts(cfg, model, datamodule, best, trainer, durations)
-            write_results(run, cfg, trainer, metrics)
+            write_results(run, cfg, trainer, metrics, decisions)
             warn_replaced(datamodule, replaced)
     return float(metrics["val"]["f1_macro"] or 0)
 
@@ -92,13 +95,18 @@ def evaluated(
     return {"test": {}} | {split: {"loss": loss, **model.figures[split]} for split, loss in losses.items()}
 
 
-def write_results(run: Path, cfg: DictConfig, trainer: L.Trainer, metrics: Mapping[str, Any]) -> None:
+def write_results(
+    run: Path, cfg: DictConfig, trainer: L.Trainer, metrics: Mapping[str, Any], decisions: Decisions
+) -> None:
     """Write the figures of a run in numbers and pictures, and print them."""
     model, datamodule = trainer.lightning_module, trainer.datamodule
     write_json(run / "metrics.json", metrics)
     if cfg.task == "multilabel":
         values = zip(model.labels.names, model.thresholds.tolist(), strict=True)
         write_json(run / "thresholds.json", dict(values))
+        files.write_csv(run / "thresholds.csv", decisions.thresholds)
+    for name, table in decisions.tables.items():
+        files.write_csv(run / files.FOLDER / f"{name}.csv", table)
     split = "test" if metrics["test"] else "val"
     found = evaluate(scored_split(model, datamodule, split), split=split)
     files.write_tables(found, run / files.FOLDER)

@@ -39,24 +39,25 @@ def write_tables(found: Evaluation, folder: Path) -> None:
     scored, names = found.scored, list(found.scored.labels.names)
     content = {**found.about, "figures": found.figures, "labels_without_positives": found.without_positives}
     write_json(folder / FIGURES, content)  # first, for it marks the folder as ours
-    _write_csv(folder / LABELS, found.per_label)
+    write_csv(folder / LABELS, found.per_label)
     mistakes.write_errors(found.mistakes, folder)
     if scored.multilabel:
         table = pd.DataFrame(co_predictions(scored), names, names)
-        _write_csv(folder / f"{TOGETHER}.csv", table.reset_index(names="true_label", allow_duplicates=True))
+        write_csv(folder / f"{TOGETHER}.csv", table.reset_index(names="true_label", allow_duplicates=True))
         return
     own = {kind: list(labels) for kind, labels in scored.labels.kinds.items()}
     tables = {k: pd.DataFrame(counts, own[k], own[k]) for k, counts in confusion_matrices(scored).items()}
     rows = pd.concat(tables, names=["kind", "true_label"])[names].astype("Int64")  # empty in other kinds
-    _write_csv(folder / f"{CONFUSIONS}.csv", rows.reset_index(allow_duplicates=True))
+    write_csv(folder / f"{CONFUSIONS}.csv", rows.reset_index(allow_duplicates=True))
     tabs = {"sep": "\t", "index_label": "true\\pred", "lineterminator": "\n"}
     text = "\n".join(table.to_csv(**tabs) for table in tables.values())
     write_whole(folder / f"{CONFUSIONS}.txt", text.encode())
-    _write_csv(folder / PAIRS, confused_pairs(scored))
+    write_csv(folder / PAIRS, confused_pairs(scored))
     write_json(folder / REPORT, classification_report(found))
 
 
-def _write_csv(path: Path, table: pd.DataFrame) -> None:
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table, numbers with six decimals."""
     write_whole(path, table.to_csv(index=False, float_format="%.6f", lineterminator="\n").encode())
 
 
