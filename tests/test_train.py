@@ -94,7 +94,9 @@ def test_multilabel_thresholds_are_the_best_checkpoints_own(finished):
     rows = metrics["test"]["per_class"].items()
     assert {name: row["threshold"] for name, row in rows} == pytest.approx(thresholds, abs=1e-6)
     assert metrics["test"]["map"] >= 0.9
-    assert metrics["val"]["f1_macro"] >= metrics["val"]["f1_macro_at_0.5"]
+    table = pd.read_csv(run / "thresholds.csv")
+    assert dict(zip(table["label"], table["threshold"], strict=True)) == pytest.approx(thresholds, abs=1e-6)
+    assert set(table["source"]) == {"val"} and set(table["state"]) <= {"ok", "wide", "no_evidence"}
 
 
 def load(run):
@@ -441,8 +443,8 @@ def test_labels_without_validation_photos(validation, task, said, monkeypatch, t
     (tmp_path / "split.csv").write_text(f"ID,split\n{split}")
     monkeypatch.chdir(tmp_path)
     data = ("data=table", "data.root=p", "data.split_file=split.csv")
-    given = (f"model={task}", *data, "hydra.run.dir=r", "trainer.max_epochs=1", *FAST)
-    assert run_script(monkeypatch, "train", *given) == 0
+    given = (f"model={task}", *data, "hydra.run.dir=r", "trainer.max_epochs=1", "thresholds.source=epoch")
+    assert run_script(monkeypatch, "train", *given, *FAST) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("val ")]
     assert said in line
     metrics = json.loads((tmp_path / "r" / "metrics.json").read_text())

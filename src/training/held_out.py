@@ -13,8 +13,24 @@ from src.datamodules.photo_datamodule import PhotoDataModule
 from src.datamodules.splits import label_matrix
 from src.datamodules.stratify import split_groups
 from src.models.classifiers import PhotoClassifier
+from src.row_store import Rows
 
 FOLDS = 5
+
+
+class BothSplits:
+    """The features of training photos in a view, and those of validation photos, which have one view."""
+
+    def __init__(self, train: Rows, val: Rows, kept: np.ndarray):
+        self.train, self.val, self.kept = train, val, kept
+
+    def take(self, index: np.ndarray) -> np.ndarray:
+        """Return the features `[len(index), F]` of some of the photos kept."""
+        rows, first = self.kept[index], len(self.train)
+        found = np.empty((len(rows), *self.train.shape), np.float32)
+        found[rows < first] = self.train.take(rows[rows < first])
+        found[rows >= first] = self.val.take(rows[rows >= first] - first)
+        return found
 
 
 class StopAfter(L.Callback):
@@ -35,8 +51,7 @@ def folds_of(datamodule: PhotoDataModule, seed: int) -> np.ndarray | None:
     _, groups = np.unique([record.group for record in records], return_inverse=True)
     shares = [1.0] * min(FOLDS, groups.max() + 1)
     folds = split_groups(label_matrix(records)[1], groups, shares, seed, required=None)
-    largest = np.bincount(folds[: len(datamodule.splits["train"])]).max()
-    return folds if 2 * largest <= len(datamodule.splits["train"]) else None
+    return folds if 2 * np.bincount(folds).max() <= len(records) else None
 
 
 def scores_of_folds(
@@ -44,13 +59,13 @@ def scores_of_folds(
 ) -> Scored:
     """Return uncalibrated scores of train and val by heads that are fitted again for each fold.
 
-    They learn from cached features as the run's heads did, for `epochs` epochs, from the training photos of
-    the other folds.
+    They learn from cached features as the run's heads did, for `epochs` epochs, from the photos of train and
+    val in the other folds, which are about as many as the run's heads had.
     """
     train, val = datamodule.splits["train"], datamodule.splits["val"]
     records, views = train + val, datamodule.features["train"]
     targets = encoded_targets(records, model.labels, datamodule.multilabel, datamodule.partial)
-    plain = ((0, views[0]), (len(train), datamodule.features["val"][0]))
+    val_rows = datamodule.features["val"][0]
     scores = np.zeros((len(records), len(model.labels)), np.float32)
     untrained = OmegaConf.merge(cfg.model, {"weights": None})  # the backbone takes no part
     with torch.random.fork_rng(devices=[]):
@@ -58,14 +73,17 @@ def scores_of_folds(
         fresh = build(untrained, labels=model.labels.as_dict(), class_weights=datamodule.class_weights())
         heads = {n: v.clone() for n, v in fresh.state_dict().items() if not n.startswith("backbone.")}
         for fold in np.unique(folds):
-            kept = np.flatnonzero(folds[: len(train)] != fold)
+            kept, own = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
             fresh.load_state_dict(heads, strict=False)
-            _fit(fresh, FeatureDataset([rows.select(kept) for rows in views], targets[kept]), cfg, epochs)
-            for first, rows in plain:
-                own = np.flatnonzero(folds[first : first + len(rows)] == fold)
-                with torch.inference_mode():
-                    found = fresh.probabilities(fresh.classify(torch.from_numpy(rows.take(own))))
-                scores[first + own] = found.numpy()
+            _fit(
+                fresh,
+                FeatureDataset([BothSplits(view, val_rows, kept) for view in views], targets[kept]),
+                cfg,
+                epochs,
+            )
+            features = BothSplits(views[0], val_rows, own).take(np.arange(len(own)))
+            with torch.inference_mode():
+                scores[own] = fresh.probabilities(fresh.classify(torch.from_numpy(features))).numpy()
     names = zip(*((r.id, r.path, r.group) for r in records), strict=True)
     return Scored(cfg.task, model.labels, *names, scores, targets.numpy())
 
