@@ -2,9 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src.decisions.routing import MISSES, NO_PROMISE, asked, limits, limits_at, needed, reason, workload
+from src.decisions.routing import asked, limits, limits_at, needed, reason, workload
 from src.errors import InputError
-from src.labels import LabelSpace
+from src.labels import MISSES, NO_PROMISE, LabelSpace
 
 LABELS = LabelSpace({"defect": ("A", "B", "C")})
 HALF = np.full(3, 0.5, np.float32)

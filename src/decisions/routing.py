@@ -14,10 +14,7 @@ import numpy as np
 
 from src.decisions.calibration import checked
 from src.errors import InputError
-from src.labels import LabelSpace, apply_thresholds
-
-MISSES = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)  # the rates that limits are kept for
-NO_PROMISE = 2.0  # the limit of a label with too few photos: above all scores
+from src.labels import MISSES, NO_PROMISE, LabelSpace, apply_thresholds
 
 
 def needed(miss: float) -> int:

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from src.decisions.routing import MISSES, NO_PROMISE
 from src.errors import InputError, did_you_mean, listed
 from src.inference.batches import Backend, trained_sizes
-from src.labels import LabelSpace
+from src.labels import MISSES, NO_PROMISE, LabelSpace
 from src.preprocess import Preprocess
 
 SCHEMA = 1  # of the metadata

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from src.config_check import check_number
-from src.decisions.routing import MISSES, NO_PROMISE
 from src.errors import InputError, did_you_mean, listed
-from src.labels import LabelSpace
+from src.labels import MISSES, NO_PROMISE, LabelSpace
 from src.models.learning import (
     DROP,
     OPTIMIZERS,

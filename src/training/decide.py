@@ -108,26 +108,27 @@ class Decisions:
         return given if given == "epoch" else "val", scored_split(self.model, self.datamodule, "val")
 
     def _calibrate(self) -> dict[str, str]:
-        """Fit the calibration, and return why labels or heads were left as they were."""
+        """Fit the calibration, and return why labels or heads were left as they were.
+
+        A head's temperature, a single number, comes from validation: heads of folds, which have seen even
+        fewer photos of rare classes, would make it too unsure.
+        """
         model, method, held = self.model, self.cfg.thresholds.calibration, self.held
+        names, heads = (
+            (model.labels.names, ()) if held.multilabel else (model.labels.kinds, model.labels.slices)
+        )
         if held.multilabel:
             weights = [model.weight_of(kind) for kind in model.labels.kinds]
             weights = None if None in weights else torch.cat(weights).cpu().numpy()
-            found, heads, names = (
-                calibration.fit(held.scores, held.truth, method, weights),
-                (),
-                model.labels.names,
-            )
+            found = calibration.fit(held.scores, held.truth, method, weights)
         elif method == "none":
             return {}
         else:
-            found, heads = (
-                calibration.fit_heads(held.scores, held.targets, model.labels),
-                model.labels.slices.values(),
-            )
-            names = model.labels.kinds
+            val = scored_split(model, self.datamodule, "val")
+            found = calibration.fit_heads(val.scores, val.targets, model.labels)
         model.calibration.copy_(torch.from_numpy(found.parameters))
-        self.held = replace(held, scores=calibration.apply(held.scores, found.parameters, heads))
+        parts = [model.labels.slices[kind] for kind in heads]
+        self.held = replace(held, scores=calibration.apply(held.scores, found.parameters, parts))
         unfitted = {name: why for name, why in zip(names, found.unfitted, strict=True) if why}
         if unfitted and method != "none":
             log.info("Not calibrated: %s", listed((f"{name} ({why})" for name, why in unfitted.items()), 30))
