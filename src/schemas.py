@@ -13,7 +13,7 @@ class ThresholdsConfig:
     source: str | None = None
     calibration: str = "beta"
     objective: dict[str, Any] = field(default_factory=dict)
-    labels: dict[str, dict[str, Any]] = field(default_factory=dict)
+    labels: Any = None
     by_class: bool = False
 
 

@@ -3,7 +3,6 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import numpy as np
@@ -45,8 +44,11 @@ def check_thresholds(cfg: DictConfig, model: PhotoClassifier, datamodule: PhotoD
 
 def _objectives(cfg: DictConfig, model: PhotoClassifier) -> list[Objective]:
     given = OmegaConf.to_container(cfg.thresholds, resolve=True)
+    own = given["labels"] or {}
+    if not isinstance(own, dict) or not all(isinstance(one, dict) for one in own.values()):
+        raise InputError(f"thresholds.labels={own}: needs labels with objectives: {{Loose: {{name: cost}}}}")
     whole = objectives_for(["objective"], Objective(), {"objective": given["objective"]})[0]
-    return objectives_for(model.labels.names, whole, given["labels"])
+    return objectives_for(model.labels.names, whole, own)
 
 
 class Decisions:
@@ -162,12 +164,9 @@ class Decisions:
     @property
     def thresholds(self) -> pd.DataFrame:
         """`thresholds.csv`: each label's threshold and what it rests on."""
-        columns: dict[str, Any] = {"label": self.model.labels.names, "threshold": self.model.thresholds.cpu()}
         found = self.evidence
-        for name in ("low", "high", "positives", "f1", "f1_low", "f1_high"):
-            columns[name] = (
-                getattr(found, name) if found else self.held.truth.sum(0) if name == "positives" else np.nan
-            )
+        known = found or Evidence(*[self.model.thresholds.cpu().numpy(), *[np.nan] * 6], "")
+        columns = {"label": self.model.labels.names, **vars(known), "positives": self.held.truth.sum(0)}
         columns["objective"] = [one.name for one in _objectives(self.cfg, self.model)] if found else ""
-        columns["state"] = found.state if found else ""
-        return pd.DataFrame(columns | {"source": self.source})
+        columns |= {"state": columns.pop("state"), "source": self.source}
+        return pd.DataFrame(columns)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import pandas as pd
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 
@@ -113,7 +114,7 @@ def write_results(
     if cfg.task != "multilabel":
         copy_up(run, f"{files.CONFUSIONS}.txt")
     write_figures(run, found, datamodule)
-    log_hyperparameters(trainer, cfg, metrics)
+    log_hyperparameters(trainer, cfg, metrics, decisions)
     write_report(run, datamodule.root)
     for logger in trainer.loggers:
         if isinstance(logger, MLflowRun):
@@ -203,8 +204,10 @@ def write_figures(run: Path, found: Evaluation, datamodule: PhotoDataModule) -> 
     save(loss_curve_figure(folder.history, folder.metrics["run"]["best_epoch"]), run / "loss_curve.png")
 
 
-def log_hyperparameters(trainer: L.Trainer, cfg: DictConfig, metrics: Mapping[str, Any]) -> None:
-    """Fill TensorBoard's HParams tab: what was set, and the best score."""
+def log_hyperparameters(
+    trainer: L.Trainer, cfg: DictConfig, metrics: Mapping[str, Any], decisions: Decisions
+) -> None:
+    """Fill TensorBoard's HParams tab, what was set and the best score, and show the thresholds."""
     given = trainer.lightning_module.hparams
     chosen = {
         f"model.{key}": given[key]
@@ -218,8 +221,16 @@ def log_hyperparameters(trainer: L.Trainer, cfg: DictConfig, metrics: Mapping[st
     }
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
+            if cfg.task == "multilabel":
+                logger.experiment.add_text("thresholds", _as_markdown(decisions.thresholds))
             logger.log_hyperparams(chosen, {"best_score": metrics["run"]["best_score"]})
             logger.finalize("success")
+
+
+def _as_markdown(table: pd.DataFrame) -> str:
+    """Return a table as TensorBoard shows it."""
+    rows = [table.columns, ["---"] * len(table.columns), *table.round(4).to_numpy()]
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
 
 
 def print_figures(run: Path, metrics: Mapping[str, Any]) -> None:
