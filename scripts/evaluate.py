@@ -16,9 +16,7 @@ def main(cfg: DictConfig) -> None:
     from src.analysis.evaluation import evaluation_folder as files
     from src.analysis.evaluation.labelled import labelled_photos, scored_photos
     from src.analysis.evaluation.measures import evaluate
-    from src.analysis.evaluation.mistakes import error_rows
-    from src.analysis.evaluation.noisy import noisy_labels, read_held_out
-    from src.analysis.evaluation.worst_errors import Explainer
+    from src.analysis.evaluation.noisy import noisy_labels_of_run
     from src.files import user_path
     from src.inference.predictor import Predictor
     from src.overrides import shown
@@ -43,16 +41,17 @@ def main(cfg: DictConfig) -> None:
     photos = labelled_photos(cfg, predictor, checkpoint)
     root = photos.photos[0].root
     files.check_folder(folder, root)
-    explainer = Explainer(predictor, checkpoint, cfg.root, cfg.device) if cfg.explain else None
-    held = read_held_out(run_of(checkpoint), predictor.task, predictor.labels)
+    if cfg.explain:  # an exported model is evaluated without torch
+        from src.analysis.evaluation.worst_errors import Explainer
+
+        explainer = Explainer(predictor, checkpoint, cfg.root, cfg.device)
+    noisy = noisy_labels_of_run(run_of(checkpoint), predictor.task, predictor.labels)
     scored = scored_photos(predictor, photos)
     about = {"ckpt": shown(checkpoint).as_posix(), "source": photos.source, "tta": cfg.tta}
     found = evaluate(scored, cfg.resamples, **about)
     files.write_tables(found, folder)
     files.write_pictures(found, folder, root, predictor.preprocess.sample_bits)
-    noisy = None if held is None else noisy_labels(held)
-    errors = error_rows(found.mistakes)["misclassified_samples"][: cfg.explain]
-    worst = explainer.explain(errors, root) if explainer else None
+    worst = explainer.explain(found.mistakes, cfg.explain, root) if cfg.explain else None
     extras = files.write_extras(folder, noisy, worst)
     print("\n".join([photos.source, *files.summary_lines(found), *extras]))
     print(f"read  {shown(folder.absolute())}")

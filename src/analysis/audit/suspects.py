@@ -85,7 +85,9 @@ def nearest_labelled(features: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
     The cosine of `features`, float `[N, F]`, orders them, then the position.
     """
-    unit = unit_rows(features)
+    features = np.asarray(features, np.float32)
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    unit = features / np.where(norms > 0, norms, 1)
     found = np.full((len(unit), NEAREST), -1, np.int64)
     kept = min(NEAREST, len(unit))
     for begin in range(0, len(unit) if kept else 0, BLOCK):
@@ -98,13 +100,6 @@ def nearest_labelled(features: np.ndarray, groups: np.ndarray) -> np.ndarray:
         best, values = np.take_along_axis(best, order, 1), np.take_along_axis(values, order, 1)
         found[part, :kept] = np.where(np.isfinite(values), best, -1)
     return found
-
-
-def unit_rows(features: np.ndarray) -> np.ndarray:
-    """Return `[N, F]` in float32 with rows of length 1, whose products are cosines; zeros stay zeros."""
-    features = np.asarray(features, np.float32)
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.where(norms > 0, norms, 1)
 
 
 def _suspect(

@@ -51,10 +51,9 @@ def write_extras(
     if worst is not None:
         write_csv(folder / f"{WORST}.csv", worst[0])
         save(worst[1], folder / f"{WORST}.png")
-        means = worst[0][["faithfulness_drop", "random_drop"]].mean()
-        lines.append(
-            "{}: the highlighted 20 % blurred, scores fall by {:.3f}; others, {:.3f}".format(WORST, *means)
-        )
+        drops = worst[0][["faithfulness_drop", "random_drop"]].mean().dropna()
+        words = "a score falls by {:.3f} if the highlighted 20 % are blurred, by {:.3f} if others are"
+        lines.append(words.format(*drops) if len(drops) else "no error to explain")
     return lines
 
 

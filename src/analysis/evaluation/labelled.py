@@ -93,10 +93,9 @@ def photos_of_split(run: Path, split: str, predictor: Predictor, root: str | Non
         InputError: if their table or folder is gone, or IDs have no photo.
     """
     file = run / f"{split}_metadata.csv"
-    if (table := read_table(file, ("ID", "path"))) is None:
-        raise InputError(f"{file}: no such file, but the run's photos are listed there")
-    rows = {row["ID"]: row for row in table.to_dict("records")}
-    photos = [photo for photo in find_images(str(file), root) if photo.id in rows]
+    listed_there = find_images(str(file), root)
+    rows = {row["ID"]: row for row in read_table(file, ("ID", "path")).to_dict("records")}
+    photos = [photo for photo in listed_there if photo.id in rows]
     if len(photos) < len(rows):
         raise InputError(f"{run}: {len(rows) - len(photos)} IDs of its {file.name} cannot be read")
     labels = [labels_of(rows[photo.id], predictor.labels, predictor.task) for photo in photos]

@@ -15,28 +15,26 @@ from src.labels import LabelSpace
 from src.runs import read_table
 
 HELD_OUT = "held_out.csv"
-COLUMNS = ("file", "kind", "given_label", "suggested_label", "confidence", "list")
+COLUMNS = ["file", "kind", "given_label", "suggested_label", "confidence", "list"]
 
 
-def read_held_out(run: Path | None, task: str, labels: LabelSpace) -> Scored | None:
-    """Return the held-out photos of a run with their scores; None for no run, or one without them.
+def noisy_labels_of_run(run: Path | None, task: str, labels: LabelSpace) -> pd.DataFrame | None:
+    """Return the labels that may be wrong of a run's held-out photos; None for no run, or one without them.
 
     Raises:
         InputError: for a table without the columns of this label space, or scores that are not finite.
     """
-    if run is None:
-        return None
     columns = [f"p:{name}" for name in labels.names]
-    table = read_table(run / FOLDER / HELD_OUT, ("ID", "path", "group", *labels.kinds, *columns))
-    if table is None:
+    needs = "ID", "path", "group", *labels.kinds, *columns
+    if run is None or (table := read_table(run / FOLDER / HELD_OUT, needs)) is None:
         return None
     rows = table.to_dict("records")
     scores = table[columns].apply(pd.to_numeric, errors="coerce").to_numpy(np.float32)
     targets = targets_of([labels_of(row, labels, task) for row in rows], labels, task)
     groups = [row["group"] or row["ID"] for row in rows]
-    found = Scored(task, labels, list(table["ID"]), list(table["path"]), groups, scores, targets)
-    found.check_finite()
-    return found
+    held = Scored(task, labels, list(table["ID"]), list(table["path"]), groups, scores, targets)
+    held.check_finite()
+    return noisy_labels(held)
 
 
 def noisy_labels(held: Scored) -> pd.DataFrame:
@@ -58,4 +56,4 @@ def noisy_labels(held: Scored) -> pd.DataFrame:
             kinds = [kind for kind, own in labels.kinds.items() if {*own} & {*s.remove, *s.add}]
             words = ";".join(kinds), ";".join(s.remove), ";".join(s.add)
             rows.append((held.paths[s.position], *words, s.probability, name))
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=COLUMNS)

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from PIL import Image, ImageFilter
+from sklearn.metrics.pairwise import cosine_similarity
+from torch import Tensor, nn
 
-from src.analysis.audit.suspects import NEAREST, unit_rows
 from src.analysis.evaluation.labelled import photos_of_split
-from src.analysis.evaluation.mistakes import COLUMNS, Row
+from src.analysis.evaluation.mistakes import COLUMNS, TABLES, Mistake, error_rows
 from src.analysis.explore.photo_figures import photo_grid_figure
 from src.analysis.pages import label_names, thumbnail
 from src.datamodules.inspection import inspect_photos
@@ -22,7 +24,6 @@ from src.files import user_path
 from src.images import open_image
 from src.inference.batches import Backend
 from src.inference.features import extract_features
-from src.inference.grad_cam import grad_cam
 from src.inference.heat_maps import as_heat, over_photo, spread
 from src.inference.predictor import Predictor
 from src.inference.torch_backend import TorchBackend
@@ -30,19 +31,15 @@ from src.models.checkpoint import load_model
 from src.runs import BEST, run_of
 
 SHARE, DRAWS = 0.2, 8  # of a photo is blurred; random areas of that size
-DROPS = ["faithfulness_drop", "random_drop"]
+NEAREST = 3
 NEAR = [f"nearest_{n + 1}{part}" for n in range(NEAREST) for part in ("", "_labels", "_cosine")]
+BLANK = np.full((1, 1, 3), 255, np.uint8)
 
 
 class Explainer:
     """Explains errors of a model by its maps, and by the photos that its run was trained on.
 
-    Args:
-        predictor: the model.
-        checkpoint: its file, in a run.
-        root: where the run's photos are now; None: as the run noted it down. Those that are gone, or have
-            changed since, are left out.
-        device: for the backbone.
+    Of those, which lie in `root` or where the run noted it down, the changed ones do not count.
 
     Raises:
         InputError: no run, none of its photos, no map of this model, or no library for it.
@@ -75,46 +72,41 @@ class Explainer:
         if not self.trained:
             raise InputError(f"explain=: {self.root} holds no photo that the run was trained on: root=FOLDER")
 
-    def explain(self, errors: Sequence[Row], root: Path) -> tuple[pd.DataFrame, Figure]:
-        """Return a table and a figure of errors on photos below `root`: see docs/evaluation.md."""
+    def explain(self, found: Sequence[Mistake], count: int, root: Path) -> tuple[pd.DataFrame, Figure]:
+        """Return a table and a figure of the first wrong labels; their photos lie below `root`."""
         table, pictures, predictor = [], [], self.predictor
-        nearest = self._nearest([row[0] for row in errors], root) if errors else []
-        for row, near in zip(errors, nearest, strict=True):
-            path, true, said, sure, _ = row
+        errors = error_rows(found)[TABLES[0]][:count]
+        cosines = self._cosines([row[0] for row in errors], root) if errors else []
+        for (path, true, said, sure, kind), similar in zip(errors, cosines, strict=True):
             pixels, label = predictor.preprocess(root / path), predictor.labels.position(said or true)
-            if isinstance(predictor.backend, TorchBackend):
-                heat = grad_cam(predictor.backend, pixels, label)
-            else:
-                heat = as_heat(predictor.backend.maps(pixels[None])[1][0, label])
-            drops = faithfulness(predictor.backend, pixels, label, heat)
-            photo = self._picture(root, path)
+            heat = heat_of(predictor.backend, pixels, label)
+            drop, by_chance = faithfulness(predictor.backend, pixels, label, heat)
+            photo, row = self._picture(root, path), [path, true, said, sure, kind, drop, by_chance]
             over = over_photo(predictor.preprocess, Image.fromarray(photo), pixels, heat)
-            here = "{}: {:+.2f} if blurred here, {:+.2f} elsewhere".format(said or true, *(-d for d in drops))
             pictures.append((photo, f"{true or 'nothing'}, said {said or 'nothing'} {sure:.2f}"))
-            pictures.append((np.asarray(over), here if heat.any() else f"nothing speaks for {said or true}"))
-            cells = []
-            for record, cosine in near:
+            words = f"{said or true}: {-drop:+.2f} if blurred here, {-by_chance:+.2f} elsewhere"
+            pictures.append((np.asarray(over), words))
+            for near in np.argsort(-similar, kind="stable")[:NEAREST]:
+                record, cosine = self.trained[near], similar[near]
                 names = label_names(record.labels)
-                cells += [record.path, ";".join(names), cosine]
+                row += [record.path, ";".join(names), cosine]
                 words = f"{cosine:.2f} {', '.join(names) or 'nothing'}"
                 pictures.append((self._picture(self.root, record.path), words))
-            pictures += [(np.full((1, 1, 3), 255, np.uint8), "")] * (NEAREST - len(near))
-            table.append((*row, *drops, *cells, *[None] * (len(NEAR) - len(cells))))
-        figure = photo_grid_figure(pictures, 2 + NEAREST, "no error")
-        return pd.DataFrame(table, columns=[*COLUMNS, *DROPS, *NEAR]), figure
+            pictures += [(BLANK, "")] * (-len(pictures) % (2 + NEAREST))
+            table.append(row)
+        columns = [*COLUMNS, "faithfulness_drop", "random_drop", *NEAR]
+        shown = photo_grid_figure(pictures, 2 + NEAREST, "no error")
+        return pd.DataFrame([dict(zip(columns, row, strict=False)) for row in table], columns=columns), shown
 
-    def _nearest(self, paths: Sequence[str], root: Path) -> list[list[tuple[Record, float]]]:
-        """Return for each photo the training photos whose features have the highest cosine, nearest first."""
+    def _cosines(self, paths: Sequence[str], root: Path) -> np.ndarray:
+        """Return the cosines of photos' features with those of the training photos, `[photos, trained]`."""
         own = [Record("", path, {}) for path in paths]
-        seen = extract_features(self.model, root, own, self.device)
         known = extract_features(self.model, self.root, self.trained, self.device, None, self.cache)
-        cosines = unit_rows(seen) @ unit_rows(known).T
-        best = np.argsort(-cosines, axis=1, kind="stable")[:, :NEAREST]
-        return [[(self.trained[i], float(row[i])) for i in at] for at, row in zip(best, cosines, strict=True)]
+        return cosine_similarity(extract_features(self.model, root, own, self.device), known)
 
     def _picture(self, root: Path, path: str) -> np.ndarray:
         content, _ = thumbnail(root, path, sample_bits=self.predictor.preprocess.sample_bits)
-        return np.asarray(open_image(content)) if content else np.full((1, 1, 3), 255, np.uint8)
+        return np.asarray(open_image(content)) if content else BLANK
 
 
 def faithfulness(backend: Backend, pixels: np.ndarray, label: int, heat: np.ndarray) -> tuple[float, float]:
@@ -134,3 +126,48 @@ def faithfulness(backend: Backend, pixels: np.ndarray, label: int, heat: np.ndar
     seen = np.concatenate([pixels[None], np.where(areas, np.asarray(blurred), pixels)])
     scores = backend.scores(seen)[:, label]
     return float(scores[0] - scores[1]), float(scores[0] - scores[2:].mean())
+
+
+def heat_of(backend: Backend, pixels: np.ndarray, label: int) -> np.ndarray:
+    """Return where a photo, uint8 `[H, W, 3]`, speaks for a label, from 0 to 1; 0 everywhere if it does not.
+
+    Of a checkpoint that is Grad-CAM (Selvaraju and others, 2017) of the last layer with several places, of
+    an exported model its class activation map.
+    """
+    if not isinstance(backend, TorchBackend):
+        return as_heat(backend.maps(pixels[None])[1][0, label])
+    from pytorch_grad_cam import GradCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    image = torch.as_tensor(pixels[None]).permute(0, 3, 1, 2).to(backend.device)
+    image = backend.model.normalised(image).requires_grad_()  # a frozen backbone would keep no gradients
+    model = _Logits(backend.model)
+    return GradCAM(model, [model.last_map(image)])(image, [ClassifierOutputTarget(label)])[0]
+
+
+class _Logits(nn.Module):
+    """A classifier as the library takes it: from normalised photos to logits `[B, labels]`."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        return torch.cat(list(self.model.classify(self.model.seen(image)).values()), 1)
+
+    @torch.no_grad()
+    def last_map(self, image: Tensor) -> nn.Module:
+        """Return the last module that runs once and whose output has several places, `[B, C, h, w]`."""
+        ran: list[nn.Module] = []
+
+        def keep(module: nn.Module, _: tuple, output: object) -> None:
+            if isinstance(output, Tensor) and output.dim() == 4 and output[0, 0].numel() > 1:
+                ran.append(module)
+
+        hooks = [module.register_forward_hook(keep) for module in self.model.backbone.modules()]
+        self(image)
+        for hook in hooks:
+            hook.remove()
+        if once := [module for module in ran if ran.count(module) == 1]:
+            return once[-1]
+        raise InputError(f"explain=: {self.model.hparams['backbone']} has no map of a photo; leave it out")
