@@ -53,8 +53,8 @@ def main(cfg: DictConfig) -> None:
     files.write_pictures(found, folder, root, predictor.preprocess.sample_bits)
     worst = explainer.explain(found.mistakes, cfg.explain, root) if cfg.explain else None
     extras = files.write_extras(folder, noisy, worst)
-    print("\n".join([photos.source, *files.summary_lines(found), *extras]))
-    print(f"read  {shown(folder.absolute())}")
+    read = f"read  {shown(folder.absolute())}"
+    print("\n".join([photos.source, *files.summary_lines(found), *extras, read]))
 
 
 if __name__ == "__main__":

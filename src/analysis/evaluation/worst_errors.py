@@ -55,9 +55,10 @@ class Explainer:
             )
         if by_torch and find_spec("pytorch_grad_cam") is None:
             raise InputError('explain= needs Grad-CAM: python -m pip install -e ".[explain]"')
-        no_map = not by_torch and backend.maps(np.zeros((1, *pixels.shape), np.uint8))[1] is None
-        if pixels.tiles or no_map:
+        blank = np.zeros(pixels.shape, np.uint8)
+        if pixels.tiles or (not by_torch and backend.maps(blank[None])[1] is None):
             raise InputError(f"explain=: {checkpoint} has no map of the whole photo; leave it out")
+        heat_of(backend, blank, 0)  # refuses a backbone without places
         self.model = load_model(checkpoint if by_torch else run / "checkpoints" / BEST)
         found, config = photos_of_split(run, "train", predictor, root), run / ".hydra" / "config.yaml"
         data = OmegaConf.load(config).data if config.is_file() else {}
@@ -157,11 +158,13 @@ class _Logits(nn.Module):
 
     @torch.no_grad()
     def last_map(self, image: Tensor) -> nn.Module:
-        """Return the last module that runs once and whose output has several places, `[B, C, h, w]`."""
+        """Return the last module that runs once and has several places in its output, `[B, C, h, w]`."""
         ran: list[nn.Module] = []
 
         def keep(module: nn.Module, _: tuple, output: object) -> None:
-            if isinstance(output, Tensor) and output.dim() == 4 and output[0, 0].numel() > 1:
+            if isinstance(output, Tensor) and output.dim() == 3:
+                ran.clear()  # tokens: the maps before them are those of a transformer's first layer
+            elif isinstance(output, Tensor) and output.dim() == 4 and output.shape[1] >= output.shape[3] > 1:
                 ran.append(module)
 
         hooks = [module.register_forward_hook(keep) for module in self.model.backbone.modules()]
