@@ -67,6 +67,7 @@ class EvaluateConfig:
     output: Any = None  # a path, see `check_paths`
     threshold: Any = None
     resamples: int = 200
+    explain: int = 0
     tta: bool = False
     batch_size: int = 16
     num_workers: int | None = None

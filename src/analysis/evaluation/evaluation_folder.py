@@ -23,15 +23,38 @@ FOLDER = "evaluation"  # of a run
 FIGURES, LABELS, REPORT = "evaluation.json", "per_label.csv", "classification_report.json"
 CONFUSIONS, TOGETHER = "confusion_matrix", "co_prediction"
 HISTOGRAM, PAIRS = "confidence_histogram.png", "confused_pairs.csv"
+NOISY, WORST = "suspected_noisy_labels.csv", "worst_errors"  # an evaluation may go without them
 FILES = (FIGURES, LABELS, *(f"{CONFUSIONS}.{end}" for end in ("png", "csv", "txt")), REPORT, PAIRS,
-         *(f"{TOGETHER}.{end}" for end in ("csv", "png")), HISTOGRAM, f"{mistakes.NOISY}.csv",
-         *(f"{name}.{end}" for name in mistakes.TABLES for end in ("csv", "png")))  # fmt: skip
+         *(f"{TOGETHER}.{end}" for end in ("csv", "png")), HISTOGRAM, NOISY,
+         *(f"{name}.{end}" for name in (*mistakes.TABLES, WORST) for end in ("csv", "png")))  # fmt: skip
 SHOWN = 20  # errors in a grid
 
 
 def check_folder(folder: Path, photos: Path) -> None:
     """Make the output folder; files of an earlier evaluation are written over, no others: `make_output`."""
     make_output(folder, [photos], () if (folder / FIGURES).is_file() else FILES)
+
+
+def write_extras(
+    folder: Path, noisy: pd.DataFrame | None, worst: tuple[pd.DataFrame, Figure] | None
+) -> list[str]:
+    """Write labels that may be wrong, and the worst errors with their figure; return lines for the console.
+
+    Those that this evaluation is without are removed: they would be of an earlier one.
+    """
+    for name in (NOISY, f"{WORST}.csv", f"{WORST}.png"):
+        (folder / name).unlink(missing_ok=True)
+    lines = [f"no {NOISY}: it takes a run with held-out scores"]
+    if noisy is not None:
+        write_csv(folder / NOISY, noisy)
+        lines = [f"labels that may be wrong among the run's held-out photos: {len(noisy)}, in {NOISY}"]
+    if worst is not None:
+        write_csv(folder / f"{WORST}.csv", worst[0])
+        save(worst[1], folder / f"{WORST}.png")
+        drops = worst[0][["faithfulness_drop", "random_drop"]].mean().dropna()
+        words = "a score falls by {:.3f} if the highlighted 20 % are blurred, by {:.3f} if others are"
+        lines.append(words.format(*drops) if len(drops) else "no error to explain")
+    return lines
 
 
 def write_tables(found: Evaluation, folder: Path) -> None:
