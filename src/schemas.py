@@ -45,6 +45,7 @@ class PredictConfig:
     shard: str | None = None
     root: str | None = None
     threshold: Any = None
+    miss: float | None = 0.05
     probabilities: bool = False
     columns: Any = None
     spreadsheet_safe: bool = False
@@ -149,6 +150,7 @@ class ServeConfig:
     api_keys: Any = None
     max_bytes: int | None = None
     max_files: int | None = None
+    miss: float | None = None
     queue: int | None = None
     timeout: float | None = None
     drain: float | None = None

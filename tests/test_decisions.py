@@ -1,6 +1,7 @@
 """Calibration, thresholds and limits that a training sets, through train.py."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -97,6 +98,35 @@ def test_probabilities_hold_better_and_predictions_are_calibrated(run, tmp_path,
     name = plain.labels.names[0]
     expected = apply(raw, plain.calibration.numpy())[:, 0]
     assert evaluated[f"p:{name}"].to_numpy() == pytest.approx(expected, abs=1e-4)
+
+
+def test_predict_names_the_photos_for_a_person(run, tmp_path, monkeypatch, capsys, caplog):
+    monkeypatch.chdir(tmp_path)
+    given = (f"ckpt={run}", f"images={run / 'test_metadata.csv'}", "probabilities=true")
+    limits = load_model(run / "checkpoints" / "best.ckpt").limits.numpy()
+    for miss in (0.2, 0.05, None):
+        assert run_script(monkeypatch, "predict", *given, f"output={miss}.csv", f"miss={miss or 'null'}") == 0
+    loose, strict, nobody = (pd.read_csv(f"{m}.csv", keep_default_na=False) for m in (0.2, 0.05, None))
+    assert set(loose["review"]) <= {"yes", "no"} and set(nobody["review"]) == {""}
+    names = load_model(run / "checkpoints" / "best.ckpt").labels.names
+    thresholds = json.loads((run / "thresholds.json").read_text())
+    column = [f"p:{name}" for name in names]
+    for table, miss in ((loose, 0.2), (strict, 0.05)):
+        low = routing.limits_at(limits, miss)
+        between = (table[column].to_numpy() >= low) & (
+            table[column].to_numpy() < [thresholds[n] for n in names]
+        )
+        assert (between.any(1) == (table["review"] == "yes")).all()
+    none = [
+        name
+        for name, limit in zip(names, routing.limits_at(limits, 0.05), strict=True)
+        if limit >= NO_PROMISE
+    ]
+    assert not none or f"No rate of misses is promised for {none[0]}" in caplog.text
+    for wrong in ("0", "1.5", "often"):
+        assert run_script(monkeypatch, "predict", *given, "output=w.csv", f"miss={wrong}") == 2
+        assert "miss" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not Path("w.csv").exists()
 
 
 def apply_plain(model, run):

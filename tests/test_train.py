@@ -412,7 +412,7 @@ def test_every_task_takes_either_source(photos, table, tmp_path, task, source, e
     given = (f"model={task}", f"data={source}", f"data.root={data}", *FAST, "trainer.max_epochs=1", *extra)
     head = list(pd.read_csv(trained(tmp_path, *given) / "predictions.csv").columns)
     first = {"multiclass": "label", "dual_head": "component", "multilabel": "components"}[task]
-    assert head[:2] == ["ID", first] and head[-3:] == ["path", "status", "error"]
+    assert head[:2] == ["ID", first] and head[-5:] == ["path", "status", "error", "review", "review_reason"]
 
 
 def test_cross_validation_is_a_sweep_over_folds(photos, monkeypatch, tmp_path):
