@@ -401,7 +401,7 @@ def test_the_run_before_is_the_newest_earlier_one_on_the_same_photos(heads):
     text = read(write_report(run)).text
     assert "Against 2025-03-12 09:26" in text and "model.lr 0.1 \u2013" in text
     assert "data.root elsewhere somewhere/Bridge <North>" in text
-    assert "On the same 4 test photos, 1 decisions changed" in text
+    assert "Of the decisions on the same 4 test photos, 1 changed" in text
     assert re.search(r"component: accuracy 1\.000 0\.667 -0\.333 -\d\.\d+ to \+0\.000", text)
     test = pd.read_csv(older[12] / "test_metadata.csv")
     test[:3].to_csv(older[12] / "test_metadata.csv", index=False)

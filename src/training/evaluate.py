@@ -30,7 +30,7 @@ from src.datamodules.photo_datamodule import PhotoDataModule
 from src.datamodules.split_figures import label_table
 from src.errors import InputError, UnreadableImage, listed
 from src.files import write_json, write_whole
-from src.inference.batches import Photo, run_batches
+from src.inference.batches import Backend, Photo, run_batches
 from src.inference.features import results_from_features
 from src.inference.output import write_rows
 from src.inference.predictor import Predictor
@@ -80,10 +80,13 @@ def finish_run(
             decisions = Decisions(cfg, trainer, best)
             metrics |= {split: metrics[split] | model.figures[split] for split in decisions.splits}
             predicting = time.perf_counter()
-            replaced = write_predictions(run, datamodule, inference_device(cfg))
+            device, workers = inference_device(cfg), datamodule.num_workers
+            predictor = Predictor.load(best, device=device, num_workers=workers)
+            replaced = write_predictions(run, datamodule, predictor)
             durations = {"fit": seconds, "evaluate": predicting - begun}
             durations["predict"] = time.perf_counter() - predicting
             metrics["run"] = run_facts(cfg, model, datamodule, best, trainer, durations)
+            metrics["run"]["ms_per_photo"] = ms_per_photo(predictor.backend, datamodule)
             write_results(run, cfg, trainer, metrics, decisions)
             warn_replaced(datamodule, replaced)
     return float(metrics["val"]["f1_macro"] or 0)
@@ -153,7 +156,6 @@ def run_facts(
         "best_score": model.figures["val"]["f1_macro"] or 0.0,
         "num_params": sum(p.numel() for p in model.parameters()),
         "checkpoint_mb": round(best.stat().st_size / 1e6, 2),
-        "ms_per_photo": ms_per_photo(best, datamodule, inference_device(cfg)),
         "data_hash": datamodule.data_hash,
         "split_hash": datamodule.split_hash,
         "unreadable": len(datamodule.unreadable),
@@ -163,9 +165,9 @@ def run_facts(
     }
 
 
-def ms_per_photo(best: Path, datamodule: PhotoDataModule, device: str) -> float | None:
+def ms_per_photo(backend: Backend, datamodule: PhotoDataModule) -> float | None:
     """Return the median time from a photo's file to its labels, one by one; None where none can be read."""
-    predictor, times = Predictor.load(best, device=device, batch_size=1), []
+    predictor, times = Predictor(backend, batch_size=1), []
     photos = datamodule.splits["test"] or datamodule.splits["val"]
     while photos and len(times) < TIMED and sum(times) < 1:
         begun = time.perf_counter()
@@ -177,7 +179,7 @@ def ms_per_photo(best: Path, datamodule: PhotoDataModule, device: str) -> float 
     return round(1e3 * median(times[1:] or times), 1) if times else None
 
 
-def write_predictions(run: Path, datamodule: PhotoDataModule, device: str = "auto") -> list[str]:
+def write_predictions(run: Path, datamodule: PhotoDataModule, predictor: Predictor) -> list[str]:
     """Write the test split's predictions with the same `Predictor` that `predict.py` uses.
 
     Photos that are decoded go through the batches of `predict.py` on `test_metadata.csv`: the same bytes.
@@ -186,7 +188,6 @@ def write_predictions(run: Path, datamodule: PhotoDataModule, device: str = "aut
     Returns:
         paths of photos whose content is not that of their records any more.
     """
-    predictor = Predictor.load(run / "checkpoints" / BEST, device=device, num_workers=datamodule.num_workers)
     test = datamodule.splits["test"]
     order = sorted(range(len(test)), key=lambda i: test[i].path)
     photos = [Photo(test[i].id, test[i].path, datamodule.root) for i in order]
