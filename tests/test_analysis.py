@@ -346,7 +346,7 @@ def test_decisions_are_shown_with_what_they_rest_on(multilabel):
         "0.35 0.31\u20130.42", "0.35 no evidence", "0.52\u20130.73", "0.81",
         "at most 5% missed 1 of 9, reviewed 12%",
         "no promise needs 19 photos, has 7", f"(19 are needed): {EVIL} (7).", "31.0% of the test photos",
-        "0.031 0.012 0.0413 0.0314", f"{EVIL} as it was: 4 positives", "Bolt Beam: upper 2",
+        "0.031 0.012 0.0413 0.0314", f"{EVIL} not fitted: 4 positives", "Bolt Beam: upper 2",
         "p3.png \u2013 Rust 0.77",
     ):  # fmt: skip
         assert said in text, said
