@@ -95,7 +95,7 @@ def test_photos_that_are_replaced_while_it_trains_are_named(
     monkeypatch.setitem(photos, "dual_head", make_folders(tmp_path / "photos"))
     real, seen, judged = evaluate.write_predictions, [], []
 
-    def replaced(run, datamodule, device):
+    def replaced(run, datamodule, predictor):
         splits = {
             split: sorted(record.path for record in datamodule.splits[split]) for split in ("train", "val")
         }
@@ -108,7 +108,7 @@ def test_photos_that_are_replaced_while_it_trains_are_named(
         same.write_bytes(same.read_bytes())
         (root / judged[0]).unlink()
         shutil.copy(other, root / judged[1])
-        return real(run, datamodule, device)
+        return real(run, datamodule, predictor)
 
     monkeypatch.setattr(evaluate, "write_predictions", replaced)
     run = train("kept", f"data.cache={cache}", "trainer.max_epochs=1")

@@ -255,7 +255,7 @@ def test_figures_of_the_runs_test_split_are_those_of_its_metrics(runs, task, mon
         pd.testing.assert_frame_equal(ours, theirs, atol=2e-4, rtol=0)
     text = (run / "report.html").read_text()
     label = next(row for row in read(run / "evaluation" / "per_label.csv") if row["f1"])
-    assert f"{float(label['f1_low']):.2f} to {float(label['f1_high']):.2f}" in text
+    assert f"{float(label['f1_low']):.2f}\u2013{float(label['f1_high']):.2f}" in text
     assert run_script(monkeypatch, "evaluate", *given, "tta=true", "resamples=20") == 0  # writes over its own
     assert content(Path("e"), "evaluation.json")["tta"] is True
 

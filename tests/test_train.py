@@ -28,7 +28,7 @@ from tests.made import FAST, make_folders, make_table, photo, run_script, traine
 GROUP = r"data.group='^(A\d+)_'"
 FILES = {f"{split}_metadata.csv" for split in ("train", "val", "test")}
 FILES |= {"classes.json", "split_certificate.json", "metrics.json", "predictions.csv", "history.csv"}
-FILES |= {"report.html", "train.log"}
+FILES |= {"report.html", "model_card.md", "train.log"}
 FILES |= {f"{name}.png" for name in ("confusion_matrix", "loss_curve", "class_distribution")}
 HISTORY = ["epoch", "train_loss", "val_loss", "train_accuracy", "val_accuracy", "train_f1", "val_f1", "lr"]
 TWELVE = ("trainer.max_epochs=12", "callbacks.early_stopping.patience=12")
@@ -79,6 +79,9 @@ def test_dual_head_learns_and_its_metrics_follow_from_its_predictions(finished):
     assert facts["best_epoch"] == history["epoch"][history["val_loss"].idxmin()]
     assert metrics["val"]["loss"] == pytest.approx(history["val_loss"].min(), abs=1e-5)
     assert facts["num_params"] == sum(p.numel() for p in load(run).parameters())
+    size = (run / "checkpoints" / "best.ckpt").stat().st_size
+    assert facts["checkpoint_mb"] == round(size / 1e6, 2) and 0 < facts["ms_per_photo"] < 1000
+    assert {"reliability.png", "workload.png"} <= {path.name for path in (run / "evaluation").iterdir()}
 
 
 def test_multilabel_thresholds_are_the_best_checkpoints_own(finished):
@@ -164,7 +167,7 @@ def test_the_same_command_twice_gives_the_same_bytes(finished, tmp_path):
     assert (again / "predictions.csv").read_bytes() == (run / "predictions.csv").read_bytes()
     figures = [json.loads((folder / "metrics.json").read_text()) for folder in (run, again)]
     for figure in figures:
-        del figure["run"]["durations"], figure["run"]["git"]
+        del figure["run"]["durations"], figure["run"]["ms_per_photo"], figure["run"]["git"]
     assert figures[0] == figures[1]
 
 
