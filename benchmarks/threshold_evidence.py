@@ -11,6 +11,7 @@ import numpy as np
 from scipy.special import expit, logit, ndtr, ndtri
 
 from benchmarks.harness import BOTH, Work, in_fresh_process, markdown, measured
+from src.decisions.calibration import apply, fit
 from src.decisions.thresholds import TRUST, evidence, prior_thresholds, tune_thresholds
 
 PREVALENCES = np.array([0.007, 0.02, 0.054, 0.15, 0.36])
@@ -73,9 +74,23 @@ def rules(shift: float, seed: int) -> dict[str, np.ndarray]:
         "+ clamp > 0.8": tune_thresholds(*small, clamp_above=0.8),
         "pooled": tune_thresholds(scores, targets),
         "+ bootstrap median": medians(scores, targets),
-        "ours": evidence(scores, targets, resamples=RESAMPLES).threshold,
     }
-    return {rule: expected_f1(found, shift) for rule, found in thresholds.items()}
+    found = {rule: expected_f1(found, shift) for rule, found in thresholds.items()}
+    # as a training does: calibrated scores, and the thresholds that the model was trained for
+    fitted = fit(scores, targets, pos_weight=np.sqrt((1 - PREVALENCES) / PREVALENCES))
+    now = apply(np.full(len(PREVALENCES), 0.5), fitted.parameters)
+    calibrated = evidence(apply(scores, fitted.parameters), targets, resamples=RESAMPLES, now=now)
+    return found | {"ours": expected_f1(uncalibrated(calibrated.threshold, fitted.parameters), shift)}
+
+
+def uncalibrated(thresholds: np.ndarray, parameters: np.ndarray) -> np.ndarray:
+    """Return the scores that calibration turns into thresholds, by bisection."""
+    low, high = np.zeros(len(thresholds)), np.ones(len(thresholds))
+    for _ in range(40):
+        middle = (low + high) / 2
+        above = apply(middle, parameters) >= thresholds
+        low, high = np.where(above, low, middle), np.where(above, middle, high)
+    return high
 
 
 def simulated(draws: int) -> tuple[str, bool]:
@@ -109,9 +124,15 @@ def ours(given: Table) -> dict[str, np.ndarray]:
 def naive(given: Table) -> dict[str, np.ndarray]:
     """Return thresholds and their intervals by resamples written out."""
     scores, targets = given
-    low, middle, high = np.quantile(list(resampled(scores, targets, RESAMPLES)), (0.05, 0.5, 0.95), axis=0)
+    best = np.array(list(resampled(scores, targets, RESAMPLES)))
+    below = [np.append(0, np.unique(own)) for own in scores.T]
+    best = [
+        (b + own[np.searchsorted(own, b.astype(np.float32)) - 1]) / 2
+        for b, own in zip(best.T, below, strict=True)
+    ]
+    low, middle, high = np.quantile(np.stack(best, 1), (0.05, 0.5, 0.95), axis=0)
     trust = targets.sum(0) / (targets.sum(0) + TRUST)
-    threshold = expit(trust * logit(middle) + (1 - trust) * logit(prior_thresholds(scores, targets)))
+    threshold = expit(trust * logit(middle) + (1 - trust) * logit(prior_thresholds(scores)))
     return {"_threshold": threshold, "_low": np.minimum(low, threshold), "_high": np.maximum(high, threshold)}
 
 

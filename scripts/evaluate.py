@@ -16,10 +16,11 @@ def main(cfg: DictConfig) -> None:
     from src.analysis.evaluation import evaluation_folder as files
     from src.analysis.evaluation.labelled import labelled_photos, scored_photos
     from src.analysis.evaluation.measures import evaluate
+    from src.analysis.evaluation.noisy import noisy_labels_of_run
     from src.files import user_path
     from src.inference.predictor import Predictor
     from src.overrides import shown
-    from src.runs import find_checkpoint
+    from src.runs import find_checkpoint, run_of
 
     folder, checkpoint = user_path(cfg.output or cfg.output_dir), find_checkpoint(cfg.ckpt)
     if checkpoint.suffix.lower() == ".ckpt":
@@ -40,13 +41,20 @@ def main(cfg: DictConfig) -> None:
     photos = labelled_photos(cfg, predictor, checkpoint)
     root = photos.photos[0].root
     files.check_folder(folder, root)
+    if cfg.explain:  # an exported model is evaluated without torch
+        from src.analysis.evaluation.worst_errors import Explainer
+
+        explainer = Explainer(predictor, checkpoint, cfg.root, cfg.device)
+    noisy = noisy_labels_of_run(run_of(checkpoint), predictor.task, predictor.labels)
     scored = scored_photos(predictor, photos)
     about = {"ckpt": shown(checkpoint).as_posix(), "source": photos.source, "tta": cfg.tta}
     found = evaluate(scored, cfg.resamples, **about)
     files.write_tables(found, folder)
     files.write_pictures(found, folder, root, predictor.preprocess.sample_bits)
-    print("\n".join([photos.source, *files.summary_lines(found)]))
-    print(f"read  {shown(folder.absolute())}")
+    worst = explainer.explain(found.mistakes, cfg.explain, root) if cfg.explain else None
+    extras = files.write_extras(folder, noisy, worst)
+    read = f"read  {shown(folder.absolute())}"
+    print("\n".join([photos.source, *files.summary_lines(found), *extras, read]))
 
 
 if __name__ == "__main__":

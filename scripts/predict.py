@@ -29,7 +29,8 @@ def main(cfg: DictConfig) -> None:
         from src.models.base import set_full_precision
 
         set_full_precision()
-    settings = {"threshold": threshold, **{key: cfg[key] for key in ("batch_size", "precision", "compile")}}
+    given = ("batch_size", "precision", "compile", "miss")
+    settings = {"threshold": threshold, **{key: cfg[key] for key in given}}
     predictor = Predictor.load(
         checkpoint,
         device=cfg.device,

@@ -28,6 +28,7 @@ RANGES = {
     "resamples",
     "from 2 on": "data.folds",
     "from 8 to 32": "preprocess.sample_bits",
+    "from 0 to 100": "explain",
     "from 0 to 180": "data.augment.rotation",
 }
 RANGE_OF = {key: words for words, keys in RANGES.items() for key in keys.split()}

@@ -7,6 +7,17 @@ from hydra.core.config_store import ConfigStore
 
 
 @dataclass
+class ThresholdsConfig:
+    """Keys below `thresholds` of a training."""
+
+    source: str | None = None
+    calibration: str = "beta"
+    objective: dict[str, Any] = field(default_factory=dict)
+    labels: Any = None
+    by_class: bool = False
+
+
+@dataclass
 class TrainConfig:
     """Root keys of `conf/train.yaml`; an unknown key or a value of another type is refused when composing."""
 
@@ -15,6 +26,7 @@ class TrainConfig:
     resume: str | None = None
     output_dir: str = "???"
     preprocess: Any = field(default_factory=dict)
+    thresholds: ThresholdsConfig = field(default_factory=ThresholdsConfig)
     data: Any = None
     model: Any = None
     callbacks: Any = None
@@ -33,6 +45,7 @@ class PredictConfig:
     shard: str | None = None
     root: str | None = None
     threshold: Any = None
+    miss: float | None = 0.05
     probabilities: bool = False
     columns: Any = None
     spreadsheet_safe: bool = False
@@ -55,6 +68,7 @@ class EvaluateConfig:
     output: Any = None  # a path, see `check_paths`
     threshold: Any = None
     resamples: int = 200
+    explain: int = 0
     tta: bool = False
     batch_size: int = 16
     num_workers: int | None = None
@@ -136,6 +150,7 @@ class ServeConfig:
     api_keys: Any = None
     max_bytes: int | None = None
     max_files: int | None = None
+    miss: float | None = None
     queue: int | None = None
     timeout: float | None = None
     drain: float | None = None

@@ -1,7 +1,11 @@
+import base64
+import hashlib
 import io
 import json
+import os
 import re
 import shlex
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -45,7 +49,7 @@ class Page(HTMLParser):
         self.open.pop()
 
     def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
+        if self.open and self.open[-1] not in ("style", "script"):
             self.words.append(data.strip())
 
     @property
@@ -167,7 +171,11 @@ def test_report_is_well_formed_self_contained_and_escaped(either):
     path = write_report(run, photos)
     source = path.read_text(encoding="utf-8")
     page = Page(source)
-    assert not re.search(r"<script|<link|https?://|url\(|@import", source)
+    assert not re.search(r"<link|https?://|url\(|@import", source)
+    (script,) = re.findall(r"<script>(.*?)</script>", source, re.S)  # ours alone: the policy knows its digest
+    assert (
+        base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in source.partition("<style")[0]
+    )
     said = EVIL, "Bridge <North>", "2025-03-14 09:26", "0.678", "test macro F1", "fit 0:12:34", "11,186,772"
     assert all(words in page.text for words in said)
     assert write_report(run, photos).read_text(encoding="utf-8") == source
@@ -194,7 +202,9 @@ def test_names_of_photos_and_labels_are_text_on_every_page(script, tmp_path, mon
     page = Page(source)
     sources = [value for _, name, value in page.attributes if name == "src"]
     assert sources and all(value.startswith("data:image/") for value in sources)
-    assert "script" not in page.tags and not [name for _, name, _ in page.attributes if name.startswith("on")]
+    assert page.tags.count("script") == (script == "train") and not [
+        name for _, name, _ in page.attributes if name.startswith("on")
+    ]
     assert NAME in page.text and QUOTED in page.text and "<img src=x" not in source
     assert any(NAME in value for _, name, value in page.attributes if name == "alt")
 
@@ -301,6 +311,106 @@ def test_multiclass_reads_its_own_columns_and_finds_its_photos(tmp_path):
     assert sum(value.startswith("data:image/jpeg") for value in sources) == 1
 
 
+def write_tables(run, **tables):
+    """Write CSVs into a made run: of its evaluation, but for the thresholds."""
+    (run / "evaluation").mkdir(exist_ok=True)
+    for name, rows in tables.items():
+        folder = run if name == "thresholds" else run / "evaluation"
+        pd.DataFrame(rows).to_csv(folder / f"{name}.csv", index=False)
+
+
+def test_decisions_are_shown_with_what_they_rest_on(multilabel):
+    """Thresholds, promises, calibration, errors; of a label with too few photos, how many it has."""
+    run, photos = multilabel
+    rows = [("Bolt", 0.35, 0.31, 0.42, "ok"), (EVIL, 0.5, None, None, "no_evidence")]
+    thresholds = pd.DataFrame(rows, columns=["label", "threshold", "low", "high", "state"])
+    ends = {"ap": 0.61, "ap_low": 0.52, "ap_high": 0.73, "auc": 0.81, "f1_low": 0.42, "f1_high": 0.62}
+    shares = [("all", 0.31, 0.02, False), ("Bolt", 0.12, 0.111111, True), (EVIL, 0.0, 0.5, False)]
+    workload = pd.DataFrame(shares, columns=["label", "reviewed", "missed", "promise"])
+    held = {"component": [f"Bolt;{EVIL}"] * 7 + ["Bolt"] * 12 + [""], "defect": [""] * 20}
+    fitted = ("all", 0.0311, 0.0122, 0.0413, 0.0314, ""), (EVIL, 0.1, 0.1, 0.2, 0.2, "4 positives")
+    columns = ["label", *(f"{name}_{stage}" for name in ("ece", "brier") for stage in ("before", "after"))]
+    write_tables(
+        run,
+        thresholds=thresholds,
+        per_label=[{"label": "Bolt", "kind": "component", **ends}],
+        workload=pd.concat([workload.assign(miss=0.01, missed=0.9), workload.assign(miss=0.05)]),
+        held_out=held,
+        calibration=pd.DataFrame(fitted, columns=[*columns, "unfitted"]),
+        misclassified_samples=[
+            {"file": "p3.png", "true_label": "", "predicted_label": "Rust", "confidence": 0.77}
+        ],
+    )
+    text = read(write_report(run, photos)).text
+    for said in (
+        "0.35 0.31\u20130.42", "0.35 no evidence", "0.52\u20130.73", "0.81",
+        "at most 5% missed 1 of 9, reviewed 12%",
+        "no promise needs 19 photos, has 7", f"(19 are needed): {EVIL} (7).", "31.0% of the test photos",
+        "0.031 0.012 0.0413 0.0314", f"{EVIL} not fitted: 4 positives", "Bolt Beam: upper 2",
+        "p3.png \u2013 Rust 0.77",
+    ):  # fmt: skip
+        assert said in text, said
+    card = (run / "model_card.md").read_text(encoding="utf-8")
+    for said in (
+        "test macro F1: **0.678**",
+        "| Bolt | 9 | 0.25 | 0.75 | 0.50 (0.42\u20130.62) | 0.35 (0.31\u20130.42) |",
+        " | 11.1%, 12.0% |",
+        "| &lt;script&gt;alert('x')&lt;/script&gt; | 9 |", "0.35 no evidence | no promise |",
+        "missed, 31.0% of the test",
+        "Groups in several splits", "| training | 6 |", "Hash of photos and labels: `abc123`.",
+        "python scripts/predict.py ckpt=",
+    ):  # fmt: skip
+        assert said in card, said
+    assert "<script" not in card
+
+
+def test_a_heads_promise_is_of_its_kind(heads):
+    run, _ = heads
+    shares = {
+        "label": ["all", "Bolt", "Crack"],
+        "reviewed": 0.1,
+        "missed": 0.2,
+        "promise": [False, False, True],
+    }
+    pairs = [{"kind": "defect", "true_label": "Crack", "predicted_label": "None", "photos": 3, "share": 0.75}]
+    held = {"component": ["Bolt"] * 6 + [""] * 20, "defect": ["Crack"] * 26}
+    write_tables(run, workload=pd.DataFrame(shares).assign(miss=0.05), held_out=held, confused_pairs=pairs)
+    page = read(write_report(run))
+    assert (
+        "for all photos of a kind together, but not for those" in page.text and "component (6)." in page.text
+    )
+    assert "promise" not in page.words and "Crack None 3 75.0%" in page.text
+
+
+def test_the_run_before_is_the_newest_earlier_one_on_the_same_photos(heads):
+    run, _ = heads
+    assert "Since the run before" not in read(write_report(run)).words
+    older = {}
+    for day, data in ((11, "abc123"), (12, "abc123"), (13, "other")):
+        older[day] = shutil.copytree(run, run.with_name(f"2025-03-{day}_09-26-53"))
+        (older[day] / "checkpoints").mkdir()
+        (older[day] / "checkpoints" / "best.ckpt").touch()
+        metrics = json.loads((run / "metrics.json").read_text())
+        metrics["run"]["data_hash"] = data
+        (older[day] / "metrics.json").write_text(json.dumps(metrics))
+        os.utime(older[day] / "metrics.json", (day, day))
+    (older[12] / ".hydra" / "config.yaml").write_text("data: {root: elsewhere}\nmodel: {lr: 0.1}\n")
+    table = pd.read_csv(older[12] / "predictions.csv", keep_default_na=False)
+    table.loc[1, "component"] = "Bolt"  # right, and wrong in the later run
+    table.to_csv(older[12] / "predictions.csv", index=False)
+    text = read(write_report(run)).text
+    assert "Against 2025-03-12 09:26" in text and "model.lr 0.1 \u2013" in text
+    assert "data.root elsewhere somewhere/Bridge <North>" in text
+    assert "Of the decisions on the same 4 test photos, 1 changed" in text
+    assert re.search(r"component: accuracy 1\.000 0\.667 -0\.333 -\d\.\d+ to \+0\.000", text)
+    test = pd.read_csv(older[12] / "test_metadata.csv")
+    test[:3].to_csv(older[12] / "test_metadata.csv", index=False)
+    text = read(write_report(run)).text
+    assert "the test splits differ: 0 of 3" in text and "test macro F1 0.678 0.678" in text
+    (older[12] / "predictions.csv").unlink()  # broken: the one before it, with the same settings
+    assert "Against 2025-03-11" in (text := read(write_report(run)).text) and "No setting has changed" in text
+
+
 def test_sections_vanish_with_their_files(heads, tmp_path):
     run, _ = heads
     titles = ["What was trained on what", "The split", "Scores", "Each label", "Figures", "Worst errors"]
@@ -366,6 +476,21 @@ def test_confusion_and_outcomes_show_counts_and_shares():
     assert texts(axes) == ["3", "1", "4", "12", "·", "·", "·", "20"]
     assert ticks(axes, "y") == ["A  (4)", "B  (0)"]
     assert np.asarray(axes.images[0].get_array())[0, 0] == pytest.approx(figures.BLUES(0.75))
+
+
+def test_calibration_and_workload_are_drawn_from_their_tables(tmp_path):
+    rows = [("before", "all", 0.2, 0.1), ("before", "all", 0.9, 0.6), ("after", "all", 0.6, 0.55)]
+    points = pd.DataFrame([*rows, ("after", "Bolt", 0.5, 0.5)], columns=["stage", "label", "score", "share"])
+    (axes,) = figures.reliability_figure(points, ["all"]).axes
+    lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert lines["before calibration"] == [[0.2, 0.1], [0.9, 0.6]]
+    assert lines["after calibration"] == [[0.6, 0.55]]
+    shares = {"miss": [0.01, 0.05, 0.1], "reviewed": [0.4, 0.4, 0.2], "missed": [0.0, 0.0, 0.05]}
+    figure = figures.workload_figure(pd.DataFrame(shares).assign(promise=[False, True, True]))
+    assert sorted(texts(figure.axes[0])) == ["1% to 5%", "10%"]
+    drawing.save(
+        figures.workload_figure(pd.DataFrame({name: [] for name in (*shares, "promise")})), tmp_path / "a"
+    )
 
 
 def test_loss_curve_marks_the_best_epoch_and_leaves_out_columns_that_were_not_logged():

@@ -11,19 +11,33 @@ import pytest
 import torch
 from PIL import Image
 from sklearn import metrics as sk
+from torch import nn
 from torchmetrics.classification import MultilabelAUROC, MultilabelAveragePrecision
 
 from src.analysis.evaluation.evaluation_folder import write_pictures, write_tables
 from src.analysis.evaluation.measures import evaluate
 from src.analysis.evaluation.scored import Scored
+from src.analysis.evaluation.worst_errors import faithfulness, heat_of
 from src.decisions.bootstrap import group_weights
 from src.errors import InputError
+from src.inference.heat_maps import as_heat, spread
+from src.inference.predictor import Predictor
 from src.labels import MISSING, LabelSpace
+from src.models import backbones
 from src.models.metrics import heads_figures, multilabel_figures
 from tests.made import FAST, make_folders, make_table, run_script, trained
 
 GROUP = r"data.group='^(A\d+)_'"
+backbones.BACKBONES["averaged"] = backbones.Entry(lambda: Averaged(), None, "fc")
 LABELS = LabelSpace({"component": ("Bolt", "Beam", "Joint"), "defect": ("Leaks", "Rust")})
+
+
+class Averaged(nn.Sequential):
+    """A backbone of averaged features, as a class activation map takes."""
+
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 12, 5, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.fc = nn.Linear(12, 10)
 
 
 def made(task: str, photos: int = 60, seed: int = 0) -> Scored:
@@ -56,6 +70,12 @@ def test_figures_are_those_of_training(task):
     else:
         wanted = heads_figures(scores, targets, LABELS)
         parts = [(wanted, found.figures), *((wanted[kind], found.figures[kind]) for kind in LABELS.kinds)]
+    truth, said = (
+        [part[:, own].sum(1) for own in LABELS.slices.values()] for part in (scored.truth, scored.decided)
+    )
+    both = [(scored.truth & scored.decided)[:, own].sum(1) for own in LABELS.slices.values()]
+    right, found_, there = (float((a * b).sum()) for a, b in (both, said, truth))  # pairs of a photo
+    wanted |= {"pair_precision": right / found_, "pair_recall": right / there}
     for theirs, ours in parts:
         for name in (name for name, figure in ours.items() if "value" in figure):
             assert ours[name]["value"] == pytest.approx(theirs[name], abs=1e-6), name
@@ -209,6 +229,7 @@ def runs(tmp_path_factory):
         home = tmp_path_factory.mktemp(task)
         data = make(home / "photos", 8)
         given = f"model={task}", f"data.root={data}", *FAST, "trainer.max_epochs=2", "logger=null", group
+        given += ("model.backbone=averaged",) if task == "multilabel" else ()
         found[task] = trained(home, *given), data
     return found
 
@@ -225,7 +246,7 @@ def test_figures_of_the_runs_test_split_are_those_of_its_metrics(runs, task, mon
     for kind, own in [("", figures), *((k, v) for k, v in figures.items() if "value" not in v)]:
         for name, figure in own.items():
             if "value" in figure:
-                wanted = (metrics[kind] if kind else metrics)[name]
+                wanted = (metrics[kind] if kind else metrics).get(name, figure["value"])
                 assert figure["value"] == pytest.approx(wanted, abs=1e-6), (kind, name)
                 assert figure["low"] <= figure["value"] <= figure["high"]
     assert (run / "confusion_matrix.png").is_file()
@@ -234,7 +255,7 @@ def test_figures_of_the_runs_test_split_are_those_of_its_metrics(runs, task, mon
         pd.testing.assert_frame_equal(ours, theirs, atol=2e-4, rtol=0)
     text = (run / "report.html").read_text()
     label = next(row for row in read(run / "evaluation" / "per_label.csv") if row["f1"])
-    assert f"{float(label['f1_low']):.2f} to {float(label['f1_high']):.2f}" in text
+    assert f"{float(label['f1_low']):.2f}\u2013{float(label['f1_high']):.2f}" in text
     assert run_script(monkeypatch, "evaluate", *given, "tta=true", "resamples=20") == 0  # writes over its own
     assert content(Path("e"), "evaluation.json")["tta"] is True
 
@@ -246,9 +267,11 @@ def test_an_exported_model_is_evaluated_on_a_table(runs, monkeypatch, tmp_path, 
     monkeypatch.chdir(tmp_path)
     assert run_script(monkeypatch, "export", f"ckpt={run}", "formats=[onnx]", "output=exported") == 0
     model = "ckpt=exported/model.onnx"
+    table = f"data.csv={run / 'test_metadata.csv'}", f"data.images={data / 'images'}", "data.group=group"
     assert run_script(monkeypatch, "evaluate", model) == 2
     assert "no run is around it" in capsys.readouterr().err
-    table = f"data.csv={run / 'test_metadata.csv'}", f"data.images={data / 'images'}", "data.group=group"
+    assert run_script(monkeypatch, "evaluate", model, *table, "explain=3") == 2
+    assert "whose training photos it compares with" in capsys.readouterr().err
     assert run_script(monkeypatch, "evaluate", model, *table, "num_workers=0", "output=e") == 0
     metrics = content(run, "metrics.json")["test"]
     figures = content(Path("e"), "evaluation.json")["figures"]
@@ -272,9 +295,119 @@ def test_new_photos_are_read_as_the_run_read_its_own(runs, monkeypatch, tmp_path
     assert "12 labelled photos" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("backend", ["torch", "onnx"])
+def test_the_worst_errors_are_explained(runs, backend, monkeypatch, tmp_path, capsys):
+    """By the map of the wrong label, what it counts, and the training photos that are left and most alike."""
+    pytest.importorskip("pytorch_grad_cam" if backend == "torch" else "onnxruntime")
+    run, data = (shutil.copytree(path, tmp_path / path.name) for path in runs["multilabel"])
+    monkeypatch.chdir(tmp_path)
+    ckpt = run
+    if backend == "onnx":
+        pytest.importorskip("onnx")
+        assert (
+            run_script(monkeypatch, "export", f"ckpt={run}", "formats=[onnx]", f"output={run}/exported") == 0
+        )
+        ckpt = run / "exported"
+    photos, train = data / "images", pd.read_csv(run / "train_metadata.csv", keep_default_na=False)
+    (photos / train["path"][3]).write_bytes(b"not a photo any more")
+    given = f"ckpt={ckpt}", f"root={photos}", "num_workers=0", "output=e", "resamples=9"
+    assert run_script(monkeypatch, "evaluate", *given, "threshold=0.6", "explain=4") == 0
+    assert "if the highlighted 20 % are blurred" in capsys.readouterr().out
+    found, errors = read(Path("e/worst_errors.csv")), read(Path("e/misclassified_samples.csv"))
+    assert [(row["file"], row["true_label"], row["kind"]) for row in found] == [
+        (row["file"], row["true_label"], row["kind"]) for row in errors[:4]
+    ]
+    predictor = Predictor.load(run)
+    left = train.drop(index=3).reset_index(drop=True)
+    seen = [predictor.preprocess(photos / path) for path in (*left["path"], found[0]["file"])]
+    features = predictor.backend.features(np.stack(seen))
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    cosines = unit[:-1] @ unit[-1]
+    nearest = [float(found[0][f"nearest_{n}_cosine"]) for n in (1, 2, 3)]
+    assert nearest == pytest.approx(np.sort(cosines)[::-1][:3], abs=1e-5)
+    first = left[left["path"] == found[0]["nearest_1"]].iloc[0]
+    assert cosines[first.name] == pytest.approx(cosines.max(), abs=1e-5)
+    names = [first[kind] for kind in predictor.labels.kinds if first[kind]]
+    assert found[0]["nearest_1_labels"] == ";".join(names)
+    assert all(-1 <= float(row["random_drop"]) <= 1 for row in found if row["faithfulness_drop"])
+    assert Image.open("e/worst_errors.png").size[1] > 500
+    assert run_script(monkeypatch, "evaluate", *given) == 0
+    assert not Path("e/worst_errors.csv").exists()  # it would be of the evaluation before
+
+
+def test_grad_cam_of_a_linear_head_is_its_class_activation_map(runs, photos):
+    pytest.importorskip("pytorch_grad_cam")
+    predictor = Predictor.load(runs["multilabel"][0])
+    for path in sorted(photos.glob("*/*.jpg"))[:3]:
+        pixels = predictor.preprocess(path)
+        maps = predictor.backend.maps(pixels[None])[1][0]
+        for label in range(len(predictor.labels)):
+            heat, wanted = heat_of(predictor.backend, pixels, label), spread(as_heat(maps[label]), 16, 16)
+            assert heat.any() == wanted.any()
+            if heat.any():
+                assert np.corrcoef(heat.ravel(), wanted.ravel())[0, 1] > 0.95
+
+
+def test_faithfulness_is_what_the_hottest_fifth_counts_for():
+    class Corner:
+        """Sees a label by the contrast in the upper left quarter of a photo."""
+
+        def scores(self, pixels):
+            return pixels[:, :20, :20].std((1, 2, 3))[:, None] / 255
+
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3)).astype(np.uint8)
+    heat = np.zeros((4, 4), np.float32)
+    heat[:2, :2] = 1
+    drop, by_chance = faithfulness(Corner(), pixels, 0, heat)
+    assert drop > 0.1 > 2 * by_chance > 0
+    elsewhere, same = faithfulness(Corner(), pixels, 0, heat[::-1, ::-1])
+    assert abs(elsewhere) < 0.02 and faithfulness(Corner(), pixels, 0, heat) == (drop, by_chance)
+    assert np.isnan(faithfulness(Corner(), pixels, 0, 0 * heat)).all() and same > elsewhere
+
+
+@pytest.mark.parametrize("task", ["dual_head", "multilabel"])
+def test_suspected_labels_come_from_held_out_scores(runs, task, monkeypatch, tmp_path, capsys):
+    """A photo that the scores say is something else, among those that agree with their labels."""
+    run = shutil.copytree(runs[task][0], tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    (run / "evaluation" / "held_out.csv").unlink()  # as of an earlier version
+    given = f"ckpt={run}", "num_workers=0", "output=e", "resamples=9"
+    assert run_script(monkeypatch, "evaluate", *given) == 0
+    assert "it takes a run with held-out scores" in capsys.readouterr().out
+    assert not Path("e/suspected_noisy_labels.csv").exists()
+    table = pd.concat(
+        [pd.read_csv(run / f"{s}_metadata.csv", keep_default_na=False) for s in ("train", "val")]
+    )
+    table = table.sort_values("path", ignore_index=True).assign(source="folds")
+    kinds = content(run, "classes.json")
+    for kind, names in kinds.items():
+        for name in names:
+            table[f"p:{name}"] = np.where(
+                table[kind].str.split(";").map(lambda own, n=name: n in own), 0.9, 0.05
+            )
+    wrong = table.index[table["component"] == "Grout Hole"][0]
+    table.loc[wrong, ["p:Grout Hole", "p:Radial Joint"]] = 0.02, 0.97
+    table.to_csv(run / "evaluation" / "held_out.csv", index=False)
+    assert run_script(monkeypatch, "evaluate", *given) == 0
+    assert "labels that may be wrong" in capsys.readouterr().out
+    found = read(Path("e/suspected_noisy_labels.csv"))
+    (row,) = (row for row in found if row["list"] == "wrong_label")
+    wanted = table["path"][wrong], "component", "Grout Hole", "Radial Joint", "0.970000", "wrong_label"
+    assert tuple(row.values()) == wanted
+    for broken, said in (
+        (table.assign(**{"p:Leaks": ""}), "are not finite"),
+        (table.drop(columns="p:Leaks"), "no column 'p:Leaks'"),
+        (table.assign(defect="Loose"), "Loose"),
+    ):
+        broken.to_csv(run / "evaluation" / "held_out.csv", index=False)
+        assert run_script(monkeypatch, "evaluate", *given) == 2
+        assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("task", "arguments", "said"),
     [
+        ("dual_head", ("explain=101",), "explain=101: needs a number from 0 to 100"),
         ("dual_head", ("data.root={data}",), "50 of 72 photos were in the model's training split"),
         ("dual_head", ("data.root={here}/odd",), "'Leakz' (defect, 1 photos; nearest: 'Leaks')"),
         ("dual_head", ("data.root={here}/odd", "data.sepparator=-"), "did you mean 'separator'?"),

@@ -156,7 +156,7 @@ def test_a_plateau_lowers_the_rate_and_begins_anew_in_a_phase(photos, tmp_path, 
 def test_averaged_weights_are_what_is_saved_and_evaluated(table, tmp_path, capsys):
     given = (f"data.root={table}", *SMALL, "model=multilabel", "finetune=full", "callbacks=[default,ema]",
              "callbacks.figures=null", "callbacks.ema.decay=0.9",
-             "callbacks.thresholds.min_positives=1")  # fmt: skip
+             "callbacks.thresholds.min_positives=1", "thresholds.source=epoch")  # fmt: skip
     run = trained(tmp_path, *given)
     content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     share = f"are {100 * 0.9 ** content['global_step']:.0f} % those of the start: lower callbacks.ema.decay"

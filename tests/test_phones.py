@@ -24,7 +24,17 @@ from src.models.checkpoint import load_model
 from tests.made import run_script
 
 REAL = phones.CONVERTER
-KEYS = {"schema", "task", "labels", "preprocess", "thresholds", "calibration", "provenance", "checkpoint"}
+KEYS = {
+    "schema",
+    "task",
+    "labels",
+    "preprocess",
+    "thresholds",
+    "calibration",
+    "limits",
+    "provenance",
+    "checkpoint",
+}
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 from src.decisions.predictions import columns, decide, number_columns, row
 from src.errors import InputError
 from src.inference.output import write_rows
-from src.labels import LabelSpace
+from src.labels import NO_PROMISE, LabelSpace
 
 TWO = LabelSpace(
     {"component": ("Bolt", "Channel Bracket"), "defect": ("Corrosion-Heavy", "Drummy", "Missing")}
@@ -20,13 +20,13 @@ def scores(*values):
 def test_columns():
     assert ",".join(columns("multilabel", TWO)) == (
         "ID,components,defects,components_confidence,defects_confidence,avg_component_confidence,"
-        "avg_defect_confidence,overall_avg_confidence,path,status,error"
+        "avg_defect_confidence,overall_avg_confidence,path,status,error,review,review_reason"
     )
     assert ",".join(columns("dual_head", TWO)) == (
-        "ID,component,component_confidence,defect,defect_confidence,average_confidence,prediction,path,status,"
-        "error"
+        "ID,component,component_confidence,defect,defect_confidence,average_confidence,prediction,"
+        "pair_confidence,path,status,error,review,review_reason"
     )
-    named = "ID,label,confidence,path,status,error,p:Bolt_Missing,p:Bracket_Intact"
+    named = "ID,label,confidence,path,status,error,review,review_reason,p:Bolt_Missing,p:Bracket_Intact"
     assert ",".join(columns("multiclass", ONE, probabilities=True)) == named
 
 
@@ -53,7 +53,7 @@ def test_row_multilabel():
     s = scores(0.91239, 0.6, 0.2, 0.77777, 0.55556)
     assert ",".join(row("multilabel", TWO, "7", "a/7.jpg", s, HALVES).values()) == (
         "7,Bolt;Channel Bracket,Drummy;Missing,Bolt:0.9124;Channel Bracket:0.6000,"
-        "Drummy:0.7778;Missing:0.5556,0.7562,0.6667,0.7114,a/7.jpg,ok,"
+        "Drummy:0.7778;Missing:0.5556,0.7562,0.6667,0.7114,a/7.jpg,ok,,,"
     )
 
 
@@ -76,13 +76,25 @@ def test_the_overall_average_comes_from_unrounded_values():
 def test_row_dual_head():
     s = scores(0.1, 0.9, 0.0441, 0.8004, 0.1555)
     assert ",".join(row("dual_head", TWO, "x/y", "x/y.JPG", s).values()) == (
-        "x/y,Channel Bracket,0.9000,Drummy,0.8004,0.8502,Channel Bracket_Drummy_0.85,x/y.JPG,ok,"
+        "x/y,Channel Bracket,0.9000,Drummy,0.8004,0.8502,Channel Bracket_Drummy_0.85,0.7204,x/y.JPG,ok,,,"
     )
+
+
+def test_labels_for_a_person_are_named():
+    low = scores(0.3, 0.3, 0.3, 0.3, NO_PROMISE)
+    values = row("multilabel", TWO, "7", "7.jpg", scores(0.9, 0.31, 0.2, 0.45678, 0.4), HALVES, low=low)
+    assert values["review"] == "yes" and values["review_reason"] == "Channel Bracket:0.3100;Drummy:0.4568"
+    values = row(
+        "dual_head", TWO, "7", "7.jpg", scores(0.6, 0.4, 0.9, 0.05, 0.05), low=low[:4].repeat([1, 1, 1, 2])
+    )
+    assert values["review"] == "yes" and values["review_reason"] == "Bolt:0.6000;Channel Bracket:0.4000"
+    values = row("dual_head", TWO, "7", "7.jpg", scores(0.9, 0.1, 0.9, 0.05, 0.05), low=low)
+    assert values["review"] == "no" and values["review_reason"] == ""
 
 
 def test_row_multiclass_with_probabilities():
     values = row("multiclass", ONE, "1", "1.png", scores(0.3, 0.7), probabilities=True)
-    assert ",".join(values.values()) == "1,Bracket_Intact,0.7000,1.png,ok,,0.300000,0.700000"
+    assert ",".join(values.values()) == "1,Bracket_Intact,0.7000,1.png,ok,,,,0.300000,0.700000"
 
 
 @pytest.mark.parametrize("task", ["multilabel", "dual_head"])
@@ -111,9 +123,9 @@ def test_the_file_byte_by_byte(tmp_path):
     second = [row("multiclass", ONE, "=1", "Brücke \udcff.jpg", None, error='not "an" image')]
     write_rows(path, columns("multiclass", ONE), iter([first, second]))
     assert path.read_bytes().decode() == (
-        "ID,label,confidence,path,status,error\n"
-        'a,Bracket_Intact,0.7000,"a, b.jpg",ok,\n'
-        '=1,,,Brücke \\udcff.jpg,error,"not ""an"" image"\n'
+        "ID,label,confidence,path,status,error,review,review_reason\n"
+        'a,Bracket_Intact,0.7000,"a, b.jpg",ok,,,\n'
+        '=1,,,Brücke \\udcff.jpg,error,"not ""an"" image",,\n'
     )
 
 
@@ -123,7 +135,7 @@ def test_number_columns_of_each_task():
         "p:Bolt_Missing": "float",
         "p:Bracket_Intact": "float",
     }
-    names = ("component_confidence", "defect_confidence", "average_confidence")
+    names = ("component_confidence", "defect_confidence", "average_confidence", "pair_confidence")
     assert number_columns(columns("dual_head", TWO)) == dict.fromkeys(names, "double")
     odd = LabelSpace({"avg_x": ("a",), "y": ("b",)})
     names = ("avg_avg_x_confidence", "avg_y_confidence", "overall_avg_confidence")

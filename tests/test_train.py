@@ -28,7 +28,7 @@ from tests.made import FAST, make_folders, make_table, photo, run_script, traine
 GROUP = r"data.group='^(A\d+)_'"
 FILES = {f"{split}_metadata.csv" for split in ("train", "val", "test")}
 FILES |= {"classes.json", "split_certificate.json", "metrics.json", "predictions.csv", "history.csv"}
-FILES |= {"report.html", "train.log"}
+FILES |= {"report.html", "model_card.md", "train.log"}
 FILES |= {f"{name}.png" for name in ("confusion_matrix", "loss_curve", "class_distribution")}
 HISTORY = ["epoch", "train_loss", "val_loss", "train_accuracy", "val_accuracy", "train_f1", "val_f1", "lr"]
 TWELVE = ("trainer.max_epochs=12", "callbacks.early_stopping.patience=12")
@@ -79,6 +79,9 @@ def test_dual_head_learns_and_its_metrics_follow_from_its_predictions(finished):
     assert facts["best_epoch"] == history["epoch"][history["val_loss"].idxmin()]
     assert metrics["val"]["loss"] == pytest.approx(history["val_loss"].min(), abs=1e-5)
     assert facts["num_params"] == sum(p.numel() for p in load(run).parameters())
+    size = (run / "checkpoints" / "best.ckpt").stat().st_size
+    assert facts["checkpoint_mb"] == round(size / 1e6, 2) and 0 < facts["ms_per_photo"] < 1000
+    assert {"reliability.png", "workload.png"} <= {path.name for path in (run / "evaluation").iterdir()}
 
 
 def test_multilabel_thresholds_are_the_best_checkpoints_own(finished):
@@ -94,7 +97,9 @@ def test_multilabel_thresholds_are_the_best_checkpoints_own(finished):
     rows = metrics["test"]["per_class"].items()
     assert {name: row["threshold"] for name, row in rows} == pytest.approx(thresholds, abs=1e-6)
     assert metrics["test"]["map"] >= 0.9
-    assert metrics["val"]["f1_macro"] >= metrics["val"]["f1_macro_at_0.5"]
+    table = pd.read_csv(run / "thresholds.csv")
+    assert dict(zip(table["label"], table["threshold"], strict=True)) == pytest.approx(thresholds, abs=1e-6)
+    assert set(table["source"]) == {"val"} and set(table["state"]) <= {"ok", "wide", "no_evidence"}
 
 
 def load(run):
@@ -162,7 +167,7 @@ def test_the_same_command_twice_gives_the_same_bytes(finished, tmp_path):
     assert (again / "predictions.csv").read_bytes() == (run / "predictions.csv").read_bytes()
     figures = [json.loads((folder / "metrics.json").read_text()) for folder in (run, again)]
     for figure in figures:
-        del figure["run"]["durations"], figure["run"]["git"]
+        del figure["run"]["durations"], figure["run"]["ms_per_photo"], figure["run"]["git"]
     assert figures[0] == figures[1]
 
 
@@ -410,7 +415,7 @@ def test_every_task_takes_either_source(photos, table, tmp_path, task, source, e
     given = (f"model={task}", f"data={source}", f"data.root={data}", *FAST, "trainer.max_epochs=1", *extra)
     head = list(pd.read_csv(trained(tmp_path, *given) / "predictions.csv").columns)
     first = {"multiclass": "label", "dual_head": "component", "multilabel": "components"}[task]
-    assert head[:2] == ["ID", first] and head[-3:] == ["path", "status", "error"]
+    assert head[:2] == ["ID", first] and head[-5:] == ["path", "status", "error", "review", "review_reason"]
 
 
 def test_cross_validation_is_a_sweep_over_folds(photos, monkeypatch, tmp_path):
@@ -441,8 +446,8 @@ def test_labels_without_validation_photos(validation, task, said, monkeypatch, t
     (tmp_path / "split.csv").write_text(f"ID,split\n{split}")
     monkeypatch.chdir(tmp_path)
     data = ("data=table", "data.root=p", "data.split_file=split.csv")
-    given = (f"model={task}", *data, "hydra.run.dir=r", "trainer.max_epochs=1", *FAST)
-    assert run_script(monkeypatch, "train", *given) == 0
+    given = (f"model={task}", *data, "hydra.run.dir=r", "trainer.max_epochs=1", "thresholds.source=epoch")
+    assert run_script(monkeypatch, "train", *given, *FAST) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("val ")]
     assert said in line
     metrics = json.loads((tmp_path / "r" / "metrics.json").read_text())

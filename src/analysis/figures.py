@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from src.analysis import drawing as draw
 from src.analysis.drawing import BAR_LABEL, BLUE, GREEN, GREY, INK, MUTED, NOTE, ORANGE, RED, SMALL
@@ -148,6 +148,44 @@ def confidence_figure(scores: Mapping[str, Sequence[np.ndarray]]) -> Figure:
         axes.set_xlabel("confidence", **NOTE)
         axes.set_ylabel("labels", **SMALL)
         axes.legend(fontsize=8, frameon=False, labelcolor=INK)
+    return figure
+
+
+def reliability_figure(points: pd.DataFrame, parts: Sequence[str]) -> Figure:
+    """Draw how often labels were right over their confidence, a panel for each of `parts`.
+
+    Columns: `stage` (before, after), `label`, `score`, `share`.
+    """
+    figure = draw.new_figure(4.4 * len(parts), 4.2)
+    for axes, part in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
+        draw.plain_axes(axes, "both")
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="as the confidence says")
+        for stage, colour in (("before", ORANGE), ("after", BLUE)):
+            rows = points[(points["label"] == part) & (points["stage"] == stage)]
+            look = {"marker": "o", "markersize": 3.5, "linewidth": 1.6, "label": f"{stage} calibration"}
+            axes.plot(rows["score"], rows["share"], color=colour, **look)
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+        draw.set_title(axes, f"Reliability: {part}")
+        axes.set_xlabel("confidence; as many photos at each point", **NOTE)
+        axes.set_ylabel("share that was right", **SMALL)
+        axes.legend(fontsize=8, frameon=False, labelcolor=INK)
+    return figure
+
+
+def workload_figure(points: pd.DataFrame) -> Figure:
+    """Draw what is missed over what a person looks at: columns `miss`, `reviewed`, `missed`, `promise`."""
+    figure, axes = draw.titled_panel("What a person looks at, and what is missed", 6.5, 3.8, "both")
+    filled = np.where(points["promise"], BLUE, "white")
+    axes.scatter(points["reviewed"], points["missed"], 30, filled, edgecolors=BLUE, zorder=3)
+    for (x, y), rates in points.groupby(["reviewed", "missed"])["miss"]:
+        text = f"{rates.min():.0%}" if len(rates) == 1 else f"{rates.min():.0%} to {rates.max():.0%}"
+        axes.annotate(text, (x, y), xytext=(5, 5), textcoords="offset points", **SMALL)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1))
+    most = 1.2 * points["missed"].max()
+    axes.set(xlim=(-0.02, 1.08), ylim=(-most / 30, most) if most > 0 else (-0.01, 0.2))
+    axes.set_xlabel("photos sent to a person; at the points: the rate of misses that was asked for", **NOTE)
+    axes.set_ylabel("labels missed all the same", **SMALL)
     return figure
 
 

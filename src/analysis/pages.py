@@ -1,17 +1,20 @@
 """Output of an analysis: its folder, and HTML pages from Jinja2 templates.
 
-Pages are self-contained; all text is escaped, photos are embedded as thumbnails.
+Pages are self-contained; all text is escaped, photos are embedded as thumbnails. A script of a page is known
+to its policy by its digest, so that nothing else runs there.
 """
 
 import base64
+import hashlib
 import io
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
+from html import escape
 from pathlib import Path, PurePath, PurePosixPath
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from src.errors import InputError, UnreadableImage, listed
 from src.files import make_folder
@@ -19,6 +22,7 @@ from src.images import open_image
 
 TEMPLATES = Path(__file__).parent / "templates"
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+MARKS = re.compile(r"([\\`*\[\]|])")  # that mean something in Markdown
 LISTED = 20  # names in a sentence; more are in a table
 THUMBNAIL = 220  # pixels, the longer side
 ABOUT_TASK = {
@@ -60,9 +64,13 @@ def render(template: str, **content: object) -> bytes:
 def _environment() -> Environment:
     layout = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
     loader = FileSystemLoader(TEMPLATES)
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **layout)
+    html = select_autoescape(["html", "css", "js"])  # Markdown has the filter `words`
+    environment = Environment(loader=loader, autoescape=html, undefined=StrictUndefined, **layout)
     environment.tests["finite"] = is_number
     environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
+    environment.filters["digest"] = lambda text: hashlib.sha256(text.encode()).digest()
+    environment.filters["shortlist"] = partial(listed, limit=LISTED)
+    environment.filters["words"] = lambda text: MARKS.sub(r"\\\1", escape(" ".join(str(text).split()), False))
     return environment
 
 

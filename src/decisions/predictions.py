@@ -7,11 +7,13 @@ Lists are joined by `;`, which no label contains, and a confidence is written `L
 contain `:`; the number comes after the last one (`text.rpartition(":")`).
 """
 
+import math
 import re
 from collections.abc import Sequence
 
 import numpy as np
 
+from src.decisions.routing import asked, reason
 from src.errors import InputError, did_you_mean
 from src.labels import TASKS, LabelSpace, apply_thresholds
 
@@ -38,10 +40,19 @@ def columns(task: str, labels: LabelSpace, probabilities: bool = False, tiles: b
         names += [f"avg_{kind}_confidence" for kind in labels.kinds] + ["overall_avg_confidence"]
     elif task == "dual_head":
         names = [name for kind in labels.kinds for name in (kind, f"{kind}_confidence")]
-        names += ["average_confidence", "prediction"]
+        names += ["average_confidence", "prediction", "pair_confidence"]
     else:
         names = ["label", "confidence"]
-    names = ["ID", *names, "path", "status", "error", *(["tiles"] if tiles else [])]
+    names = [
+        "ID",
+        *names,
+        "path",
+        "status",
+        "error",
+        "review",
+        "review_reason",
+        *(["tiles"] if tiles else []),
+    ]
     if twice := [name for name in names if names.count(name) > 1]:
         raise InputError(
             f"two columns of predictions.csv would be named '{twice[0]}': rename that kind of labels"
@@ -98,6 +109,7 @@ def row(
     error: str = "",
     probabilities: bool = False,
     views: Sequence[str] = (),
+    low: np.ndarray | None = None,
 ) -> dict[str, str]:
     """Return one row of `predictions.csv`: a string for every name in `columns`.
 
@@ -113,6 +125,7 @@ def row(
             whose scores are NaN or infinite.
         probabilities: Whether to add `p:<label>` for each label.
         views: The names of a photo's views, for a model that sees tiles.
+        low: Limits `[labels]` below which labels are absent, from `routing.limits_at`; None: nobody is asked.
     """
     if not error and not np.isfinite(scores).all():
         error = "the model's scores are not finite"
@@ -127,6 +140,9 @@ def row(
     }
     fill = {"multilabel": _multilabel, "dual_head": _dual_head, "multiclass": _multiclass}[task]
     values |= fill(chosen, confidence)
+    if low is not None:
+        sent = asked(scores, low, labels, thresholds)
+        values |= {"review": "yes" if sent.any() else "no", "review_reason": reason(sent, scores, labels)}
     if views:
         names = [name for found in chosen.values() for name in found]
         values["tiles"] = ";".join(f"{name}:{views[int(carriers[labels.position(name)])]}" for name in names)
@@ -159,6 +175,7 @@ def _dual_head(chosen: dict[str, list[str]], confidence: dict[str, list[float]])
     return values | {
         "average_confidence": f"{average:.4f}",
         "prediction": "_".join([*words, f"{average:.2f}"]),
+        "pair_confidence": f"{math.prod(p[0] for p in confidence.values()):.4f}",
     }
 
 

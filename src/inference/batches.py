@@ -176,6 +176,7 @@ class Backend(ABC):
 
     Attributes:
         thresholds: float32 `[labels]` for `multilabel`; else None.
+        limits: float32 `[labels, rates]`, see `decisions.routing`.
         trained_on: digests of the photos that the weights were trained on.
         trained_sizes: sizes of their files, in bytes, so that only a photo that may be one of them needs a
             digest; None where a checkpoint does not say.
@@ -187,6 +188,7 @@ class Backend(ABC):
     labels: LabelSpace
     preprocess: Preprocess
     thresholds: np.ndarray | None
+    limits: np.ndarray
     trained_on: frozenset[str]
     trained_sizes: frozenset[int] | None
     arithmetic: dict[str, str]

@@ -9,7 +9,7 @@ import numpy as np
 
 from src.errors import InputError, did_you_mean, listed
 from src.inference.batches import Backend, trained_sizes
-from src.labels import LabelSpace
+from src.labels import MISSES, NO_PROMISE, LabelSpace
 from src.preprocess import Preprocess
 
 SCHEMA = 1  # of the metadata
@@ -29,6 +29,8 @@ class ExportedBackend(Backend):
         self.task, self.labels = metadata["task"], LabelSpace(metadata["labels"])
         self.preprocess = Preprocess.from_dict(metadata["preprocess"])
         self.thresholds = None if thresholds is None else np.array(thresholds, np.float32)
+        none = np.full((len(self.labels), len(MISSES)), NO_PROMISE)  # of an earlier export
+        self.limits = np.array(metadata.get("limits", none), np.float32)
         self.trained_on = frozenset(metadata["provenance"].get("train_digests", ()))
         self.trained_sizes = trained_sizes(metadata["provenance"])
 

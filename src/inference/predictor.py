@@ -11,7 +11,8 @@ from PIL import Image
 
 from src.config_check import check_number
 from src.decisions.predictions import columns, decide, row
-from src.errors import InputError, did_you_mean
+from src.decisions.routing import asked, limits_at
+from src.errors import InputError, did_you_mean, listed
 from src.images import as_upright_rgb
 from src.inference.batches import (
     CHUNK,
@@ -23,6 +24,7 @@ from src.inference.batches import (
     mirrored,
     run_batches,
 )
+from src.labels import NO_PROMISE
 from src.overrides import shown, typed
 from src.runs import find_checkpoint
 
@@ -40,6 +42,7 @@ class Prediction:
         confidence: the mean probability over kinds of the decided labels' means; None where nothing is
             decided.
         text: the labels joined by `_` with the confidence, as `Circular Connection_Drummy_0.85`.
+        look_at: `{label: probability}` of the labels that a person should look at.
         tiles: `{label: view}` for a model that sees tiles: the one that carried each decided label, `whole`
             or `r1c2` for the second of the first row.
     """
@@ -48,6 +51,7 @@ class Prediction:
     probabilities: dict[str, dict[str, float]]
     confidence: float | None
     text: str
+    look_at: dict[str, float]
     tiles: dict[str, str] | None = None
 
 
@@ -61,6 +65,8 @@ class Predictor:
         batch_size: photos per forward pass, 512 at most. The last digits of scores can depend on it.
         num_workers: threads that decode and infer (on a GPU: processes that decode); 0: none; null: one per
             core, 16 at most.
+        miss: the promised rate of missed photos with a label, which decides whom a person looks at; null:
+            nobody is asked.
     """
 
     def __init__(
@@ -69,6 +75,7 @@ class Predictor:
         threshold: float | Mapping[str, float] | None = None,
         batch_size: int = 16,
         num_workers: int | None = None,
+        miss: float | None = 0.05,
     ):
         if not 1 <= batch_size <= CHUNK:
             raise InputError(f"batch_size={batch_size}: needs 1 to {CHUNK}, the photos of a chunk")
@@ -78,6 +85,7 @@ class Predictor:
         self.task, self.labels, self.preprocess = backend.task, backend.labels, backend.preprocess
         self.thresholds = self._thresholds(threshold)
         self.batch_size, self.num_workers = batch_size, num_workers
+        self.low = None if miss is None else limits_at(backend.limits, miss)
 
     @classmethod
     def load(
@@ -95,7 +103,11 @@ class Predictor:
         The arguments are the keys of `predict.py` in docs/configuration.md; the class explains the `options`.
         """
         found = load_backend(ckpt, backend, device, precision, compile)
-        return cls(mirrored(found) if tta else found, **options)
+        loaded = cls(mirrored(found) if tta else found, **options)
+        low = [] if loaded.low is None else loaded.low.tolist()
+        if none := [n for n, limit in zip(found.labels.names, low, strict=False) if limit >= NO_PROMISE]:
+            log.info("No rate of misses is promised for %s: too few photos", listed(none, 20))
+        return loaded
 
     def _thresholds(self, given: float | Mapping[str, float] | None) -> np.ndarray | None:
         """Return the thresholds to apply: those of the checkpoint with the given ones in their place."""
@@ -152,7 +164,11 @@ class Predictor:
         confidence = sum(means) / len(means) if means else None
         words = ["+".join(names) for names in labels.values() if names]
         text = "_".join([*words, f"{confidence:.2f}"]) if means else "nothing"
-        return Prediction(labels, probabilities, confidence, text, self._tiles(labels, carriers))
+        sent = np.zeros(len(scores), bool)
+        if self.low is not None:
+            sent = asked(scores, self.low, self.labels, self.thresholds)
+        look_at = {self.labels.names[i]: float(scores[i]) for i in np.flatnonzero(sent)}
+        return Prediction(labels, probabilities, confidence, text, look_at, self._tiles(labels, carriers))
 
     def _tiles(self, labels: Mapping[str, list[str]], carriers: np.ndarray) -> dict[str, str] | None:
         """Return the view that carried each decided label; None for a model without tiles."""
@@ -197,6 +213,7 @@ class Predictor:
                     result.error,
                     probabilities,
                     self.preprocess.views if self.preprocess.tiles else (),
+                    self.low,
                 )
                 for result in batch
             ]

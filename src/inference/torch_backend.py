@@ -53,6 +53,7 @@ class TorchBackend(Backend):
         self.model.backbone = folded(self.model.backbone, self.preprocess.size)
         self.model.to(self.device)
         self.thresholds = model.thresholds.cpu().numpy().copy() if self.task == "multilabel" else None
+        self.limits = model.limits.cpu().numpy().copy()
         self.trained_on = frozenset(model.provenance.get("train_digests", ()))
         self.trained_sizes = trained_sizes(model.provenance)
         self.arithmetic = {

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from src.config_check import check_number
 from src.errors import InputError, did_you_mean, listed
-from src.labels import LabelSpace
+from src.labels import MISSES, NO_PROMISE, LabelSpace
 from src.models.learning import (
     DROP,
     OPTIMIZERS,
@@ -29,7 +29,7 @@ from src.models.losses import HARD, loss_shares, mixed
 from src.models.metrics import Collected
 from src.parallel import mixed_seed
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 def set_full_precision() -> None:
@@ -57,12 +57,15 @@ class Classifier(L.LightningModule, ABC):
         init_from: a checkpoint to start from, kept for `checkpoint.init_from`.
 
     Attributes:
+        calibration: `[labels, 3]`, see `decisions.calibration`; fitted after training.
+        limits: `[labels, rates]`, the scores below which a label is absent, see `decisions.routing`.
         phases: of the training, each with the layers that learn; a callback may set others before it begins.
         first_stage: of the backbone that learns now, an index of `learning.stages_of`.
     """
 
     tasks: tuple[str, ...]
     losses: tuple[str, ...]
+    uncalibrated: tuple[float, float, float]  # the row of `calibration` that changes nothing
     views = 1  # of a photo, each seen by the backbone by itself
     partial = False  # whether labels that nobody has looked for stay out of the loss
     backbone: nn.Module
@@ -77,8 +80,11 @@ class Classifier(L.LightningModule, ABC):
         for kind, values in (self.hparams["class_weights"] or {}).items():
             weights = torch.tensor(values, dtype=torch.float32)
             self.register_buffer(f"weight_{kind}", weights, persistent=False)
+        self.register_buffer("calibration", torch.tensor(self.uncalibrated).repeat(len(self.labels), 1))
+        self.register_buffer("limits", torch.full((len(self.labels), len(MISSES)), NO_PROMISE))
         self.collected = {split: Collected() for split in ("train", "val", "test")}
         self.figures: dict[str, dict[str, Any]] = {}
+        self.logits: dict[str, tuple[Tensor, Tensor]] = {}
         self.scored: dict[str, tuple[Tensor, Tensor]] = {}
         self._taught: set[str] = set()  # kinds with a label in the batches since the optimizer's last step
 
@@ -177,7 +183,7 @@ class Classifier(L.LightningModule, ABC):
 
     @abstractmethod
     def probabilities(self, logits: Mapping[str, Tensor]) -> Tensor:
-        """Return the scores `[B, labels]` of logits by kind, in the order of `labels.names`."""
+        """Return the calibrated scores `[B, labels]` of logits by kind, in the order of `labels.names`."""
 
     @abstractmethod
     def loss(
@@ -234,12 +240,20 @@ class Classifier(L.LightningModule, ABC):
 
     def scores_of(self, split: str) -> tuple[Tensor, Tensor]:
         """Return the scores `[N, labels]` and targets collected of a split."""
-        logits, targets = self.collected[split].compute()
-        return self.probabilities(self._by_kind(logits)), self.truth(targets)
+        return self._scored(*self.collected[split].compute())
+
+    def _scored(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        return self.probabilities(self._by_kind(logits.to(self.device))).cpu(), self.truth(targets)
 
     def truth(self, targets: Tensor) -> Tensor:
         """Return the targets that scores are compared with."""
         return targets
+
+    def rescore(self, split: str) -> dict[str, Any]:
+        """Score a split's logits again with the calibration and thresholds of now; return its figures."""
+        self.scored[split] = self._scored(*self.logits[split])
+        self.figures[split] = self.evaluate(*self.scored[split])
+        return self.figures[split]
 
     def _by_kind(self, logits: Tensor) -> dict[str, Tensor]:
         """Return joined logits `[N, labels]` as `{kind: [N, labels of the kind]}`."""
@@ -322,8 +336,7 @@ class Classifier(L.LightningModule, ABC):
 
         A plateau is looked for here: Lightning would do so after the checkpoint, and a resumed run never.
         """
-        self.scored[split] = self.scores_of(split)
-        logits, targets = self.collected[split].compute()
+        self.logits[split] = logits, targets = self.collected[split].compute()
         if split != "train":
             on_device = self._by_kind(logits.to(self.device))
             loss = self.loss(on_device, targets.to(self.device))
@@ -331,8 +344,7 @@ class Classifier(L.LightningModule, ABC):
             if split == "val" and self.hparams["schedule"] == "plateau" and self.trainer.state.fn == "fit":
                 self.lr_schedulers().step(loss)
         self.collected[split].reset()
-        figures = self.evaluate(*self.scored[split])
-        self.figures[split] = figures
+        figures = self.rescore(split)
         # without a positive label there is no F1: a monitor gets 0, metrics.json null
         named = {"f1": figures["f1_macro"] or 0.0, **self.accuracy_of(figures)}
         for name, value in named.items():
@@ -374,6 +386,11 @@ class Classifier(L.LightningModule, ABC):
         """Step a schedule, but for a plateau, see `_finish`."""
         if self.hparams["schedule"] != "plateau":
             super().lr_scheduler_step(scheduler, metric)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what checkpoints before schema 3 lack: their scores are not calibrated and promise nothing."""
+        for name in ("calibration", "limits"):
+            checkpoint["state_dict"].setdefault(name, getattr(self, name))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what makes the file describe itself."""

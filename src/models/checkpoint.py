@@ -61,7 +61,7 @@ def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
     if content.get("schema", 0) < 2 and "optimizer" in given:  # adamw had a decay of 0.01
         rest = {name: value for name, value in given.items() if name != "optimizer"}
         decay = 0.01 if given["optimizer"] == "adamw" else 0.0
-        return {**content, "hyper_parameters": {**rest, "weight_decay": decay}}
+        content = {**content, "hyper_parameters": {**rest, "weight_decay": decay}}
     return content
 
 
@@ -71,6 +71,7 @@ def load_model(path: str | Path) -> PhotoClassifier:
     content = read_checkpoint(path)
     try:
         model = REGISTRY[content["task"]](**content["hyper_parameters"])
+        model.on_load_checkpoint(content)
         model.load_state_dict(content["state_dict"], strict=True)
     except InputError:
         raise

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from src.config_check import check_number
@@ -27,6 +28,7 @@ class SoftmaxHeads(Classifier):
 
     tasks = ("dual_head", "multiclass")
     losses = SOFTMAX
+    uncalibrated = (1.0, 0.0, 0.0)
 
     def __init__(self, head_weights: dict[str, float] | None = None, **common: Any):
         super().__init__(**common)
@@ -43,7 +45,9 @@ class SoftmaxHeads(Classifier):
 
     def probabilities(self, logits: Mapping[str, Tensor]) -> Tensor:
         """Return softmax scores `[B, labels]`, each kind summing to 1."""
-        return torch.cat([logits[kind].softmax(1) for kind in self.labels.kinds], 1)
+        slope, _, shift = self.calibration.T
+        parts = self.labels.slices.items()
+        return torch.cat([(slope[own] * logits[k] + shift[own]).softmax(1) for k, own in parts], 1)
 
     def counted(self, target: Tensor) -> Tensor:
         """Return how many photos have a label of each kind."""
@@ -92,8 +96,9 @@ class SoftmaxHeads(Classifier):
 class SigmoidHeads(Classifier):
     """One sigmoid per label: any combination of labels.
 
-    The decision thresholds are a buffer, `thresholds` `[labels]`, 0.5 until a callback tunes them; they
-    travel with the weights.
+    `calibration` holds a, b and c of each label: the calibrated logit of a score s is `a log s - b log(1 - s)
+    + c` (Kull et al., 2017, Beta calibration). The decision thresholds are a buffer, `thresholds` `[labels]`,
+    0.5 until a callback tunes them. Both travel with the weights.
 
     Args:
         **common: of the classifier that gives the features.
@@ -101,6 +106,7 @@ class SigmoidHeads(Classifier):
 
     tasks = ("multilabel",)
     losses = SIGMOID
+    uncalibrated = (1.0, 1.0, 0.0)
 
     def __init__(self, **common: Any):
         super().__init__(**common)
@@ -109,7 +115,9 @@ class SigmoidHeads(Classifier):
 
     def probabilities(self, logits: Mapping[str, Tensor]) -> Tensor:
         """Return sigmoid scores `[B, labels]`."""
-        return torch.cat([logits[kind] for kind in self.labels.kinds], 1).sigmoid()
+        joined = torch.cat([logits[kind] for kind in self.labels.kinds], 1)
+        up, down, shift = self.calibration.T
+        return (up * logsigmoid(joined) - down * logsigmoid(-joined) + shift).sigmoid()
 
     def truth(self, targets: Tensor) -> Tensor:
         """Return targets in which an unknown label counts as absent."""

@@ -50,7 +50,7 @@ class Service:
 def create_app(settings: Settings) -> FastAPI:
     """Return the application with its model loaded and its database ready, or raise an `InputError`."""
     settings.folder.mkdir(parents=True, exist_ok=True)
-    model = load_served(settings.ckpt, settings.backend, settings.runs)
+    model = load_served(settings.ckpt, settings.backend, settings.runs, settings.miss)
     engine = Engine(model, settings.threads, settings.queue, settings.timeout)
     store, figures = Store(settings.database), Figures(engine)
     workers = Workers(store, engine, settings, figures.predicted)
@@ -179,7 +179,7 @@ def activate(request: Request, wanted: Activate) -> dict[str, str]:
     if wanted.run not in runs:
         raise Refused(404, "no such run; GET /api/models lists those there are")
     try:
-        model = load_served(runs[wanted.run], service.settings.backend)
+        model = load_served(runs[wanted.run], service.settings.backend, miss=service.settings.miss)
     except InputError as error:
         log.error("%s", error)
         raise Refused(409, "this run cannot be loaded; the log of the service says why") from error

@@ -23,6 +23,7 @@ class Predicted(Origin):
     prediction: str = Field(examples=["Circular Connection_Drummy_0.85"])
     probabilities: dict[str, float] | None = Field(None, description="of /predict_defect_image")
     raw: dict[str, Any] | None = None
+    look_at: dict[str, float] | None = Field(None, description="labels for a person to look at")
     request_id: str | None = None
     confidence_scores: dict[str, float] | None = None
     response_time_sec: float | None = None
@@ -36,6 +37,7 @@ class BatchItem(BaseModel):
     prediction: str | None = None
     confidence: float | None = None
     labels: Labels | None = None
+    look_at: dict[str, float] | None = None
     sha256: str | None = None
     error: str | None = None
 
@@ -70,6 +72,7 @@ class ImageBody(BaseModel):
     prediction: str | None
     labels: Labels | None
     confidence: float | None
+    look_at: dict[str, float] | None = Field(description="labels for a person to look at")
     model_id: str | None
     preprocessing: str | None
     predicted_at: float | None

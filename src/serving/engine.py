@@ -60,11 +60,13 @@ class Busy(Exception):
     seconds = 2  # after which a client may try again
 
 
-def load_served(ckpt: str | Path | None, backend: str, runs: Path = Path("outputs")) -> ServedModel:
+def load_served(
+    ckpt: str | Path | None, backend: str, runs: Path = Path("outputs"), miss: float = 0.05
+) -> ServedModel:
     """Load and warm a model: with ONNX Runtime, which a checkpoint is exported for once, or with torch.
 
     `ckpt` is as in `find_checkpoint`. The `backend` is `auto`, `onnx` or `torch`; `auto` takes ONNX Runtime
-    where it is installed.
+    where it is installed. `miss` is as in `Predictor`.
     """
     path = find_checkpoint(ckpt, runs)
     run = path.parent.parent if (path.parent.parent / "metrics.json").is_file() else None
@@ -77,7 +79,7 @@ def load_served(ckpt: str | Path | None, backend: str, runs: Path = Path("output
             raise InputError(f"backend=onnx: {missing[0]} is not installed: {cure}")
         else:
             log.warning("ONNX Runtime is not installed: the model runs with torch, which is slower")
-    predictor = Predictor.load(path, device="cpu", batch_size=1, num_workers=0)
+    predictor = Predictor.load(path, device="cpu", batch_size=1, num_workers=0, miss=miss)
     predictor.predict(Image.new("RGB", (64, 64), "gray"))
     recorded = getattr(predictor.backend, "metadata", {}).get("checkpoint", {}).get("sha256")
     digest = recorded or file_digest(path)

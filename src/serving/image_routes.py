@@ -118,7 +118,16 @@ def task(request: Request, task_id: Annotated[str, Path(pattern="^[0-9a-f]{32}$"
     row = request.app.state.service.store.job(task_id)
     if row is None:
         raise Refused(404, "no such task")
-    said = ("image_id", "sha256", "prediction", "labels", "probabilities", "confidence", "model_id")
+    said = (
+        "image_id",
+        "sha256",
+        "prediction",
+        "labels",
+        "probabilities",
+        "confidence",
+        "look_at",
+        "model_id",
+    )
     result = {name: getattr(row, name) for name in (*said, "preprocessing")}
     result = result if row.status == "SUCCESS" else None
     return TaskState(task_id=row.id, task_status=row.status, task_result=result, error=row.error)

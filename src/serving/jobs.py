@@ -66,6 +66,7 @@ class Workers:
                 "confidence": found.confidence,
                 "labels": found.labels,
                 "probabilities": found.probabilities,
+                "look_at": found.look_at,
                 **model.origin,
             }
         except UnreadableImage as unreadable:

@@ -5,16 +5,15 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from src.images import open_image
+from src.inference.heat_maps import as_heat, over_photo
 from src.inference.predictor import Predictor
 from src.serving.bodies import ImageBody
 from src.serving.photos import encoded
 
 WIDTH, BARS, LINE = 640, 10, 26
-STRENGTH = 0.55  # of the heat map's colour where it is highest
 GREEN, RED, INK, PALE = "#1a7f37", "#c0362c", "#1f2933", "#cfe3f1"
 
 
@@ -30,17 +29,11 @@ def heat_map(predictor: Predictor, content: bytes, label: str | None) -> tuple[b
     if maps is None:
         return None
     position = int(scores[0].argmax()) if label is None else predictor.labels.position(label)
-    heat = np.maximum(maps[0, position], 0)
+    heat = as_heat(maps[0, position])
     about = {"label": predictor.labels.names[position], "probability": round(float(scores[0, position]), 4)}
-    about["area"] = bool(heat.max() > 0)
-    heat = heat / heat.max() if about["area"] else heat
-    whole = predictor.preprocess.resize == "squash"  # the map covers the whole photo
-    photo = _shrunk(content) if whole else Image.fromarray(pixels)
-    spread = Image.fromarray((255 * heat).astype(np.uint8)).resize(photo.size, Image.Resampling.BICUBIC)
-    strength = np.asarray(spread, np.float32)[..., None] / 255
-    colour = 255 * np.concatenate([np.ones_like(strength), 1 - strength, np.zeros_like(strength)], -1)
-    mixed = np.asarray(photo) * (1 - STRENGTH * strength) + colour * STRENGTH * strength
-    return encoded(Image.fromarray(mixed.round().astype(np.uint8)), "PNG", compress_level=3), about
+    about["area"] = bool(heat.any())
+    drawn = over_photo(predictor.preprocess, _shrunk(content), pixels, heat)
+    return encoded(drawn, "PNG", compress_level=3), about
 
 
 def drawn_view(content: bytes, row: ImageBody) -> bytes:

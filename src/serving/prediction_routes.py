@@ -53,7 +53,7 @@ async def predict(
     if detail:
         scores = found.probabilities
         answer.raw = {"labels": found.labels, "probabilities": scores, "confidence": found.confidence}
-        answer.confidence_scores = flat(scores)
+        answer.confidence_scores, answer.look_at = flat(scores), found.look_at
         answer.request_id = request.state.request_id
         answer.response_time_sec = round(time.perf_counter() - begun, 4)
         answer.timestamp = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -122,6 +122,7 @@ async def predict_batch(request: Request, files: list[UploadFile] = Photos) -> B
         service.figures.predicted(found.labels)
         records.append({"filename": name} | model.record(found))
         values = {"prediction": found.text, "confidence": found.confidence, "labels": found.labels}
+        values["look_at"] = found.look_at
         return BatchItem(filename=name, sha256=sha256, **values)
 
     async with asyncio.TaskGroup() as group:  # one that fails otherwise ends the others

@@ -31,6 +31,7 @@ class Settings(BaseSettings):
     api_keys: list[Key] = []
     max_bytes: int = Field(20 * 2**20, ge=1024)
     max_files: int = Field(100, ge=1)
+    miss: float = Field(0.05, ge=0.01, lt=1)
     queue: int = Field(64, ge=1)
     timeout: float = Field(30.0, gt=0)
     drain: float = Field(30.0, ge=0)

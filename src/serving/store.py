@@ -173,7 +173,7 @@ class Store:
 
     def job(self, job_id: str) -> Row | None:
         """Return a job with its photo's digest and its prediction."""
-        said = ("prediction", "labels", "probabilities", "confidence", "model_id", "preprocessing")
+        said = ("prediction", "labels", "probabilities", "confidence", "look_at", "model_id", "preprocessing")
         query = select(JobRow, ImageRow.sha256, *(getattr(PredictionRow, name) for name in said))
         query = query.select_from(JobRow).join(ImageRow, ImageRow.id == JobRow.image_id)
         query = query.outerjoin(PredictionRow, PredictionRow.job_id == JobRow.id)
@@ -224,7 +224,7 @@ class Store:
 
 
 def _joined(reviewed: bool | None = None) -> sa.Select:
-    said = ("prediction", "confidence", "labels", "probabilities", "model_id", "preprocessing")
+    said = ("prediction", "confidence", "labels", "probabilities", "look_at", "model_id", "preprocessing")
     last = select(JobRow.status).where(JobRow.image_id == ImageRow.id).order_by(JobRow.created_at.desc())
     query = select(
         ImageRow,

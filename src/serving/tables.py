@@ -61,6 +61,7 @@ class PredictionRow(Base):
     confidence: Mapped[float | None]
     labels: Mapped[dict] = mapped_column(JSON)
     probabilities: Mapped[dict] = mapped_column(JSON)
+    look_at: Mapped[dict | None] = mapped_column(JSON)
     created_at: Mapped[float]
 
 

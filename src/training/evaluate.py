@@ -5,24 +5,32 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import lightning as L
+import pandas as pd
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 
 from src.analysis.drawing import save
 from src.analysis.evaluation import evaluation_folder as files
+from src.analysis.evaluation.calibrated import ALL
 from src.analysis.evaluation.measures import Evaluation, evaluate
-from src.analysis.figures import class_distribution_figure, loss_curve_figure
+from src.analysis.figures import (
+    class_distribution_figure,
+    loss_curve_figure,
+    reliability_figure,
+    workload_figure,
+)
 from src.analysis.report.run_report import write_report
 from src.callbacks.checkpointing import epochs_done
 from src.callbacks.history import scored_split
 from src.datamodules.photo_datamodule import PhotoDataModule
 from src.datamodules.split_figures import label_table
-from src.errors import InputError, listed
+from src.errors import InputError, UnreadableImage, listed
 from src.files import write_json, write_whole
-from src.inference.batches import Photo, run_batches
+from src.inference.batches import Backend, Photo, run_batches
 from src.inference.features import results_from_features
 from src.inference.output import write_rows
 from src.inference.predictor import Predictor
@@ -31,11 +39,13 @@ from src.models.classifiers import PhotoClassifier
 from src.overrides import shown, typed
 from src.process import Terminated
 from src.runs import BEST, mean_of, read_run
+from src.training.decide import Decisions
 from src.training.distributed import ending_on_signals, inference_device
 from src.training.setup import git_commit, versions
 from src.training.trackers import MLflowRun
 
 log = logging.getLogger(__name__)
+TIMED = 6  # photos that are predicted one by one, the first to warm up
 
 
 def finish_run(
@@ -67,12 +77,17 @@ def finish_run(
         begun = time.perf_counter()
         metrics = evaluated(trainer, model, datamodule, best)
         if trainer.is_global_zero:
+            decisions = Decisions(cfg, trainer, best)
+            metrics |= {split: metrics[split] | model.figures[split] for split in decisions.splits}
             predicting = time.perf_counter()
-            replaced = write_predictions(run, datamodule, inference_device(cfg))
+            device, workers = inference_device(cfg), datamodule.num_workers
+            predictor = Predictor.load(best, device=device, num_workers=workers)
+            replaced = write_predictions(run, datamodule, predictor)
             durations = {"fit": seconds, "evaluate": predicting - begun}
             durations["predict"] = time.perf_counter() - predicting
             metrics["run"] = run_facts(cfg, model, datamodule, best, trainer, durations)
-            write_results(run, cfg, trainer, metrics)
+            metrics["run"]["ms_per_photo"] = ms_per_photo(predictor.backend, datamodule)
+            write_results(run, cfg, trainer, metrics, decisions)
             warn_replaced(datamodule, replaced)
     return float(metrics["val"]["f1_macro"] or 0)
 
@@ -92,20 +107,26 @@ def evaluated(
     return {"test": {}} | {split: {"loss": loss, **model.figures[split]} for split, loss in losses.items()}
 
 
-def write_results(run: Path, cfg: DictConfig, trainer: L.Trainer, metrics: Mapping[str, Any]) -> None:
+def write_results(
+    run: Path, cfg: DictConfig, trainer: L.Trainer, metrics: Mapping[str, Any], decisions: Decisions
+) -> None:
     """Write the figures of a run in numbers and pictures, and print them."""
     model, datamodule = trainer.lightning_module, trainer.datamodule
     write_json(run / "metrics.json", metrics)
     if cfg.task == "multilabel":
         values = zip(model.labels.names, model.thresholds.tolist(), strict=True)
         write_json(run / "thresholds.json", dict(values))
+        files.write_csv(run / "thresholds.csv", decisions.thresholds)
+    tables = decisions.tables
+    for name, table in tables.items():
+        files.write_csv(run / files.FOLDER / f"{name}.csv", table)
     split = "test" if metrics["test"] else "val"
     found = evaluate(scored_split(model, datamodule, split), split=split)
     files.write_tables(found, run / files.FOLDER)
     if cfg.task != "multilabel":
         copy_up(run, f"{files.CONFUSIONS}.txt")
-    write_figures(run, found, datamodule)
-    log_hyperparameters(trainer, cfg, metrics)
+    write_figures(run, found, datamodule, tables)
+    log_hyperparameters(trainer, cfg, metrics, decisions)
     write_report(run, datamodule.root)
     for logger in trainer.loggers:
         if isinstance(logger, MLflowRun):
@@ -134,6 +155,7 @@ def run_facts(
         "best_epoch": epochs_done(content),
         "best_score": model.figures["val"]["f1_macro"] or 0.0,
         "num_params": sum(p.numel() for p in model.parameters()),
+        "checkpoint_mb": round(best.stat().st_size / 1e6, 2),
         "data_hash": datamodule.data_hash,
         "split_hash": datamodule.split_hash,
         "unreadable": len(datamodule.unreadable),
@@ -143,7 +165,21 @@ def run_facts(
     }
 
 
-def write_predictions(run: Path, datamodule: PhotoDataModule, device: str = "auto") -> list[str]:
+def ms_per_photo(backend: Backend, datamodule: PhotoDataModule) -> float | None:
+    """Return the median time from a photo's file to its labels, one by one; None where none can be read."""
+    predictor, times = Predictor(backend, batch_size=1), []
+    photos = datamodule.splits["test"] or datamodule.splits["val"]
+    while photos and len(times) < TIMED and sum(times) < 1:
+        begun = time.perf_counter()
+        try:
+            predictor.predict(datamodule.root / photos[len(times) % len(photos)].path)
+        except UnreadableImage:  # replaced or removed since: `warn_replaced`
+            break
+        times.append(time.perf_counter() - begun)
+    return round(1e3 * median(times[1:] or times), 1) if times else None
+
+
+def write_predictions(run: Path, datamodule: PhotoDataModule, predictor: Predictor) -> list[str]:
     """Write the test split's predictions with the same `Predictor` that `predict.py` uses.
 
     Photos that are decoded go through the batches of `predict.py` on `test_metadata.csv`: the same bytes.
@@ -152,7 +188,6 @@ def write_predictions(run: Path, datamodule: PhotoDataModule, device: str = "aut
     Returns:
         paths of photos whose content is not that of their records any more.
     """
-    predictor = Predictor.load(run / "checkpoints" / BEST, device=device, num_workers=datamodule.num_workers)
     test = datamodule.splits["test"]
     order = sorted(range(len(test)), key=lambda i: test[i].path)
     photos = [Photo(test[i].id, test[i].path, datamodule.root) for i in order]
@@ -185,9 +220,15 @@ def copy_up(run: Path, name: str) -> None:
     write_whole(run / name, (run / files.FOLDER / name).read_bytes())
 
 
-def write_figures(run: Path, found: Evaluation, datamodule: PhotoDataModule) -> None:
+def write_figures(
+    run: Path, found: Evaluation, datamodule: PhotoDataModule, tables: Mapping[str, pd.DataFrame]
+) -> None:
     """Write the run's three PNG files, and those of its evaluation; the report shows the errors' photos."""
     files.write_pictures(found, run / files.FOLDER)
+    parts = [ALL] if found.scored.multilabel else list(found.scored.labels.kinds)
+    save(reliability_figure(tables["reliability"], parts), run / files.FOLDER / "reliability.png")
+    workload = tables["workload"]
+    save(workload_figure(workload[workload["label"] == ALL]), run / files.FOLDER / "workload.png")
     copy_up(run, f"{files.CONFUSIONS}.png")
     table = label_table(datamodule.splits, datamodule.labels).set_index("label")
     save(class_distribution_figure(table[["kind", "train", "val", "test"]]), run / "class_distribution.png")
@@ -195,8 +236,10 @@ def write_figures(run: Path, found: Evaluation, datamodule: PhotoDataModule) -> 
     save(loss_curve_figure(folder.history, folder.metrics["run"]["best_epoch"]), run / "loss_curve.png")
 
 
-def log_hyperparameters(trainer: L.Trainer, cfg: DictConfig, metrics: Mapping[str, Any]) -> None:
-    """Fill TensorBoard's HParams tab: what was set, and the best score."""
+def log_hyperparameters(
+    trainer: L.Trainer, cfg: DictConfig, metrics: Mapping[str, Any], decisions: Decisions
+) -> None:
+    """Fill TensorBoard's HParams tab, what was set and the best score, and show the thresholds."""
     given = trainer.lightning_module.hparams
     chosen = {
         f"model.{key}": given[key]
@@ -210,8 +253,16 @@ def log_hyperparameters(trainer: L.Trainer, cfg: DictConfig, metrics: Mapping[st
     }
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
+            if cfg.task == "multilabel":
+                logger.experiment.add_text("thresholds", _as_markdown(decisions.thresholds))
             logger.log_hyperparams(chosen, {"best_score": metrics["run"]["best_score"]})
             logger.finalize("success")
+
+
+def _as_markdown(table: pd.DataFrame) -> str:
+    """Return a table as TensorBoard shows it."""
+    rows = [table.columns, ["---"] * len(table.columns), *table.round(4).to_numpy()]
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
 
 
 def print_figures(run: Path, metrics: Mapping[str, Any]) -> None:

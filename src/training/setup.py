@@ -32,6 +32,7 @@ from src.models.classifiers import PhotoClassifier
 from src.overrides import save_config, typed
 from src.process import is_main, launched
 from src.runs import BEST, LAST, LOCK
+from src.training.decide import check_thresholds
 from src.training.distributed import OneRun, check_devices, inference_device
 from src.training.trackers import MLflowRun, check_store, logger_nodes
 
@@ -84,7 +85,7 @@ def quiet_lightning() -> None:
         "does not have many workers|Checkpoint directory .* exists and is not empty|pin_memory",
         "The number of training batches.*is smaller than the logging interval|You are using `torch.load`",
         "`isinstance.treespec, LeafSpec.` is deprecated|lr_scheduler.step.*before.*optimizer.step",
-        "module.s. in eval mode at the start of training",
+        "module.s. in eval mode at the start of training|have no .val_dataloader",
     ):
         warnings.filterwarnings("ignore", message=f".*({phrase}).*")
 
@@ -247,6 +248,7 @@ def prepare_run(cfg: DictConfig, model: PhotoClassifier, datamodule: PhotoDataMo
     run, since = Path(cfg.output_dir), None
     if cfg.resume:
         since = resume_point(run, model, datamodule, cfg.trainer.max_epochs)
+    check_thresholds(cfg, model, datamodule)
     trainer = make_trainer(cfg, model, since)
     check_devices(cfg, trainer, model, datamodule)
     check_batches(cfg, trainer, model, datamodule)

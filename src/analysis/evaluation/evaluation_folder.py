@@ -23,9 +23,10 @@ FOLDER = "evaluation"  # of a run
 FIGURES, LABELS, REPORT = "evaluation.json", "per_label.csv", "classification_report.json"
 CONFUSIONS, TOGETHER = "confusion_matrix", "co_prediction"
 HISTOGRAM, PAIRS = "confidence_histogram.png", "confused_pairs.csv"
+NOISY, WORST = "suspected_noisy_labels.csv", "worst_errors"  # an evaluation may go without them
 FILES = (FIGURES, LABELS, *(f"{CONFUSIONS}.{end}" for end in ("png", "csv", "txt")), REPORT, PAIRS,
-         *(f"{TOGETHER}.{end}" for end in ("csv", "png")), HISTOGRAM, f"{mistakes.NOISY}.csv",
-         *(f"{name}.{end}" for name in mistakes.TABLES for end in ("csv", "png")))  # fmt: skip
+         *(f"{TOGETHER}.{end}" for end in ("csv", "png")), HISTOGRAM, NOISY,
+         *(f"{name}.{end}" for name in (*mistakes.TABLES, WORST) for end in ("csv", "png")))  # fmt: skip
 SHOWN = 20  # errors in a grid
 
 
@@ -34,29 +35,52 @@ def check_folder(folder: Path, photos: Path) -> None:
     make_output(folder, [photos], () if (folder / FIGURES).is_file() else FILES)
 
 
+def write_extras(
+    folder: Path, noisy: pd.DataFrame | None, worst: tuple[pd.DataFrame, Figure] | None
+) -> list[str]:
+    """Write labels that may be wrong, and the worst errors with their figure; return lines for the console.
+
+    Those that this evaluation is without are removed: they would be of an earlier one.
+    """
+    for name in (NOISY, f"{WORST}.csv", f"{WORST}.png"):
+        (folder / name).unlink(missing_ok=True)
+    lines = [f"no {NOISY}: it takes a run with held-out scores"]
+    if noisy is not None:
+        write_csv(folder / NOISY, noisy)
+        lines = [f"labels that may be wrong among the run's held-out photos: {len(noisy)}, in {NOISY}"]
+    if worst is not None:
+        write_csv(folder / f"{WORST}.csv", worst[0])
+        save(worst[1], folder / f"{WORST}.png")
+        drops = worst[0][["faithfulness_drop", "random_drop"]].mean().dropna()
+        words = "a score falls by {:.3f} if the highlighted 20 % are blurred, by {:.3f} if others are"
+        lines.append(words.format(*drops) if len(drops) else "no error to explain")
+    return lines
+
+
 def write_tables(found: Evaluation, folder: Path) -> None:
     """Write the figures as JSON, and the tables per label, of confusions and of errors."""
     scored, names = found.scored, list(found.scored.labels.names)
     content = {**found.about, "figures": found.figures, "labels_without_positives": found.without_positives}
     write_json(folder / FIGURES, content)  # first, for it marks the folder as ours
-    _write_csv(folder / LABELS, found.per_label)
+    write_csv(folder / LABELS, found.per_label)
     mistakes.write_errors(found.mistakes, folder)
     if scored.multilabel:
         table = pd.DataFrame(co_predictions(scored), names, names)
-        _write_csv(folder / f"{TOGETHER}.csv", table.reset_index(names="true_label", allow_duplicates=True))
+        write_csv(folder / f"{TOGETHER}.csv", table.reset_index(names="true_label", allow_duplicates=True))
         return
     own = {kind: list(labels) for kind, labels in scored.labels.kinds.items()}
     tables = {k: pd.DataFrame(counts, own[k], own[k]) for k, counts in confusion_matrices(scored).items()}
     rows = pd.concat(tables, names=["kind", "true_label"])[names].astype("Int64")  # empty in other kinds
-    _write_csv(folder / f"{CONFUSIONS}.csv", rows.reset_index(allow_duplicates=True))
+    write_csv(folder / f"{CONFUSIONS}.csv", rows.reset_index(allow_duplicates=True))
     tabs = {"sep": "\t", "index_label": "true\\pred", "lineterminator": "\n"}
     text = "\n".join(table.to_csv(**tabs) for table in tables.values())
     write_whole(folder / f"{CONFUSIONS}.txt", text.encode())
-    _write_csv(folder / PAIRS, confused_pairs(scored))
+    write_csv(folder / PAIRS, confused_pairs(scored))
     write_json(folder / REPORT, classification_report(found))
 
 
-def _write_csv(path: Path, table: pd.DataFrame) -> None:
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table, numbers with six decimals."""
     write_whole(path, table.to_csv(index=False, float_format="%.6f", lineterminator="\n").encode())
 
 

@@ -46,7 +46,7 @@ def labelled_photos(cfg: DictConfig, predictor: Predictor, checkpoint: Path) -> 
     """
     if not cfg.data:
         return _of_run(predictor, checkpoint, cfg.root)
-    if cfg.root:
+    if cfg.root and not cfg.explain:
         raise InputError("root= is the folder of the run's own photos: with data.* leave it out")
     return _of_source(cfg, predictor, checkpoint)
 
@@ -62,10 +62,17 @@ def scored_photos(predictor: Predictor, found: Labelled) -> Scored:
     if broken := [f"{photos[result.index].path} ({result.error})" for result in results if result.error]:
         raise InputError(f"{len(broken)} photos cannot be read: {listed(broken, 5)}; mend them first")
     scores = np.stack([result.values[: len(labels)] for result in results])
-    encode = labels.encode if predictor.task == "multilabel" else labels.encode_classes
-    targets = np.stack([encode(names) for names in found.labels])
+    targets = targets_of(found.labels, labels, predictor.task)
     ids, paths = [photo.id for photo in photos], [photo.path for photo in photos]
     return Scored(predictor.task, labels, ids, paths, found.groups, scores, targets, predictor.thresholds)
+
+
+def targets_of(found: Sequence[Labels], labels: LabelSpace, task: str) -> np.ndarray:
+    """Return the targets of photos, as `Scored` has them, from their labels."""
+    encode, width = labels.encode_classes, len(labels.kinds)
+    if task == "multilabel":
+        encode, width = labels.encode, len(labels)
+    return np.array([encode(names) for names in found]).reshape(-1, width)
 
 
 def _of_run(predictor: Predictor, checkpoint: Path, root: str | None) -> Labelled:
@@ -74,19 +81,32 @@ def _of_run(predictor: Predictor, checkpoint: Path, root: str | None) -> Labelle
         raise InputError(f"{checkpoint}: no run is around it: name labelled photos, data.root= or data.csv=")
     split, table = "test", read_table(run / "test_metadata.csv")
     if table is None or not len(table):
-        split, table = "val", read_table(run / "val_metadata.csv", ("ID", "path"))
+        split = "val"
         log.warning("%s has no test photos: on its validation photos, which flatters", run)
-    rows = {row["ID"]: row for row in table.to_dict("records")}
-    photos = [photo for photo in find_images(str(run / f"{split}_metadata.csv"), root) if photo.id in rows]
+    return photos_of_split(run, split, predictor, root)
+
+
+def photos_of_split(run: Path, split: str, predictor: Predictor, root: str | None) -> Labelled:
+    """Return the photos of a run's split; `root` is where they are now, None where the run noted it down.
+
+    Raises:
+        InputError: if their table or folder is gone, or IDs have no photo.
+    """
+    file = run / f"{split}_metadata.csv"
+    listed_there = find_images(str(file), root)
+    rows = {row["ID"]: row for row in read_table(file, ("ID", "path")).to_dict("records")}
+    photos = [photo for photo in listed_there if photo.id in rows]
     if len(photos) < len(rows):
-        raise InputError(f"{run}: {len(rows) - len(photos)} IDs of its {split}_metadata.csv cannot be read")
-    labels = [_labels(rows[photo.id], predictor) for photo in photos]
+        raise InputError(f"{run}: {len(rows) - len(photos)} IDs of its {file.name} cannot be read")
+    labels = [labels_of(rows[photo.id], predictor.labels, predictor.task) for photo in photos]
     groups = [rows[photo.id].get("group") or photo.id for photo in photos]
     return Labelled(f"{split} split of {shown(run.absolute())}", photos, labels, groups)
 
 
-def _labels(row: Mapping[str, str], predictor: Predictor) -> Labels:
-    cells, several = {k: row.get(k, "") for k in predictor.labels.kinds}, predictor.task == "multilabel"
+def labels_of(row: Mapping[str, str], labels: LabelSpace, task: str) -> Labels:
+    """Return the labels in a row of a run's table."""
+    cells = {kind: row.get(kind, "") for kind in labels.kinds}
+    several = task == "multilabel"
     return {kind: [n for n in (cell.split(";") if several else [cell]) if n] for kind, cell in cells.items()}
 
 

@@ -106,7 +106,7 @@ def _measured(scored: Scored, weights: np.ndarray) -> Weighted:
     f1, precision = 2 * hits / (said + held), hits / np.maximum(said, 1) + 0 * held
     labels = dict(zip(PER_LABEL, (precision, hits / held, f1, ap, auc), strict=True))
     right, everyone = (truth == decided).all(1), scored.known.all(1)
-    found = {"exact_match": _mean(weights[:, everyone], right[everyone])}
+    found = {"exact_match": _mean(weights[:, everyone], right[everyone])} | _pairs(scored, weights)
     if not scored.multilabel:
         macros = []
         for kind, part in scored.labels.slices.items():
@@ -127,6 +127,18 @@ def _measured(scored: Scored, weights: np.ndarray) -> Weighted:
         "f1_macro_at_0.5": _over_labels(2 * half_hits / (half_said + held)),
         "map": _over_labels(ap),
     }
+
+
+def _pairs(scored: Scored, weights: np.ndarray) -> Weighted:
+    """Return precision and recall of the pairs of a photo's labels of two kinds: each with each other."""
+    if len(scored.labels.kinds) != 2:
+        return {}
+    right, said, there = (
+        weights
+        @ np.prod([part[:, own].sum(1) for own in scored.labels.slices.values()], 0).astype(weights.dtype)
+        for part in (scored.truth & scored.decided, scored.decided, scored.truth)
+    )
+    return {"pair_precision": _ratio(right, said), "pair_recall": _ratio(right, there)}
 
 
 def _ranked(

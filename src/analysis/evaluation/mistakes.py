@@ -14,7 +14,6 @@ from src.runs import RunFolder
 SURE = 0.8  # a wrong decision above it is a sure one
 COLUMNS = ("file", "true_label", "predicted_label", "confidence", "kind")
 TABLES = ("misclassified_samples", "high_confidence_errors", "low_confidence_errors")
-NOISY = "suspected_noisy_labels"
 
 Confidences = dict[str, float | None]  # {label: confidence}, None where it is not known
 Row = tuple[str, str, str, float | None, str]  # of `COLUMNS`
@@ -148,12 +147,8 @@ def error_rows(mistakes: Sequence[Mistake]) -> dict[str, list[Row]]:
 
 
 def write_errors(mistakes: Sequence[Mistake], folder: Path) -> dict[str, int]:
-    """Write the wrong decisions as tables, worst photos first; return their lengths.
-
-    `suspected_noisy_labels.csv` has the sure ones: there the label of the table may be the wrong one.
-    """
+    """Write the wrong decisions as tables, worst photos first; return their lengths."""
     tables = error_rows(mistakes)
-    tables[NOISY] = tables["high_confidence_errors"]
     for name, rows in tables.items():
         table = pd.DataFrame(rows, columns=list(COLUMNS))
         text = table.to_csv(index=False, float_format="%.4f", lineterminator="\n")

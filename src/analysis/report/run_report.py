@@ -1,18 +1,19 @@
-"""The report of a run: one HTML page for people, complete in itself."""
+"""The report of a run, one HTML page that is complete in itself, and its model card from the same numbers."""
 
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
 from pathlib import Path, PurePath
 
-from src.analysis.evaluation.evaluation_folder import FOLDER, LABELS
-from src.analysis.evaluation.measures import PER_LABEL
+from src.analysis.evaluation.evaluation_folder import FOLDER, HISTOGRAM
 from src.analysis.evaluation.mistakes import compared
 from src.analysis.pages import ABOUT_TASK, LISTED, folder_name, is_number, render, thumbnail
+from src.analysis.report.run_before import changes, run_before
+from src.analysis.report.run_evidence import evidence_of
 from src.errors import listed
 from src.files import write_whole
 from src.overrides import shown, typed
-from src.runs import RunFolder, crossing_groups, label_counts, mean_of, read_run, read_table, run_date
+from src.runs import RunFolder, crossing_groups, label_counts, mean_of, read_run, run_date
 
 WORST = 24
 FEW = 5  # below this many photos a score of a label says little
@@ -24,12 +25,15 @@ SCORES = {
     "f1_weighted": "weighted F1", "map": "mean average precision",
 }  # fmt: skip
 FACTS = {"num_params": "parameters", "best_score": "best score (validation F1)",
-         "unreadable": "photos left out, unreadable", "durations": "took", "git": "code"}  # fmt: skip
-FIGURES = ("loss_curve.png", "confusion_matrix.png", "class_distribution.png")
+         "unreadable": "photos left out, unreadable", "durations": "took", "git": "code",
+         "checkpoint_mb": "size of best.ckpt, MB",
+         "ms_per_photo": "one photo, from its file to labels, ms"}  # fmt: skip
+FIGURES = ("loss_curve.png", "confusion_matrix.png", "class_distribution.png", f"{FOLDER}/{HISTOGRAM}",
+           f"{FOLDER}/reliability.png", f"{FOLDER}/workload.png")  # fmt: skip
 
 
 def write_report(run: Path, images_root: Path | None = None) -> Path:
-    """Write `report.html` into a run's folder: self-contained, without scripts, readable offline.
+    """Write `report.html`, self-contained and readable offline, and `model_card.md` into a run's folder.
 
     Thumbnails come from `images_root`, by default the data root of the run's configuration. Without photos
     the worst errors are described in words.
@@ -47,29 +51,36 @@ def write_report(run: Path, images_root: Path | None = None) -> Path:
     closest = folder.certificate.get("closest") or {}
     mistakes, count = compared(folder)
     show = partial(thumbnail, sample_bits=folder.setting("preprocess.sample_bits"))
-    figures = {name: folder.path / name for name in FIGURES if (folder.path / name).is_file()}
+    figures = [folder.path / name for name in FIGURES if (folder.path / name).is_file()]
+    evidence, before, headline = evidence_of(folder, mistakes), run_before(folder), _headline(folder)
     labels = ", ".join(f"{len(names)} of kind {kind}" for kind, names in folder.classes.items())
     about = ABOUT_TASK.get(folder.task, folder.task)
-    page = render(
-        "report.html",
+    content = dict(
         title=f"{folder.task} {name} {date}".strip(),
         eyebrow=[part for part in ("Corbel", folder.task, date) if part],
         name=name or folder.path.name,
         about=f"{about}; labels: {labels}" if labels else about,
-        scores=_headline(folder),
+        scores=headline,
         digits=3,
         notes=_notes(folder),
         settings=_settings(folder),
         multilabel=folder.task == "multilabel",
         min_positives=folder.setting("callbacks.thresholds.min_positives"),
         kinds=list(folder.classes),
+        classes=folder.classes,
+        facts=folder.facts,
         split_names=SPLIT_NAMES,
         **_splits(folder),
         certificate=folder.certificate,
         closest=[(photo, show(root, photo["path"])) for photo in closest.get("photos", ())],
         **_scores(folder),
-        **_labels(folder),
-        figures={name: file.read_bytes() for name, file in figures.items()},
+        **evidence,
+        **_labels(folder, evidence["measured"]),
+        before=before and changes(before, folder),
+        before_name=before and (run_date(before) or before.path.name),
+        before_scores=dict(_headline(before)) if before else {},
+        score_names=SCORES,
+        figures={file.name: file.read_bytes() for file in figures},
         compared=count,
         wrong=len(mistakes),
         mistakes=[(mistake, show(root, mistake.path)) for mistake in mistakes[:WORST]],
@@ -77,9 +88,9 @@ def write_report(run: Path, images_root: Path | None = None) -> Path:
         command=f"python scripts/predict.py {ckpt} images=DIR_OR_FILE_OR_CSV output=predictions.csv",
         config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
     )
-    path = folder.path / "report.html"
-    write_whole(path, page)
-    return path
+    for name in ("model_card.md", "report.html"):
+        write_whole(folder.path / name, render(name, **content))
+    return folder.path / name
 
 
 def _headline(run: RunFolder) -> list[tuple[str, object]]:
@@ -187,33 +198,27 @@ def _score_rows(splits: list[Mapping]) -> dict[str, list[object]]:
     return {SCORES.get(name, name): [scores.get(name) for scores in splits] for name in ordered}
 
 
-def _labels(run: RunFolder) -> dict:
-    """Return the scores of each label, `{kind: {label: scores}}`, and its F1 in validation."""
-    split, intervals = _judged_split(run), _intervals(run)
+def _labels(run: RunFolder, measured: Mapping[str, dict]) -> dict:
+    """Return the scores of each label, `{kind: {label: scores}}`, and its F1 in validation.
+
+    `measured` are the rows of the run's own evaluation: AP and AUC of heads, too, and intervals.
+    """
+    split = _judged_split(run)
     validation = _per_class(run, "val") if split == "test" else {}
-    empty = dict.fromkeys(("support", "precision", "recall", "f1", "ap"))
+    empty = dict.fromkeys(("support", "precision", "recall", "f1", "ap", "auc"))
     table = {
-        kind: {label: {**empty, "threshold": run.thresholds.get(label), **s} for label, s in labels.items()}
-        for kind, labels in _per_class(run, split).items()
+        kind: {
+            n: {**empty, **measured.get(n, {}), "threshold": run.thresholds.get(n), **s}
+            for n, s in own.items()
+        }
+        for kind, own in _per_class(run, split).items()
     }
-    before = {
+    f1 = {
         label: scores.get("f1") if scores.get("support") != 0 else None
         for labels in validation.values()
         for label, scores in labels.items()
     }
-    return {"labels": table, "labels_split": SPLIT_NAMES[split], "before": before, "intervals": intervals}
-
-
-def _intervals(run: RunFolder) -> dict[str, dict[str, str]]:
-    """Return the 90 % interval of each figure of each label, in words, from the run's own evaluation."""
-    table = read_table(run.path / FOLDER / LABELS)
-    found: dict[str, dict[str, str]] = {}
-    for row in () if table is None else table.to_dict("records"):
-        for name in PER_LABEL:
-            low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-            if low and high:
-                found.setdefault(row["label"], {})[name] = f"{float(low):.2f} to {float(high):.2f}"
-    return found
+    return {"labels": table, "labels_split": SPLIT_NAMES[split], "in_validation": f1}
 
 
 def _per_class(run: RunFolder, split: str) -> dict[str, dict[str, Mapping]]:

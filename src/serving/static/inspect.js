@@ -59,6 +59,11 @@ async function load() {
   $("next").disabled = photos.length < PAGE;
 }
 
+function asks(photo) { // what the model is too unsure of to decide
+  const names = Object.entries(photo.look_at ?? {}).map(([name, p]) => `${name} ${p.toFixed(2)}`);
+  return names.length && !photo.review ? `Look at: ${names.join(", ")}` : "";
+}
+
 function card(photo) {
   const button = document.createElement("button");
   button.type = "button";
@@ -70,7 +75,7 @@ function card(photo) {
   image.src = `/api/images/${photo.id}/file?thumbnail=true`;
   const line = (css, text) => Object.assign(document.createElement("span"), { className: css, textContent: text });
   const sure = photo.confidence == null ? "" : `${Math.round(100 * photo.confidence)} %`;
-  button.append(image, line("name", photo.filename), line("said", shown(photo)), line("sure", sure));
+  button.append(image, line("name", photo.filename), line("said", shown(photo)), line("sure", asks(photo) || sure));
   button.addEventListener("click", () => look(photos.find((other) => other.id === photo.id)));
   return button;
 }
@@ -95,6 +100,7 @@ function look(photo) {
   const size = `${photo.width} × ${photo.height} px`;
   const model = photo.model_id ? `predicted by model ${photo.model_id}` : "";
   const by = photo.review ? `, ${photo.review.decision} by ${photo.review.reviewer || "somebody"}` : "";
+  $("ask").textContent = asks(photo);
   $("facts").textContent = `${size}, ${photo.labels ? "" : shown(photo)}${model}${by}`;
   const found = photo.review?.labels ?? photo.labels ?? {};
   $("choice").replaceChildren(...Object.entries(labels).map(([kind, names]) => choices(kind, names, found, photo)));
