@@ -70,11 +70,11 @@ def given(width: int, height: int, count: int) -> Given:
 def eager(model: PhotoClassifier) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return the scores of normalised images as a plain script computes them, in NCHW."""
     backbone = model.backbone.to(memory_format=torch.contiguous_format)
-    heads = [model.get_submodule(f"head_{kind}") for kind in model.labels.kinds]
+    heads = {kind: model.get_submodule(f"head_{kind}") for kind in model.labels.kinds}
 
     def forward(image: torch.Tensor) -> torch.Tensor:
         features = backbone(image)
-        return torch.cat([head(features) for head in heads], 1).sigmoid()
+        return model.probabilities({kind: head(features) for kind, head in heads.items()})
 
     return forward
 

@@ -122,7 +122,7 @@ def test_predict_names_the_photos_for_a_person(run, tmp_path, monkeypatch, capsy
         for name, limit in zip(names, routing.limits_at(limits, 0.05), strict=True)
         if limit >= NO_PROMISE
     ]
-    assert not none or f"No rate of misses is promised for {none[0]}" in caplog.text
+    assert not none or f"miss=0.05: no promise for {none[0]}" in caplog.text
     for wrong in ("0", "1.5", "often"):
         assert run_script(monkeypatch, "predict", *given, "output=w.csv", f"miss={wrong}") == 2
         assert "miss" in capsys.readouterr().err.strip().splitlines()[-1]

@@ -36,6 +36,7 @@ def home(make_tree, tmp_path_factory):
     given = {"task": "multilabel", "labels": LABELS, "preprocess": {"image_size": 16}}
     model = MultiLabelClassifier(**given, backbone="tiny", weights=None)
     model.thresholds.fill_(0.49)
+    model.limits[:2] = 0.47  # of the components, at every rate; no promise for a defect
     content = {"hyper_parameters": dict(model.hparams), "state_dict": model.state_dict()}
     model.on_save_checkpoint(content)
     torch.save(content, home / "model.ckpt")
@@ -101,6 +102,23 @@ def test_the_rows_of_a_call(predict, whole, tmp_path):
     assert not any(row["p:Leaks"] for row in bad) and rows[0]["ID"] == "site, 0/Brücke 00"
     assert predict("threads.csv", "num_workers=2")[0] == 1
     assert (tmp_path / "threads.csv").read_bytes() == whole[".csv"]
+
+
+def test_a_person_is_asked_as_miss_says(predict, whole):
+    rows = [row for row in csv.DictReader(whole[".csv"].decode().splitlines()) if row["status"] == "ok"]
+    for row in rows:
+        between = [name for name in LABELS["component"] if 0.47 <= float(row[f"p:{name}"]) < 0.49]
+        assert row["review"] == ("yes" if between else "no")
+        assert row["review_reason"] == ";".join(f"{name}:{float(row[f'p:{name}']):.4f}" for name in between)
+    assert {row["review"] for row in rows} == {"yes", "no"}
+    assert predict("p.csv", "miss=0.06", "output_dir=logs", "hydra.run.dir=logs")[0] == 1
+    told = "miss=0.06: no promise for Leaks, Loose, Missing; it takes 16 photos of a label"
+    assert told in Path("logs/predict.log").read_text()
+    code, said = predict("p.csv", "miss=null", "resume=true")
+    assert code == 2 and "p.csv was made with other miss (0.06, now null)" in said
+    for wrong, why in (("0", "needs a rate"), ("2", "needs a rate"), ("often", "could not be converted")):
+        code, said = predict("q.csv", f"miss={wrong}")
+        assert code == 2 and said.startswith("error: miss") and why in said
 
 
 def test_tta_is_the_mean_with_the_mirror_image(home, predict):

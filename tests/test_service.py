@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from src.errors import InputError
-from src.labels import LabelSpace
+from src.labels import NO_PROMISE, LabelSpace
 from src.serving.app import create_app
 from src.serving.settings import Settings, read_settings
 from tests.made import FAST, REPOSITORY, make_folders, only_run, run_script
@@ -52,6 +52,31 @@ def settled(client, task_id):
             return state
         time.sleep(0.05)
     raise AssertionError(state)
+
+
+def test_what_a_person_should_look_at(client, photo):
+    assert client.post("/predict?detail=true", files=sent(photo)).json()["look_at"] == {}
+    predictor = client.app.state.service.engine.model.predictor
+    defects = predictor.labels.kinds["defect"]
+    predictor.low = np.where(np.isin(predictor.labels.names, defects), 0, NO_PROMISE)
+    detail = client.post("/predict?detail=true", files=sent(photo)).json()
+    wanted = {name: detail["confidence_scores"][name] for name in defects}
+    assert detail["look_at"] == wanted and "look_at" not in client.post("/predict", files=sent(photo)).json()
+    files = [("files", sent(photo)["file"]), ("files", ("no.jpg", BROKEN))]
+    batch = client.post("/predict_batch", files=files).json()["results"]
+    assert [item["look_at"] for item in batch] == [wanted, None]
+    image = client.post("/api/upload", files=sent(photo)).json()
+    task = client.post(f"/api/predict?id={image['id']}").json()["data"]["task_id"]
+    assert settled(client, task)["task_result"]["look_at"] == wanted
+    assert client.get(f"/api/images/{image['id']}").json()["data"]["look_at"] == wanted
+
+
+def test_the_rate_of_misses_is_a_setting(monkeypatch, tmp_path, run):
+    assert read_settings({}).miss == 0.05
+    assert create_app(settings_of(tmp_path, run, miss=0.1)).state.service.engine.model.predictor.miss == 0.1
+    monkeypatch.setenv("CORBEL_MISS", "0")
+    with pytest.raises(InputError, match="CORBEL_MISS"):
+        read_settings({})
 
 
 def test_calls_at_once_have_the_originals_shapes(client, photo, run):

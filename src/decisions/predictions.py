@@ -15,7 +15,7 @@ import numpy as np
 
 from src.decisions.routing import asked, reason
 from src.errors import InputError, did_you_mean
-from src.labels import TASKS, LabelSpace, apply_thresholds
+from src.labels import NO_PROMISE, TASKS, LabelSpace, apply_thresholds
 
 RUN = re.compile(r"'*[=+\-@\t\r]")  # the begin of a cell that a spreadsheet runs, or that was kept from it
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -125,7 +125,8 @@ def row(
             whose scores are NaN or infinite.
         probabilities: Whether to add `p:<label>` for each label.
         views: The names of a photo's views, for a model that sees tiles.
-        low: Limits `[labels]` below which labels are absent, from `routing.limits_at`; None: nobody is asked.
+        low: Limits `[labels]` below which labels are absent, from `routing.limits_at`; None, or no
+            promise for any label: nobody is asked.
     """
     if not error and not np.isfinite(scores).all():
         error = "the model's scores are not finite"
@@ -140,7 +141,7 @@ def row(
     }
     fill = {"multilabel": _multilabel, "dual_head": _dual_head, "multiclass": _multiclass}[task]
     values |= fill(chosen, confidence)
-    if low is not None:
+    if low is not None and (low < NO_PROMISE).any():
         sent = asked(scores, low, labels, thresholds)
         values |= {"review": "yes" if sent.any() else "no", "review_reason": reason(sent, scores, labels)}
     if views:

@@ -19,7 +19,7 @@ from src.labels import MISSES, NO_PROMISE, LabelSpace, apply_thresholds
 
 def needed(miss: float) -> int:
     """Return the photos with a label that a promise takes: 19 for 0.05, 9 for 0.1."""
-    if not MISSES[0] <= miss < 1:
+    if not isinstance(miss, int | float) or not MISSES[0] <= miss < 1:
         raise InputError(f"miss={miss}: needs a rate from {MISSES[0]} to below 1, such as 0.05")
     return ceil(1 / miss - 1e-9) - 1
 

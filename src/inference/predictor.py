@@ -11,7 +11,7 @@ from PIL import Image
 
 from src.config_check import check_number
 from src.decisions.predictions import columns, decide, row
-from src.decisions.routing import asked, limits_at
+from src.decisions.routing import asked, limits_at, needed
 from src.errors import InputError, did_you_mean, listed
 from src.images import as_upright_rgb
 from src.inference.batches import (
@@ -85,7 +85,7 @@ class Predictor:
         self.task, self.labels, self.preprocess = backend.task, backend.labels, backend.preprocess
         self.thresholds = self._thresholds(threshold)
         self.batch_size, self.num_workers = batch_size, num_workers
-        self.low = None if miss is None else limits_at(backend.limits, miss)
+        self.miss, self.low = miss, None if miss is None else limits_at(backend.limits, miss)
 
     @classmethod
     def load(
@@ -106,7 +106,9 @@ class Predictor:
         loaded = cls(mirrored(found) if tta else found, **options)
         low = [] if loaded.low is None else loaded.low.tolist()
         if none := [n for n, limit in zip(found.labels.names, low, strict=False) if limit >= NO_PROMISE]:
-            log.info("No rate of misses is promised for %s: too few photos", listed(none, 20))
+            of = "label" if found.task == "multilabel" else "kind"
+            told = "miss=%g: no promise for %s; it takes %d photos of a %s"
+            log.info(told, loaded.miss, listed(none, 20), needed(loaded.miss), of)
         return loaded
 
     def _thresholds(self, given: float | Mapping[str, float] | None) -> np.ndarray | None:
