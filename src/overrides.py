@@ -172,6 +172,8 @@ def resumed(cfg: DictConfig) -> DictConfig:
                 f"resume= keeps the saved config: '{key}' cannot change (only {', '.join(RESUMABLE)})"
             )
         OmegaConf.update(saved, key, OmegaConf.select(cfg, key))
+    if "thresholds" not in saved:  # a run of an earlier version ends as it began
+        saved.thresholds = OmegaConf.merge(OmegaConf.to_container(cfg.thresholds), {"source": "epoch"})
     saved.model.weights = saved.model.init_from = None
     if saved.data.split_file:  # it may be gone, and the run holds its split itself
         saved.data.split_file = str(run)

@@ -112,7 +112,7 @@ def test_a_person_is_asked_as_miss_says(predict, whole):
         assert row["review_reason"] == ";".join(f"{name}:{float(row[f'p:{name}']):.4f}" for name in between)
     assert {row["review"] for row in rows} == {"yes", "no"}
     assert predict("p.csv", "miss=0.06", "output_dir=logs", "hydra.run.dir=logs")[0] == 1
-    told = "miss=0.06: no promise for Leaks, Loose, Missing; it takes 16 photos of a label"
+    told = "miss=0.06: no promise for Leaks, Loose, Missing; it takes 19 photos of a label"
     assert told in Path("logs/predict.log").read_text()
     code, said = predict("p.csv", "miss=null", "resume=true")
     assert code == 2 and "p.csv was made with other miss (0.06, now null)" in said

@@ -91,6 +91,20 @@ def test_sets_of_a_head_hold_the_true_class_as_often_as_promised(by_class):
         assert np.mean(of_class, axis=0)[2] < 0.9  # all photos together promise nothing for the rare class
 
 
+def test_limits_by_class_keep_their_promise_where_the_best_label_is_outside_its_set():
+    two, rng = LabelSpace({"component": ("A", "B")}), np.random.default_rng(3)
+
+    def scored(photos):
+        truth = np.arange(2) == (rng.random(photos) < 0.1)[:, None].astype(int)
+        wrong = np.where(truth[:, 1], 0.6, 0.95) + rng.normal(0, 0.05, photos)  # B is rare and taken for A
+        a = np.clip(wrong, 0.01, 0.99)
+        return np.stack([a, 1 - a], 1).astype(np.float32), truth
+
+    table = limits(*scored(4000), two, True, by_class=True)
+    curve = pd.DataFrame(workload(table, *scored(4000), two, None)).set_index(["miss", "label"])
+    assert curve.loc[(0.05, "B"), "missed"] < 0.1 and curve.loc[(0.05, "all"), "missed"] < 0.07
+
+
 def test_the_limits_and_sets_of_a_head_on_numbers_made_by_hand():
     two = LabelSpace({"component": ("A", "B")})
     scores = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6], [0.5, 0.5]], np.float32)

@@ -224,9 +224,9 @@ def test_each_label_may_have_its_own_objective():
     ("options", "said"),
     [
         ({"name": "f-beta"}, "did you mean 'fbeta'"),
-        ({"name": "fbeta", "beta": 0}, "beta=0 is not above 0"),
+        ({"name": "fbeta", "beta": 0}, "beta=0 is not a number above 0"),
         ({"name": "cost", "false_negative": float("nan")}, "false_negative=nan"),
-        ({"name": "precision_at_recall", "floor": 1.2}, "floor=1.2 is not between 0 and 1"),
+        ({"name": "precision_at_recall", "floor": 1.2}, "floor=1.2 is not a number between 0 and 1"),
     ],
 )
 def test_objectives_that_make_no_sense(options, said):
@@ -317,6 +317,8 @@ def test_thresholds_of_training_are_the_prior_unless_others_are_clearly_better()
     assert (moved.threshold == plain.threshold).all() and not (kept.threshold == plain.threshold).any()
     nobody = evidence(calibrated[:30], targets[:30] & False, now=right)
     assert nobody.threshold == pytest.approx(right)
+    mixed = [Objective("cost", false_negative=9), *[Objective()] * 3]
+    assert (evidence(calibrated, targets, groups, mixed, now=right).threshold[1:] == kept.threshold[1:]).all()
     other = evidence(calibrated, targets, groups, Objective("cost", false_negative=9), now=right)
     assert (
         other.threshold

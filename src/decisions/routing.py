@@ -60,10 +60,15 @@ def _limits_of(scores: np.ndarray) -> np.ndarray:
     return ordered[[floor(miss * len(ordered) + 1e-9) for miss in MISSES]]
 
 
-def limits_at(table: np.ndarray, miss: float) -> np.ndarray:
-    """Return the limits `[labels]` for a rate: those of the highest of `MISSES` that is not above it."""
+def kept_rate(miss: float) -> float:
+    """Return the highest of `MISSES` that is not above a rate: the one that its limits are of."""
     needed(miss)
-    return table[:, np.searchsorted(MISSES, miss + 1e-9, side="right") - 1]
+    return max(rate for rate in MISSES if rate <= miss + 1e-9)
+
+
+def limits_at(table: np.ndarray, miss: float) -> np.ndarray:
+    """Return the limits `[labels]` for a rate, see `kept_rate`."""
+    return table[:, MISSES.index(kept_rate(miss))]
 
 
 def asked(
@@ -72,8 +77,8 @@ def asked(
     """Return which labels of each photo a person should look at, booleans of the shape of `scores`.
 
     Of sigmoids: those from their limit on that do not reach their threshold. Of a head: the labels of its
-    set, if they are several; of an empty set the best label is taken, which misses no more than the promise
-    allows. Labels without a promise are never asked for.
+    set, unless that is the best label alone; of an empty set the best label is taken, which misses no more
+    than the promise allows. Labels without a promise are never asked for.
     """
     scores, low = np.asarray(scores, np.float32), np.asarray(low, np.float32)
     inside = scores >= low
@@ -83,8 +88,9 @@ def asked(
     for part in labels.slices.values():
         if (low[part] >= NO_PROMISE).any():
             continue
-        count = inside[..., part].sum(-1, keepdims=True)
-        found[..., part] = inside[..., part] & (count > 1)
+        own, best = inside[..., part], _best(scores[..., part])
+        lone = own.sum(-1, keepdims=True) == 1
+        found[..., part] = own & ~(lone & (own & best).any(-1, keepdims=True))
     return found
 
 
@@ -110,7 +116,11 @@ def workload(
         and `promise`. NaN where a share is of nothing.
     """
     rows, parts = [], list(labels.slices.values())
-    decided = apply_thresholds(scores, thresholds) if thresholds is not None else _best(scores, parts)
+    decided = (
+        apply_thresholds(scores, thresholds)
+        if thresholds is not None
+        else np.concatenate([_best(scores[:, part]) for part in parts], 1)
+    )
     for column, miss in enumerate(MISSES):
         low = table[:, column]
         sent = asked(scores, low, labels, thresholds)
@@ -124,9 +134,9 @@ def workload(
     return rows
 
 
-def _best(scores: np.ndarray, parts: Sequence[slice]) -> np.ndarray:
-    """Return the best label of each head, bool of the shape of `scores`."""
-    return np.concatenate([scores[..., p] == scores[..., p].max(-1, keepdims=True) for p in parts], -1)
+def _best(scores: np.ndarray) -> np.ndarray:
+    """Return the best label of one head, bool of the shape of `scores`."""
+    return scores == scores.max(-1, keepdims=True)
 
 
 def _whole_heads(sent: np.ndarray, parts: Sequence[slice]) -> np.ndarray:

@@ -45,11 +45,12 @@ class Objective:
     def __post_init__(self):
         if self.name not in OBJECTIVES:
             raise InputError(f"unknown objective '{self.name}': {did_you_mean(str(self.name), OBJECTIVES)}")
-        for name in ("beta", "false_positive", "false_negative"):
-            if not 0 < getattr(self, name) < np.inf:
-                raise InputError(f"objective {self.name}: {name}={getattr(self, name)} is not above 0")
-        if not 0 < self.floor <= 1:
-            raise InputError(f"objective {self.name}: floor={self.floor} is not between 0 and 1")
+        for name in ("beta", "floor", "false_positive", "false_negative"):
+            value, most = getattr(self, name), 1 if name == "floor" else np.finfo(float).max
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not 0 < value <= most:
+                span = "between 0 and 1" if name == "floor" else "above 0"
+                raise InputError(f"objective {self.name}: {name}={value} is not a number {span}")
 
     @property
     def default(self) -> float:
@@ -77,6 +78,7 @@ def objectives_for(
 ) -> list[Objective]:
     """Return the objective of each label: the default with its own changes, `{label: {field: value}}`."""
     known = [field.name for field in fields(Objective)]
+    own = {str(label): changes for label, changes in own.items()}
     for label, changes in own.items():
         if label not in names:
             raise InputError(f"objective of an unknown label '{label}': {did_you_mean(label, names)}")
@@ -159,6 +161,8 @@ class _Search:
         ordered = np.append(np.float32(0), np.sort(scores))
         # no photo lies between a candidate and the score below it: the middle has room on both sides
         self.middles = (found + ordered[np.searchsorted(ordered, found) - 1]) / 2
+        above = found > ordered[-1]  # which says no to everything
+        self.middles[above] = found[above]
 
     def best(self, weights: np.ndarray, hits: np.ndarray, rows: np.ndarray | slice = slice(None)) -> int:
         """Return the index of the best candidate; `hits` are the weights of the label's photos, in `rows`."""
@@ -218,7 +222,7 @@ def evidence(
         objective: For all labels, or one for each.
         resamples: Their number.
         seed: Of the resamples.
-        now: Thresholds `[labels]` that the model was trained for; for other objectives than F1 ignored.
+        now: Thresholds `[labels]` that the model was trained for; of labels with other objectives ignored.
 
     Raises:
         InputError: for fewer than 1 resample.
@@ -247,16 +251,17 @@ def evidence(
                 best[number, label] = search.middles[search.best(weights, hits, own)]
     low, middle, high = _quantiles(best)
     trust = np.where(np.isnan(middle), 0, carriers / (carriers + TRUST))
-    if now is not None and {one.name for one in objectives} == {"f1"}:
+    plain = np.array([one.name == "f1" for one in objectives])
+    if now is not None and plain.any():
         gains, now = [], np.asarray(now, np.float32)
         for number, weights in enumerate(resampled(groups, count, resamples, seed)):
             new, table = scores[weights == 0], positive[weights == 0]
             sides = _drawn_to(priors, best[number], trust), now
             moved, kept = (_f1_of(new >= side, table, [np.ones(len(new))]) for side in sides)
-            if (known := ~np.isnan(kept)).any():
-                gains.append((moved - kept)[known].mean())
+            if (known := plain & ~np.isnan(kept[0])).any():
+                gains.append((moved - kept)[0, known].mean())
         if not gains or np.quantile(gains, 0.05) <= 0:
-            priors = now
+            priors = np.where(plain, now, priors)
     threshold = _drawn_to(priors, middle, trust)
     low, high = np.minimum(low, threshold), np.maximum(high, threshold)  # NaN stays NaN
     lost = ((scores >= low) & (scores < high) & positive).sum(0) / np.maximum(positive.sum(0), 1)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from src.config_check import check_number
 from src.decisions.predictions import columns, decide, row
-from src.decisions.routing import asked, limits_at, needed
+from src.decisions.routing import asked, kept_rate, limits_at, needed
 from src.errors import InputError, did_you_mean, listed
 from src.images import as_upright_rgb
 from src.inference.batches import (
@@ -108,7 +108,7 @@ class Predictor:
         if none := [n for n, limit in zip(found.labels.names, low, strict=False) if limit >= NO_PROMISE]:
             of = "label" if found.task == "multilabel" else "kind"
             told = "miss=%g: no promise for %s; it takes %d photos of a %s"
-            log.info(told, loaded.miss, listed(none, 20), needed(loaded.miss), of)
+            log.info(told, loaded.miss, listed(none, 20), needed(kept_rate(loaded.miss)), of)
         return loaded
 
     def _thresholds(self, given: float | Mapping[str, float] | None) -> np.ndarray | None:

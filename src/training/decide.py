@@ -14,6 +14,7 @@ from src.analysis.evaluation import calibrated as tables
 from src.analysis.evaluation.noisy import noisy_labels
 from src.analysis.evaluation.scored import Scored
 from src.callbacks.checkpointing import AtomicCheckpointIO, epochs_done
+from src.callbacks.finetuning import AveragedWeights
 from src.callbacks.history import scored_split
 from src.datamodules.photo_datamodule import PhotoDataModule
 from src.decisions import calibration, routing
@@ -40,7 +41,12 @@ def check_thresholds(cfg: DictConfig, model: PhotoClassifier, datamodule: PhotoD
             "thresholds.source=folds refits heads on cached features: it needs a frozen backbone and "
             "data.cache=features; take thresholds.source=val"
         )
-    _objectives(cfg, model)
+    whole, own = _objectives(cfg, model), model.task == "multilabel"
+    if (not own or given.source == "epoch") and any(one != Objective() for one in whole):
+        what = "thresholds.source=epoch keeps those of the epoch" if own else f"{model.task} has none"
+        raise InputError(f"thresholds.objective and thresholds.labels are for thresholds: {what}")
+    if own and given.by_class:
+        raise InputError("thresholds.by_class=true is for heads; each label of multilabel has a limit anyway")
 
 
 def _objectives(cfg: DictConfig, model: PhotoClassifier) -> list[Objective]:
@@ -97,13 +103,22 @@ class Decisions:
         given, folds, why = self.cfg.thresholds.source, None, ""
         if given in (None, "folds") and self.datamodule.features:
             folds, why = folds_of(self.datamodule, self.cfg.seed), "too few groups for folds"
-            if trainer.world_size > 1 or self.cfg.model.schedule == "plateau":
-                folds, why = None, "folds take one process, and a schedule that needs no validation"
-            elif self.model.provenance.get("backbone_trained"):
-                folds, why = None, "the backbone has learned from training photos"
+            origin = self.model.provenance
+            for reason, holds in {
+                "there are several processes": trainer.world_size > 1,
+                "a plateau needs validation": self.cfg.model.schedule == "plateau",
+                "the backbone has learned from photos": origin.get("backbone_trained"),
+                "the heads began with those of another run": origin.get("initialised"),
+                "weights are averaged": any(isinstance(c, AveragedWeights) for c in trainer.callbacks),
+                "epochs are cut short": trainer.limit_train_batches not in (None, 1.0),
+            }.items():
+                folds, why = (None, reason) if holds else (folds, why)
         if folds is not None:
             log.info("Heads are fitted again for %d folds, for thresholds and calibration", folds.max() + 1)
-            return "folds", scores_of_folds(self.cfg, self.model, self.datamodule, folds, epochs)
+            held = scores_of_folds(self.cfg, self.model, self.datamodule, folds, epochs)
+            if np.isfinite(held.scores).all():
+                return "folds", held
+            why = "heads of folds diverged"
         if why:
             log.warning(
                 "Thresholds and calibration come from validation, which has chosen the epoch: %s", why
@@ -121,6 +136,9 @@ class Decisions:
             (model.labels.names, ()) if held.multilabel else (model.labels.kinds, model.labels.slices)
         )
         if held.multilabel:
+            if model.partial and method != "none":
+                log.info("Not calibrated: labels that nobody has looked for would count as absent")
+                method = "none"
             weights = [model.weight_of(kind) for kind in model.labels.kinds]
             weights = None if None in weights else torch.cat(weights).cpu().numpy()
             found = calibration.fit(held.scores, held.truth, method, weights)

@@ -105,5 +105,5 @@ def _fit(fresh: PhotoClassifier, dataset: FeatureDataset, cfg: DictConfig, epoch
         callbacks=[StopAfter(epochs)],
         use_distributed_sampler=False,
     )
-    trainer.fit(fresh, loader)
+    trainer.fit(fresh.train(), loader)  # it would keep the mode that scoring the fold before has left
     fresh.eval()

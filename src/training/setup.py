@@ -292,6 +292,7 @@ def _trained_on(model: PhotoClassifier, datamodule: PhotoDataModule) -> dict[str
     return {
         "train_digests": sorted(digests.union(before.get("train_digests", ()))),
         "train_sizes": None if sizes is None or earlier is None else sorted(sizes | earlier),
+        "initialised": model.init_from is not None or bool(before.get("initialised")),
         "backbone_trained": not model.hparams["freeze_backbone"] or bool(before.get("backbone_trained")),
     }
 
@@ -332,6 +333,7 @@ def resume_point(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule,
     if done and not last.with_name(BEST).is_file():
         anew = f"{typed('model.init_from', last)} {typed('data.split_file', run)}"
         raise InputError(f"resume={run}: its checkpoints/best.ckpt is gone; start a new run with {anew}")
+    model.on_load_checkpoint(content)
     model.load_state_dict(content["state_dict"])  # what features are computed with
     model.provenance = content["provenance"]
     datamodule.first_epoch = done

@@ -61,7 +61,7 @@ def _workload(run: RunFolder) -> dict:
     promises = {}
     for name in label_names(run.classes) if by_label else run.classes:
         if name in rows:
-            enough = photos.get(name, needed(MISS)) >= needed(MISS)
+            enough = held is None or photos.get(name, 0) >= needed(MISS)
             promise = rows[name]["promise"].lower() == "true" and enough
             promises[name] = {**rows[name], "promise": promise, "photos": photos.get(name)}
     few = [f"{name} ({row['photos'] or 0})" for name, row in promises.items() if not row["promise"]]
