@@ -13,6 +13,7 @@ from src.decisions import routing
 from src.decisions.calibration import apply
 from src.labels import NO_PROMISE, LabelSpace
 from src.models.checkpoint import load_model
+from src.training.held_out import StopAfter
 from tests.made import FAST, make_folders, make_table, run_script, trained
 
 FROZEN = (*FAST, "model.freeze_backbone=true", "trainer.max_epochs=6", "data.augment=null")
@@ -141,6 +142,27 @@ def apply_plain(model, run):
     scores = np.array([[p for kind in one.probabilities.values() for p in kind.values()] for one in found])
     model.calibration.copy_(load_model(run / "checkpoints" / "best.ckpt").calibration)
     return scores
+
+
+def test_heads_of_every_fold_learn_as_the_runs_heads(table, run, tmp_path, monkeypatch, capsys):
+    modes, real = [], StopAfter.on_train_epoch_end
+
+    def noted(self, trainer, module):
+        modes.append(module.training)
+        real(self, trainer, module)
+
+    monkeypatch.setattr(StopAfter, "on_train_epoch_end", noted)
+    given = ("model=multilabel", f"data.root={table}", "data.group=asset", *FROZEN)
+    for name, unlike, said in (
+        ("plain", "model.head=mlp", ""),
+        ("averaged", "callbacks=[default,ema]", "weights are averaged"),
+        ("initialised", f"model.init_from={run}", "the heads began with those of another run"),
+    ):
+        (tmp_path / name).mkdir()
+        found = pd.read_csv(trained(tmp_path / name, *given, unlike) / "thresholds.csv")
+        assert set(found["source"]) == {"val" if said else "folds"}
+        assert said in capsys.readouterr().err
+    assert len(modes) >= 5 and all(modes)
 
 
 def test_objectives_of_labels_and_heads(table, tmp_path, monkeypatch):
