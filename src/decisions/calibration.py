@@ -3,9 +3,8 @@
 The calibrated logit of a score s is `a log s - b log(1 - s) + c` with a, b >= 0, so that no two scores change
 their order. `a = b = 1, c = 0` changes nothing, `a = b` is Platt's method, any other a and b beta calibration
 (Kull et al., 2017, Beta calibration). A head's softmax of `a log s + c` is temperature scaling, `a = 1 / T`
-(Guo et al., 2017, On calibration of modern neural networks). A `pos_weight` or class weight w in the loss
-adds log w to a logit: `c = -log w` undoes it. Isotonic regression, whose steps do not fit into three numbers,
-is left out.
+(Guo et al., 2017, On calibration of modern neural networks). A `pos_weight` w in the loss adds log w to a
+logit: `c = -log w` undoes it. Isotonic regression, whose steps do not fit into three numbers, is left out.
 """
 
 from collections.abc import Iterable
@@ -108,22 +107,19 @@ def _fit_label(scores: np.ndarray, positive: np.ndarray, method: str, offset: fl
     return (np.array([a * slope, b * slope, c]), "") if slope > 0 else (None, "scores that do not rank")
 
 
-def fit_heads(
-    scores: np.ndarray, classes: np.ndarray, labels: LabelSpace, class_weights: np.ndarray | None = None
-) -> Calibration:
+def fit_heads(scores: np.ndarray, classes: np.ndarray, labels: LabelSpace) -> Calibration:
     """Fit the temperature of each head by Newton's method on the log loss, which is convex in `1 / T`.
 
     Args:
         scores: Softmax probabilities of shape `[photos, labels]`.
         classes: Class index of each kind, `[photos, kinds]`; negative where a photo has none.
         labels: The label space, a head for each kind.
-        class_weights: The weights of the loss, shape `[labels]`; None: all 1.
 
     Returns:
         Parameters with `b = 0`, for `apply(..., heads=labels.slices.values())`; a reason for each head.
 
     Raises:
-        ValueError: for shapes that do not fit, NaN, or a weight that is not above 0.
+        ValueError: for shapes that do not fit, or NaN.
     """
     scores, classes = np.asarray(scores, np.float64), np.asarray(classes)
     if scores.shape != (len(classes), len(labels)) or classes.shape[1:] != (len(labels.kinds),):
@@ -133,13 +129,11 @@ def fit_heads(
     if np.isnan(scores).any():
         raise ValueError("NaN among the scores")
     parameters, unfitted = np.zeros((len(labels), 3)), []
-    offsets = _log_weights(class_weights, len(labels))
     for head, own in zip(labels.slices.values(), classes.T, strict=True):
         known = own >= 0
         unfitted.append("" if known.sum() >= LEAST else f"{known.sum()} photos")
-        logs = np.log(np.clip(scores[known, head], TINY, 1)) - offsets[head]
+        logs = np.log(np.clip(scores[known, head], TINY, 1))
         parameters[head, 0] = 1 if unfitted[-1] else _inverse_temperature(logs, own[known])
-    parameters[:, 2] -= parameters[:, 0] * offsets
     return Calibration(parameters, tuple(unfitted))
 
 
