@@ -8,10 +8,11 @@ from torch.utils.data import DataLoader
 
 from src.analysis.evaluation.scored import Scored
 from src.config import build
-from src.datamodules.dataset import EpochSampler, FeatureDataset, encoded_targets
+from src.datamodules.dataset import EpochSampler, FeatureDataset, balanced_weights, encoded_targets
 from src.datamodules.photo_datamodule import PhotoDataModule
 from src.datamodules.splits import label_matrix
 from src.datamodules.stratify import split_groups
+from src.inference.torch_backend import threads
 from src.models.classifiers import PhotoClassifier
 from src.row_store import Rows
 
@@ -68,19 +69,16 @@ def scores_of_folds(
     val_rows = datamodule.features["val"][0]
     scores = np.zeros((len(records), len(model.labels)), np.float32)
     untrained = OmegaConf.merge(cfg.model, {"weights": None})  # the backbone takes no part
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), threads(1):
         torch.default_generator.manual_seed(cfg.seed)
         fresh = build(untrained, labels=model.labels.as_dict(), class_weights=datamodule.class_weights())
         heads = {n: v.clone() for n, v in fresh.state_dict().items() if not n.startswith("backbone.")}
         for fold in np.unique(folds):
             kept, own = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
             fresh.load_state_dict(heads, strict=False)
-            _fit(
-                fresh,
-                FeatureDataset([BothSplits(view, val_rows, kept) for view in views], targets[kept]),
-                cfg,
-                epochs,
-            )
+            rows = FeatureDataset([BothSplits(view, val_rows, kept) for view in views], targets[kept])
+            weights = balanced_weights([records[i] for i in kept]) if datamodule.balanced else None
+            _fit(fresh, rows, weights, cfg, epochs)
             features = BothSplits(views[0], val_rows, own).take(np.arange(len(own)))
             with torch.inference_mode():
                 scores[own] = fresh.probabilities(fresh.classify(torch.from_numpy(features))).numpy()
@@ -88,9 +86,15 @@ def scores_of_folds(
     return Scored(cfg.task, model.labels, *names, scores, targets.numpy())
 
 
-def _fit(fresh: PhotoClassifier, dataset: FeatureDataset, cfg: DictConfig, epochs: int) -> None:
+def _fit(
+    fresh: PhotoClassifier,
+    dataset: FeatureDataset,
+    weights: torch.Tensor | None,
+    cfg: DictConfig,
+    epochs: int,
+) -> None:
     """Train heads on the CPU as the run's were."""
-    sampler = EpochSampler(len(dataset), cfg.seed, True, 0, cfg.data.batch_size)
+    sampler = EpochSampler(len(dataset), cfg.seed, True, 0, cfg.data.batch_size, weights=weights)
     loader = DataLoader(dataset, cfg.data.batch_size, sampler=sampler, collate_fn=lambda batch: batch)
     trainer = L.Trainer(
         max_epochs=cfg.trainer.max_epochs,
