@@ -1,202 +1,75 @@
-"""The datamodule that folders and tables share: records -> splits -> label space -> loaders."""
+"""The datamodule that folders and tables of photos share: inspection, caches and batches of pixels."""
 
 import logging
-import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
-
-import lightning as L
-import pandas as pd
-import torch
-from torch.utils.data import DataLoader
+from collections.abc import Mapping
+from typing import Any
 
 from src.config_check import check_arguments
 from src.datamodules import groups
 from src.datamodules import records as rec
-from src.datamodules import splits as sp
-from src.datamodules.dataset import (
-    EpochSampler,
-    FeatureDataset,
-    PhotoDataset,
-    TrainTransform,
-    balanced_weights,
-    encoded_targets,
-    image_store,
-    store_images,
-)
-from src.datamodules.findings import check_labels, renames, report_findings, word
+from src.datamodules.dataset import PhotoDataset, TrainTransform, image_store, store_images
+from src.datamodules.findings import report_findings
 from src.datamodules.inspection import SETTLED, drop_unreadable, replaced_since
-from src.datamodules.split_figures import Weighting, certify, class_weights, label_table, pair_table
-from src.datamodules.split_file import split_by_file
-from src.errors import InputError, did_you_mean, listed
-from src.files import user_path
-from src.labels import TASKS, LabelSpace
-from src.parallel import MOST, allowed_cores, cores, quota
+from src.datamodules.record_datamodule import RecordDataModule, check_choice, check_least
+from src.errors import InputError
 from src.preprocess import Preprocess
-from src.process import launched
-from src.row_store import Rows, checked_folder
+from src.row_store import checked_folder
 
 log = logging.getLogger(__name__)
 
 
-class PhotoDataModule(L.LightningDataModule):
-    """Reads records once, splits them by group, and serves uint8 batches.
+class PhotoDataModule(RecordDataModule):
+    """Serves photos in uint8 batches.
 
-    The arguments are the keys of `data` in docs/configuration.md. `splits` is `{split: share}`; `preprocess`
-    and `augment` hold the arguments of `Preprocess` and `TrainTransform`.
+    `preprocess` and `augment` hold the arguments of `Preprocess` and `TrainTransform`; `common` are the
+    arguments of `RecordDataModule`.
 
-    After `setup`: `labels`, `splits` (`{split: records}`), `root`, `split_hash`, `data_hash`, `unreadable`,
-    `certificate`, `begun` (nanoseconds since 1970, before the photos were read).
+    After `setup`: `begun` (nanoseconds since 1970, before the photos were read), too.
     """
 
     begun = 0
 
     def __init__(
         self,
-        task: str,
         preprocess: Mapping,
-        splits: Mapping[str, float],
-        group: str | None = None,
-        split_file: str | None = None,
         near_duplicates: int | None = 4,
-        folds: int | None = None,
-        fold: int = 0,
-        components: list[str] | None = None,
-        defects: list[str] | None = None,
-        healthy: Sequence[str] = (),
-        missing: Sequence[str] = (),
-        rename: Sequence[str] = (),
-        strict: bool = False,
-        multiple: str = "error",
         skip_unreadable: bool = False,
-        class_weights: Mapping | None = None,
         augment: Mapping | None = None,
-        balanced: bool = False,
         cache: str | None = None,
         views: int = 2,
         cache_dir: str | None = None,
-        batch_size: int = 8,
-        num_workers: int | None = None,
-        seed: int = 42,
+        **common: Any,
     ):
-        super().__init__()
-        _check_choice("task", task, TASKS)
-        _check_choice("data.multiple", multiple, ("error", "first", "drop"))
-        _check_choice("data.cache", cache, (None, "images", "features"))
-        _check_least(batch_size=(batch_size, 1), num_workers=(num_workers or 0, 0), views=(views, 1))
-        if balanced and class_weights is not None:
-            raise InputError("data.balanced=true instead of data.class_weights: set that to null")
+        super().__init__(**common)
+        check_choice("data.cache", cache, (None, "images", "features"))
+        check_least(views=(views, 1))
         if cache and not cache_dir:
             raise InputError(f"data.cache={cache} needs a folder: data.cache_dir=outputs/cache")
         if cache:
             checked_folder(cache_dir)
-        _check_split(near_duplicates, folds, fold, split_file)
+        _check_distance(near_duplicates)
         check_arguments(preprocess, Preprocess, "preprocess")
         check_arguments(augment or {}, TrainTransform, "data.augment")
-        check_arguments(class_weights or {}, Weighting, "data.class_weights")
-        self.task, self.shares, self.group, self.split_file = task, dict(splits), group, split_file
-        self.near_duplicates, self.folds, self.fold = near_duplicates, folds, fold
-        self.healthy = list(map(rec.tidy, healthy))
-        self.missing, self.renamed, self.strict = {word(str(n)) for n in missing}, renames(rename), strict
-        self.met: set[str] = set()  # labels as they were read
-        self.multiple, self.skip_unreadable = multiple, skip_unreadable
-        self.vocabulary = self._vocabulary(components or (), defects or ())
+        self.near_duplicates, self.skip_unreadable = near_duplicates, skip_unreadable
         self.preprocess = Preprocess(**preprocess)
-        self.weighting = Weighting(**class_weights) if class_weights is not None else None
         self.transform = TrainTransform(**augment) if augment else None
-        self.balanced = balanced
         self.views, self.cache, self.cache_dir = views, cache, cache_dir
-        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
-        self.splits: dict[str, list[rec.Record]] = {}
-        self.first_epoch = 0  # of the fit; a resumed one begins later
-        self.partial = False  # whether the loss leaves out labels that nobody has looked for
-        self.features: dict[str, list[Rows]] = {}  # by split, where a frozen backbone has seen the photos
-
-    def _vocabulary(self, components: Iterable[str], defects: Iterable[str]) -> dict[str, list[str]]:
-        known = {"component": [rec.tidy(c) for c in components], "defect": [rec.tidy(d) for d in defects]}
-        if self.task == "multiclass" and (known["component"] or known["defect"]):
-            raise InputError(
-                "data.components and data.defects: model=multiclass has one kind, which takes neither"
-            )
-        if both := sorted(set(known["component"]) & set(known["defect"])):
-            raise InputError(f"both in data.components and in data.defects: {listed(both)}")
-        return known
-
-    @property
-    def multilabel(self) -> bool:
-        """Whether a photo may carry any combination of labels."""
-        return self.task == "multilabel"
-
-    def read(self) -> rec.Source:
-        """Return the records, with the findings in folders, table and labels."""
-        source = self._source()
-        in_table, known = bool(source.label_columns), {word(name) for name in self.healthy}
-        source.findings += check_labels(source.records, self.healthy, self.multilabel, in_table)
-        spellings = {name for r in source.records for names in r.labels.values() for name in names}
-        self.healthy += sorted(n for n in spellings.difference(self.healthy) if word(n) in known)
-        if unmet := [name for name in (*self.renamed, *sorted(self.missing)) if name not in self.met]:
-            text = f"data.rename and data.missing name labels that are not there: {listed(unmet, 5)}"
-            source.findings.append(rec.Finding("labels_unmet", text, "check their spelling", len(unmet)))
-        return source
-
-    def _source(self) -> rec.Source:
-        raise NotImplementedError
-
-    def label(self, name: str) -> str:
-        """Return a label by its name after `data.rename`; empty for one that `data.missing` names."""
-        self.met.update((name, word(name)))
-        name = self.renamed.get(name, name)
-        return "" if word(name) in self.missing else name
-
-    def collect(self) -> groups.Linked:
-        """Read, check and group the photos, not yet split; sets `source`, `root` and `unreadable`."""
-        source = self.read()
-        source.records = groups.assign_groups(source, self.group)
-        report_findings(source.findings, self.strict)
-        paths: dict[str, str] = {}
-        for record in source.records:
-            if (other := paths.setdefault(record.id, record.path)) != record.path:
-                raise InputError(f"ID '{record.id}' names two photos: {other} and {record.path}")
-        if not rec.is_unicode(whole := str(source.root.absolute())):
-            raise InputError(f"data.root: the folder {whole!a} has a name that is not UTF-8: rename it")
-        told = len(source.findings)
-        found = drop_unreadable(source, self.skip_unreadable, self.preprocess, self.cache_dir)
-        self.source, self.unreadable = found
-        report_findings(source.findings[told:], self.strict)
-        self.root = source.root
-        groups.report_copies(self.source.records)
-        if self.multilabel:
-            records = rec.without_healthy(self.source.records, self.healthy)
-        else:
-            records = rec.one_label_per_kind(self.source.records, self.multiple)
-        linked = groups.link_records(records, self.near_duplicates)
-        groups.report_near_duplicates(linked)
-        return linked
 
     def setup(self, stage: str | None = None) -> None:
         """Read, check and split the photos; later calls do nothing."""
-        if self.splits:
-            return
-        self.begun = time.time_ns() - SETTLED
-        linked, given = self.collect(), self.source.given
-        if self.split_file:
-            others = [*(r.path for r in self.source.records), *self.source.unlabelled, *self.unreadable]
-            records, given = split_by_file(user_path(self.split_file), self.root, linked.records, others)
-            linked = groups.link_records(records, self.near_duplicates)
-        fold = None if self.folds is None else (self.fold, self.folds)
-        if fold and given is not None:
-            raise InputError(
-                "data.folds draws the splits itself: no data.split_file, no train/ and val/ folders"
-            )
-        self.splits = sp.split_records(linked, self.shares, self.seed, given, bool(self.split_file), fold)
-        self.labels = self._label_space()
-        self.split_hash, self.data_hash = sp.split_hash(self.splits), sp.data_hash(linked.records)
-        asked = None if given is not None else self.shares
-        asked = sp.fold_shares(self.shares, self.folds) if fold else asked
-        self.certificate = certify(linked, self.splits, asked, self.near_duplicates)
-        self.certificate["findings"] = [asdict(finding) for finding in self.source.findings]
+        self.begun = self.begun or time.time_ns() - SETTLED
+        super().setup(stage)
+
+    def _inspected(self, source: rec.Source) -> rec.Source:
+        """Return the photos that can be read, with their digests and hashes."""
+        told = len(source.findings)
+        found, self.unreadable = drop_unreadable(
+            source, self.skip_unreadable, self.preprocess, self.cache_dir
+        )
+        report_findings(source.findings[told:], self.strict)
+        groups.report_copies(found.records)
+        return found
 
     def replaced_photos(self) -> list[str]:
         """Return the paths of photos of train and val that others have replaced since `setup` began.
@@ -207,61 +80,18 @@ class PhotoDataModule(L.LightningDataModule):
             return []
         return replaced_since(self.root, self.splits["train"] + self.splits["val"], self.begun)
 
-    def _label_space(self) -> LabelSpace:
+    def sizes(self) -> set[int] | None:
+        """Return the sizes of the training photos' files; None where one is gone or replaced.
+
+        Without them, a prediction compares the digests of all photos.
+        """
         train = self.splits["train"]
-        labels = rec.label_space(train)
-        for kind in sorted({kind for record in train for kind in record.labels} - set(labels.kinds)):
-            log.warning("No training photo carries a label of kind '%s': the kind is left out", kind)
-        strangers: dict[str, list[str]] = {}
-        for split in ("val", "test"):
-            for record in self.splits[split]:
-                for kind, names in record.labels.items():
-                    for name in set(names).difference(labels.kinds.get(kind, ())):
-                        strangers.setdefault(f"'{name}' ({kind})", []).append(f"{split}: {record.path}")
-        if strangers:
-            shown = "; ".join(f"{label} in {listed(where, 2)}" for label, where in sorted(strangers.items()))
-            raise InputError(f"labels that no training photo carries: {shown}")
-        for kind, names in labels.kinds.items():
-            if len(names) < 2 and not self.multilabel:
-                raise InputError(f"only one {kind}, '{names[0]}': a classifier needs two or more")
-        if all(set(labels.names) == set().union(*r.labels.values()) for r in train):
-            raise InputError(f"every training photo carries the same labels ({listed(labels.names)})")
-        return labels
-
-    def class_weights(self) -> dict[str, list[float]] | None:
-        """Return the loss weights by kind from the training split, or None for an unweighted loss."""
-        if self.weighting is None:
+        if replaced_since(self.root, train, self.begun):
             return None
-        return class_weights(self.splits["train"], self.labels, self.multilabel, self.weighting)
-
-    def log_tables(self) -> None:
-        """Log photos per label, pair and split, weights, and labels that cannot be evaluated."""
-        sizes = ", ".join(
-            f"{name} {len(records)} photos in {self.certificate['groups'][name]} groups"
-            for name, records in self.splits.items()
-        )
-        table = label_table(self.splits, self.labels)
-        weights = self.class_weights()
-        if weights:
-            table["weight"] = [weight for values in weights.values() for weight in values]
-        log.info("Split: %s\n%s", sizes, table.to_string(index=False))
-        if len(self.labels.kinds) > 1:
-            pairs = pair_table(self.splits, self.labels)
-            log.info("Pairs:\n%s", pairs.to_string(index=False))
-        if lacking := self.certificate["not_evaluable"]:
-            shown = listed((f"{label} ({why})" for label, why in lacking.items()), 30)
-            log.warning("Cannot be evaluated: %s", shown)
-
-    def write_metadata(self, folder: Path) -> None:
-        """Write `<split>_metadata.csv` for each split: `ID, path, group` and a column per kind."""
-        kinds = list(self.labels.kinds)
-        for name, records in self.splits.items():
-            rows = [
-                (r.id, r.path, r.group, *(";".join(r.labels.get(kind, ())) for kind in kinds))
-                for r in records
-            ]
-            table = pd.DataFrame(rows, columns=["ID", "path", "group", *kinds])
-            table.to_csv(folder / f"{name}_metadata.csv", index=False, lineterminator="\n")
+        try:
+            return {(self.root / record.path).stat().st_size for record in train}
+        except OSError:
+            return None
 
     def prepare_data(self) -> None:
         """Keep every resized photo, where `cache=images` asks for it; once per machine, before the fit."""
@@ -276,71 +106,14 @@ class PhotoDataModule(L.LightningDataModule):
             store = image_store(self.cache_dir, self.preprocess)
             images = store.rows([record.digest for record in records])
         transform = self.transform if split == "train" else None
-        partial = self.partial and split != "test"
-        targets = encoded_targets(records, self.labels, self.multilabel, partial)
-        return PhotoDataset(records, self.root, targets, self.preprocess, transform, self.seed, images)
-
-    def _loader(self, split: str) -> DataLoader:
-        train, dataset, workers = split == "train", self.dataset(split), self._workers()
-        if self.features:
-            dataset, workers = FeatureDataset(self.features[split], dataset.targets), 0
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        epoch, batch = (self.first_epoch, self.batch_size * world) if train else (0, None)
-        weights = balanced_weights(self.splits[split]) if train and self.balanced else None
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            sampler=EpochSampler(len(dataset), self.seed, train, epoch, batch, rank, world, weights),
-            num_workers=workers,
-            collate_fn=(lambda batch: batch) if self.features else None,  # its dataset has put it together
-            persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator().manual_seed(self.seed),
+        return PhotoDataset(
+            records, self.root, self.targets(split), self.preprocess, transform, self.seed, images
         )
 
-    def _workers(self) -> int:
-        if self.num_workers is not None:
-            return self.num_workers
-        if self.trainer is None or self.trainer.strategy.root_device.type == "cpu":
-            return min(4, cores())
-        devices, allowed, paid = self.trainer.num_devices, allowed_cores(), quota()
-        by_srun = launched() > 1 and "RANK" not in os.environ  # it shares cores out, torchrun does not
-        own = allowed if by_srun and allowed < (os.cpu_count() or 1) else allowed // devices
-        return max(1, min(MOST, own, own if paid is None else paid // devices))
 
-    def train_dataloader(self) -> DataLoader:
-        """Return shuffled, augmented batches of the training split."""
-        return self._loader("train")
-
-    def val_dataloader(self) -> DataLoader:
-        """Return the validation split in order."""
-        return self._loader("val")
-
-    def test_dataloader(self) -> DataLoader:
-        """Return the test split in order."""
-        return self._loader("test")
-
-
-def _check_choice(name: str, value: str | None, choices: Iterable[str | None]) -> None:
-    if value not in choices:
-        raise InputError(f"{name}={value}: {did_you_mean(str(value), [str(c or 'null') for c in choices])}")
-
-
-def _check_least(**values: tuple[int, int]) -> None:
-    for name, (value, least) in values.items():
-        if value < least:
-            raise InputError(f"data.{name}={value}: needs at least {least}")
-
-
-def _check_split(near_duplicates: int | None, folds: int | None, fold: int, split_file: str | None) -> None:
+def _check_distance(near_duplicates: int | None) -> None:
     if near_duplicates is not None and not 0 <= near_duplicates <= groups.FAITHFUL:
         raise InputError(
             f"data.near_duplicates={near_duplicates}: 0 to {groups.FAITHFUL} bits, or null; further apart, "
             "most photos of one kind of fixture would count as one"
         )
-    if folds is None and fold:
-        raise InputError(f"data.fold={fold} needs data.folds, the number of folds: data.folds=5")
-    if folds is not None and not 0 <= fold < folds:
-        raise InputError(f"data.fold={fold}: from 0 to {folds - 1}, as data.folds={folds}")
-    if folds is not None and split_file:
-        raise InputError("data.folds draws the splits itself: leave out data.split_file")

@@ -34,7 +34,7 @@ BESIDES = {
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One photo.
+    """One photo or text.
 
     Attributes:
         id: unique among the records.
@@ -43,6 +43,7 @@ class Record:
         group: photos of one group stay in one split.
         digest: 16 hex digits of the file's content, empty until it has been read.
         phash: its perceptual hash; None until it has been read, and for a photo without contrast.
+        text: the note that is classified, or that belongs to the photo; None without one.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Record:
     group: str = ""
     digest: str = ""
     phash: int | None = None
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,6 @@ from src.callbacks.checkpointing import AtomicCheckpointIO, BestCheckpoint, epoc
 from src.callbacks.history import History
 from src.config import REPOSITORY, build, check_seed, demo_root
 from src.datamodules.dataset import EpochSampler
-from src.datamodules.inspection import replaced_since
 from src.datamodules.photo_datamodule import PhotoDataModule
 from src.errors import InputError, did_you_mean
 from src.files import file_lock, write_json, write_whole
@@ -288,27 +287,13 @@ def _trained_on(model: PhotoClassifier, datamodule: PhotoDataModule) -> dict[str
     """Return what tells the photos that the model is trained on, those of the run it starts from included."""
     before = model.provenance
     digests = {record.digest for record in datamodule.splits["train"]}
-    sizes, earlier = _file_sizes(datamodule), trained_sizes(before)
+    sizes, earlier = datamodule.sizes(), trained_sizes(before)
     return {
         "train_digests": sorted(digests.union(before.get("train_digests", ()))),
         "train_sizes": None if sizes is None or earlier is None else sorted(sizes | earlier),
         "initialised": model.init_from is not None or bool(before.get("initialised")),
         "backbone_trained": not model.hparams["freeze_backbone"] or bool(before.get("backbone_trained")),
     }
-
-
-def _file_sizes(datamodule: PhotoDataModule) -> set[int] | None:
-    """Return the sizes of the training photos' files; None where one is gone or replaced.
-
-    Without them, a prediction compares the digests of all photos.
-    """
-    train = datamodule.splits["train"]
-    if replaced_since(datamodule.root, train, datamodule.begun):
-        return None
-    try:
-        return {(datamodule.root / record.path).stat().st_size for record in train}
-    except OSError:
-        return None
 
 
 def resume_point(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule, max_epochs: int) -> int:

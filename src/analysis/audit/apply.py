@@ -12,10 +12,11 @@ from src.analysis.audit.decisions import Labels, read_decisions, settle
 from src.analysis.pages import label_names
 from src.datamodules.folders import FolderDataModule
 from src.datamodules.groups import Linked
+from src.datamodules.label_table import TableReader
 from src.datamodules.photo_datamodule import PhotoDataModule
 from src.datamodules.records import Record, label_space
 from src.datamodules.splits import split_records
-from src.datamodules.table import TableDataModule, TableReader
+from src.datamodules.table import TableDataModule
 from src.errors import InputError, listed
 from src.files import write_json, write_whole
 from src.overrides import command_like_this, shown
