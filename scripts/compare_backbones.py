@@ -25,7 +25,10 @@ def main(cfg: DictConfig) -> None:
         raise InputError("the backbones to compare are named as backbones=[resnet18,resnet50]")
     if cfg.rounds < 1:
         raise InputError(f"rounds={cfg.rounds}: needs at least 1")
-    folder, method = Path(cfg.output_dir).absolute(), HydraConfig.get().runtime.choices["finetune"]
+    folder, method = (
+        Path(cfg.output_dir).absolute(),
+        HydraConfig.get().runtime.choices["finetune"] or "frozen",
+    )
     heads = [*(text for text in given if not text.startswith(PHASES)), "finetune=frozen"]
     rows = swept(folder / "frozen", heads, cfg.backbones, cfg.rounds)
     if method != "frozen":

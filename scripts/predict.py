@@ -1,4 +1,4 @@
-"""Write predictions: `python scripts/predict.py ckpt=RUN images=PHOTOS output=predictions.csv`."""
+"""Write predictions: `python scripts/predict.py ckpt=RUN images=PHOTOS output=predictions.csv`, or texts=."""
 
 import sys
 from pathlib import Path
@@ -12,8 +12,8 @@ from src import config
 
 @config.command("predict")
 def main(cfg: DictConfig) -> None:
-    """Predict photos, all or a shard; unreadable ones become rows with `status=error` and exit code 1."""
-    from src.inference.batches import find_images, refuse_to_overwrite
+    """Predict photos or texts, all or a shard; an unreadable one is a row with its error, exit code 1."""
+    from src.inference.batches import find_items, newest_for, refuse_to_overwrite
     from src.inference.output import Output, find_columns, find_output, find_shard, make_manifest
     from src.inference.predictor import Predictor
     from src.overrides import shown
@@ -22,9 +22,9 @@ def main(cfg: DictConfig) -> None:
 
     shard = find_shard(cfg.shard)
     output = find_output(cfg.output, cfg.output_dir, cfg.resume, cfg.shard)
-    photos = find_images(cfg.images, cfg.root)
+    photos = find_items(cfg.images, cfg.texts, cfg.root)
     threshold = OmegaConf.to_container(cfg.threshold) if OmegaConf.is_config(cfg.threshold) else cfg.threshold
-    checkpoint = find_checkpoint(cfg.ckpt)
+    checkpoint = find_checkpoint(cfg.ckpt, tasks=newest_for(cfg.images, cfg.texts))
     if checkpoint.suffix.lower() != ".onnx":
         from src.models.base import set_full_precision
 
@@ -39,7 +39,8 @@ def main(cfg: DictConfig) -> None:
         tta=cfg.tta,
         **settings,
     )
-    refuse_to_overwrite(output, photos, cfg.images, cfg.ckpt)
+    predictor.backend.check_items(cfg.images, cfg.texts)
+    refuse_to_overwrite(output, photos, cfg.images, cfg.texts, cfg.ckpt)
     if cfg.spreadsheet_safe:  # else left out: jobs before this key go on
         settings["spreadsheet_safe"] = True
     columns, arithmetic = predictor.columns(cfg.probabilities), predictor.backend.arithmetic
@@ -47,7 +48,7 @@ def main(cfg: DictConfig) -> None:
         settings["renamed"] = renamed
     manifest = make_manifest(checkpoint, photos, columns, arithmetic=arithmetic, **settings)
     out = Output(output, photos, manifest, shard, cfg.resume)
-    with ProgressBar("Predicting", out.total, "photos", out.done) as bar:
+    with ProgressBar("Predicting", out.total, "texts" if cfg.texts else "photos", out.done) as bar:
         for count in out.written(lambda some: predictor.rows(some, cfg.probabilities)):
             bar.update(count)
     print(f"{out.summary}: {shown(output)}")

@@ -227,7 +227,8 @@ def _same_leaf(name: str) -> list[str]:
     leaf, found = name.rpartition(".")[2], []
     for file in sorted(CONF.rglob("*.yaml")):
         content = OmegaConf.to_container(OmegaConf.load(file))
-        groups = content if file.parent == CONF else {file.parent.name: content}
+        place = file.relative_to(CONF).parts[0]
+        groups = content | ({place: content} if file.parent != CONF and "model" not in content else {})
         for group in {"preprocess", "data", "model", "trainer"} & {*groups}:
             if isinstance(groups[group], dict) and leaf in groups[group]:
                 found.append(f"{group}.{leaf}")

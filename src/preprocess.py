@@ -8,14 +8,14 @@ from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from numbers import Integral
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, features
 
 from src.config_check import check_number
 from src.errors import InputError, did_you_mean
-from src.images import OVERSAMPLING, open_image
+from src.images import OVERSAMPLING, open_image, read_photo
 
 LETTERBOX_GRAY = 114
 GRID = re.compile(r"[1-9]x[1-9]")
@@ -120,6 +120,14 @@ class Preprocess:
         """Arguments that are set, for the keys of caches: without them they are as they were."""
         found = {} if self.sample_bits is None else {"sample_bits": self.sample_bits}
         return found if self.tiles is None else {**found, "tiles": self.tiles, "overlap": self.overlap}
+
+    def empty(self, count: int) -> np.ndarray:
+        """Return places for resized photos, uint8 zeros `[count, H, W, 3]`."""
+        return np.zeros((count, *self.shape), np.uint8)
+
+    def content(self, photo: Any) -> bytes:
+        """Return the bytes of the file of a `batches.Photo`, or `UnreadableImage`."""
+        return read_photo(photo.file)
 
     def __call__(self, source: str | Path | bytes | BinaryIO) -> np.ndarray:
         """Open a photo and resize it; uint8 of the `shape`, or `UnreadableImage`."""

@@ -7,7 +7,7 @@ import logging
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,14 +31,17 @@ if TYPE_CHECKING:  # a prediction without tables does without pandas
 log = logging.getLogger(__name__)
 LOCK = ".lock"  # locked by a training until its last file is written
 BEST, LAST = "best.ckpt", "last.ckpt"
+TEXTS, BOTH = "text", "photo_and_note"  # folders of runs of texts, and of photos with notes
 PATIENCE = 30.0  # seconds that another job may take to write its row
 LEADERBOARD = ("score", "job", "overrides", "status", "reason", "labels")  # its columns
 
 
-def find_checkpoint(ckpt: str | Path | None, outputs: Path = Path("outputs")) -> Path:
+def find_checkpoint(
+    ckpt: str | Path | None, outputs: Path = Path("outputs"), tasks: Sequence[str] = TASKS
+) -> Path:
     """Return the file for `ckpt=`: that file, a run folder's best, an export folder's ONNX or TFLite file.
 
-    Null is the newest finished run.
+    Null is the newest finished run of one of the `tasks`, folders of `outputs`.
     """
     if ckpt:
         path = user_path(ckpt)
@@ -49,7 +52,7 @@ def find_checkpoint(ckpt: str | Path | None, outputs: Path = Path("outputs")) ->
                 return path / name
         no_run = "a folder without checkpoints/best.ckpt, so not a finished training run"
         raise InputError(f"ckpt={ckpt}: {no_run if path.is_dir() else 'no such file or run folder'}")
-    if (run := next(finished_runs(outputs), None)) is None:
+    if (run := next(finished_runs(outputs, tasks), None)) is None:
         raise InputError(
             f"no finished training run below {outputs}/: train one, or name one with ckpt=RUN_OR_FILE"
         )
@@ -57,9 +60,9 @@ def find_checkpoint(ckpt: str | Path | None, outputs: Path = Path("outputs")) ->
     return run / "checkpoints" / BEST
 
 
-def finished_runs(outputs: Path) -> Iterator[Path]:
+def finished_runs(outputs: Path, tasks: Sequence[str] = TASKS) -> Iterator[Path]:
     """Yield the finished runs, the last one first: with `metrics.json`, and not locked by a training."""
-    ended = [file for task in TASKS for file in (outputs / task).glob("**/metrics.json")]
+    ended = [file for task in tasks for file in (outputs / task).glob("**/metrics.json")]
     for file in sorted(ended, key=lambda file: (file.stat().st_mtime, file.as_posix()), reverse=True):
         if _is_finished(file.parent):
             yield file.parent

@@ -25,6 +25,8 @@ class TrainConfig:
     seed: int = 42
     resume: str | None = None
     output_dir: str = "???"
+    name: str | None = None
+    text: Any = None
     preprocess: Any = field(default_factory=dict)
     thresholds: ThresholdsConfig = field(default_factory=ThresholdsConfig)
     data: Any = None
@@ -39,6 +41,7 @@ class PredictConfig:
     """Root keys of `conf/predict.yaml`."""
 
     images: str | None = None
+    texts: str | None = None
     ckpt: str | None = None
     output: str | None = None
     resume: bool = False

@@ -16,6 +16,7 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image, ImageOps
 
+from src import preprocess
 from src.decisions.predictions import number_columns
 from src.inference import batches, output
 from src.inference.predictor import Predictor
@@ -84,13 +85,13 @@ def stopping_after(monkeypatch, photos, what=KeyboardInterrupt):
     """Let the script end as by a kill when it has read so many photos; return those that it has read."""
     read = []
 
-    def counted(file, real=batches.read_photo):
+    def counted(file, real=preprocess.read_photo):
         if len(read) == photos:
             raise what
         read.append(file)
         return real(file)
 
-    monkeypatch.setattr(batches, "read_photo", counted)
+    monkeypatch.setattr(preprocess, "read_photo", counted)
     return read
 
 
@@ -166,10 +167,11 @@ def test_an_interrupted_call_goes_on_behind_its_last_chunk(predict, whole, monke
 SLOW = """
 import sys, time
 import pytest
+from src import preprocess
 from src.inference import batches
 from tests.made import run_script
-real, batches.CHUNK = batches.read_photo, {chunk}
-batches.read_photo = lambda file: time.sleep(0.03) or real(file)
+real, batches.CHUNK = preprocess.read_photo, {chunk}
+preprocess.read_photo = lambda file: time.sleep(0.03) or real(file)
 with pytest.MonkeyPatch.context() as m:
     sys.exit(run_script(m, "predict", *sys.argv[1:]))
 """

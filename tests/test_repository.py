@@ -189,6 +189,7 @@ def conf_keys() -> set[str]:
     for path in sorted(CONF.rglob("*.yaml")):
         group = path.relative_to(CONF).parent.as_posix()
         if group not in ("experiment", "sweep", "script"):
+            group = group.removesuffix("/base")
             rooted = group == "." or path.read_text(encoding="utf-8").startswith("# @package _global_")
             found |= {*leaves(OmegaConf.to_container(OmegaConf.load(path)), "" if rooted else f"{group}.")}
     return found
@@ -212,6 +213,8 @@ def test_configuration_page_gives_the_defaults_of_the_configuration():
         cfgs = [compose(name, ["output_dir=x"]) for name in ("train", *others)]
         for choice in (
             "model=multilabel",
+            "model=text_tfidf",
+            "model=text_transformer",
             "finetune=two_phase",
             "finetune=progressive",
             "callbacks=[default,ema]",

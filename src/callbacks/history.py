@@ -137,7 +137,8 @@ class TensorBoardFigures(L.Callback):
         kinds = [figures] if "per_class" in figures else [figures[kind] for kind in pl_module.labels.kinds]
         per_class = {label: values for part in kinds for label, values in part["per_class"].items()}
         self._show(trainer, "val/f1_per_label", fig.label_f1_figure(per_class))
-        self._show(trainer, "val/samples", self._sample_grid(trainer, scored))
+        if trainer.datamodule.reads == "photo":
+            self._show(trainer, "val/samples", self._sample_grid(trainer, scored))
 
     def _sample_grid(self, trainer: L.Trainer, scored: Scored) -> Figure:
         """Draw photos from all over the validation split with their predicted and true labels."""
@@ -165,6 +166,6 @@ def scored_split(module: L.LightningModule, datamodule: L.LightningDataModule, s
     """Return the scores of a split's last evaluation; of the first photos, where its batches are limited."""
     scores, targets = (part.numpy() for part in module.scored[split])
     records = datamodule.splits[split][: len(scores)]
-    names = zip(*((r.id, r.path, r.group) for r in records), strict=True)
+    names = zip(*((r.id, r.shown, r.group) for r in records), strict=True)
     thresholds = module.thresholds.cpu().numpy() if module.task == "multilabel" else None
     return Scored(module.task, module.labels, *names, scores, targets, thresholds)

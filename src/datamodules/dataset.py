@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array, issparse
 from torch.utils.data import Dataset, Sampler
 from torchvision.transforms import v2
 
@@ -160,6 +161,21 @@ class PhotoDataset(Dataset):
             raise LostPhoto(f"{path} cannot be read any more: {error}") from error
         except InputError as error:
             raise LostPhoto(str(error)) from error
+
+
+class HeldRows:
+    """Rows in memory, with the interface of `row_store.Rows`: an array, or a sparse one made dense."""
+
+    def __init__(self, values: np.ndarray | csr_array):
+        self.values, self.shape = values, values.shape[1:]
+
+    def __len__(self) -> int:
+        return self.values.shape[0]
+
+    def take(self, indices: Sequence[int]) -> np.ndarray:
+        """Return some of the rows, dense float32."""
+        rows = self.values[np.asarray(indices, np.int64)]
+        return rows.toarray() if issparse(rows) else rows
 
 
 class FeatureDataset(Dataset):

@@ -19,7 +19,7 @@ from src.errors import InputError, counted, did_you_mean, listed
 from src.files import user_path
 
 log = logging.getLogger(__name__)
-TAKEN = ("ID", "path", "group", "loss", "exact_match", "f1_macro", "per_class", "labels_evaluated",
+TAKEN = ("ID", "path", "group", "text", "loss", "exact_match", "f1_macro", "per_class", "labels_evaluated",
          "labels_total")  # fmt: skip
 LETTER = re.compile(r"[^\W\d_]")
 LABEL_COLUMNS = ("label", "labels", "class", "category")

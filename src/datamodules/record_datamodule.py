@@ -38,7 +38,9 @@ class RecordDataModule(L.LightningDataModule):
     `certificate`.
     """
 
+    reads = "photo"  # what a batch holds: photos or texts
     near_duplicates: int | None = None
+    cache: str | None = None
 
     def __init__(
         self,
@@ -224,11 +226,13 @@ class RecordDataModule(L.LightningDataModule):
         """Write `<split>_metadata.csv` for each split: `ID, path, group` and a column per kind."""
         kinds = list(self.labels.kinds)
         for name, records in self.splits.items():
+            texts = ["text"] if any(r.text is not None for r in records) else []
             rows = [
                 (r.id, r.path, r.group, *(";".join(r.labels.get(kind, ())) for kind in kinds))
+                + ((r.text or "",) if texts else ())
                 for r in records
             ]
-            table = pd.DataFrame(rows, columns=["ID", "path", "group", *kinds])
+            table = pd.DataFrame(rows, columns=["ID", "path", "group", *kinds, *texts])
             table.to_csv(folder / f"{name}_metadata.csv", index=False, lineterminator="\n")
 
     def dataset(self, split: str) -> Dataset:

@@ -54,6 +54,11 @@ class Record:
     phash: int | None = None
     text: str | None = None
 
+    @property
+    def shown(self) -> str:
+        """What tables of errors name: the path of a photo, or the text that stands for itself."""
+        return self.text if self.text is not None and self.path == self.id else self.path
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:

@@ -21,7 +21,12 @@ RUN = re.compile(r"'*[=+\-@\t\r]")  # the begin of a cell that a spreadsheet run
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
-def columns(task: str, labels: LabelSpace, probabilities: bool = False, tiles: bool = False) -> list[str]:
+PLACES = {"photo": ("path",), "text": ("text",), "both": ("path", "text")}  # columns, by what is predicted
+
+
+def columns(
+    task: str, labels: LabelSpace, probabilities: bool = False, tiles: bool = False, reads: str = "photo"
+) -> list[str]:
     """Return the columns of `predictions.csv` in order.
 
     Args:
@@ -29,6 +34,7 @@ def columns(task: str, labels: LabelSpace, probabilities: bool = False, tiles: b
         labels: The label space; its kinds name columns.
         probabilities: Whether a column `p:<label>` for each label is appended.
         tiles: Whether there is a column `tiles`, the view that carried each label.
+        reads: A key of `PLACES`: what the model predicts.
 
     Raises:
         InputError: for an unknown task, several kinds in `multiclass`, or a kind whose name makes two columns
@@ -46,7 +52,7 @@ def columns(task: str, labels: LabelSpace, probabilities: bool = False, tiles: b
     names = [
         "ID",
         *names,
-        "path",
+        *PLACES[reads],
         "status",
         "error",
         "review",
@@ -66,7 +72,7 @@ def number_columns(columns: Sequence[str]) -> dict[str, str]:
     Args:
         columns: from `columns`; their places tell the lists of `multilabel` from its averages.
     """
-    end = columns.index("path")
+    end = columns.index("path" if "path" in columns else "text")
     numbers = [name for name in columns[:end] if name.endswith("confidence")]
     if "overall_avg_confidence" in numbers:
         numbers = columns[1 + 2 * ((end - 2) // 3) : end]
@@ -110,6 +116,8 @@ def row(
     probabilities: bool = False,
     views: Sequence[str] = (),
     low: np.ndarray | None = None,
+    text: str | None = None,
+    reads: str = "photo",
 ) -> dict[str, str]:
     """Return one row of `predictions.csv`: a string for every name in `columns`.
 
@@ -127,11 +135,14 @@ def row(
         views: The names of a photo's views, for a model that sees tiles.
         low: Limits `[labels]` below which labels are absent, from `routing.limits_at`; None, or no
             promise for any label: nobody is asked.
+        text: The text that was predicted, or the note that goes with the photo.
+        reads: As for `columns`.
     """
     if not error and not np.isfinite(scores).all():
         error = "the model's scores are not finite"
-    values = dict.fromkeys(columns(task, labels, probabilities, bool(views)), "")
-    values |= {"ID": id_, "path": path, "status": "error" if error else "ok"}
+    values = dict.fromkeys(columns(task, labels, probabilities, bool(views), reads), "")
+    place = {name: {"path": path, "text": text or ""}[name] for name in PLACES[reads]}
+    values |= {"ID": id_, **place, "status": "error" if error else "ok"}
     if error:
         return values | {"error": " ".join(error.split())}
     scores, carriers = np.split(np.asarray(scores, np.float64), [len(labels)])

@@ -11,7 +11,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,11 +21,11 @@ import numpy as np
 from src.datamodules.records import PhotoIndex, find_photos, ids_from_paths
 from src.errors import InputError, UnreadableImage, listed
 from src.files import refuse_archive, user_path
-from src.images import EXTENSIONS, content_digest, read_photo
-from src.labels import LabelSpace
+from src.images import EXTENSIONS, content_digest
+from src.labels import TASKS, LabelSpace
 from src.parallel import bounded_map, cores
 from src.preprocess import Preprocess
-from src.runs import recorded_root
+from src.runs import BOTH, TEXTS, recorded_root
 
 log = logging.getLogger(__name__)
 CHUNK = 512  # photos; a batch never crosses from one chunk to the next
@@ -35,11 +35,15 @@ PATH_COLUMNS = ("path", "file", "filename", "image", "photo", "ID")
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """A photo to predict: its ID and POSIX path in the output, and the folder that the path starts from."""
+    """A photo to predict: its ID and POSIX path in the output, and the folder that the path starts from.
+
+    `text` is a note that goes with it, or that is predicted by itself.
+    """
 
     id: str
     path: str
     root: Path
+    text: str | None = None
 
     @property
     def file(self) -> Path:
@@ -71,6 +75,42 @@ def find_images(images: str | None, root: str | None = None) -> list[Photo]:
     if source.suffix.lower() not in TABLES:
         raise InputError(f"images={images}: neither a photo nor a folder nor a CSV of paths")
     return _from_csv(source, root)
+
+
+def find_texts(texts: str) -> list[Photo]:
+    """Return the texts of a CSV in its order, each with its ID, or the number of its row."""
+    from src.datamodules.csv_table import read_csv
+    from src.datamodules.text_columns import TEXT_COLUMNS, find_text_columns, read_texts
+
+    path = user_path(texts)
+    frame = read_csv(path, key="texts", names=TEXT_COLUMNS)
+    name, id_ = find_text_columns(frame, path, key="")
+    return [Photo(id_, "", path.parent, text) for id_, text in read_texts(frame, name, id_)]
+
+
+def find_items(images: str | None, texts: str | None, root: str | None = None) -> list[Photo]:
+    """Return what is to be predicted: photos, or texts, or photos with the notes of their IDs.
+
+    A note without a photo is an item, too.
+    """
+    if texts is None or images:
+        photos = find_images(images, root)
+    if texts is None:
+        return photos
+    notes = find_texts(texts)
+    if not images:
+        return notes
+    by_id = {note.id: note for note in notes}
+    found = [replace(p, text=by_id.pop(p.id).text) if p.id in by_id else p for p in photos]
+    log.info(
+        "%d of %d photos have a note, %d notes no photo", len(notes) - len(by_id), len(photos), len(by_id)
+    )
+    return found + list(by_id.values())
+
+
+def newest_for(images: str | None, texts: str | None) -> tuple[str, ...]:
+    """Return the folders of `outputs` with the runs that can predict photos, texts, or both."""
+    return (BOTH,) if images and texts else (TEXTS,) if texts else TASKS
 
 
 def _from_csv(source: Path, root: str | None) -> list[Photo]:
@@ -163,8 +203,8 @@ class Batch:
 
     Attributes:
         photos: a result without values for each.
-        pixels: uint8 `[batch_size, H, W, 3]`; a row for each photo, zeros where it cannot be read and behind
-            the last one.
+        pixels: uint8 `[batch_size, H, W, 3]`, or texts, object `[batch_size]`; a row for each item, empty
+            where it cannot be read and behind the last one.
     """
 
     photos: list[Result]
@@ -181,6 +221,7 @@ class Backend(ABC):
         trained_sizes: sizes of their files, in bytes, so that only a photo that may be one of them needs a
             digest; None where a checkpoint does not say.
         arithmetic: other conditions for the last digits of scores, as plain JSON.
+        reads: what it predicts: `photo`, `text`, or `both`.
         on_gpu: whether forward passes run on a GPU, so that decoding has the CPU to itself.
     """
 
@@ -193,6 +234,7 @@ class Backend(ABC):
     trained_sizes: frozenset[int] | None
     arithmetic: dict[str, str]
     on_gpu = False
+    reads = "photo"
 
     @abstractmethod
     def scores(self, pixels: np.ndarray, count: int | None = None) -> np.ndarray:
@@ -213,6 +255,16 @@ class Backend(ABC):
         features, or a file has none.
         """
         return self.scores(pixels), None
+
+    def check_items(self, images: str | None, texts: str | None) -> None:
+        """Refuse photos for a model of texts, and the reverse."""
+        if self.reads == "text" and (images or not texts):
+            raise InputError("this is a model of texts: name a CSV of them with texts=, and no images=")
+        if self.reads == "photo" and texts:
+            raise InputError("this is a model of photos: name them with images=, and no texts=")
+
+    def report(self) -> None:  # noqa: B027
+        """Log what is to be said of the items predicted so far."""
 
     def one_thread(self) -> AbstractContextManager[None]:
         """Hold forward passes of the calling thread to one core."""
@@ -266,10 +318,10 @@ def read_batch(
     in it does not depend on photos that cannot be read.
     """
     found: list[Result] = []
-    pixels = np.zeros((size, *preprocess.shape), np.uint8)
+    pixels = preprocess.empty(size)
     for row, index in enumerate(batch_range(len(photos), size, number)):
         try:
-            content = read_photo(photos[index].file)
+            content = preprocess.content(photos[index])
             pixels[row] = preprocess(content)
         except UnreadableImage as error:
             found.append(Result(index, error=str(error)))

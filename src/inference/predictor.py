@@ -125,8 +125,10 @@ class Predictor:
             thresholds[self.labels.position(str(label))] = value
         return thresholds
 
-    def predict(self, source: Source | Sequence[Source]) -> Prediction | list[Prediction]:
+    def predict(self, source: Source | Sequence[Source]) -> Any:
         """Predict one photo, or a list of photos: paths, contents of files, or opened images.
+
+        The answer for a photo is a `Prediction`, the one for a text `as_text_answer` of it.
 
         A list goes through the same batches as the rows of a CSV of these photos in this order, and one photo
         as a list of one: the scores are equal.
@@ -134,22 +136,22 @@ class Predictor:
         Raises:
             UnreadableImage: for a photo that cannot be read.
         """
+        answer = as_text_answer if self.backend.reads == "text" else lambda prediction: prediction
         if isinstance(source, list | tuple):
-            return [self._prediction(scores) for scores in self._scores(source)]
-        return self._prediction(next(self._scores([source])))
+            return [answer(self._prediction(scores)) for scores in self._scores(source)]
+        return answer(self._prediction(next(self._scores([source]))))
 
     def _scores(self, sources: Sequence[Source]) -> Iterator[np.ndarray]:
         """Yield the scores `[labels]` of each photo."""
         for number in range(count_batches(len(sources), self.batch_size)):
-            pixels = np.zeros((self.batch_size, *self.preprocess.shape), np.uint8)
+            pixels = self.preprocess.empty(self.batch_size)
             index = batch_range(len(sources), self.batch_size, number)
-            for place, i in zip(pixels, index, strict=False):
-                if isinstance(source := sources[i], Image.Image):
-                    place[:] = self.preprocess.resize_image(
-                        as_upright_rgb(source, self.preprocess.sample_bits)
-                    )
+            for place, i in enumerate(index):
+                if isinstance(source := sources[i], Image.Image) and self.backend.reads == "photo":
+                    image = as_upright_rgb(source, self.preprocess.sample_bits)
+                    pixels[place] = self.preprocess.resize_image(image)
                 else:
-                    place[:] = self.preprocess(source)
+                    pixels[place] = self.preprocess(source)
             with self.backend.one_thread():  # as in `run_batches`, for equal last digits
                 found = self.backend.scores(pixels, len(index))
             yield from found
@@ -181,7 +183,8 @@ class Predictor:
 
     def columns(self, probabilities: bool = False) -> list[str]:
         """Return the columns of this model's `predictions.csv`."""
-        return columns(self.task, self.labels, probabilities, self.preprocess.tiles is not None)
+        tiles = self.preprocess.tiles is not None
+        return columns(self.task, self.labels, probabilities, tiles, self.backend.reads)
 
     def rows(
         self,
@@ -216,9 +219,12 @@ class Predictor:
                     probabilities,
                     self.preprocess.views if self.preprocess.tiles else (),
                     self.low,
+                    photos[result.index].text,
+                    self.backend.reads,
                 )
                 for result in batch
             ]
+        self.backend.report()
         if seen:
             log.warning(
                 "%d of %d photos were in this model's training split: the predictions do not measure "
@@ -226,6 +232,13 @@ class Predictor:
                 seen,
                 len(photos),
             )
+
+
+def as_text_answer(found: Prediction) -> dict[str, Any]:
+    """Return `{"label", "score", "probs"}` of a text; several labels are joined as in `Prediction.text`."""
+    words = ["+".join(names) for names in found.labels.values() if names]
+    probs = {name: p for own in found.probabilities.values() for name, p in own.items()}
+    return {"label": "_".join(words) or None, "score": found.confidence, "probs": probs}
 
 
 def load_backend(
@@ -257,10 +270,18 @@ def load_backend(
                 f"backend=onnx: {path} is a checkpoint; export it first: "
                 f"python scripts/export.py {typed('ckpt', shown(path))}"
             )
-        from src.inference.torch_backend import TorchBackend
         from src.models.checkpoint import load_model
 
-        return TorchBackend(load_model(path), device, str(precision), compile)
+        model = load_model(path)
+        if model.reads == "text":
+            from src.inference.text_backend import TextBackend
+
+            if str(precision) != "32" or compile:
+                raise InputError("precision= and compile= are for models of photos: leave them out")
+            return TextBackend(model, device)
+        from src.inference.torch_backend import TorchBackend
+
+        return TorchBackend(model, device, str(precision), compile)
     if backend == "torch":
         raise InputError(f"backend=torch: {path} is an ONNX file; name the run folder or its .ckpt file")
     if str(precision) != "32" or compile:

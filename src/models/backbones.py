@@ -30,7 +30,7 @@ HALF = (0.5, 0.5, 0.5)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
 TIMM = "timm/"
 CACHES = ("auto", "features", "images", None)  # of `data`
-HEAD_EPOCHS, FINE_TUNING_EPOCHS = 20, 6
+HEAD_EPOCHS, FINE_TUNING_EPOCHS, TEXT_EPOCHS = 20, 6, 2
 
 
 @dataclass(frozen=True)
@@ -203,11 +203,12 @@ def fill_defaults(cfg: DictConfig) -> DictConfig:
     Raises:
         InputError: for an unknown backbone, or a mode against the figure that a callback monitors.
     """
-    if "backbone" not in cfg.model:
-        raise InputError("model.backbone: needs a name, as model.backbone=efficientnet_lite0")
-    for key, value in backbone_defaults(str(cfg.model.backbone)).items():
-        if cfg.preprocess.get(key) is None:
-            cfg.preprocess[key] = value
+    if of_photos := bool(cfg.preprocess):  # models of texts have none
+        if "backbone" not in cfg.model:
+            raise InputError("model.backbone: needs a name, as model.backbone=efficientnet_lite0")
+        for key, value in backbone_defaults(str(cfg.model.backbone)).items():
+            if cfg.preprocess.get(key) is None:
+                cfg.preprocess[key] = value
     cache, epochs = cfg.data.get("cache"), cfg.trainer.get("max_epochs")
     if isinstance(epochs, str) and epochs != "auto":
         raise InputError(f"trainer.max_epochs={epochs}: needs a number of epochs, or auto")
@@ -220,7 +221,8 @@ def fill_defaults(cfg: DictConfig) -> DictConfig:
         cfg.data.cache = "features" if frozen and one_device and cfg.data.get("cache_dir") else None
     if epochs == "auto":
         heads_first = OmegaConf.select(cfg, "callbacks.finetuning.head_epochs") or 0
-        cfg.trainer.max_epochs = HEAD_EPOCHS if frozen else heads_first + FINE_TUNING_EPOCHS
+        fine_tuning = FINE_TUNING_EPOCHS if of_photos else TEXT_EPOCHS
+        cfg.trainer.max_epochs = HEAD_EPOCHS if frozen else heads_first + fine_tuning
     fill_modes(cfg)
     return cfg
 

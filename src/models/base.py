@@ -63,6 +63,9 @@ class Classifier(L.LightningModule, ABC):
         first_stage: of the backbone that learns now, an index of `learning.stages_of`.
     """
 
+    kind = "photo"  # of model: with the task, the key of the registry
+    reads = "photo"  # what a batch holds: photos or texts
+    needs_two = False  # photos in a batch that learns
     tasks: tuple[str, ...]
     losses: tuple[str, ...]
     uncalibrated: tuple[float, float, float]  # the row of `calibration` that changes nothing
@@ -395,5 +398,5 @@ class Classifier(L.LightningModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what makes the file describe itself."""
         checkpoint["schema"] = SCHEMA
-        checkpoint["task"] = self.task
+        checkpoint["task"], checkpoint["model"] = self.task, self.kind
         checkpoint["provenance"] = self.provenance

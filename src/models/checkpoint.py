@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import InputError, did_you_mean, listed
+from src.labels import TASKS
 from src.models.backbones import read_pickled
-from src.models.base import SCHEMA
+from src.models.base import SCHEMA, Classifier
 from src.models.classifiers import DualHeadClassifier, MultiLabelClassifier, PhotoClassifier
+from src.models.text_classifier import TfidfHeads, TfidfLabels
+from src.models.transformer import TransformerHeads, TransformerLabels
 from src.runs import find_checkpoint
 
 log = logging.getLogger(__name__)
-REGISTRY: dict[str, type[PhotoClassifier]] = {
-    "dual_head": DualHeadClassifier,
-    "multiclass": DualHeadClassifier,
-    "multilabel": MultiLabelClassifier,
+REGISTRY: dict[str, tuple[type[Classifier], type[Classifier]]] = {  # of heads, of multilabel
+    "photo": (DualHeadClassifier, MultiLabelClassifier),
+    "text_tfidf": (TfidfHeads, TfidfLabels),
+    "text_transformer": (TransformerHeads, TransformerLabels),
 }
 
 
@@ -48,10 +51,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: written by a newer Corbel (schema {content['schema']}, here {SCHEMA}): upgrade"
         )
-    if content["task"] not in REGISTRY:
-        raise InputError(
-            f"{path}: task '{content['task']}' is not known here: {did_you_mean(content['task'], REGISTRY)}"
-        )
+    for name, known in (("task", TASKS), ("model", REGISTRY)):
+        if (found := content.get(name, "photo")) not in known:
+            raise InputError(f"{path}: {name} '{found}' is not known here: {did_you_mean(str(found), known)}")
     return _upgraded(content)
 
 
@@ -65,12 +67,13 @@ def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
-def load_model(path: str | Path) -> PhotoClassifier:
+def load_model(path: str | Path) -> Classifier:
     """Rebuild the module of a checkpoint on the CPU, without a download; loaded strictly, in eval mode."""
     path = Path(path)
     content = read_checkpoint(path)
     try:
-        model = REGISTRY[content["task"]](**content["hyper_parameters"])
+        kinds = REGISTRY[content.get("model", "photo")]
+        model = kinds[content["task"] == "multilabel"](**content["hyper_parameters"])
         model.on_load_checkpoint(content)
         model.load_state_dict(content["state_dict"], strict=True)
     except InputError:
@@ -95,6 +98,8 @@ def init_from(model: PhotoClassifier, path: str | Path, test_digests: Iterable[s
     """
     content = read_checkpoint(find_checkpoint(str(path)))
     theirs, ours = content["hyper_parameters"], model.hparams
+    if (kind := content.get("model", "photo")) != "photo":
+        raise InputError(f"model.init_from={path}: a model of another kind, {kind}")
     if theirs["backbone"] != ours["backbone"]:
         raise InputError(
             f"model.init_from={path}: its backbone is {theirs['backbone']}, this model's "

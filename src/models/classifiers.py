@@ -199,8 +199,6 @@ class PhotoClassifier(Classifier):
         needs_two: whether a BatchNorm sees one pixel of a photo, so that a batch needs two photos.
     """
 
-    needs_two = False
-
     def __init__(
         self,
         task: str,

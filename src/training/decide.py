@@ -36,7 +36,8 @@ def check_thresholds(cfg: DictConfig, model: PhotoClassifier, datamodule: PhotoD
         if given[name] not in choices:
             nearest = did_you_mean(str(given[name]), [choice or "null" for choice in choices])
             raise InputError(f"thresholds.{name}={given[name]}: {nearest}")
-    if given.source == "folds" and datamodule.cache != "features":
+    kept = model.hparams["freeze_backbone"] if model.reads == "text" else datamodule.cache == "features"
+    if given.source == "folds" and not kept:
         raise InputError(
             "thresholds.source=folds refits heads on cached features: it needs a frozen backbone and "
             "data.cache=features; take thresholds.source=val"
@@ -106,7 +107,7 @@ class Decisions:
             origin = self.model.provenance
             for reason, holds in {
                 "there are several processes": trainer.world_size > 1,
-                "a plateau needs validation": self.cfg.model.schedule == "plateau",
+                "a plateau needs validation": self.cfg.model.get("schedule") == "plateau",
                 "the backbone has learned from photos": origin.get("backbone_trained"),
                 "the heads began with those of another run": origin.get("initialised"),
                 "weights are averaged": any(isinstance(c, AveragedWeights) for c in trainer.callbacks),

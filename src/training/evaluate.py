@@ -38,7 +38,7 @@ from src.models.checkpoint import read_checkpoint
 from src.models.classifiers import PhotoClassifier
 from src.overrides import shown, typed
 from src.process import Terminated
-from src.runs import BEST, mean_of, read_run
+from src.runs import BEST, TEXTS, mean_of, read_run
 from src.training.decide import Decisions
 from src.training.distributed import ending_on_signals, inference_device
 from src.training.setup import git_commit, versions
@@ -146,7 +146,8 @@ def run_facts(
     content = read_checkpoint(best)
     return {
         "task": cfg.task,
-        "backbone": cfg.model.backbone,
+        "model": model.kind,
+        "backbone": cfg.model.get("backbone") or cfg.model.get("encoder"),
         "seed": cfg.seed,
         "devices": trainer.num_devices,
         "world_size": trainer.world_size,
@@ -172,7 +173,8 @@ def ms_per_photo(backend: Backend, datamodule: PhotoDataModule) -> float | None:
     while photos and len(times) < TIMED and sum(times) < 1:
         begun = time.perf_counter()
         try:
-            predictor.predict(datamodule.root / photos[len(times) % len(photos)].path)
+            record = photos[len(times) % len(photos)]
+            predictor.predict(datamodule.root / record.path if backend.reads == "photo" else record.text)
         except UnreadableImage:  # replaced or removed since: `warn_replaced`
             break
         times.append(time.perf_counter() - begun)
@@ -190,9 +192,9 @@ def write_predictions(run: Path, datamodule: PhotoDataModule, predictor: Predict
     """
     test = datamodule.splits["test"]
     order = sorted(range(len(test)), key=lambda i: test[i].path)
-    photos = [Photo(test[i].id, test[i].path, datamodule.root) for i in order]
+    photos = [Photo(test[i].id, test[i].path, datamodule.root, test[i].text) for i in order]
     digests = [test[i].digest for i in order]
-    if datamodule.features and test:
+    if datamodule.features and test and predictor.backend.reads == "photo":
         rows = datamodule.features["test"][0].select(order)
         results = results_from_features(predictor.backend, rows, digests, predictor.batch_size)
     else:
@@ -244,13 +246,15 @@ def log_hyperparameters(
     chosen = {
         f"model.{key}": given[key]
         for key in ("backbone", "freeze_backbone", "lr", "weight_decay", "schedule")
+        if key in given
     }
     chosen |= {
         "seed": cfg.seed,
         "batch_size": trainer.datamodule.batch_size,
-        "image_size": str(trainer.datamodule.preprocess.image_size),
         "max_epochs": trainer.max_epochs,
     }
+    if trainer.datamodule.reads == "photo":
+        chosen["image_size"] = str(trainer.datamodule.preprocess.image_size)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             if cfg.task == "multilabel":
@@ -282,4 +286,5 @@ def print_figures(run: Path, metrics: Mapping[str, Any]) -> None:
     run = shown(run)
     print(f"run   {run}")
     print(f"read  {run / 'report.html'}")
-    print(f"next  python scripts/predict.py {typed('ckpt', run)} images=PHOTOS output=predictions.csv")
+    what = "texts=NOTES.csv" if run.parent.name == TEXTS else "images=PHOTOS"
+    print(f"next  python scripts/predict.py {typed('ckpt', run)} {what} output=predictions.csv")

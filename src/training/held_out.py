@@ -1,22 +1,29 @@
 """Scores of photos that heads have not learned from: they are fitted again for each fold."""
 
+import copy
+
 import lightning as L
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
+from scipy.sparse import vstack
 from torch.utils.data import DataLoader
 
 from src.analysis.evaluation.scored import Scored
 from src.config import build
 from src.datamodules.dataset import EpochSampler, FeatureDataset, balanced_weights, encoded_targets
 from src.datamodules.photo_datamodule import PhotoDataModule
+from src.datamodules.record_datamodule import RecordDataModule
 from src.datamodules.splits import label_matrix
 from src.datamodules.stratify import split_groups
 from src.inference.torch_backend import threads
+from src.models.base import Classifier
 from src.models.classifiers import PhotoClassifier
+from src.models.text_classifier import TfidfClassifier
 from src.row_store import Rows
 
 FOLDS = 5
+ROWS = 256  # texts whose features are dense at once
 
 
 class BothSplits:
@@ -68,7 +75,9 @@ def scores_of_folds(
     targets = encoded_targets(records, model.labels, datamodule.multilabel, datamodule.partial)
     val_rows = datamodule.features["val"][0]
     scores = np.zeros((len(records), len(model.labels)), np.float32)
-    untrained = OmegaConf.merge(cfg.model, {"weights": None})  # the backbone takes no part
+    if model.kind == "text_tfidf":
+        return _scores_of_fitted(model, datamodule, folds, targets)
+    untrained = OmegaConf.merge(cfg.model, {"weights": None} if model.reads == "photo" else {})
     with torch.random.fork_rng(devices=[]), threads(1):
         torch.default_generator.manual_seed(cfg.seed)
         fresh = build(untrained, labels=model.labels.as_dict(), class_weights=datamodule.class_weights())
@@ -82,8 +91,31 @@ def scores_of_folds(
             features = BothSplits(views[0], val_rows, own).take(np.arange(len(own)))
             with torch.inference_mode():
                 scores[own] = fresh.probabilities(fresh.classify(torch.from_numpy(features))).numpy()
-    names = zip(*((r.id, r.path, r.group) for r in records), strict=True)
-    return Scored(cfg.task, model.labels, *names, scores, targets.numpy())
+    return _scored(model, datamodule, scores, targets)
+
+
+def _scored(
+    model: Classifier, datamodule: RecordDataModule, scores: np.ndarray, targets: torch.Tensor
+) -> Scored:
+    records = datamodule.splits["train"] + datamodule.splits["val"]
+    names = zip(*((r.id, r.shown, r.group) for r in records), strict=True)
+    return Scored(model.task, model.labels, *names, scores, targets.numpy())
+
+
+def _scores_of_fitted(
+    model: TfidfClassifier, datamodule: RecordDataModule, folds: np.ndarray, targets: torch.Tensor
+) -> Scored:
+    """Return the same of heads that scikit-learn fits."""
+    matrix = vstack([datamodule.features[split][0].values for split in ("train", "val")]).tocsr()
+    fresh, scores = copy.deepcopy(model), np.zeros((len(folds), len(model.labels)), np.float32)
+    for fold in np.unique(folds):
+        own = np.flatnonzero(folds == fold)
+        fresh.fit_heads(matrix[folds != fold], targets[folds != fold].numpy())
+        for part in np.array_split(own, -(-len(own) // ROWS)):
+            with torch.inference_mode():
+                logits = fresh.classify(torch.from_numpy(matrix[part].toarray()))
+                scores[part] = fresh.probabilities(logits).numpy()
+    return _scored(model, datamodule, scores, targets)
 
 
 def _fit(

@@ -26,6 +26,7 @@ from src.errors import InputError, did_you_mean
 from src.files import file_lock, write_json, write_whole
 from src.inference.batches import trained_sizes
 from src.inference.features import split_features
+from src.inference.text_backend import text_features
 from src.models.checkpoint import init_from, read_checkpoint
 from src.models.classifiers import PhotoClassifier
 from src.overrides import save_config, typed
@@ -109,7 +110,7 @@ def check_plan(cfg: DictConfig) -> None:
         raise InputError(f"trainer.precision={precision}: {did_you_mean(precision, PRECISIONS)}")
     check_store(cfg.logger)
     model = cfg.model
-    untrained = model.get("weights") is None and model.get("init_from") is None and not cfg.resume
+    untrained = model.get("weights", "") is None and model.get("init_from") is None and not cfg.resume
     if model.get("freeze_backbone") and untrained:
         log.warning(
             "The frozen backbone has random weights (model.weights=null): its features tell little; take "
@@ -231,15 +232,27 @@ def check_places(trainer: L.Trainer, run: Path) -> None:
 
 def model_and_data(cfg: DictConfig) -> tuple[PhotoClassifier, PhotoDataModule]:
     """Return the model, with the weights it starts from, and the photos, read and split."""
+    check_modality(cfg)
     demo_root(cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule = build(cfg.data)
     datamodule.setup()
     model = build(cfg.model, labels=datamodule.labels.as_dict(), class_weights=datamodule.class_weights())
     datamodule.partial = model.partial
+    if model.reads == "text":
+        model.learn_vocabulary([record.text for record in datamodule.splits["train"]])
     if model.init_from:
         init_from(model, model.init_from, [record.digest for record in datamodule.splits["test"]])
     return model, datamodule
+
+
+def check_modality(cfg: DictConfig) -> None:
+    """Refuse photos for a model of texts, and the reverse."""
+    texts, of_photos = "text" in str(cfg.data._target_), bool(cfg.preprocess)
+    if texts and of_photos:
+        raise InputError("data=text needs a model of texts: model=text_tfidf or model=text_transformer")
+    if not (texts or of_photos):
+        raise InputError(f"{cfg.model._target_.rpartition('.')[2]} needs texts: data=text data.csv=notes.csv")
 
 
 def prepare_run(cfg: DictConfig, model: PhotoClassifier, datamodule: PhotoDataModule) -> L.Trainer:
@@ -251,7 +264,9 @@ def prepare_run(cfg: DictConfig, model: PhotoClassifier, datamodule: PhotoDataMo
     trainer = make_trainer(cfg, model, since)
     check_devices(cfg, trainer, model, datamodule)
     check_batches(cfg, trainer, model, datamodule)
-    if datamodule.cache == "features":
+    if model.reads == "text" and model.hparams["freeze_backbone"]:
+        datamodule.features = text_features(model, datamodule)
+    elif datamodule.cache == "features":
         datamodule.features = split_features(model, datamodule, cfg.trainer.max_epochs, inference_device(cfg))
     if not trainer.is_global_zero:
         return trainer
