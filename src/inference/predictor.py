@@ -273,12 +273,12 @@ def load_backend(
         from src.models.checkpoint import load_model
 
         model = load_model(path)
-        if model.reads == "text":
-            from src.inference.text_backend import TextBackend
+        if model.reads != "photo":
+            from src.inference.fusion_backend import FusionBackend, TextBackend
 
             if str(precision) != "32" or compile:
                 raise InputError("precision= and compile= are for models of photos: leave them out")
-            return TextBackend(model, device)
+            return (TextBackend if model.reads == "text" else FusionBackend)(model, device)
         from src.inference.torch_backend import TorchBackend
 
         return TorchBackend(model, device, str(precision), compile)

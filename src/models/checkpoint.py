@@ -11,6 +11,7 @@ from src.labels import TASKS
 from src.models.backbones import read_pickled
 from src.models.base import SCHEMA, Classifier
 from src.models.classifiers import DualHeadClassifier, MultiLabelClassifier, PhotoClassifier
+from src.models.photo_and_note import FusedHeads, FusedLabels
 from src.models.text_classifier import TfidfHeads, TfidfLabels
 from src.models.transformer import TransformerHeads, TransformerLabels
 from src.runs import find_checkpoint
@@ -20,6 +21,7 @@ REGISTRY: dict[str, tuple[type[Classifier], type[Classifier]]] = {  # of heads, 
     "photo": (DualHeadClassifier, MultiLabelClassifier),
     "text_tfidf": (TfidfHeads, TfidfLabels),
     "text_transformer": (TransformerHeads, TransformerLabels),
+    "photo_and_note": (FusedHeads, FusedLabels),
 }
 
 
