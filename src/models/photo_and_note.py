@@ -173,10 +173,12 @@ def photo_and_note(
             raise InputError(f"model.{key}={path}: it knows none of the photos' labels")
     if parts["photo"].labels.as_dict() != {kind: list(names) for kind, names in labels.items()}:
         raise InputError(f"model.photo={photo}: its run's tables have other labels than its checkpoint")
-    given = {key: read_checkpoint(find_checkpoint(p))["hyper_parameters"] for key, p in
-             {"photo": photo, "note": note}.items()}  # fmt: skip
+    given = {
+        key: read_checkpoint(find_checkpoint(path))["hyper_parameters"]
+        for key, path in (("photo", photo), ("note", note))
+    }
     made = FusedLabels if task == "multilabel" else FusedHeads
-    model = made(task, labels, given["photo"], given["note"], parts["note"].kind, seed)
+    model = made(task=task, labels=labels, **given, note_kind=parts["note"].kind, seed=seed)
     model.photo, model.note = (parts[key].requires_grad_(False) for key in ("photo", "note"))
     origins = [part.provenance for part in parts.values()]
     sizes = [origin.get("train_sizes") for origin in origins]
