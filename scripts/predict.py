@@ -48,7 +48,7 @@ def main(cfg: DictConfig) -> None:
         settings["renamed"] = renamed
     manifest = make_manifest(checkpoint, photos, columns, arithmetic=arithmetic, **settings)
     out = Output(output, photos, manifest, shard, cfg.resume)
-    with ProgressBar("Predicting", out.total, "texts" if cfg.texts else "photos", out.done) as bar:
+    with ProgressBar("Predicting", out.total, "photos" if cfg.images else "texts", out.done) as bar:
         for count in out.written(lambda some: predictor.rows(some, cfg.probabilities)):
             bar.update(count)
     print(f"{out.summary}: {shown(output)}")

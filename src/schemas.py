@@ -133,6 +133,7 @@ class AuditConfig(TrainConfig):
     ckpt: Any = None  # a path, see `check_paths`
     folds: int = 5
     top: int = 60
+    notes: Any = None  # a path, see `check_paths`
     apply: Any = None  # a path, see `check_paths`
     output: Any = None  # a path, see `check_paths`
     device: str = "auto"
