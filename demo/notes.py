@@ -15,8 +15,8 @@ from demo.tables import Entry, csv_bytes, other_label
 NOTES, NOTES_TRUTH = "notes.csv", "notes_truth.csv"
 NOTED, CONFLICTS = 0.85, 0.04  # share of photos with a note; of notes that contradict the photo
 CONFLICT_OF_DEFECT = 0.7  # share of conflicts; the others name another component
-VAGUE = {"component": 0.08, "defect": 0.12}  # share of notes that leave it open
-SECOND = 0.6  # share of second labels that are mentioned
+VAGUE = {"component": 0.06, "defect": 0.12}  # share of notes that leave it open
+SECOND = 0.4  # share of second labels that are mentioned
 TYPO = 0.15  # share of notes with one
 
 _PARTS = {  # of a bolt: the words of its fixture, and "bolt"; the first is the plain name

@@ -116,6 +116,26 @@ def test_an_inspector_works_with_the_page(address, photos, width):
             expect(page.locator(".photo")).to_have_count(left)
 
 
+def test_the_calls_can_be_read_and_tried_without_the_internet(address):
+    paths = httpx.get(f"{address}/openapi.json").json()["paths"]
+    outside, said = [], []
+    with opened(address) as (page, expect):
+        page.on("console", lambda message: said.append(message.text))  # what the policy forbids, too
+        page.route(
+            lambda url: not url.startswith((f"{address}/", "data:")),
+            lambda route: (outside.append(route.request.url), route.abort()),
+        )
+        answer = page.goto(f"{address}/docs")
+        assert answer.headers["content-security-policy"] == access.PAGE_POLICY
+        expect(page.locator(".opblock")).to_have_count(sum(len(calls) for calls in paths.values()))
+        health = page.locator(".opblock", has=page.locator("[data-path='/health']"))
+        health.locator(".opblock-summary-control").click()
+        health.get_by_text("Try it out").click()
+        health.get_by_text("Execute").click()
+        expect(health.locator(".live-responses-table .response .response-col_status")).to_have_text("200")
+    assert outside == said == []
+
+
 def decided(client):
     """Return `{id: decision}` of all photos, the newest first."""
     rows = client.get("/api/images?limit=200").json()["data"]

@@ -146,7 +146,7 @@ class Around:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
-                if headers.get("content-type", "").startswith("text/html") and scope["path"] != "/docs":
+                if headers.get("content-type", "").startswith("text/html"):
                     headers["Content-Security-Policy"] = PAGE_POLICY
                 headers["X-Request-ID"] = request.state.request_id
             await send(message)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 
+import fastapi_offline
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse
@@ -69,14 +70,16 @@ def create_app(settings: Settings) -> FastAPI:
 
     about = "Components and their defects in inspection photos."
     errors = problems(400, 401, 403, 405, 408, 413, 415, 422, 429, 503, 504, 507)
-    app = FastAPI(title="Corbel", description=about, lifespan=lifespan, responses=errors, redoc_url=None)
+    own = {"docs_url": None, "redoc_url": None}  # FastAPI's load their scripts from the internet
+    app = FastAPI(title="Corbel", description=about, lifespan=lifespan, responses=errors, **own)
     app.state.service = Service(settings, engine, store, workers, figures)
     app.add_middleware(Around, settings=settings, engine=engine, figures=figures)
     for kind in (HTTPException, RequestValidationError):  # whose answers are FastAPI's otherwise
         app.add_exception_handler(kind, answer_to)
     for part in (router, prediction_routes.router, image_routes.router):
         app.include_router(part)
-    app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
+    swagger = [(fastapi_offline.__name__, "static")]
+    app.mount("/static", StaticFiles(directory=HERE / "static", packages=swagger), name="static")
     return app
 
 
@@ -96,6 +99,12 @@ async def root(request: Request) -> Response:
     several = predictor.task == "multilabel"
     page = PAGES.get_template("inspect.html").render(labels=predictor.labels.as_dict(), several=several)
     return HTMLResponse(page)
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs() -> HTMLResponse:
+    """The calls, to read and to try."""
+    return HTMLResponse(PAGES.get_template("docs.html").render())
 
 
 @router.get("/login", include_in_schema=False)
