@@ -34,7 +34,8 @@ def main(rounds: int | None) -> bool:
             runs["both"], "model=photo_and_note", f"model.photo={runs['photo']}", f"model.note={runs['note']}"
         )
         where = f"data.root={demo}", f"notes={demo / 'notes.csv'}", f"hydra.run.dir={runs['audit']}"
-        _script("audit", *where, GROUP, f"seed={seed}")
+        if not (runs["audit"] / "audit.csv").is_file():
+            _script("audit", *where, GROUP, f"seed={seed}")
         table += _rows(seed, runs, planted)
     print(markdown(table + _means(table)))
     return True

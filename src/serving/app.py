@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from src.errors import InputError
 from src.files import read_json
 from src.runs import finished_runs
-from src.serving import image_routes, prediction_routes
+from src.serving import image_routes, prediction_routes, text_routes
 from src.serving.access import Around, Figures, client_of, key_digest
 from src.serving.bodies import Activate
 from src.serving.engine import Engine, ServedModel, load_served
@@ -76,7 +76,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Around, settings=settings, engine=engine, figures=figures)
     for kind in (HTTPException, RequestValidationError):  # whose answers are FastAPI's otherwise
         app.add_exception_handler(kind, answer_to)
-    for part in (router, prediction_routes.router, image_routes.router):
+    for part in (router, prediction_routes.router, text_routes.router, image_routes.router):
         app.include_router(part)
     swagger = [(fastapi_offline.__name__, "static")]
     app.mount("/static", StaticFiles(directory=HERE / "static", packages=swagger), name="static")
