@@ -183,6 +183,11 @@ class Predictor:
         """Return the columns of this model's `predictions.csv`."""
         return columns(self.task, self.labels, probabilities, self.preprocess.tiles is not None)
 
+    def results(self, photos: Sequence[Photo]) -> Iterator[list[Result]]:
+        """Yield the scores of photos, from the beginning of a chunk on, batch by batch in their order."""
+        sizes = self.backend.trained_sizes
+        return run_batches(self.backend, photos, self.batch_size, self.num_workers, sizes)
+
     def rows(
         self,
         photos: Sequence[Photo],
@@ -199,10 +204,7 @@ class Predictor:
             results: scores of the photos, in batches; None: they are read and scored here.
         """
         seen = 0
-        if results is None:
-            sizes = self.backend.trained_sizes
-            results = run_batches(self.backend, photos, self.batch_size, self.num_workers, sizes)
-        for batch in results:
+        for batch in self.results(photos) if results is None else results:
             seen += sum(result.digest in self.backend.trained_on for result in batch)
             yield [
                 row(
