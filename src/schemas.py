@@ -46,6 +46,7 @@ class PredictConfig:
     output: str | None = None
     resume: bool = False
     shard: str | None = None
+    engine: str = "local"
     root: str | None = None
     threshold: Any = None
     miss: float | None = 0.05

@@ -186,6 +186,11 @@ class Predictor:
         tiles = self.preprocess.tiles is not None
         return columns(self.task, self.labels, probabilities, tiles, self.backend.reads)
 
+    def results(self, photos: Sequence[Photo]) -> Iterator[list[Result]]:
+        """Yield the scores of photos, from the beginning of a chunk on, batch by batch in their order."""
+        sizes = self.backend.trained_sizes
+        return run_batches(self.backend, photos, self.batch_size, self.num_workers, sizes)
+
     def rows(
         self,
         photos: Sequence[Photo],
@@ -202,10 +207,7 @@ class Predictor:
             results: scores of the photos, in batches; None: they are read and scored here.
         """
         seen = 0
-        if results is None:
-            sizes = self.backend.trained_sizes
-            results = run_batches(self.backend, photos, self.batch_size, self.num_workers, sizes)
-        for batch in results:
+        for batch in self.results(photos) if results is None else results:
             seen += sum(result.digest in self.backend.trained_on for result in batch)
             yield [
                 row(
