@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from src import preprocess
 from src.inference import batches, output, ray_engine
 from src.models.classifiers import MultiLabelClassifier
 from tests.made import run_script
@@ -87,14 +88,14 @@ def test_an_unfinished_job_goes_on_with_ray_and_a_finished_one_needs_no_actors(
     assert predict("plain.csv")[0] == 1
     read = []
 
-    def stopping(file, real=batches.read_photo):
+    def stopping(file, real=preprocess.read_photo):
         read.append(file)
         if len(read) == 20:
             raise KeyboardInterrupt
         return real(file)
 
     with monkeypatch.context() as patched:
-        patched.setattr(batches, "read_photo", stopping)
+        patched.setattr(preprocess, "read_photo", stopping)
         assert predict("p.csv")[0] == 130
     some = len(list((tmp_path / "p.csv.job").glob("chunk-*")))
     next((tmp_path / "p.csv.job").glob("chunk-000003-*")).unlink()  # a gap, so that Ray is asked twice

@@ -21,7 +21,12 @@ class PhotoNoteDataModule(RecordDataModule):
     reads = "both"
 
     def __init__(
-        self, photo: str, note: str, notes: str | None = None, photos: str | None = None, **common: Any
+        self,
+        photo: str | None,
+        note: str | None,
+        notes: str | None = None,
+        photos: str | None = None,
+        **common: Any,
     ):
         super().__init__(**common)
         self.runs = {key: _run(key, given) for key, given in (("photo", photo), ("note", note))}
@@ -82,7 +87,11 @@ class PhotoNoteDataModule(RecordDataModule):
         raise NotImplementedError("photos with notes are served as features")
 
 
-def _run(key: str, given: str) -> Path:
+def _run(key: str, given: str | None) -> Path:
+    if not given:
+        raise InputError(
+            f"model.{key} is not set: name a run of photos and one of texts, model.photo= model.note="
+        )
     checkpoint = find_checkpoint(given)
     if (run := run_of(checkpoint)) is None:
         raise InputError(f"model.{key}={given}: no run is around it, whose tables tell how it was split")

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from src.errors import InputError
 from src.models.base import Classifier
 from src.models.classifiers import DualHeadClassifier, MultiLabelClassifier, SigmoidHeads, SoftmaxHeads
 from src.models.text_classifier import FIXED, TextClassifier, TfidfHeads, TfidfLabels
@@ -144,47 +143,3 @@ class FusedHeads(SoftmaxHeads, PhotoAndNote):
 
 class FusedLabels(SigmoidHeads, PhotoAndNote):
     """The fusion for `multilabel`."""
-
-
-def photo_and_note(
-    task: str,
-    labels: Mapping[str, list[str]],
-    photo: str,
-    note: str,
-    class_weights: None = None,
-    seed: int = 42,
-) -> PhotoAndNote:
-    """Return the fusion of two runs or checkpoints.
-
-    Raises:
-        InputError: if they are no classifiers of photos and of texts, or not of this task and these labels.
-    """
-    from src.models.checkpoint import load_model, read_checkpoint
-    from src.runs import find_checkpoint
-
-    parts, kinds = {}, {"photo": "photo", "note": "text"}
-    for key, path in {"photo": find_checkpoint(photo), "note": find_checkpoint(note)}.items():
-        parts[key] = found = load_model(path)
-        if found.reads != kinds[key]:
-            raise InputError(f"model.{key}={path}: a model of {found.reads}s, not of {kinds[key]}s")
-        if found.task != task:
-            raise InputError(f"model.{key}={path}: its task is {found.task}: add task={found.task}")
-        if not set(found.labels.names) & {name for names in labels.values() for name in names}:
-            raise InputError(f"model.{key}={path}: it knows none of the photos' labels")
-    if parts["photo"].labels.as_dict() != {kind: list(names) for kind, names in labels.items()}:
-        raise InputError(f"model.photo={photo}: its run's tables have other labels than its checkpoint")
-    given = {
-        key: read_checkpoint(find_checkpoint(path))["hyper_parameters"]
-        for key, path in (("photo", photo), ("note", note))
-    }
-    made = FusedLabels if task == "multilabel" else FusedHeads
-    model = made(task=task, labels=labels, **given, note_kind=parts["note"].kind, seed=seed)
-    model.photo, model.note = (parts[key].requires_grad_(False) for key in ("photo", "note"))
-    origins = [part.provenance for part in parts.values()]
-    sizes = [origin.get("train_sizes") for origin in origins]
-    model.provenance = {
-        "train_digests": sorted(set().union(*(origin.get("train_digests", ()) for origin in origins))),
-        "train_sizes": None if None in sizes else sorted(set().union(*sizes)),
-        "backbone_trained": any(origin.get("backbone_trained") for origin in origins),
-    }
-    return model

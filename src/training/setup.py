@@ -251,7 +251,7 @@ def check_modality(cfg: DictConfig) -> None:
     """Refuse photos for a model of texts, and the reverse."""
     texts, of_photos = ".text." in str(cfg.data._target_), bool(cfg.preprocess)
     both = "photo_and_note" in str(cfg.data._target_)
-    if both != ("photo_and_note" in str(cfg.model._target_)):
+    if both != str(cfg.model._target_).endswith("photo_and_note"):
         raise InputError(
             "model=photo_and_note brings its own data, which no other model takes: leave out data="
         )
