@@ -9,6 +9,7 @@ from sqlalchemy import URL
 
 from src.errors import InputError, first_line
 
+Url = Annotated[str, Field(pattern="^[a-z][a-z0-9+.-]*://.+")]
 Key = Annotated[str, Field(pattern="^(sha256:)?[0-9a-fA-F]{64}$")]
 
 
@@ -23,10 +24,13 @@ class Settings(BaseSettings):
     ckpt: str | None = None
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65535)
-    folder: Path = Path("outputs/serve")
-    database_url: str | None = None
+    folder: Url | Path = Path("outputs/serve")
+    database_url: Url | None = None
+    broker_url: Url | None = None
     backend: Literal["auto", "onnx", "torch"] = "auto"
     workers: int = Field(1, ge=0, le=64)
+    lease: float = Field(60.0, ge=1)
+    patience: float = Field(30.0, ge=0)
     threads: int | None = Field(None, ge=1, le=256)
     api_keys: list[Key] = []
     max_bytes: int = Field(20 * 2**20, ge=1024)
@@ -42,6 +46,8 @@ class Settings(BaseSettings):
     @property
     def database(self) -> str | URL:
         """The URL of the database: SQLite in the folder, where none is named."""
+        if self.database_url is None and isinstance(self.folder, str):
+            raise InputError(f"folder={self.folder}: needs a database_url: SQLite's file lies in a folder")
         return self.database_url or URL.create("sqlite", database=str((self.folder / "corbel.db").absolute()))
 
     @property
