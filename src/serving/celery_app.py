@@ -86,7 +86,7 @@ def work(settings: Settings) -> None:
     _at_work["settings"] = settings
     app.conf.broker_url = settings.broker_url
     calm = ("--without-gossip", "--without-mingle", "--without-heartbeat")  # workers need not know each other
-    app.worker_main(["worker", "--loglevel=WARNING", *calm])
+    app.worker_main(["--quiet", "worker", "--loglevel=WARNING", *calm])
 
 
 @worker_process_init.connect
@@ -106,7 +106,7 @@ def _end(**_: Any) -> None:
 
 
 def workers_of(settings: Settings) -> Workers:
-    """Return what works on the jobs of a broker in this process, its model loaded; or raise an `InputError`."""
+    """Return what works on a broker's jobs in this process, its model loaded; or raise an `InputError`."""
     if settings.broker_url is None or settings.is_alone:
         missing = "database_url" if settings.is_alone else "broker_url"
         raise InputError(f"a worker needs CORBEL_{missing.upper()}, of PostgreSQL and Redis")

@@ -1,5 +1,6 @@
 """Settings of the service: from `conf/serve.yaml`, the command line and `CORBEL_*` environment variables."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,7 +10,8 @@ from sqlalchemy import URL
 
 from src.errors import InputError, first_line
 
-Url = Annotated[str, Field(pattern="^[a-z][a-z0-9+.-]*://.+")]
+Url = Annotated[str, Field(pattern="^[a-z][a-z0-9+.-]*:/{2,3}.+")]
+SECRET = re.compile("(?<=//)[^/@]*@")  # the user and the password in an address
 Key = Annotated[str, Field(pattern="^(sha256:)?[0-9a-fA-F]{64}$")]
 
 
@@ -72,4 +74,6 @@ def read_settings(given: dict[str, object]) -> Settings:
         first = error.errors()[0]
         name = str(first["loc"][0])
         variable = f" (or CORBEL_{name.upper()})" if name not in values else ""
-        raise InputError(f"{name}={first.get('input')!r}{variable}: {first['msg'].lower()}") from error
+        value = SECRET.sub("***@", repr(first.get("input")))
+        told = "needs an address, SCHEME://HOST" if name.endswith("_url") else first["msg"].lower()
+        raise InputError(f"{name}={value}{variable}: {told}") from error
