@@ -109,9 +109,10 @@ class Redis(Process):
 
     def __init__(self, folder: Path):
         self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.url = f"redis://:{PASSWORD}@127.0.0.1:{self.port}/0"
         self.client = redis.Redis.from_url(self.url)
-        given = ("--bind", "127.0.0.1", "--save", "", "--maxmemory-policy", "noeviction")
+        given = ("--bind", "127.0.0.1", "--save", "", "--maxmemory-policy", "noeviction",
+                 "--requirepass", PASSWORD)  # fmt: skip
         super().__init__(
             [binary("redis-server"), "--port", str(self.port), *given], self.client.ping, cwd=folder
         )

@@ -52,7 +52,9 @@ class Service:
 
 def create_app(settings: Settings) -> FastAPI:
     """Return the application with its model loaded and its database ready, or raise an `InputError`."""
-    folder, store = open_folder(settings.folder), Store(settings.database, settings.patience)
+    database = settings.database
+    folder = open_folder(settings.folder)  # before the database: SQLite's file lies there
+    store = Store(database, settings.patience)
     model = load_served(settings.ckpt, settings.backend, settings.runs, settings.miss)
     engine = Engine(model, settings.threads, settings.queue, settings.timeout)
     figures, broker = Figures(engine, store), _broker_of(settings)

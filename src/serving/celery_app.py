@@ -37,7 +37,6 @@ app.conf.update(
     task_publish_retry=False,  # the sweep publishes again
     worker_pool="solo",  # one job at a time: the model has its own threads, and does not survive a fork
     worker_prefetch_multiplier=1,
-    worker_hijack_root_logger=False,
     worker_redirect_stdouts=False,
 )
 _at_work: dict[str, Any] = {}  # the settings and the workers of this process
@@ -84,7 +83,7 @@ def predict(job_id: str) -> None:
 def work(settings: Settings) -> None:
     """Work on jobs until SIGTERM; the one at work is finished first."""
     _at_work["settings"] = settings
-    app.conf.broker_url = settings.broker_url
+    app.conf.update(broker_url=settings.broker_url, worker_hijack_root_logger=False)
     calm = ("--without-gossip", "--without-mingle", "--without-heartbeat")  # workers need not know each other
     app.worker_main(["--quiet", "worker", "--loglevel=WARNING", *calm])
 
