@@ -20,9 +20,7 @@ import numpy as np
 import pytest
 import torch
 from alembic import command
-from alembic.autogenerate import compare_metadata
 from alembic.config import Config
-from alembic.migration import MigrationContext
 from fastapi.testclient import TestClient
 from PIL import Image
 from sqlalchemy import create_engine, event
@@ -34,7 +32,6 @@ from src.serving.app import create_app
 from src.serving.engine import Busy, Engine, load_served
 from src.serving.photos import Checked, without_metadata
 from src.serving.store import MIGRATIONS, Store
-from src.serving.tables import Base
 from tests.made import REPOSITORY, run_script
 from tests.test_service import sent, settings_of, settled
 
@@ -378,17 +375,24 @@ def test_databases_that_cannot_be_used(tmp_path):
 
 
 def test_migrations_go_up_and_down_and_give_the_tables_of_the_code(database):
-    Store(database).engine.dispose()
-    engine = create_engine(database)
-    config = Config()
+    store, config = Store(database), Config()
     config.set_main_option("script_location", str(MIGRATIONS))
-    with engine.connect() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-        command.downgrade(config, "base")
-        command.upgrade(config, "head")
-        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
-    engine.dispose()
+
+    def migrate(work, *revision):
+        with store.engine.begin() as connection:
+            config.attributes["connection"] = connection
+            work(config, *revision)
+
+    migrate(command.check)  # as `alembic check`
+    job_id = store.add_job(stored(store, "a"))
+    migrate(command.downgrade, "0001")
+    migrate(command.upgrade, "head")
+    assert store.job(job_id).status == "PENDING" and store.claim("worker", 60).id == job_id
+    migrate(command.downgrade, "base")
+    migrate(command.upgrade, "head")
+    migrate(command.check)
+    assert store.job(job_id) is None
+    store.engine.dispose()
 
 
 @ALONE
