@@ -151,6 +151,7 @@ class ServeConfig:
     database_url: str | None = None
     broker_url: str | None = None
     backend: str | None = None
+    device: str | None = None
     workers: int | None = None
     lease: float | None = None
     patience: float | None = None

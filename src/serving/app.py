@@ -55,7 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
     database = settings.database
     folder = open_folder(settings.folder)  # before the database: SQLite's file lies there
     store = Store(database, settings.patience)
-    model = load_served(settings.ckpt, settings.backend, settings.runs, settings.miss)
+    model = load_served(settings.ckpt, settings.backend, settings.runs, settings.miss, settings.device)
     engine = Engine(model, settings.threads, settings.queue, settings.timeout)
     figures, broker = Figures(engine, store), _broker_of(settings)
     workers = Workers(store, engine, folder, settings, figures.predicted, broker)
@@ -202,7 +202,8 @@ def activate(request: Request, wanted: Activate) -> dict[str, str]:
     if wanted.run not in runs:
         raise Refused(404, "no such run; GET /api/models lists those there are")
     try:
-        model = load_served(runs[wanted.run], service.settings.backend, miss=service.settings.miss)
+        settings = service.settings
+        model = load_served(runs[wanted.run], settings.backend, folder, settings.miss, settings.device)
     except InputError as error:
         log.error("%s", error)
         raise Refused(409, "this run cannot be loaded; the log of the service says why") from error

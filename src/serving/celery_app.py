@@ -5,6 +5,7 @@ A message may be lost, or come twice: rows are claimed once, and those without a
 """
 
 import logging
+import os
 from typing import Any
 
 import redis
@@ -21,7 +22,7 @@ from src.serving.store import Store, patiently
 log = logging.getLogger(__name__)
 QUEUE = "corbel"
 FIRST, SINGLE, BATCH = 0, 3, 6  # Redis has no priorities: Celery keeps a list for each
-app = Celery(QUEUE)
+app = Celery(QUEUE, broker=os.environ.get("CORBEL_BROKER_URL"))
 app.conf.update(
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,  # Redis may come back at any time
@@ -112,7 +113,7 @@ def workers_of(settings: Settings) -> Workers:
     settings = settings.model_copy(update={"workers": 0})  # no threads: Celery brings the jobs
     folder, store = open_folder(settings.folder), Store(settings.database, settings.patience)
     broker = Broker(settings.broker_url, settings.patience)
-    model = load_served(settings.ckpt, settings.backend, settings.runs, settings.miss)
+    model = load_served(settings.ckpt, settings.backend, settings.runs, settings.miss, settings.device)
     log.info("working with %s", model.path)
     engine = Engine(model, settings.threads, settings.queue, settings.timeout)
     return Workers(store, engine, folder, settings, lambda _: None, broker)

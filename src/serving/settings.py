@@ -30,6 +30,7 @@ class Settings(BaseSettings):
     database_url: Url | None = None
     broker_url: Url | None = None
     backend: Literal["auto", "onnx", "torch"] = "auto"
+    device: Literal["cpu", "cuda", "mps"] = "cpu"
     workers: int = Field(1, ge=0, le=64)
     lease: float = Field(60.0, ge=1)
     patience: float = Field(30.0, ge=0)
