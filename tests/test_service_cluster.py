@@ -221,10 +221,14 @@ def test_photos_in_storage_with_the_interface_of_s3(tmp_path, run, photos, s3, m
             assert client.get(f"/api/images/{image['id']}/{place}").status_code == 200
         assert client.get("/ready").status_code == 200
         s3.end()
+        (job,) = queued(client, image["id"], 1)
         away = client.get(f"/api/images/{image['id']}/file")
         assert (away.status_code, away.json()["code"]) == (503, "no_storage")
         assert client.get("/ready").status_code == 503
+        time.sleep(3)  # longer than three attempts take
+        assert client.get(f"/api/tasks/{job}").json()["task_status"] in ("PENDING", "STARTED")
         s3.start()  # empty
+        assert settled(client, job)["error"] == "no such file"
         assert client.get(f"/api/images/{image['id']}/file").status_code == 410
         assert client.delete(f"/api/images/{image['id']}").status_code == 200
     with pytest.raises(InputError, match="folder=s3://nowhere/x: cannot be written"):

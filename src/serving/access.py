@@ -9,9 +9,11 @@ import math
 import re
 import time
 import uuid
+from collections.abc import Callable
 
 from fastapi import Request
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -64,13 +66,21 @@ class Figures:
         waiting = Gauge("corbel_queue", "Requests that wait or run", registry=self.registry)
         waiting.set_function(lambda: engine.waiting)
         jobs = Gauge("corbel_jobs_waiting", "Jobs that nobody has begun", registry=self.registry)
-        jobs.set_function(store.waiting)
+        jobs.set_function(lambda: _number(store.waiting))
 
     def predicted(self, labels: dict[str, list[str]]) -> None:
         """Count the labels of a prediction."""
         for kind, names in labels.items():
             for name in names:
                 self.labels.labels(kind, name).inc()
+
+
+def _number(count: Callable[[], int]) -> float:
+    """Return a count of the database; not a number while that is away: the other figures stay."""
+    try:
+        return count()
+    except SQLAlchemyError:
+        return math.nan
 
 
 class Buckets:

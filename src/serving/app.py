@@ -25,10 +25,10 @@ from src.serving import image_routes, prediction_routes, text_routes
 from src.serving.access import Around, Figures, client_of, key_digest
 from src.serving.bodies import Activate
 from src.serving.engine import Engine, ServedModel, load_served
-from src.serving.folders import Folder, open_folder
 from src.serving.jobs import Workers
 from src.serving.refusals import Refused, answer_to, problems
 from src.serving.settings import Settings
+from src.serving.storage import Folder, open_folder
 from src.serving.store import Store
 from src.serving.tables import PredictionRow, ReviewRow
 

@@ -14,9 +14,9 @@ from celery.signals import worker_process_init, worker_shutdown
 
 from src.errors import InputError, first_line, leave
 from src.serving.engine import Engine, load_served
-from src.serving.folders import open_folder
 from src.serving.jobs import Workers
 from src.serving.settings import Settings, read_settings
+from src.serving.storage import open_folder
 from src.serving.store import Store, patiently
 
 log = logging.getLogger(__name__)

@@ -17,9 +17,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from src.errors import first_line
 from src.images import UnreadableImage
 from src.serving.engine import Engine, ServedModel
-from src.serving.folders import Folder, StorageAway
 from src.serving.photos import photo_name
 from src.serving.settings import Settings
+from src.serving.storage import Folder, StorageAway
 from src.serving.store import Store, patiently
 
 log = logging.getLogger(__name__)
@@ -116,8 +116,10 @@ class Workers:
             if patiently(end, self.lease, _is_of_database) and prediction:
                 self.finished(prediction["labels"])
                 log.info("%s", json.dumps(record, ensure_ascii=False))
-        except StorageAway as away:  # the lease ends, and the job is taken again
+        except StorageAway as away:
             log.error("job %s: %s", job.id, away)
+            self.store.give_back(job, name)
+            self._stop.wait(IDLE)
         finally:
             del self._at_work[name]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from src.images import UnreadableImage, open_image, read_header
-from src.serving.folders import Folder
+from src.serving.storage import Folder
 
 TYPES = {"JPEG": "image/jpeg", "PNG": "image/png"}
 THUMBNAIL = 320  # pixels of the longer side

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from src.images import UnreadableImage
 from src.serving.engine import Busy
-from src.serving.folders import StorageAway
+from src.serving.storage import StorageAway
 
 log = logging.getLogger(__name__)
 DISK = (8, 10, 13, 14)  # SQLite's codes: read-only, input or output, full, cannot be opened

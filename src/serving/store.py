@@ -287,6 +287,13 @@ class Store:
                 db.execute(update(ImageRow).where(photo).values(prediction_id=latest))
         return True
 
+    def give_back(self, job: Row, worker: str) -> None:
+        """Let a job wait again, as if it had not been begun: what it needs is away."""
+        mine = (JobRow.id == job.id, JobRow.worker == worker, JobRow.status == "STARTED")
+        values = {"status": "PENDING", "attempts": job.attempts - 1, "published_at": Now()}
+        with self.engine.begin() as db:
+            db.execute(update(JobRow).where(*mine).values(values))
+
     def release_all(self) -> None:
         """Give back the jobs of workers that ended: for a database that no other process uses."""
         with self.engine.begin() as db:
@@ -307,8 +314,8 @@ class Store:
                 query = select(JobRow.id, JobRow.priority, JobRow.attempts).where(which)
                 query = query.order_by(JobRow.priority, JobRow.created_at).limit(max(most, 0))
                 found += db.execute(query.with_for_update(skip_locked=True)).all()
-            ids = [row.id for row in found]
-            db.execute(update(JobRow).where(JobRow.id.in_(ids)).values(published_at=Now()))
+            if ids := [row.id for row in found]:
+                db.execute(update(JobRow).where(JobRow.id.in_(ids)).values(published_at=Now()))
         return found
 
     def unpublished(self, job_id: str) -> None:
