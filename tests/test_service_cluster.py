@@ -204,6 +204,8 @@ def test_web_processes_share_the_rates_and_go_on_without_redis(tmp_path, run, se
 @pytest.fixture(scope="module")
 def s3(servers):
     """A server that answers as S3 does."""
+    for name in ("s3fs", "moto"):
+        pytest.importorskip(name, reason="the extra dev is not installed in full")
     with servers_of.started(servers_of.S3) as found:
         yield found
 

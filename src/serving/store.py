@@ -33,7 +33,12 @@ PASSING = ("starting up", "shutting down", "recovery mode", "too many")  # refus
 OPTIONS: dict[str, dict[str, Any]] = {
     "sqlite": {"connect_args": {"timeout": WAIT}},
     "postgresql": {
-        "connect_args": {"connect_timeout": 5, "tcp_user_timeout": 10_000},
+        "connect_args": {
+            "connect_timeout": 5,
+            "tcp_user_timeout": 10_000,
+            # a host that lost its power in a transaction holds its locks no longer
+            "options": "-c idle_in_transaction_session_timeout=60000",
+        },
         "pool_pre_ping": True,  # a connection that the server closed is replaced
         "pool_size": 10,
         "pool_timeout": WAIT,
