@@ -142,15 +142,19 @@ class AuditConfig(TrainConfig):
 
 @dataclass
 class ServeConfig:
-    """Root keys of `conf/serve.yaml`: the settings of the service, null where they are not given."""
+    """Root keys of `conf/serve.yaml` and `conf/worker.yaml`: the service's settings, null: not given."""
 
     ckpt: str | None = None
     host: str | None = None
     port: int | None = None
     folder: str | None = None
     database_url: str | None = None
+    broker_url: str | None = None
     backend: str | None = None
+    device: str | None = None
     workers: int | None = None
+    lease: float | None = None
+    patience: float | None = None
     threads: int | None = None
     api_keys: Any = None
     max_bytes: int | None = None
@@ -206,6 +210,7 @@ SCHEMAS = {
     "compare_backbones": CompareConfig,
     "find_lr": FindLrConfig,
     "serve": ServeConfig,
+    "worker": ServeConfig,
     "train": TrainConfig,
     "predict": PredictConfig,
     "evaluate": EvaluateConfig,

@@ -21,6 +21,7 @@ from src.serving.app import create_app
 from src.serving.settings import Settings, read_settings
 from tests.made import FAST, REPOSITORY, make_folders, only_run, run_script
 
+pytestmark = pytest.mark.usefixtures("profile")  # with SQLite, and with PostgreSQL and Redis
 BROKEN = b"\xff\xd8\xff" + bytes(60)
 
 

@@ -47,26 +47,27 @@ def address(tmp_path_factory, run):
         yield found
 
 
-def test_every_call_does_what_its_description_says(address, photos, thorough):
+def test_every_call_does_what_its_description_says(profile, tmp_path, run, photos, thorough):
     content = sorted(photos.rglob("*.jpg"))[0].read_bytes()
     quiet = settings(
         max_examples=200 if thorough else 8, deadline=None, database=None,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     counts = Counter()
-    for found in schemathesis.openapi.from_url(f"{address}/openapi.json").get_all_operations():
+    with served(create_app(settings_of(tmp_path, run))) as address:
+        for found in schemathesis.openapi.from_url(f"{address}/openapi.json").get_all_operations():
 
-        @quiet
-        @given(case=found.ok().as_strategy())
-        def holds(case):
-            if isinstance(case.body, dict) and "file" in case.body:
-                case.body["file"] = content  # what is no photo is refused, as it should be
-            elif isinstance(case.body, dict) and "files" in case.body:
-                case.body["files"] = [content]
-            counts[case.call_and_validate().status_code] += 1
+            @quiet
+            @given(case=found.ok().as_strategy())
+            def holds(case):
+                if isinstance(case.body, dict) and "file" in case.body:
+                    case.body["file"] = content  # what is no photo is refused, as it should be
+                elif isinstance(case.body, dict) and "files" in case.body:
+                    case.body["files"] = [content]
+                counts[case.call_and_validate().status_code] += 1
 
-        holds()
-    print(f"{sum(counts.values())} calls of schemathesis: {dict(counts)}")
+            holds()
+    print(f"{sum(counts.values())} calls of schemathesis, {profile}: {dict(counts)}")
 
 
 @contextmanager
