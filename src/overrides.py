@@ -174,7 +174,8 @@ def resumed(cfg: DictConfig) -> DictConfig:
         OmegaConf.update(saved, key, OmegaConf.select(cfg, key))
     if "thresholds" not in saved:  # a run of an earlier version ends as it began
         saved.thresholds = OmegaConf.merge(OmegaConf.to_container(cfg.thresholds), {"source": "epoch"})
-    saved.model.weights = saved.model.init_from = None
+    for key in {"weights", "init_from"} & {*saved.model}:
+        saved.model[key] = None
     if saved.data.split_file:  # it may be gone, and the run holds its split itself
         saved.data.split_file = str(run)
     saved.output_dir = str(run)
