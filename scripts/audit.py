@@ -22,6 +22,7 @@ def main(cfg: DictConfig) -> None:
     from src.models import backbones, base
 
     base.set_full_precision()
+    config.photos_only(cfg, "audit.py")
     check_targets(backbones.fill_defaults(cfg))
     config.check_seed(cfg.seed)
     if cfg.top < 0:

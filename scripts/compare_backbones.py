@@ -20,6 +20,7 @@ def main(cfg: DictConfig) -> None:
     """Train heads, and with `finetune=` all layers, of each backbone; compare figures, time, size, memory."""
     from src.overrides import shown
 
+    config.photos_only(cfg, "compare_backbones.py")
     given = [text for text in HydraConfig.get().overrides.task if not text.startswith(OWN)]
     if any(text.startswith("model.backbone=") for text in given) or not cfg.backbones:
         raise InputError("the backbones to compare are named as backbones=[resnet18,resnet50]")

@@ -1,4 +1,4 @@
-"""Evaluate a model: `python scripts/evaluate.py ckpt=RUN [data.root=photos/ | data.csv=image_data.csv]`."""
+"""Evaluate a model: `python scripts/evaluate.py ckpt=RUN [data.root=photos/ | data.csv=labels.csv]`."""
 
 import sys
 from pathlib import Path
@@ -17,6 +17,7 @@ def main(cfg: DictConfig) -> None:
     from src.analysis.evaluation.labelled import labelled_photos, scored_photos
     from src.analysis.evaluation.measures import evaluate
     from src.analysis.evaluation.noisy import noisy_labels_of_run
+    from src.analysis.evaluation.telling import telling_words
     from src.files import user_path
     from src.inference.predictor import Predictor
     from src.overrides import shown
@@ -39,9 +40,9 @@ def main(cfg: DictConfig) -> None:
         num_workers=cfg.num_workers,
     )
     photos = labelled_photos(cfg, predictor, checkpoint)
-    root = photos.photos[0].root
+    root, of_texts = photos.root, predictor.backend.reads == "text"
     files.check_folder(folder, root)
-    if cfg.explain:  # an exported model is evaluated without torch
+    if cfg.explain and not of_texts:  # an exported model is evaluated without torch
         from src.analysis.evaluation.worst_errors import Explainer
 
         explainer = Explainer(predictor, checkpoint, cfg.root, cfg.device)
@@ -51,10 +52,14 @@ def main(cfg: DictConfig) -> None:
     found = evaluate(scored, cfg.resamples, **about)
     files.write_tables(found, folder)
     files.write_pictures(found, folder, root, predictor.preprocess.sample_bits)
-    worst = explainer.explain(found.mistakes, cfg.explain, root) if cfg.explain else None
-    extras = files.write_extras(folder, noisy, worst)
+    worst = telling = None
+    if cfg.explain and of_texts:
+        telling = telling_words(predictor.backend.model, found.mistakes, cfg.explain)
+    elif cfg.explain:
+        worst = explainer.explain(found.mistakes, cfg.explain, root)
+    extras = files.write_extras(folder, noisy, worst, telling)
     read = f"read  {shown(folder.absolute())}"
-    print("\n".join([photos.source, *files.summary_lines(found), *extras, read]))
+    print("\n".join([photos.source, *files.summary_lines(found, predictor.backend.noun), *extras, read]))
 
 
 if __name__ == "__main__":

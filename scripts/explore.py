@@ -23,6 +23,7 @@ def main(cfg: DictConfig) -> None:
     from src.overrides import shown
 
     check_targets(fill_defaults(cfg).data, "data")
+    config.photos_only(cfg, "explore.py")
     config.demo_root(cfg)
     datamodule = config.build(cfg.data)
     folder = user_path(cfg.output or cfg.output_dir)

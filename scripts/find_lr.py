@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from src import config
 from src.config_check import check_targets
+from src.errors import InputError
 
 
 @config.command("find_lr")
@@ -26,6 +27,8 @@ def main(cfg: DictConfig) -> None:
 
     quiet_lightning()
     set_full_precision()
+    if "lr" not in cfg.model:
+        raise InputError(f"model={cfg.name} has no learning rate: nothing to find")
     check_targets(fill_defaults(cfg))
     check_cache(cfg)
     cfg.trainer.max_epochs = cfg.steps  # of a step or more

@@ -25,6 +25,7 @@ def main(cfg: DictConfig) -> None:
     folder, images = user_path(cfg.output or cfg.output_dir), cfg.images
     with open_dict(cfg):
         del cfg["output"], cfg["images"]
+    config.photos_only(cfg, "pipeline.py")
     check_pipeline(fill_defaults(cfg))
     photos = find_images(images) if images else []
     config.demo_root(cfg)

@@ -296,6 +296,13 @@ def check_data(cfg: DictConfig) -> None:
             raise InputError(f"data.{key}={place}: not there. experiment={name} needs {source}")
 
 
+def photos_only(cfg: DictConfig, script: str) -> None:
+    """Refuse texts for a script that only looks at photos."""
+    if any("text" in str(node and node.get("_target_")) for node in (cfg.data, cfg.model)):
+        others = "train.py, evaluate.py, compare.py and predict.py take texts"
+        raise InputError(f"{script} looks at photos: {others}")
+
+
 def demo_root(cfg: DictConfig) -> None:
     """Set the demo set as the photos of a config that names none, and draw it if it is missing.
 

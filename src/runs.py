@@ -144,6 +144,11 @@ class RunFolder:
         return None
 
     @cached_property
+    def noun(self) -> str:
+        """The noun for what is classified, photo or text, by the columns of the predictions."""
+        return "text" if "text" in self.predictions and "path" not in self.predictions else "photo"
+
+    @cached_property
     def data_root(self) -> Path | None:
         """The folder of the photos: as the run recorded it, else as configured."""
         configured = self.setting("data.images", "data.root")

@@ -39,6 +39,7 @@ class Pair:
         said: the predicted labels of A and B, bool `[2, N, L]`.
         groups: the number of each photo's group, `[N]`.
         notes: what the reader has to know.
+        noun: what they are, photo or text.
     """
 
     task: str
@@ -49,10 +50,11 @@ class Pair:
     said: np.ndarray
     groups: np.ndarray
     notes: list[str]
+    noun: str = "photo"
 
 
 def read_pair(given: Sequence[str]) -> Pair:
-    """Read two runs; photos are joined by content where both tables have a `digest`, else by path.
+    """Read two runs; photos are joined by content where both tables have a `digest` or `text`, else by path.
 
     Labels are B's. Groups are those of the run that has fewer, so that no interval is too narrow.
 
@@ -68,21 +70,22 @@ def read_pair(given: Sequence[str]) -> Pair:
     read = [all(rows["status"] == "ok" for _, rows in two) for two in zip(*both, strict=True)]
     both = [[rows for rows, ok in zip(found, read, strict=True) if ok] for found in both]
     if not both[0]:
-        raise InputError(f"runs=[{listed(given)}]: no test photo that both runs could read")
-    notes = [f"left out {read.count(False)} photos that a run could not read"] * (not all(read))
+        raise InputError(f"runs=[{listed(given)}]: no test {runs[1].noun} that both runs could read")
+    noun = runs[1].noun
+    notes = [f"left out {read.count(False)} {noun}s that a run could not read"] * (not all(read))
     other, truth = (
         np.array([labels.encode({k: run.labels(row, k) for k in labels.kinds}) for row, _ in found]) > 0
         for run, found in zip(runs, both, strict=True)
     )
     if differ := (other != truth).any(1).sum():
-        notes.append(f"{differ} photos have other labels in A's table: B's are the truth for both")
+        notes.append(f"{differ} {noun}s have other labels in A's table: B's are the truth for both")
     several = runs[0].task == "multilabel"
     known = np.stack([truth[:, part].any(1) | several for part in labels.slices.values()], 1)
     rows = [[row for _, row in found] for found in both]
     said = [[_said(run, labels, row) for row in part] for run, part in zip(runs, rows, strict=True)]
     groups = [[row.get("group") or f"\n{i}" for i, (row, _) in enumerate(found)] for found in both]
     numbers = np.unique(min(groups, key=lambda names: len({*names})), return_inverse=True)[1]
-    return Pair(runs[0].task, labels, rows, truth, known, np.array(said), numbers, notes)
+    return Pair(runs[0].task, labels, rows, truth, known, np.array(said), numbers, notes, noun)
 
 
 def _common_labels(a: RunFolder, b: RunFolder) -> LabelSpace:
@@ -101,12 +104,13 @@ def _common_labels(a: RunFolder, b: RunFolder) -> LabelSpace:
 def _same_photos(a: RunFolder, b: RunFolder) -> list[dict[tuple, tuple[dict, dict]]]:
     """Return each test photo's rows of the split's table and of the predictions, for both runs."""
     tests = [run.splits.get("test", pd.DataFrame()) for run in (a, b)]
-    by = "digest" if all("digest" in test and test["digest"].all() for test in tests) else "path"
+    keys = ("digest", "text")  # a text may be of another row
+    by = next((key for key in keys if all(key in test and test[key].all() for test in tests)), "path")
     found = [_photos(run, test, by) for run, test in zip((a, b), tests, strict=True)]
     alone = [len(found[0].keys() - found[1]), len(found[1].keys() - found[0])]
     if any(alone):
         parts = [
-            f"{n} of {len(rows)} photos are in {run.path}'s alone"
+            f"{n} of {len(rows)} {run.noun}s are in {run.path}'s alone"
             for n, rows, run in zip(alone, found, (a, b), strict=True)
         ]
         cure = f"train again with {typed('data.split_file', a.path)}"
@@ -117,13 +121,16 @@ def _same_photos(a: RunFolder, b: RunFolder) -> list[dict[tuple, tuple[dict, dic
 def _photos(run: RunFolder, test: pd.DataFrame, by: str) -> dict[tuple, tuple[dict, dict]]:
     """Return the rows of a run's test photos by path or content; copies of a photo are numbered."""
     file, columns = run.path / "predictions.csv", [_columns(run.task, kind)[0] for kind in run.classes]
+    predictions = run.predictions
+    if run.noun == "text":  # found by its ID
+        predictions = predictions.assign(path=predictions["ID"])
     if test.empty:
         raise InputError(f"{run.path / 'test_metadata.csv'}: no test photos, so nothing to compare")
     for path, table, needed in ((run.path / "test_metadata.csv", test, run.classes),
-                                (file, run.predictions, [*columns, "status"])):  # fmt: skip
+                                (file, predictions, [*columns, "status"])):  # fmt: skip
         if lacking := [name for name in ("path", *needed) if name not in table]:
             raise InputError(f"{path}: no column '{lacking[0]}'")
-    predicted = {row["path"]: row for row in run.predictions.to_dict("records")}
+    predicted = {row["path"]: row for row in predictions.to_dict("records")}
     rows = test.sort_values("path").to_dict("records")
     if lost := [row["path"] for row in rows if row["path"] not in predicted]:
         raise InputError(f"{file}: it lacks {len(lost)} of {len(rows)} test photos ({listed(lost, 3)})")
@@ -258,7 +265,7 @@ def write_tables(folder: Path, *tables: list[dict]) -> None:
 def summary_text(pair: Pair, rows: Sequence[dict], flipped: Sequence[dict]) -> str:
     """Return the figures of the whole set, and of the labels whose F1 changed most, as lines."""
     right = Counter(row["right"] for row in flipped)
-    photos = f"{len(pair.truth):,} test photos in {pair.groups.max() + 1:,} groups"
+    photos = f"{len(pair.truth):,} test {pair.noun}s in {pair.groups.max() + 1:,} groups"
     lines = [f"{photos}; {len(flipped):,} decisions changed: A right in {right['A']:,}, B in {right['B']:,}"]
     changed = [row for row in rows if row["metric"] == "f1" and row.get("difference")]
     changed.sort(key=lambda row: -abs(row["difference"]))

@@ -78,7 +78,7 @@ def _confusion_panel(
         axes, "y", names, [f"{draw.short(name)}  ({n:,})" for name, n in zip(names, total, strict=True)]
     )
     draw.name_axis(axes, "x", names)
-    axes.set_ylabel("truth (photos)", **SMALL)
+    axes.set_ylabel("truth (counts)", **SMALL)
     axes.set_xlabel("prediction", **SMALL)
 
 
@@ -92,7 +92,7 @@ def label_outcomes_figure(counts: Mapping[str, tuple[int, int, int, int]]) -> Fi
 
     The counts are true positives, false negatives, false positives and true negatives.
     """
-    names, most, title = list(counts), draw.FIRST + draw.LAST, "Outcomes per label (photos with it)"
+    names, most, title = list(counts), draw.FIRST + draw.LAST, "Outcomes per label (how many have it)"
     if len(names) > most:
         title = f"Outcomes: the {most} of {len(names):,} labels with the most errors"
         worst = set(sorted(names, key=lambda name: -sum(counts[name][1:3]))[:most])
@@ -109,7 +109,7 @@ def label_outcomes_figure(counts: Mapping[str, tuple[int, int, int, int]]) -> Fi
     axes.set_xticks(range(4), ["hit", "missed", "false alarm", "correct\nrejection"], fontsize=9, color=INK)
     axes.xaxis.tick_top()
     axes.set_xlabel(
-        "shade: hit, missed = share of the photos with the label; false alarm = share of the alarms", **NOTE
+        "shade: hit, missed = share of those with the label; false alarm = share of the alarms", **NOTE
     )
     return figure
 
@@ -166,7 +166,7 @@ def reliability_figure(points: pd.DataFrame, parts: Sequence[str]) -> Figure:
             axes.plot(rows["score"], rows["share"], color=colour, **look)
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
         draw.set_title(axes, f"Reliability: {part}")
-        axes.set_xlabel("confidence; as many photos at each point", **NOTE)
+        axes.set_xlabel("confidence; as many at each point", **NOTE)
         axes.set_ylabel("share that was right", **SMALL)
         axes.legend(fontsize=8, frameon=False, labelcolor=INK)
     return figure
@@ -184,7 +184,7 @@ def workload_figure(points: pd.DataFrame) -> Figure:
         axis.set_major_formatter(PercentFormatter(1))
     most = 1.2 * points["missed"].max()
     axes.set(xlim=(-0.02, 1.08), ylim=(-most / 30, most) if most > 0 else (-0.01, 0.2))
-    axes.set_xlabel("photos sent to a person; at the points: the rate of misses that was asked for", **NOTE)
+    axes.set_xlabel("sent to a person; at the points: the rate of misses that was asked for", **NOTE)
     axes.set_ylabel("labels missed all the same", **SMALL)
     return figure
 
@@ -307,7 +307,7 @@ def class_distribution_figure(counts: pd.DataFrame) -> Figure:
         axes.set_xlim(0, most * 1.22)
     place = {"ncols": len(splits), "loc": "lower right", "bbox_to_anchor": (1, 1)}
     panels[0].legend(fontsize=8, frameon=False, labelcolor=INK, **place)
-    panels[-1].set_xlabel(f"photos; at the bars: {' · '.join(splits)}", **NOTE)
+    panels[-1].set_xlabel(f"counts; at the bars: {' · '.join(splits)}", **NOTE)
     return figure
 
 
@@ -326,13 +326,13 @@ def label_f1_figure(per_class: Mapping[str, Mapping[str, float | None]]) -> Figu
     figure, axes = draw.titled_panel(title, *size, "x")
     for i, (_, f1, support) in enumerate(rows):
         if f1 is None:
-            axes.text(0.01, i, "not evaluated: no photo", style="italic", **BAR_LABEL)
+            axes.text(0.01, i, "not evaluated: none", style="italic", **BAR_LABEL)
             continue
         axes.barh(i, f1, height=0.72, color="#b9d3e6" if support < FEW else BLUE)
         axes.text(f1 + 0.01, i, f"{f1:.2f}   n = {support:,}", **BAR_LABEL)
     axes.set(xlim=(0, 1.22), ylim=(max(len(rows), 1) - 0.4, -0.6), xticks=np.arange(0, 1.01, 0.2))
     draw.name_axis(axes, "y", names)
-    axes.set_xlabel(f"F1; pale: fewer than {FEW} photos", **NOTE)
+    axes.set_xlabel(f"F1; pale: fewer than {FEW} of the label", **NOTE)
     return figure
 
 

@@ -88,6 +88,7 @@ def _rows(text: str, delimiter: str, where: str = "") -> Iterator[tuple[int, lis
     number = 0
     try:
         file = io.StringIO(text, newline="")
+        csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a cell may hold a long text
         lines = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=bool(where))
         for number, cells in enumerate(lines, 1):
             if any(cell.strip() for cell in cells):

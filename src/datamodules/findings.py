@@ -226,8 +226,8 @@ def _too_many(counts: Mapping[tuple[str, str], int], records: Sequence[Record]) 
     return [
         Finding(
             "labels_unique",
-            f"{n:,} different labels of kind '{kind}' on {len(records):,} photos",
-            "check that its column or folder names labels, not photos or remarks",
+            f"{n:,} different labels of kind '{kind}' on {len(records):,} {records[0].noun}s",
+            f"check that its column or folder names labels, not {records[0].noun}s or remarks",
             n,
         )
         for kind, n in labels.items()
@@ -244,6 +244,7 @@ def _contradictions(records: Sequence[Record], healthy: set[str]) -> list[Findin
     ]
     if not paths:
         return []
-    text = f"{len(paths)} photos carry a label for nothing wrong next to another: {listed(paths, EXAMPLES)}"
+    which = f"{len(paths)} {records[0].noun}s carry a label for nothing wrong"
+    text = f"{which} next to another: {listed(paths, EXAMPLES)}"
     cure = "correct them; the other label counts"
     return [Finding("labels_contradict", text, cure, len(paths), tuple(paths[:EXAMPLES]))]

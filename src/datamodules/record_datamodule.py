@@ -98,6 +98,11 @@ class RecordDataModule(L.LightningDataModule):
         return known
 
     @property
+    def noun(self) -> str:
+        """The noun for a record, in messages: photo or text."""
+        return "text" if self.reads == "text" else "photo"
+
+    @property
     def multilabel(self) -> bool:
         """Whether a photo may carry any combination of labels."""
         return self.task == "multilabel"
@@ -131,7 +136,7 @@ class RecordDataModule(L.LightningDataModule):
         paths: dict[str, str] = {}
         for record in source.records:
             if (other := paths.setdefault(record.id, record.path)) != record.path:
-                raise InputError(f"ID '{record.id}' names two photos: {other} and {record.path}")
+                raise InputError(f"ID '{record.id}' names two {self.noun}s: {other} and {record.path}")
         if not rec.is_unicode(whole := str(source.root.absolute())):
             raise InputError(f"data.root: the folder {whole!a} has a name that is not UTF-8: rename it")
         self.source, self.root = self._inspected(source), source.root
@@ -166,7 +171,7 @@ class RecordDataModule(L.LightningDataModule):
         self.split_hash, self.data_hash = sp.split_hash(self.splits), sp.data_hash(linked.records)
         asked = None if given is not None else self.shares
         asked = sp.fold_shares(self.shares, self.folds) if fold else asked
-        self.certificate = certify(linked, self.splits, asked, self.near_duplicates)
+        self.certificate = certify(linked, self.splits, asked, self.near_duplicates, self.noun)
         self.certificate["findings"] = [asdict(finding) for finding in self.source.findings]
 
     def replaced_photos(self) -> list[str]:
@@ -181,7 +186,7 @@ class RecordDataModule(L.LightningDataModule):
         train = self.splits["train"]
         labels = rec.label_space(train)
         for kind in sorted({kind for record in train for kind in record.labels} - set(labels.kinds)):
-            log.warning("No training photo carries a label of kind '%s': the kind is left out", kind)
+            log.warning("No training %s carries a label of kind '%s': the kind is left out", self.noun, kind)
         strangers: dict[str, list[str]] = {}
         for split in ("val", "test"):
             for record in self.splits[split]:
@@ -190,12 +195,12 @@ class RecordDataModule(L.LightningDataModule):
                         strangers.setdefault(f"'{name}' ({kind})", []).append(f"{split}: {record.path}")
         if strangers:
             shown = "; ".join(f"{label} in {listed(where, 2)}" for label, where in sorted(strangers.items()))
-            raise InputError(f"labels that no training photo carries: {shown}")
+            raise InputError(f"labels that no training {self.noun} carries: {shown}")
         for kind, names in labels.kinds.items():
             if len(names) < 2 and not self.multilabel:
                 raise InputError(f"only one {kind}, '{names[0]}': a classifier needs two or more")
         if all(set(labels.names) == set().union(*r.labels.values()) for r in train):
-            raise InputError(f"every training photo carries the same labels ({listed(labels.names)})")
+            raise InputError(f"every training {self.noun} carries the same labels ({listed(labels.names)})")
         return labels
 
     def class_weights(self) -> dict[str, list[float]] | None:
@@ -207,7 +212,7 @@ class RecordDataModule(L.LightningDataModule):
     def log_tables(self) -> None:
         """Log photos per label, pair and split, weights, and labels that cannot be evaluated."""
         sizes = ", ".join(
-            f"{name} {len(records)} photos in {self.certificate['groups'][name]} groups"
+            f"{name} {len(records)} {self.noun}s in {self.certificate['groups'][name]} groups"
             for name, records in self.splits.items()
         )
         table = label_table(self.splits, self.labels)

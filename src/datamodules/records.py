@@ -57,7 +57,12 @@ class Record:
     @property
     def shown(self) -> str:
         """What tables of errors name: the path of a photo, or the text that stands for itself."""
-        return self.text if self.text is not None and self.path == self.id else self.path
+        return self.text if self.noun == "text" else self.path
+
+    @property
+    def noun(self) -> str:
+        """What it is, in messages: photo or text."""
+        return "text" if self.text is not None and self.path == self.id else "photo"
 
 
 @dataclass(frozen=True, slots=True)

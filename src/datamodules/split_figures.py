@@ -24,6 +24,7 @@ def certify(
     splits: Mapping[str, Sequence[Record]],
     asked: Mapping[str, float] | None,
     near_duplicates: int | None,
+    noun: str = "photo",
 ) -> dict[str, Any]:
     """Return the content of `split_certificate.json`, see docs/data.md.
 
@@ -64,7 +65,7 @@ def certify(
         },
         "closest": _closest(records, chosen),
         "not_evaluable": {
-            label: f"no photo in {' and '.join(lacking)}: {number} group(s) carry it"
+            label: f"no {noun} in {' and '.join(lacking)}: {number} group(s) carry it"
             for (_, label), row, number in zip(labels, counts, groups, strict=True)
             if (lacking := [SPLITS[split] for split in (1, 2) if photos[split] and not row[split]])
         },

@@ -237,6 +237,11 @@ class Backend(ABC):
     on_gpu = False
     reads = "photo"
 
+    @property
+    def noun(self) -> str:
+        """The noun for an item, in messages: photo or text."""
+        return "text" if self.reads == "text" else "photo"
+
     @abstractmethod
     def scores(self, pixels: np.ndarray, count: int | None = None) -> np.ndarray:
         """Return probabilities float32 `[count, labels]` of the first `count` rows; None: of all.
@@ -280,6 +285,8 @@ class Backend(ABC):
 
 def mirrored(backend: Backend) -> Backend:
     """Let a backend give each photo the mean of its scores and those of its mirror image."""
+    if backend.reads == "text":
+        raise InputError("tta=true mirrors photos, and this is a model of texts: leave it out")
     scores = backend.scores
 
     def mean(pixels: np.ndarray, count: int | None = None) -> np.ndarray:

@@ -82,12 +82,13 @@ def make_manifest(
 ) -> dict[str, Any]:
     """Return everything that the rows of an output depend on, as plain JSON.
 
-    Of the model its content counts, of the photos their IDs and paths, not their folder. Settings are other
-    values that decide about rows, such as thresholds and the batch size.
+    Of the model its content counts, of the photos their IDs, paths and notes, not their folder. Settings are
+    other values that decide about rows, such as thresholds and the batch size.
     """
     named = hashlib.sha256()
     for photo in photos:
-        named.update(f"{photo.id}\0{photo.path}\n".encode("utf-8", "backslashreplace"))
+        text = "" if photo.text is None else f"\0{photo.text}"
+        named.update(f"{photo.id}\0{photo.path}{text}\n".encode("utf-8", "backslashreplace"))
     about = {"checkpoint": file_digest(model), "photos": named.hexdigest(), "number of photos": len(photos)}
     about |= {"chunk": batches.CHUNK, "columns": list(columns), "decoder": decoder()}
     return json.loads(json.dumps(about | settings))
@@ -236,7 +237,8 @@ class Output:
         if self._state == "elsewhere":
             return "another process has merged all chunks"
         total = self.total if self._state == "incomplete" else len(self.photos)
-        counts = f"{total - self.unreadable} photos predicted, {self.unreadable} unreadable"
+        noun = "photo" if self.photos and self.photos[0].path else "text"
+        counts = f"{total - self.unreadable} {noun}s predicted, {self.unreadable} unreadable"
         if self._state == "incomplete":
             return f"{counts} in this shard; {self.missing} of {len(self.chunks)} chunks are still missing"
         return f"nothing to do, complete already: {counts}" if self._state == "complete" else counts

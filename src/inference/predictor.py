@@ -107,8 +107,8 @@ class Predictor:
         low = [] if loaded.low is None else loaded.low.tolist()
         if none := [n for n, limit in zip(found.labels.names, low, strict=False) if limit >= NO_PROMISE]:
             of = "label" if found.task == "multilabel" else "kind"
-            told = "miss=%g: no promise for %s; it takes %d photos of a %s"
-            log.info(told, loaded.miss, listed(none, 20), needed(kept_rate(loaded.miss)), of)
+            told = "miss=%g: no promise for %s; it takes %d %ss of a %s"
+            log.info(told, loaded.miss, listed(none, 20), needed(kept_rate(loaded.miss)), found.noun, of)
         return loaded
 
     def _thresholds(self, given: float | Mapping[str, float] | None) -> np.ndarray | None:
@@ -229,10 +229,11 @@ class Predictor:
         self.backend.report()
         if seen:
             log.warning(
-                "%d of %d photos were in this model's training split: the predictions do not measure "
+                "%d of %d %ss were in this model's training split: the predictions do not measure "
                 "generalisation",
                 seen,
                 len(photos),
+                self.backend.noun,
             )
 
 

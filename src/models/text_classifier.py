@@ -61,8 +61,9 @@ class TextClassifier(Classifier):
         """Return the words of a text that its probability of a label rests on, the weightiest first.
 
         The number beside a word is by how much the probability is higher than without it (Li et al., 2016,
-        Understanding neural networks through representation erasure).
+        Understanding neural networks through representation erasure). Of a long text the beginning counts.
         """
+        text = text[:LETTERS]
         words = list(dict.fromkeys(text.split()[:WORDS]))
         without = [" ".join(other for other in text.split() if other != word) for word in words]
         column = self.labels.position(label)
@@ -77,7 +78,7 @@ class TextClassifier(Classifier):
         checkpoint["hyper_parameters"] = self.given
 
 
-WORDS = 64  # most different words of a text that `telling` tries
+WORDS, LETTERS = 64, 10_000  # of a text: the most different words, and letters, that `telling` looks at
 
 
 def _parts(items: Sequence[str], size: int) -> list[Sequence[str]]:

@@ -17,6 +17,8 @@ from src.analysis.drawing import save
 from src.analysis.evaluation import evaluation_folder as files
 from src.analysis.evaluation.calibrated import ALL
 from src.analysis.evaluation.measures import Evaluation, evaluate
+from src.analysis.evaluation.mistakes import compared
+from src.analysis.evaluation.telling import write_words
 from src.analysis.figures import (
     class_distribution_figure,
     loss_curve_figure,
@@ -123,6 +125,8 @@ def write_results(
     split = "test" if metrics["test"] else "val"
     found = evaluate(scored_split(model, datamodule, split), split=split)
     files.write_tables(found, run / files.FOLDER)
+    if model.reads == "text":
+        write_words(model, compared(read_run(run))[0], run / files.FOLDER)
     if cfg.task != "multilabel":
         copy_up(run, f"{files.CONFUSIONS}.txt")
     write_figures(run, found, datamodule, tables)

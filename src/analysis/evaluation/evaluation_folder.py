@@ -24,25 +24,30 @@ FIGURES, LABELS, REPORT = "evaluation.json", "per_label.csv", "classification_re
 CONFUSIONS, TOGETHER = "confusion_matrix", "co_prediction"
 HISTOGRAM, PAIRS = "confidence_histogram.png", "confused_pairs.csv"
 NOISY, WORST = "suspected_noisy_labels.csv", "worst_errors"  # an evaluation may go without them
+TELLING, WORDS = "telling_words.csv", "words.csv"  # of texts
 FILES = (FIGURES, LABELS, *(f"{CONFUSIONS}.{end}" for end in ("png", "csv", "txt")), REPORT, PAIRS,
-         *(f"{TOGETHER}.{end}" for end in ("csv", "png")), HISTOGRAM, NOISY,
+         *(f"{TOGETHER}.{end}" for end in ("csv", "png")), HISTOGRAM, NOISY, TELLING,
          *(f"{name}.{end}" for name in (*mistakes.TABLES, WORST) for end in ("csv", "png")))  # fmt: skip
 SHOWN = 20  # errors in a grid
 
 
-def check_folder(folder: Path, photos: Path) -> None:
+def check_folder(folder: Path, photos: Path | None) -> None:
     """Make the output folder; files of an earlier evaluation are written over, no others: `make_output`."""
-    make_output(folder, [photos], () if (folder / FIGURES).is_file() else FILES)
+    make_output(folder, [photos] if photos else [], () if (folder / FIGURES).is_file() else FILES)
 
 
 def write_extras(
-    folder: Path, noisy: pd.DataFrame | None, worst: tuple[pd.DataFrame, Figure] | None
+    folder: Path,
+    noisy: pd.DataFrame | None,
+    worst: tuple[pd.DataFrame, Figure] | None,
+    telling: pd.DataFrame | None = None,
 ) -> list[str]:
     """Write labels that may be wrong, and the worst errors with their figure; return lines for the console.
 
-    Those that this evaluation is without are removed: they would be of an earlier one.
+    Of texts, `telling` has the words behind the worst errors. What this evaluation is without is removed: it
+    would be of an earlier one.
     """
-    for name in (NOISY, f"{WORST}.csv", f"{WORST}.png"):
+    for name in (NOISY, f"{WORST}.csv", f"{WORST}.png", TELLING):
         (folder / name).unlink(missing_ok=True)
     lines = [f"no {NOISY}: it takes a run with held-out scores"]
     if noisy is not None:
@@ -54,6 +59,9 @@ def write_extras(
         drops = worst[0][["faithfulness_drop", "random_drop"]].mean().dropna()
         words = "a score falls by {:.3f} if the highlighted 20 % are blurred, by {:.3f} if others are"
         lines.append(words.format(*drops) if len(drops) else "no error to explain")
+    if telling is not None:
+        write_csv(folder / TELLING, telling)
+        lines.append(f"the words behind {len(telling)} wrong labels: {TELLING}")
     return lines
 
 
@@ -150,7 +158,7 @@ def classification_report(found: Evaluation) -> dict[str, Any]:
     return reports if len(reports) > 1 else next(iter(reports.values()))
 
 
-def summary_lines(found: Evaluation) -> list[str]:
+def summary_lines(found: Evaluation, noun: str = "photo") -> list[str]:
     """Return the figures with their intervals, for the console."""
     about, lines = found.about, []
     for kind in ("", *(kind for kind in found.figures if kind in found.scored.labels.kinds)):
@@ -159,7 +167,7 @@ def summary_lines(found: Evaluation) -> list[str]:
                 between = "" if figure["low"] is None else f" ({figure['low']:.4f} to {figure['high']:.4f})"
                 lines.append(f"{f'{kind} {name}'.strip():24}{figure['value']:.4f}{between}")
     if none := found.without_positives:
-        lines.append(f"not evaluated, no photo carries them: {listed(none, 20)}")
+        lines.append(f"not evaluated, no {noun} carries them: {listed(none, 20)}")
     level = f"in brackets: {about['level']:.0%} of {about['resamples']} resamples by group"
-    level = level if about["groups"] > 1 else "no intervals: all photos are of one group"
-    return [f"{about['photos']:,} photos in {about['groups']:,} groups; {level}", *lines]
+    level = level if about["groups"] > 1 else "no intervals: all are of one group"
+    return [f"{about['photos']:,} {noun}s in {about['groups']:,} groups; {level}", *lines]

@@ -13,7 +13,7 @@ from src.analysis.evaluation.scored import Scored
 from src.config import build
 from src.config_check import check_targets
 from src.errors import InputError, listed, nearest
-from src.inference.batches import Photo, find_images, run_batches
+from src.inference.batches import Photo, find_images, find_texts, run_batches
 from src.inference.predictor import Predictor
 from src.labels import LabelSpace
 from src.overrides import shown
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 TABLE_KEYS = {"csv", "images", "id", "columns", "delimiter", "encoding"}
 # settings of a run that say how labels and groups are read; others are of its training and its photos' places
 READING = ("group", "healthy", "missing", "rename", "components", "defects", "multiple", "separator",
-           "label_folder", "id", "columns")  # fmt: skip
+           "label_folder", "id", "columns", "text")  # fmt: skip
 Labels = Mapping[str, Sequence[str]]  # {kind: names} of a photo
 
 
@@ -37,6 +37,11 @@ class Labelled:
     labels: Sequence[Labels]
     groups: Sequence[str]
 
+    @property
+    def root(self) -> Path | None:
+        """The folder of the photos; None for texts."""
+        return None if self.photos[0].text is not None else self.photos[0].root
+
 
 def labelled_photos(cfg: DictConfig, predictor: Predictor, checkpoint: Path) -> Labelled:
     """Return the photos that `data.*` names, without these keys the test split of the checkpoint's run.
@@ -44,6 +49,12 @@ def labelled_photos(cfg: DictConfig, predictor: Predictor, checkpoint: Path) -> 
     Raises:
         InputError: no photo, labels that the model lacks, or photos that it was trained on.
     """
+    texts = predictor.backend.reads == "text"
+    of_texts = "text" in str(cfg.data.get("_target_")) or "text" in cfg.data
+    if texts and (cfg.root or {"root", "images"} & {*cfg.data} or ("_target_" in cfg.data and not of_texts)):
+        raise InputError("this is a model of texts: name labelled texts, data=text data.csv=notes.csv")
+    if of_texts and not texts:
+        raise InputError("this is a model of photos: name labelled photos, data.root= or data.csv=")
     if not cfg.data:
         return _of_run(predictor, checkpoint, cfg.root)
     if cfg.root and not cfg.explain:
@@ -59,11 +70,13 @@ def scored_photos(predictor: Predictor, found: Labelled) -> Scored:
         for batch in run_batches(*given):
             results += batch
             bar.update(len(batch))
+    predictor.backend.report()
     if broken := [f"{photos[result.index].path} ({result.error})" for result in results if result.error]:
-        raise InputError(f"{len(broken)} photos cannot be read: {listed(broken, 5)}; mend them first")
+        noun = predictor.backend.noun
+        raise InputError(f"{len(broken)} {noun}s cannot be read: {listed(broken, 5)}; mend them first")
     scores = np.stack([result.values[: len(labels)] for result in results])
     targets = targets_of(found.labels, labels, predictor.task)
-    ids, paths = [photo.id for photo in photos], [photo.path for photo in photos]
+    ids, paths = [photo.id for photo in photos], [photo.path or photo.text for photo in photos]
     return Scored(predictor.task, labels, ids, paths, found.groups, scores, targets, predictor.thresholds)
 
 
@@ -93,7 +106,8 @@ def photos_of_split(run: Path, split: str, predictor: Predictor, root: str | Non
         InputError: if their table or folder is gone, or IDs have no photo.
     """
     file = run / f"{split}_metadata.csv"
-    listed_there = find_images(str(file), root)
+    texts = predictor.backend.reads == "text"
+    listed_there = find_texts(str(file)) if texts else find_images(str(file), root)
     rows = {row["ID"]: row for row in read_table(file, ("ID", "path")).to_dict("records")}
     photos = [photo for photo in listed_there if photo.id in rows]
     if len(photos) < len(rows):
@@ -114,24 +128,25 @@ def _of_source(cfg: DictConfig, predictor: Predictor, checkpoint: Path) -> Label
     data = source_config(cfg.data, predictor, run_of(checkpoint))
     check_targets(data, "data")
     datamodule, trained_on = build(data), predictor.backend.trained_on
+    noun = predictor.backend.noun
     records = sorted(datamodule.collect().records, key=lambda record: record.path)
     refuse_strangers([record.labels for record in records], predictor.labels, predictor.task)
     if seen := [record.path for record in records if record.digest in trained_on]:
         raise InputError(
-            f"{len(seen)} of {len(records)} photos were in the model's training split, and figures on them "
+            f"{len(seen)} of {len(records)} {noun}s were in the model's training split, and figures on them "
             f"would be too good: {listed(seen, 5)}; name a source without them"
         )
     if not trained_on:
-        log.warning("%s does not say what it was trained on: other photos than these?", checkpoint)
-    photos = [Photo(record.id, record.path, datamodule.root) for record in records]
-    source = f"{len(photos)} labelled photos of {shown(datamodule.root.absolute())}"
+        log.warning("%s does not say what it was trained on: other %ss than these?", checkpoint, noun)
+    photos = [Photo(r.id, "" if noun == "text" else r.path, datamodule.root, r.text) for r in records]
+    source = f"{len(photos)} labelled {noun}s of {shown(datamodule.root.absolute())}"
     return Labelled(source, photos, [r.labels for r in records], [r.group for r in records])
 
 
 def source_config(given: DictConfig, predictor: Predictor, run: Path | None) -> DictConfig:
     """Return the configuration of the source: given keys, else the run's reading of labels, else defaults.
 
-    `data=folders` or `data=table` take nothing from the run, and neither does a source of the other type.
+    `data=folders`, `data=table` and `data=text` take nothing from the run, nor does a source of another type.
     """
     from hydra import compose
 
@@ -139,6 +154,8 @@ def source_config(given: DictConfig, predictor: Predictor, run: Path | None) -> 
     saved = OmegaConf.load(config).data if config and config.is_file() else OmegaConf.create({})
     target = str(given.get("_target_") or saved.get("_target_") or "")
     choice = ["data=table" if "Table" in target or TABLE_KEYS & {*given} else "data=folders"]
+    if texts := predictor.backend.reads == "text":
+        target, choice = "text", ["data=text"]
     whole = compose(
         "explore", [f"model={predictor.task}", *(choice if target or TABLE_KEYS & {*given} else [])]
     )
@@ -147,7 +164,9 @@ def source_config(given: DictConfig, predictor: Predictor, run: Path | None) -> 
         told = (f"data.{key}={value}" for key, value in kept.items() if value not in (None, []))
         log.info("Labels are read as by %s: %s", shown(run.absolute()), " ".join(told))
         whole = OmegaConf.merge(whole, {"data": kept})
-    fixed = {"near_duplicates": None, "cache": None, "preprocess": asdict(predictor.preprocess)}
+    fixed = {}
+    if not texts:
+        fixed = {"near_duplicates": None, "cache": None, "preprocess": asdict(predictor.preprocess)}
     return OmegaConf.merge(whole, {"data": OmegaConf.to_container(given, resolve=False) | fixed}).data
 
 

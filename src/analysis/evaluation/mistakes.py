@@ -24,6 +24,7 @@ class Mistake:
     """One photo with a wrong decision.
 
     Attributes:
+        path: of the photo; of a text by itself that text.
         predicted: `{kind: {label: confidence}}`; None where no confidence is known.
         true: `{kind: (label, ...)}`; a kind without a label is left out in a task with heads.
         wrong: number of wrong labels: falsely predicted or missed (multilabel), or wrong kinds (heads).
@@ -93,7 +94,7 @@ def _judged_row(run: RunFolder, row: dict, known: dict) -> Mistake:
     else:
         confidences = {kind: row.get(f"{kind}_confidence", row.get("confidence")) for kind in run.classes}
         predicted = {k: {row[k]: _number(text)} if row.get(k) else {} for k, text in confidences.items()}
-    path = row.get("path") or known.get("path", "")
+    path = row.get("path") or row.get("text") or known.get("path", "")
     return _judged(row["ID"], path, predicted, true, absent, row.get("tiles") or "")
 
 

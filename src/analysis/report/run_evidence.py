@@ -13,6 +13,7 @@ import pandas as pd
 from src.analysis.evaluation.calibrated import ALL
 from src.analysis.evaluation.evaluation_folder import FOLDER, LABELS, PAIRS
 from src.analysis.evaluation.mistakes import TABLES, Mistake
+from src.analysis.evaluation.telling import excerpt, read_weights
 from src.analysis.pages import label_names
 from src.decisions.routing import needed
 from src.runs import RunFolder, read_table
@@ -34,7 +35,8 @@ def evidence_of(run: RunFolder, mistakes: Sequence[Mistake]) -> dict:
         "needed": needed(MISS),
         **_workload(run),
         "confused": records(folder / PAIRS)[:PAIRS_SHOWN] or _false_alarms(run, mistakes),
-        "errors": records(folder / f"{TABLES[0]}.csv"),
+        "errors": [row | {"file": excerpt(row["file"])} for row in records(folder / f"{TABLES[0]}.csv")],
+        "weights": read_weights(folder),
     }
 
 

@@ -1,12 +1,13 @@
 """The report of a run, one HTML page that is complete in itself, and its model card from the same numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path, PurePath
 
 from src.analysis.evaluation.evaluation_folder import FOLDER, HISTOGRAM
-from src.analysis.evaluation.mistakes import compared
+from src.analysis.evaluation.mistakes import Mistake, compared
+from src.analysis.evaluation.telling import ERRORS, marked, read_telling
 from src.analysis.pages import ABOUT_TASK, LISTED, folder_name, is_number, render, thumbnail
 from src.analysis.report.run_before import changes, run_before
 from src.analysis.report.run_evidence import evidence_of
@@ -15,19 +16,19 @@ from src.files import write_whole
 from src.overrides import shown, typed
 from src.runs import RunFolder, crossing_groups, label_counts, mean_of, read_run, run_date
 
-WORST = 24
 FEW = 5  # below this many photos a score of a label says little
 SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
 SCORES = {
-    "loss": "loss", "exact_match": "exact match (every label of the photo right)", "accuracy": "accuracy",
+    "loss": "loss", "exact_match": "exact match (every label right)", "accuracy": "accuracy",
     "hamming_loss": "Hamming loss (share of wrong decisions)", "f1_macro": "macro F1",
     "f1_macro_at_0.5": "macro F1 with every threshold at 0.5", "f1_micro": "micro F1",
     "f1_weighted": "weighted F1", "map": "mean average precision",
 }  # fmt: skip
 FACTS = {"num_params": "parameters", "best_score": "best score (validation F1)",
-         "unreadable": "photos left out, unreadable", "durations": "took", "git": "code",
+         "unreadable": "left out, unreadable", "durations": "took", "git": "code",
          "checkpoint_mb": "size of best.ckpt, MB",
-         "ms_per_photo": "one photo, from its file to labels, ms"}  # fmt: skip
+         "ms_per_photo": "one by itself, from reading to labels, ms"}  # fmt: skip
+GIVEN = {"photo": "images=DIR_OR_FILE_OR_CSV", "text": "texts=NOTES.csv"}
 FIGURES = ("loss_curve.png", "confusion_matrix.png", "class_distribution.png", f"{FOLDER}/{HISTOGRAM}",
            f"{FOLDER}/reliability.png", f"{FOLDER}/workload.png")  # fmt: skip
 
@@ -46,7 +47,8 @@ def write_report(run: Path, images_root: Path | None = None) -> Path:
     root = root if root is not None and root.is_dir() else None
     config = folder.path / ".hydra" / "config.yaml"
     ckpt = typed("ckpt", shown(folder.path.resolve()).as_posix())
-    data = folder.setting("data.root", "data.images") or folder.data_root or folder.setting("data.csv")
+    noun, csv = folder.noun, folder.setting("data.csv")
+    data = folder.setting("data.root", "data.images") or (noun == "photo" and folder.data_root) or csv
     name, date = folder_name(PurePath(str(data or "")), ("images", "photos")), run_date(folder)
     closest = folder.certificate.get("closest") or {}
     mistakes, count = compared(folder)
@@ -54,7 +56,7 @@ def write_report(run: Path, images_root: Path | None = None) -> Path:
     figures = [folder.path / name for name in FIGURES if (folder.path / name).is_file()]
     evidence, before, headline = evidence_of(folder, mistakes), run_before(folder), _headline(folder)
     labels = ", ".join(f"{len(names)} of kind {kind}" for kind, names in folder.classes.items())
-    about = ABOUT_TASK.get(folder.task, folder.task)
+    about = ABOUT_TASK.get(folder.task, folder.task).replace("photo", noun)
     content = dict(
         title=f"{folder.task} {name} {date}".strip(),
         eyebrow=[part for part in ("Corbel", folder.task, date) if part],
@@ -83,14 +85,24 @@ def write_report(run: Path, images_root: Path | None = None) -> Path:
         figures={file.name: file.read_bytes() for file in figures},
         compared=count,
         wrong=len(mistakes),
-        mistakes=[(mistake, show(root, mistake.path)) for mistake in mistakes[:WORST]],
+        mistakes=_worst(folder, mistakes[:ERRORS], root),
+        noun=noun,
         unreadable=_unreadable(folder),
-        command=f"python scripts/predict.py {ckpt} images=DIR_OR_FILE_OR_CSV output=predictions.csv",
+        command=f"python scripts/predict.py {ckpt} {GIVEN[noun]} output=predictions.csv",
         config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
     )
     for name in ("model_card.md", "report.html"):
         write_whole(folder.path / name, render(name, **content))
     return folder.path / name
+
+
+def _worst(run: RunFolder, mistakes: Sequence[Mistake], root: Path | None) -> list[tuple]:
+    """Return `(mistake, words of each wrong label, thumbnail)`, of a text its marked words."""
+    if run.noun == "text":
+        told = read_telling(run.path / FOLDER)
+        return [(m, told.get(m.photo, []), marked(m.path, told.get(m.photo))) for m in mistakes]
+    bits = run.setting("preprocess.sample_bits")
+    return [(m, [], thumbnail(root, m.path, sample_bits=bits)) for m in mistakes]
 
 
 def _headline(run: RunFolder) -> list[tuple[str, object]]:
@@ -116,26 +128,31 @@ def _notes(run: RunFolder) -> list[str]:
     notes = [f"{found['text']}; {found['cure']}".strip("; ") for found in run.certificate.get("findings", ())]
     for split in ("val", "test"):
         if split in counts and (none := list(counts.index[counts[split] == 0])):
-            notes.append(f"Cannot be evaluated, no {SPLIT_NAMES[split]} photo: {listed(none, LISTED)}.")
+            notes.append(f"Cannot be evaluated, no {SPLIT_NAMES[split]} {run.noun}: {listed(none, LISTED)}.")
     if "test" in counts:
         few = [f"{label} ({count})" for label, count in counts["test"].items() if 0 < count < FEW]
         if few:
-            notes.append(f"Fewer than {FEW} test photos, so the scores say little: {listed(few, LISTED)}.")
+            notes.append(
+                f"Fewer than {FEW} test {run.noun}s, so the scores say little: {listed(few, LISTED)}."
+            )
     if crossing := crossing_groups(run):
         notes.append(f"Groups in several splits, so the scores are too good: {listed(crossing, 5)}.")
     if broken := len(_unreadable(run)):
-        notes.append(f"Test photos that could not be read: {broken}; they are listed below.")
+        notes.append(f"Test {run.noun}s that could not be read: {broken}; they are listed below.")
     return notes
 
 
 def _settings(run: RunFolder) -> list[tuple[str, str]]:
     setting = run.setting
-    weights = setting("model.weights") or ("none (random start)" if setting("model") else None)
+    photos = run.noun == "photo"
+    weights = setting("model.weights") or ("none (random start)" if photos and setting("model") else None)
     size = setting("preprocess.image_size")
     sides = size if isinstance(size, list) else [size, size]
     rows = [
-        ("photos", setting("data.root", "data.images") or run.data_root),
-        ("label table", setting("data.csv")),
+        ("photos", (setting("data.root", "data.images") or run.data_root) if photos else None),
+        ("label table" if photos else "table of texts", setting("data.csv")),
+        ("encoder", setting("model.encoder")),
+        ("tokens read of a text", setting("model.length")),
         ("weights to start from", weights),
         ("started from", setting("model.init_from")),
         ("backbone frozen", setting("model.freeze_backbone")),
