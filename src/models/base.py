@@ -63,9 +63,7 @@ class Classifier(L.LightningModule, ABC):
         first_stage: of the backbone that learns now, an index of `learning.stages_of`.
     """
 
-    kind = "photo"  # of model: with the task, the key of the registry
-    reads = "photo"  # what a batch holds: photos or texts
-    needs_two = False  # photos in a batch that learns
+    kind, reads, needs_two = "photo", "photo", False  # key of the registry, content and least of a batch
     tasks: tuple[str, ...]
     losses: tuple[str, ...]
     uncalibrated: tuple[float, float, float]  # the row of `calibration` that changes nothing

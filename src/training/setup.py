@@ -250,7 +250,7 @@ def model_and_data(cfg: DictConfig) -> tuple[PhotoClassifier, PhotoDataModule]:
 def check_modality(cfg: DictConfig) -> None:
     """Refuse photos for a model of texts, and the reverse."""
     texts, of_photos = ".text." in str(cfg.data._target_), bool(cfg.preprocess)
-    both = "photo_and_note" in str(cfg.data._target_)
+    both = "PhotoNote" in str(cfg.data._target_)
     if both != str(cfg.model._target_).endswith("photo_and_note"):
         raise InputError(
             "model=photo_and_note brings its own data, which no other model takes: leave out data="
