@@ -82,8 +82,8 @@ class Exporter:
     def __init__(self, checkpoint: Path, folder: Path, root: str | None = None):
         self.checkpoint, self.folder, self.root = checkpoint, folder, root
         self.model = load_model(checkpoint)
-        if self.model.reads == "text":
-            raise InputError(f"{checkpoint}: a model of texts, which is not exported: it runs from this file")
+        if self.model.reads != "photo":
+            raise InputError(f"{checkpoint}: it is no model of photos alone: neither exported nor served")
         self.backend = TorchBackend(self.model, "cpu")
         self.run = run_of(checkpoint)
         found = split_photos(self.run, "val", CHECKED, root, self.model) if self.run else None

@@ -78,6 +78,8 @@ def feature_model(
     if cfg.ckpt:
         path = find_checkpoint(cfg.ckpt)
         model = load_model(path)
+        if model.reads != "photo":
+            raise InputError(f"ckpt={cfg.ckpt}: not a model of photos, whose backbone could give features")
         origin = f"the backbone of {path.as_posix()} ({model.hparams['backbone']})"
         trained_on = set(model.provenance.get("train_digests", ()))
         seen = sum(record.digest in trained_on for record in records)

@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,7 @@ class Labelled:
     @property
     def root(self) -> Path | None:
         """The folder of the photos; None for texts."""
-        return None if self.photos[0].text is not None else self.photos[0].root
+        return self.photos[0].root if self.photos[0].path else None
 
 
 def labelled_photos(cfg: DictConfig, predictor: Predictor, checkpoint: Path) -> Labelled:
@@ -49,6 +49,8 @@ def labelled_photos(cfg: DictConfig, predictor: Predictor, checkpoint: Path) -> 
     Raises:
         InputError: no photo, labels that the model lacks, or photos that it was trained on.
     """
+    if (cfg.data or cfg.explain) and predictor.backend.reads == "both":
+        raise InputError("photos with notes are evaluated on their run's own split: no data.*, no explain=")
     texts = predictor.backend.reads == "text"
     of_texts = "text" in str(cfg.data.get("_target_")) or "text" in cfg.data
     if texts and (cfg.root or {"root", "images"} & {*cfg.data} or ("_target_" in cfg.data and not of_texts)):
@@ -110,6 +112,8 @@ def photos_of_split(run: Path, split: str, predictor: Predictor, root: str | Non
     listed_there = find_texts(str(file)) if texts else find_images(str(file), root)
     rows = {row["ID"]: row for row in read_table(file, ("ID", "path")).to_dict("records")}
     photos = [photo for photo in listed_there if photo.id in rows]
+    if predictor.backend.reads == "both":
+        photos = [replace(photo, text=rows[photo.id].get("text") or None) for photo in photos]
     if len(photos) < len(rows):
         raise InputError(f"{run}: {len(rows) - len(photos)} IDs of its {file.name} cannot be read")
     labels = [labels_of(rows[photo.id], predictor.labels, predictor.task) for photo in photos]
