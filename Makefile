@@ -5,7 +5,7 @@ TFLITE_PYTHON ?= python3.12
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench train predict serve tflite-env clean
+.PHONY: help setup demo test lint bench train predict serve up down logs tflite-env clean
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of:"
@@ -54,6 +54,15 @@ predict: setup ## predict: make predict ARGS="images=photos/ output=predictions.
 
 serve: setup ## predictions over HTTP and a page: make serve ARGS="port=8080"
 	$(PY) scripts/serve.py $(ARGS)
+
+up: ## the service on PostgreSQL, Redis and workers, in containers; see compose.yaml
+	docker compose up --build --detach --wait $(ARGS)
+
+down: ## end it; photos and database stay
+	docker compose down $(ARGS)
+
+logs: ## what it logs: make logs ARGS="worker"
+	docker compose logs --follow $(ARGS)
 
 tflite-env: .venv-tflite/.installed ## make .venv-tflite, the converter of formats=[tflite], once
 	@:

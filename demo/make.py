@@ -9,6 +9,7 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
+from demo.notes import NOTES_TRUTH, Note, note_tables, write_notes
 from demo.plan import HEALTHY, plan_demo
 from demo.render import encode_photo
 from demo.tables import TABLE, TRUTH, Entry, csv_bytes, table_rows, truth_row, write_down
@@ -32,9 +33,10 @@ def make_demo(
     wrong: float = 0.0,
     distance: float = 1.0,
 ) -> dict:
-    """Draw the demo set: photos of a tunnel's fixtures with real statistics and known truth.
+    """Draw the demo set: photos of a tunnel's fixtures with real statistics and known truth, and notes.
 
-    The same arguments give the same bytes. A complete set is left as it is; a half-made one is drawn again.
+    The same arguments give the same bytes. A complete set is left as it is, but for notes that it lacks; a
+    half-made one is drawn again.
 
     Args:
         root: folder for it: new, empty, or with a demo set of the same arguments.
@@ -47,8 +49,8 @@ def make_demo(
         distance: of the camera, 1 to 4: from 3 on, fixtures and defects are small in a photo.
 
     Returns:
-        `root, count, assets, healthy, duplicates, twins, rotated, planted`, and the number of photos with
-        each of the `components` and `defects`.
+        `root, count, assets, healthy, duplicates, twins, rotated, planted, notes, conflicts`, and the number
+        of photos with each of the `components` and `defects`.
 
     Raises:
         InputError: an argument is out of range, or `root` holds other files.
@@ -60,8 +62,11 @@ def make_demo(
     arguments = {"version": VERSION, "count": count, "width": width, "height": height, "seed": seed}
     arguments |= {"missing": missing, "wrong": wrong}
     arguments |= {} if distance == 1 else {"distance": distance}
+    notes = write_notes(entries, seed)
     if _begun(root, arguments) and (root / TRUTH).is_file():
-        return _summary(root, entries)
+        if not (root / NOTES_TRUTH).is_file():  # drawn before there were notes
+            _write_notes(root, notes)
+        return _summary(root, entries, notes)
     make_folder(root)
     write_whole(root / MARKER, f"{json.dumps(arguments)}\n".encode())
     with closing(_drawn(entries, seed, distance)) as photos:
@@ -69,8 +74,15 @@ def make_demo(
             (root / entry.folder).mkdir(exist_ok=True)
             (root / entry.path).write_bytes(content)
     write_whole(root / TABLE, csv_bytes([row for entry in entries for row in table_rows(entry, seed)]))
+    _write_notes(root, notes)
     write_whole(root / TRUTH, csv_bytes([truth_row(entry) for entry in entries]))  # last: the set is complete
-    return _summary(root, entries)
+    return _summary(root, entries, notes)
+
+
+def _write_notes(root: Path, notes: Sequence[Note]) -> None:
+    """Write the notes and the truth about them, in this order."""
+    for name, content in note_tables(notes).items():
+        write_whole(root / name, content)
 
 
 def _begun(root: Path, arguments: dict) -> bool:
@@ -104,7 +116,7 @@ def _drawn(entries: Sequence[Entry], seed: int, distance: float) -> Iterator[byt
             yield content
 
 
-def _summary(root: Path, entries: Sequence[Entry]) -> dict:
+def _summary(root: Path, entries: Sequence[Entry], notes: Sequence[Note]) -> dict:
     """Return the counts of the set."""
     photos = [entry.photo for entry in entries]
     return {
@@ -116,6 +128,8 @@ def _summary(root: Path, entries: Sequence[Entry]) -> dict:
         "twins": sum(photo.twin for photo in photos),
         "rotated": sum(photo.orientation != 1 for photo in photos),
         "planted": sum(len(entry.planted) for entry in entries),
+        "notes": len(notes),
+        "conflicts": sum(bool(note.conflict) for note in notes),
         "components": dict(Counter(name for photo in photos for name in photo.components).most_common()),
         "defects": dict(Counter(name for photo in photos for name in photo.defects).most_common()),
     }

@@ -69,7 +69,7 @@ def _entry(photo: Photo, seed: int, missing: float, wrong: float) -> Entry:
     for labels, shares in ((photo.components, COMPONENTS), (photo.defects, DEFECTS)):
         kept: list[str] = []
         for rank, label in enumerate(labels):
-            draw, name = rng.random(), _other(rng, labels, shares)
+            draw, name = rng.random(), other_label(rng, labels, shares)
             if not missing <= draw < missing + wrong:
                 name = label
             else:
@@ -84,7 +84,7 @@ def _entry(photo: Photo, seed: int, missing: float, wrong: float) -> Entry:
     return Entry(photo, written[0], written[1], tuple(planted), "_".join(main))
 
 
-def _other(rng: np.random.Generator, labels: tuple[str, ...], shares: dict[str, float]) -> str:
+def other_label(rng: np.random.Generator, labels: tuple[str, ...], shares: dict[str, float]) -> str:
     """Draw another label of the kind, frequent ones more often."""
     names = [name for name in shares if name not in labels]
     weights = np.array([shares[name] for name in names])

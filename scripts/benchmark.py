@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from src.errors import InputError, did_you_mean, leave
 
 NAMES = ("train", "predict", "forward", "split", "serve", "gpu", "threshold_evidence")
-LONG = ("recipes", "original", "decisions")  # hours on a CPU: only when named
+LONG = ("recipes", "original", "decisions", "notes", "ray", "serve_cluster")  # hours: only when named
 
 
 def main() -> int:

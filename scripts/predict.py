@@ -16,10 +16,12 @@ def main(cfg: DictConfig) -> None:
     from src.inference.batches import find_items, newest_for, refuse_to_overwrite
     from src.inference.output import Output, find_columns, find_output, find_shard, make_manifest
     from src.inference.predictor import Predictor
+    from src.inference.ray_engine import RayResults, check_engine
     from src.overrides import shown
     from src.parallel import ProgressBar
     from src.runs import find_checkpoint
 
+    check_engine(cfg.engine, cfg.shard)
     shard = find_shard(cfg.shard)
     output = find_output(cfg.output, cfg.output_dir, cfg.resume, cfg.shard)
     photos = find_items(cfg.images, cfg.texts, cfg.root)
@@ -31,14 +33,8 @@ def main(cfg: DictConfig) -> None:
         set_full_precision()
     given = ("batch_size", "precision", "compile", "miss")
     settings = {"threshold": threshold, **{key: cfg[key] for key in given}}
-    predictor = Predictor.load(
-        checkpoint,
-        device=cfg.device,
-        backend=cfg.backend,
-        num_workers=cfg.num_workers,
-        tta=cfg.tta,
-        **settings,
-    )
+    options = {**settings, **{key: cfg[key] for key in ("device", "backend", "num_workers", "tta")}}
+    predictor = Predictor.load(checkpoint, **options)
     predictor.backend.check_items(cfg.images, cfg.texts)
     refuse_to_overwrite(output, photos, cfg.images, cfg.texts, cfg.ckpt)
     if cfg.spreadsheet_safe:  # else left out: jobs before this key go on
@@ -48,8 +44,11 @@ def main(cfg: DictConfig) -> None:
         settings["renamed"] = renamed
     manifest = make_manifest(checkpoint, photos, columns, arithmetic=arithmetic, **settings)
     out = Output(output, photos, manifest, shard, cfg.resume)
-    with ProgressBar("Predicting", out.total, "texts" if cfg.texts else "photos", out.done) as bar:
-        for count in out.written(lambda some: predictor.rows(some, cfg.probabilities)):
+    results = predictor.results
+    if cfg.engine == "ray" and out.done < out.total:
+        results = RayResults(checkpoint, predictor, manifest, **options)
+    with ProgressBar("Predicting", out.total, "photos" if cfg.images else "texts", out.done) as bar:
+        for count in out.written(lambda some: predictor.rows(some, cfg.probabilities, results(some))):
             bar.update(count)
     print(f"{out.summary}: {shown(output)}")
     if out.exit_code:

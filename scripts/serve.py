@@ -22,7 +22,7 @@ def main(cfg: DictConfig) -> None:
         missing = f'{error.name} is not installed: python -m pip install -e ".[serve,onnx]"'
         raise InputError(missing) from error
 
-    given = OmegaConf.to_container(cfg)
+    given = OmegaConf.to_container(cfg, resolve=True)
     del given["output_dir"]
     settings = read_settings(given)
     with alone(settings):

@@ -46,6 +46,7 @@ class PredictConfig:
     output: str | None = None
     resume: bool = False
     shard: str | None = None
+    engine: str = "local"
     root: str | None = None
     threshold: Any = None
     miss: float | None = 0.05
@@ -133,6 +134,7 @@ class AuditConfig(TrainConfig):
     ckpt: Any = None  # a path, see `check_paths`
     folds: int = 5
     top: int = 60
+    notes: Any = None  # a path, see `check_paths`
     apply: Any = None  # a path, see `check_paths`
     output: Any = None  # a path, see `check_paths`
     device: str = "auto"
@@ -140,15 +142,19 @@ class AuditConfig(TrainConfig):
 
 @dataclass
 class ServeConfig:
-    """Root keys of `conf/serve.yaml`: the settings of the service, null where they are not given."""
+    """Root keys of `conf/serve.yaml` and `conf/worker.yaml`: the service's settings, null: not given."""
 
     ckpt: str | None = None
     host: str | None = None
     port: int | None = None
     folder: str | None = None
     database_url: str | None = None
+    broker_url: str | None = None
     backend: str | None = None
+    device: str | None = None
     workers: int | None = None
+    lease: float | None = None
+    patience: float | None = None
     threads: int | None = None
     api_keys: Any = None
     max_bytes: int | None = None
@@ -204,6 +210,7 @@ SCHEMAS = {
     "compare_backbones": CompareConfig,
     "find_lr": FindLrConfig,
     "serve": ServeConfig,
+    "worker": ServeConfig,
     "train": TrainConfig,
     "predict": PredictConfig,
     "evaluate": EvaluateConfig,

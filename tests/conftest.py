@@ -5,8 +5,9 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -68,6 +69,30 @@ def table(tmp_path_factory) -> Path:
 def run(tmp_path_factory, photos) -> Path:
     """A finished dual-head run of one epoch on `photos`, not to be changed."""
     return trained(tmp_path_factory.mktemp("run"), f"data.root={photos}", *FAST, "trainer.max_epochs=1")
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[SimpleNamespace]:
+    """PostgreSQL and Redis of our own, on free ports of this machine."""
+    servers = pytest.importorskip("benchmarks.servers", reason="the extra cluster is not installed")
+    if names := servers.missing():
+        pytest.skip(f"not installed: {', '.join(names)}")
+    with servers.started(servers.Postgres) as postgres, servers.started(servers.Redis) as redis:
+        yield SimpleNamespace(postgres=postgres, redis=redis)
+
+
+@pytest.fixture(params=["alone", "cluster"])
+def profile(request, monkeypatch) -> Iterator[str]:
+    """Run a test of the service with SQLite, then with a new database of PostgreSQL, and Redis."""
+    if request.param == "alone":
+        yield "alone"
+        return
+    servers = request.getfixturevalue("servers")
+    servers.redis.client.flushall()
+    with servers.postgres.database() as url:
+        monkeypatch.setenv("CORBEL_DATABASE_URL", url)
+        monkeypatch.setenv("CORBEL_BROKER_URL", servers.redis.url)
+        yield "cluster"
 
 
 @pytest.fixture(autouse=True)

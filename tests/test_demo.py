@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 
 from demo import make
 from demo.make import make_demo
+from demo.notes import CONFLICTS, NOTED, note_tables, write_notes
 from demo.plan import COMPONENTS, DEFECTS, HEALTHY, plan_demo
 from demo.render import draw_photo, encode_photo, render_photo
 from demo.tables import read_truth, write_down
@@ -96,6 +97,56 @@ def test_layout_table_and_truth_agree(demo):
         assert table[row["ID"]] == ({*labels[0]}, {*labels[1]}, {row["asset"]}) and not row["planted"]
         assert not row["duplicate_of"] or rows[row["duplicate_of"]]["asset"] == row["asset"]
     assert sorted(Counter(digests(demo).values()).values())[-3:] == [1, 2, 2]  # twins
+
+
+def rows_of(path: Path) -> dict[str, dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return {row["ID"]: row for row in csv.DictReader(file)}
+
+
+def test_notes_carry_the_labels_of_the_table(tmp_path):
+    summary = make_demo(tmp_path, **SMALL, missing=0.2, wrong=0.2)
+    notes, said = rows_of(tmp_path / "notes.csv"), rows_of(tmp_path / "notes_truth.csv")
+    table, truth = written(tmp_path), {row["ID"]: row for row in read_truth(tmp_path)}
+    assert [*notes] == [*said] and len(notes) == summary["notes"] < len(truth)
+    assert summary["conflicts"] == sum(bool(row["conflict"]) for row in said.values())
+    for name, row in notes.items():
+        labels = ({*row["component"].split(";")} - {""}, {*row["defect"].split(";")} - {""})
+        assert table.get(name, (set(), set()))[:2] == labels and row["asset"] == truth[name]["asset"]
+        assert row["text"].isprintable() and row["text"] == row["text"].strip() != ""
+
+
+def test_a_set_drawn_before_there_were_notes_gets_them(demo, tmp_path):
+    make_demo(tmp_path, **SMALL)
+    names = ("notes.csv", "notes_truth.csv")
+    for name in names:
+        (tmp_path / name).unlink()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    make_demo(tmp_path, **SMALL)
+    assert digests(tmp_path) == digests(demo)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_conflicts_name_what_the_photo_does_not_show():
+    entries = write_down(plan_demo(3000, 1), 1)
+    notes = write_notes(entries, 1)
+    assert note_tables(notes) == note_tables(write_notes(entries, 1))
+    assert note_tables(notes) != note_tables(write_notes(entries, 2))
+    first = [note for note in notes if note.entry.photo.index < 100]
+    assert write_notes(entries[:100], 1) == first  # as photos do
+    assert len(notes) / 3000 == pytest.approx(NOTED, abs=0.02)
+    conflicts = [note for note in notes if note.conflict]
+    assert len(conflicts) / len(notes) == pytest.approx(CONFLICTS, abs=0.012)
+    assert {note.conflict for note in conflicts} == {"component", "defect"}
+    for note in conflicts:
+        shown = {*note.entry.photo.components, *note.entry.photo.defects}
+        (wrong,) = {note.component, note.defect} - shown
+        assert wrong == getattr(note, note.conflict)
+        assert all(word[:4] in note.text.lower() for word in wrong.lower().replace("-", " ").split())
+    for note in (note for note in notes if not note.conflict):
+        assert note.component in (note.entry.photo.components[0], "")
+        assert note.defect in (note.entry.photo.defects[0], "")
+    assert len({note.text for note in notes}) > 0.8 * len(notes)
 
 
 def test_planted_errors_are_recorded_exactly(tmp_path):

@@ -215,6 +215,7 @@ def test_configuration_page_gives_the_defaults_of_the_configuration():
             "model=multilabel",
             "model=text_tfidf",
             "model=text_transformer",
+            "model=photo_and_note",
             "finetune=two_phase",
             "finetune=progressive",
             "callbacks=[default,ema]",

@@ -21,6 +21,7 @@ from src.serving.app import create_app
 from src.serving.settings import Settings, read_settings
 from tests.made import FAST, REPOSITORY, make_folders, only_run, run_script
 
+pytestmark = pytest.mark.usefixtures("profile")  # with SQLite, and with PostgreSQL and Redis
 BROKEN = b"\xff\xd8\xff" + bytes(60)
 
 
@@ -457,6 +458,7 @@ def test_keys_rates_and_idempotency(tmp_path, run, photo):
         assert client.get("/health").status_code == 200
         assert client.get("/api/images").status_code == 401
         assert client.get("/api/images", headers={"X-API-Key": "wrong"}).status_code == 401
+        assert client.get("/docs").status_code == 401 and client.get("/static/docs.js").status_code == 200
         wrong = client.post("/login", data={"key": "ключ"})
         assert wrong.status_code == 401 and "This is not a key" in wrong.text
         answer = client.post("/login", data={"key": "open sesame"}, follow_redirects=False)

@@ -20,9 +20,7 @@ import numpy as np
 import pytest
 import torch
 from alembic import command
-from alembic.autogenerate import compare_metadata
 from alembic.config import Config
-from alembic.migration import MigrationContext
 from fastapi.testclient import TestClient
 from PIL import Image
 from sqlalchemy import create_engine, event
@@ -34,9 +32,11 @@ from src.serving.app import create_app
 from src.serving.engine import Busy, Engine, load_served
 from src.serving.photos import Checked, without_metadata
 from src.serving.store import MIGRATIONS, Store
-from src.serving.tables import Base
 from tests.made import REPOSITORY, run_script
 from tests.test_service import sent, settings_of, settled
+
+pytestmark = pytest.mark.usefixtures("profile")  # with SQLite, and with PostgreSQL and Redis
+ALONE = pytest.mark.parametrize("profile", ["alone"], indirect=True)  # what only SQLite has
 
 
 class Server:
@@ -46,7 +46,9 @@ class Server:
         with closing(socket.socket()) as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.script, self.environment = home / "scripts" / "serve.py", {"CORBEL_FOLDER": str(folder)}
+        self.script = home / "scripts" / "serve.py"
+        self.environment = {"CORBEL_FOLDER": str(folder), "CORBEL_LEASE": "1"}
+        self.database = os.environ.get("CORBEL_DATABASE_URL", f"sqlite:///{folder}/corbel.db")
         self.arguments = [f"ckpt={model}", f"port={self.port}", f"hydra.run.dir={folder.parent}/log"]
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=20)
         self.start()
@@ -71,6 +73,12 @@ class Server:
 
 
 @pytest.fixture
+def database(tmp_path, profile):
+    """The address of an empty database."""
+    return os.environ.get("CORBEL_DATABASE_URL", f"sqlite:///{tmp_path / 'x.db'}")
+
+
+@pytest.fixture
 def server(tmp_path, run):
     found = Server(tmp_path / "serve", load_served(run, "onnx").path)
     yield found
@@ -79,7 +87,16 @@ def server(tmp_path, run):
     found.client.close()
 
 
-def test_a_killed_service_loses_and_doubles_nothing(server, photos, tmp_path):
+def kept_predictions(url):
+    """Return the number of predictions in a database, and of the jobs that they are of."""
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        counts = connection.exec_driver_sql("select count(*), count(distinct job_id) from prediction").one()
+    engine.dispose()
+    return tuple(counts)
+
+
+def test_a_killed_service_loses_and_doubles_nothing(server, photos, tmp_path, profile):
     paths, tasks = sorted(photos.rglob("*.jpg"))[:8], []
     images = [server.client.post("/api/upload", files=sent(path)).json()["id"] for path in paths]
     for turn in range(3):
@@ -89,10 +106,10 @@ def test_a_killed_service_loses_and_doubles_nothing(server, photos, tmp_path):
         assert server.end(signal.SIGKILL) == -signal.SIGKILL
         server.start()
     assert all(settled(server.client, task)["task_status"] == "SUCCESS" for task in tasks)
-    with closing(sqlite3.connect(tmp_path / "serve" / "corbel.db")) as database:
-        kept = database.execute("select count(*), count(distinct job_id) from prediction").fetchone()
-        assert kept == (len(tasks), len(tasks))
-        assert database.execute("pragma integrity_check").fetchone() == ("ok",)
+    assert kept_predictions(server.database) == (len(tasks), len(tasks))
+    if profile == "alone":
+        with closing(sqlite3.connect(tmp_path / "serve" / "corbel.db")) as database:
+            assert database.execute("pragma integrity_check").fetchone() == ("ok",)
 
 
 def test_a_service_that_is_told_to_end_answers_what_it_took(server, photos, thorough):
@@ -257,8 +274,8 @@ def stored(store, name):
     return store.add_image(Checked(name * 64, b"x", "JPEG", 1, 1, b""), name, None)[0]
 
 
-def test_an_export_neither_repeats_nor_loses_a_photo_while_others_come_and_go(tmp_path):
-    store = Store(f"sqlite:///{tmp_path / 'x.db'}")
+def test_an_export_neither_repeats_nor_loses_a_photo_while_others_come_and_go(database):
+    store = Store(database)
     ids = [stored(store, name) for name in "abcdef"]
     found = []
     for row in store.all_images(None, page=2):
@@ -270,8 +287,8 @@ def test_an_export_neither_repeats_nor_loses_a_photo_while_others_come_and_go(tm
     store.engine.dispose()
 
 
-def test_a_job_whose_workers_end_is_given_up_after_three_attempts(tmp_path):
-    store = Store(f"sqlite:///{tmp_path / 'x.db'}")
+def test_a_job_whose_workers_end_is_given_up_after_three_attempts(database):
+    store = Store(database)
     job_id = store.add_job(stored(store, "a"))
     claimed = [store.claim("worker", lease=-1) for _ in range(4)]
     assert [job and job.attempts for job in claimed] == [1, 2, 3, None]
@@ -307,6 +324,7 @@ def test_another_model_takes_over_without_dropping_a_request(tmp_path, run, phot
         assert len({answer.json()["model_id"] for answer in answers}) == 2
 
 
+@ALONE
 def test_folders_of_any_name(tmp_path, run):
     home, folder = tmp_path / "50% a clone", tmp_path / "a?b%20c#d"
     for part in ("src", "scripts", "conf"):
@@ -317,6 +335,7 @@ def test_folders_of_any_name(tmp_path, run):
     assert (folder / "corbel.db").is_file()
 
 
+@ALONE
 @pytest.mark.parametrize("pragma", ["query_only=ON", "max_page_count=1"])  # a disk for reading, a full one
 def test_a_disk_that_takes_nothing_is_told_and_leaves_no_file(tmp_path, run, photos, pragma):
     first, *others = sorted(photos.rglob("*.jpg"))
@@ -344,6 +363,7 @@ def test_a_disk_that_takes_nothing_is_told_and_leaves_no_file(tmp_path, run, pho
         assert gone.status_code == 507 and "No such file" in gone.json()["detail"]
 
 
+@ALONE
 def test_databases_that_cannot_be_used(tmp_path):
     with pytest.raises(InputError, match=r"cannot be used .*No module named"):
         Store("mysql+aiomysql://somewhere/x")
@@ -354,19 +374,28 @@ def test_databases_that_cannot_be_used(tmp_path):
         Store(f"sqlite:///{tmp_path / 'no' / 'folder' / 'x.db'}")
 
 
-def test_migrations_go_up_and_down_and_give_the_tables_of_the_code(tmp_path):
-    engine = create_engine(f"sqlite:///{tmp_path / 'x.db'}")
-    config = Config()
+def test_migrations_go_up_and_down_and_give_the_tables_of_the_code(database):
+    store, config = Store(database), Config()
     config.set_main_option("script_location", str(MIGRATIONS))
-    with engine.connect() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-        command.downgrade(config, "base")
-        command.upgrade(config, "head")
-        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
-    engine.dispose()
+
+    def migrate(work, *revision):
+        with store.engine.begin() as connection:
+            config.attributes["connection"] = connection
+            work(config, *revision)
+
+    migrate(command.check)  # as `alembic check`
+    job_id = store.add_job(stored(store, "a"))
+    migrate(command.downgrade, "0001")
+    migrate(command.upgrade, "head")
+    assert store.job(job_id).status == "PENDING" and store.claim("worker", 60).id == job_id
+    migrate(command.downgrade, "base")
+    migrate(command.upgrade, "head")
+    migrate(command.check)
+    assert store.job(job_id) is None
+    store.engine.dispose()
 
 
+@ALONE
 def test_a_port_in_use_is_one_line_with_a_free_one(tmp_path, run, monkeypatch, capsys):
     with closing(socket.socket()) as taken:
         taken.bind(("127.0.0.1", 0))

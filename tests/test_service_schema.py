@@ -47,26 +47,27 @@ def address(tmp_path_factory, run):
         yield found
 
 
-def test_every_call_does_what_its_description_says(address, photos, thorough):
+def test_every_call_does_what_its_description_says(profile, tmp_path, run, photos, thorough):
     content = sorted(photos.rglob("*.jpg"))[0].read_bytes()
     quiet = settings(
         max_examples=200 if thorough else 8, deadline=None, database=None,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     counts = Counter()
-    for found in schemathesis.openapi.from_url(f"{address}/openapi.json").get_all_operations():
+    with served(create_app(settings_of(tmp_path, run))) as address:
+        for found in schemathesis.openapi.from_url(f"{address}/openapi.json").get_all_operations():
 
-        @quiet
-        @given(case=found.ok().as_strategy())
-        def holds(case):
-            if isinstance(case.body, dict) and "file" in case.body:
-                case.body["file"] = content  # what is no photo is refused, as it should be
-            elif isinstance(case.body, dict) and "files" in case.body:
-                case.body["files"] = [content]
-            counts[case.call_and_validate().status_code] += 1
+            @quiet
+            @given(case=found.ok().as_strategy())
+            def holds(case):
+                if isinstance(case.body, dict) and "file" in case.body:
+                    case.body["file"] = content  # what is no photo is refused, as it should be
+                elif isinstance(case.body, dict) and "files" in case.body:
+                    case.body["files"] = [content]
+                counts[case.call_and_validate().status_code] += 1
 
-        holds()
-    print(f"{sum(counts.values())} calls of schemathesis: {dict(counts)}")
+            holds()
+    print(f"{sum(counts.values())} calls of schemathesis, {profile}: {dict(counts)}")
 
 
 @contextmanager
@@ -114,6 +115,26 @@ def test_an_inspector_works_with_the_page(address, photos, width):
             page.locator(".photo").first.click()
             page.locator("#remove").click()
             expect(page.locator(".photo")).to_have_count(left)
+
+
+def test_the_calls_can_be_read_and_tried_without_the_internet(address):
+    paths = httpx.get(f"{address}/openapi.json").json()["paths"]
+    outside, said = [], []
+    with opened(address) as (page, expect):
+        page.on("console", lambda message: said.append(message.text))  # what the policy forbids, too
+        page.route(
+            lambda url: not url.startswith((f"{address}/", "data:")),
+            lambda route: (outside.append(route.request.url), route.abort()),
+        )
+        answer = page.goto(f"{address}/docs")
+        assert answer.headers["content-security-policy"] == access.PAGE_POLICY
+        expect(page.locator(".opblock")).to_have_count(sum(len(calls) for calls in paths.values()))
+        health = page.locator(".opblock", has=page.locator("[data-path='/health']"))
+        health.locator(".opblock-summary-control").click()
+        health.get_by_text("Try it out").click()
+        health.get_by_text("Execute").click()
+        expect(health.locator(".live-responses-table .response .response-col_status")).to_have_text("200")
+    assert outside == said == []
 
 
 def decided(client):

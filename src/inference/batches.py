@@ -93,19 +93,20 @@ def find_items(images: str | None, texts: str | None, root: str | None = None) -
 
     A note without a photo is an item, too.
     """
-    if texts is None or images:
-        photos = find_images(images, root)
     if texts is None:
-        return photos
+        return find_images(images, root)
     notes = find_texts(texts)
     if not images:
         return notes
-    by_id = {note.id: note for note in notes}
-    found = [replace(p, text=by_id.pop(p.id).text) if p.id in by_id else p for p in photos]
-    log.info(
-        "%d of %d photos have a note, %d notes no photo", len(notes) - len(by_id), len(photos), len(by_id)
-    )
-    return found + list(by_id.values())
+    from src.datamodules.text_columns import notes_by_path, texts_by_id  # pandas: only for a table
+
+    photos = find_images(images, root)
+    texts_of = texts_by_id([(note.id, note.text) for note in notes])
+    note_of = notes_by_path(texts_of, {photo.path: photo.id for photo in photos}, photos[0].root)
+    alone = [Photo(id_, "", notes[0].root, texts_of[id_]) for id_ in texts_of.keys() - {*note_of.values()}]
+    log.info("%d of %d photos have a note; %d notes have no photo", len(note_of), len(photos), len(alone))
+    found = [replace(p, text=texts_of[note_of[p.path]]) if p.path in note_of else p for p in photos]
+    return found + sorted(alone, key=lambda note: note.id)
 
 
 def newest_for(images: str | None, texts: str | None) -> tuple[str, ...]:
@@ -265,6 +266,8 @@ class Backend(ABC):
         """Refuse photos for a model of texts, and the reverse."""
         if self.reads == "text" and (images or not texts):
             raise InputError("this is a model of texts: name a CSV of them with texts=, and no images=")
+        if self.reads == "both" and not images:
+            raise InputError("this is a model of photos with notes: images=PHOTOS texts=NOTES.csv")
         if self.reads == "photo" and texts:
             raise InputError("this is a model of photos: name them with images=, and no texts=")
 

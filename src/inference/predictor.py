@@ -186,6 +186,11 @@ class Predictor:
         tiles = self.preprocess.tiles is not None
         return columns(self.task, self.labels, probabilities, tiles, self.backend.reads)
 
+    def results(self, photos: Sequence[Photo]) -> Iterator[list[Result]]:
+        """Yield the scores of photos, from the beginning of a chunk on, batch by batch in their order."""
+        sizes = self.backend.trained_sizes
+        return run_batches(self.backend, photos, self.batch_size, self.num_workers, sizes)
+
     def rows(
         self,
         photos: Sequence[Photo],
@@ -202,10 +207,7 @@ class Predictor:
             results: scores of the photos, in batches; None: they are read and scored here.
         """
         seen = 0
-        if results is None:
-            sizes = self.backend.trained_sizes
-            results = run_batches(self.backend, photos, self.batch_size, self.num_workers, sizes)
-        for batch in results:
+        for batch in self.results(photos) if results is None else results:
             seen += sum(result.digest in self.backend.trained_on for result in batch)
             yield [
                 row(
@@ -274,12 +276,12 @@ def load_backend(
         from src.models.checkpoint import load_model
 
         model = load_model(path)
-        if model.reads == "text":
-            from src.inference.text_backend import TextBackend
+        if model.reads != "photo":
+            from src.inference.fusion_backend import FusionBackend, TextBackend
 
             if str(precision) != "32" or compile:
                 raise InputError("precision= and compile= are for models of photos: leave them out")
-            return TextBackend(model, device)
+            return (TextBackend if model.reads == "text" else FusionBackend)(model, device)
         from src.inference.torch_backend import TorchBackend
 
         return TorchBackend(model, device, str(precision), compile)

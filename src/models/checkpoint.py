@@ -11,6 +11,7 @@ from src.labels import TASKS
 from src.models.backbones import read_pickled
 from src.models.base import SCHEMA, Classifier
 from src.models.classifiers import DualHeadClassifier, MultiLabelClassifier, PhotoClassifier
+from src.models.photo_and_note import FusedHeads, FusedLabels, PhotoAndNote
 from src.models.text_classifier import TfidfHeads, TfidfLabels
 from src.models.transformer import TransformerHeads, TransformerLabels
 from src.runs import find_checkpoint
@@ -20,6 +21,7 @@ REGISTRY: dict[str, tuple[type[Classifier], type[Classifier]]] = {  # of heads, 
     "photo": (DualHeadClassifier, MultiLabelClassifier),
     "text_tfidf": (TfidfHeads, TfidfLabels),
     "text_transformer": (TransformerHeads, TransformerLabels),
+    "photo_and_note": (FusedHeads, FusedLabels),
 }
 
 
@@ -83,6 +85,47 @@ def load_model(path: str | Path) -> Classifier:
         raise InputError(f"{path}: does not fit the model that it describes ({reason})") from error
     model.provenance = content.get("provenance", {})
     return model.eval()
+
+
+def photo_and_note(
+    task: str,
+    labels: Mapping[str, list[str]],
+    photo: str | None,
+    note: str | None,
+    class_weights: None = None,
+    seed: int = 42,
+) -> PhotoAndNote:
+    """Return the fusion of two runs or checkpoints.
+
+    Raises:
+        InputError: if they are no classifiers of photos and of texts, or not of this task and these labels.
+    """
+    parts, kinds = {}, {"photo": "photo", "note": "text"}
+    for key, path in {"photo": find_checkpoint(photo), "note": find_checkpoint(note)}.items():
+        parts[key] = found = load_model(path)
+        if found.reads != kinds[key]:
+            raise InputError(f"model.{key}={path}: a model of {found.reads}s, not of {kinds[key]}s")
+        if found.task != task:
+            raise InputError(f"model.{key}={path}: its task is {found.task}: add task={found.task}")
+        if not set(found.labels.names) & {name for names in labels.values() for name in names}:
+            raise InputError(f"model.{key}={path}: it knows none of the photos' labels")
+    if parts["photo"].labels.as_dict() != {kind: list(names) for kind, names in labels.items()}:
+        raise InputError(f"model.photo={photo}: its run's tables have other labels than its checkpoint")
+    given = {
+        key: read_checkpoint(find_checkpoint(path))["hyper_parameters"]
+        for key, path in (("photo", photo), ("note", note))
+    }
+    made = FusedLabels if task == "multilabel" else FusedHeads
+    model = made(task=task, labels=labels, **given, note_kind=parts["note"].kind, seed=seed)
+    model.photo, model.note = (parts[key].requires_grad_(False) for key in ("photo", "note"))
+    origins = [part.provenance for part in parts.values()]
+    sizes = [origin.get("train_sizes") for origin in origins]
+    model.provenance = {
+        "train_digests": sorted(set().union(*(origin.get("train_digests", ()) for origin in origins))),
+        "train_sizes": None if None in sizes else sorted(set().union(*sizes)),
+        "backbone_trained": any(origin.get("backbone_trained") for origin in origins),
+    }
+    return model
 
 
 def init_from(model: PhotoClassifier, path: str | Path, test_digests: Iterable[str]) -> None:

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
+from typing import Any
 
+import fastapi_offline
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse
@@ -20,13 +21,14 @@ from starlette.exceptions import HTTPException
 from src.errors import InputError
 from src.files import read_json
 from src.runs import finished_runs
-from src.serving import image_routes, prediction_routes
+from src.serving import image_routes, prediction_routes, text_routes
 from src.serving.access import Around, Figures, client_of, key_digest
 from src.serving.bodies import Activate
 from src.serving.engine import Engine, ServedModel, load_served
 from src.serving.jobs import Workers
 from src.serving.refusals import Refused, answer_to, problems
 from src.serving.settings import Settings
+from src.serving.storage import Folder, open_folder
 from src.serving.store import Store
 from src.serving.tables import PredictionRow, ReviewRow
 
@@ -42,6 +44,7 @@ class Service:
 
     settings: Settings
     engine: Engine
+    folder: Folder
     store: Store
     workers: Workers
     figures: Figures
@@ -49,11 +52,13 @@ class Service:
 
 def create_app(settings: Settings) -> FastAPI:
     """Return the application with its model loaded and its database ready, or raise an `InputError`."""
-    settings.folder.mkdir(parents=True, exist_ok=True)
-    model = load_served(settings.ckpt, settings.backend, settings.runs, settings.miss)
+    database = settings.database
+    folder = open_folder(settings.folder)  # before the database: SQLite's file lies there
+    store = Store(database, settings.patience)
+    model = load_served(settings.ckpt, settings.backend, settings.runs, settings.miss, settings.device)
     engine = Engine(model, settings.threads, settings.queue, settings.timeout)
-    store, figures = Store(settings.database), Figures(engine)
-    workers = Workers(store, engine, settings, figures.predicted)
+    figures, broker = Figures(engine, store), _broker_of(settings)
+    workers = Workers(store, engine, folder, settings, figures.predicted, broker)
     if unknown := _unknown(store.labels_in(ReviewRow, PredictionRow), model):
         log.warning("stored photos carry labels that this model does not know: %s", unknown)
 
@@ -69,15 +74,28 @@ def create_app(settings: Settings) -> FastAPI:
 
     about = "Components and their defects in inspection photos."
     errors = problems(400, 401, 403, 405, 408, 413, 415, 422, 429, 503, 504, 507)
-    app = FastAPI(title="Corbel", description=about, lifespan=lifespan, responses=errors, redoc_url=None)
-    app.state.service = Service(settings, engine, store, workers, figures)
+    own = {"docs_url": None, "redoc_url": None}  # FastAPI's load their scripts from the internet
+    app = FastAPI(title="Corbel", description=about, lifespan=lifespan, responses=errors, **own)
+    app.state.service = Service(settings, engine, folder, store, workers, figures)
     app.add_middleware(Around, settings=settings, engine=engine, figures=figures)
     for kind in (HTTPException, RequestValidationError):  # whose answers are FastAPI's otherwise
         app.add_exception_handler(kind, answer_to)
-    for part in (router, prediction_routes.router, image_routes.router):
+    for part in (router, prediction_routes.router, text_routes.router, image_routes.router):
         app.include_router(part)
-    app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
+    swagger = [(fastapi_offline.__name__, "static")]
+    app.mount("/static", StaticFiles(directory=HERE / "static", packages=swagger), name="static")
     return app
+
+
+def _broker_of(settings: Settings) -> Any:
+    if settings.broker_url is None:
+        return None
+    try:
+        from src.serving.celery_app import Broker
+    except ModuleNotFoundError as error:
+        missing = f'{error.name} is not installed: python -m pip install -e ".[cluster]"'
+        raise InputError(f"broker_url: {missing}") from error
+    return Broker(settings.broker_url, settings.patience)
 
 
 @router.get("/", response_model=None)
@@ -96,6 +114,12 @@ async def root(request: Request) -> Response:
     several = predictor.task == "multilabel"
     page = PAGES.get_template("inspect.html").render(labels=predictor.labels.as_dict(), several=several)
     return HTMLResponse(page)
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs() -> HTMLResponse:
+    """The calls, to read and to try."""
+    return HTMLResponse(PAGES.get_template("docs.html").render())
 
 
 @router.get("/login", include_in_schema=False)
@@ -131,8 +155,7 @@ def ready(request: Request) -> dict[str, str]:
     """Whether photos can be taken: a model is loaded, the database answers, the folder takes files."""
     service = request.app.state.service
     service.store.check()
-    with TemporaryFile(dir=service.settings.folder):
-        pass
+    service.folder.check()
     return {"status": "READY", "model_version": service.engine.model.id}
 
 
@@ -179,7 +202,8 @@ def activate(request: Request, wanted: Activate) -> dict[str, str]:
     if wanted.run not in runs:
         raise Refused(404, "no such run; GET /api/models lists those there are")
     try:
-        model = load_served(runs[wanted.run], service.settings.backend, miss=service.settings.miss)
+        settings = service.settings
+        model = load_served(runs[wanted.run], settings.backend, folder, settings.miss, settings.device)
     except InputError as error:
         log.error("%s", error)
         raise Refused(409, "this run cannot be loaded; the log of the service says why") from error

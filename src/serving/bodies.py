@@ -30,6 +30,25 @@ class Predicted(Origin):
     timestamp: str | None = None
 
 
+class TextToPredict(BaseModel):
+    """A text, and the run of texts that predicts it: null for the newest one."""
+
+    text: str = Field(max_length=100_000, examples=["hollow sound at the grout hole"])
+    run_id: str | None = Field(None, examples=["2026-01-31_09-30-00-tfidf"])
+    model: str | None = Field(None, examples=["text_tfidf"])
+
+
+class PredictedText(BaseModel):
+    """The prediction of one text."""
+
+    label: str | None = Field(examples=["Drummy"], description="several are joined by + and _; null: none")
+    score: float | None
+    probs: dict[str, float]
+    run_id: str
+    model: str
+    model_id: str
+
+
 class BatchItem(BaseModel):
     """The result, or the error, of one file of a batch."""
 

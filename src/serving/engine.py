@@ -61,12 +61,16 @@ class Busy(Exception):
 
 
 def load_served(
-    ckpt: str | Path | None, backend: str, runs: Path = Path("outputs"), miss: float = 0.05
+    ckpt: str | Path | None,
+    backend: str,
+    runs: Path = Path("outputs"),
+    miss: float = 0.05,
+    device: str = "cpu",
 ) -> ServedModel:
     """Load and warm a model: with ONNX Runtime, which a checkpoint is exported for once, or with torch.
 
     `ckpt` is as in `find_checkpoint`. The `backend` is `auto`, `onnx` or `torch`; `auto` takes ONNX Runtime
-    where it is installed. `miss` is as in `Predictor`.
+    where it is installed. `miss` and `device` are as in `Predictor`.
     """
     path = find_checkpoint(ckpt, runs)
     run = path.parent.parent if (path.parent.parent / "metrics.json").is_file() else None
@@ -79,7 +83,7 @@ def load_served(
             raise InputError(f"backend=onnx: {missing[0]} is not installed: {cure}")
         else:
             log.warning("ONNX Runtime is not installed: the model runs with torch, which is slower")
-    predictor = Predictor.load(path, device="cpu", batch_size=1, num_workers=0, miss=miss)
+    predictor = Predictor.load(path, device=device, batch_size=1, num_workers=0, miss=miss)
     predictor.predict(Image.new("RGB", (64, 64), "gray"))
     recorded = getattr(predictor.backend, "metadata", {}).get("checkpoint", {}).get("sha256")
     digest = recorded or file_digest(path)

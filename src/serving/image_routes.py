@@ -13,7 +13,6 @@ from sqlalchemy import Row
 from starlette.concurrency import run_in_threadpool
 
 from src.decisions.predictions import kept_from_running
-from src.images import read_photo
 from src.serving.bodies import (
     Decision,
     ImageBody,
@@ -26,7 +25,7 @@ from src.serving.bodies import (
     Wanted,
 )
 from src.serving.engine import ServedModel
-from src.serving.photos import TYPES, check_photo, photo_path, remove_photo, store_photo, thumbnail_path
+from src.serving.photos import TYPES, check_photo, photo_name, remove_photo, store_photo, thumbnail_name
 from src.serving.pictures import drawn_view
 from src.serving.prediction_routes import Photo, flat
 from src.serving.refusals import Refused, problems
@@ -74,7 +73,7 @@ async def upload(
     photo = await service.engine.run(lambda: check_photo(content, bits))
 
     def keep() -> tuple[int, bool]:
-        quota, folder = service.settings.quota_bytes, service.settings.folder
+        quota, folder = service.settings.quota_bytes, service.folder
         if quota is not None and service.store.used_bytes() + len(photo.content) > quota:
             raise Refused(507, f"all photos together may take {quota:,} bytes", "quota")
         is_written = store_photo(folder, photo)  # the file first: a row never lacks it
@@ -97,18 +96,19 @@ def queue_prediction(
     request: Request,
     id: int = Query(ge=1, le=2**31 - 1),
     device: Literal["cpu", "gpu", "mps"] = Query("cpu", description="taken for older clients: it is the CPU"),
+    batch: bool = Query(False, description="one of many: photos that somebody waits for come first"),
     idempotency_key: str | None = Header(None, min_length=1, max_length=200),
 ) -> TaskTaken:
     """Queue the prediction of a stored photo."""
     service = request.app.state.service
     key = f"{request.state.client}:{idempotency_key}".encode() if idempotency_key else None
     try:
-        task_id = service.store.add_job(id, key and hashlib.sha256(key).hexdigest())
+        task_id = service.store.add_job(id, key and hashlib.sha256(key).hexdigest(), int(batch))
     except KeyError as error:
         raise Refused(409, "this Idempotency-Key came with another photo", "key_reused") from error
     if task_id is None:
         raise Refused(404, f"no photo has the id {id}")
-    service.workers.wake.set()
+    service.workers.announce(task_id, int(batch))
     return TaskTaken(data={"task_id": task_id, "status": "PENDING"})
 
 
@@ -150,7 +150,7 @@ def image(request: Request, image_id: ImageId) -> dict[Literal["data"], ImageBod
 def delete_image(request: Request, image_id: ImageId) -> dict[str, int]:
     """Delete a photo with its predictions and reviews."""
     service = request.app.state.service
-    if not service.store.delete_image(image_id, partial(remove_photo, service.settings.folder)):
+    if not service.store.delete_image(image_id, partial(remove_photo, service.folder)):
         raise Refused(404, f"no photo has the id {image_id}")
     return {"id": image_id}
 
@@ -160,10 +160,10 @@ def delete_image(request: Request, image_id: ImageId) -> dict[str, int]:
 )
 def image_file(request: Request, image_id: ImageId, thumbnail: bool = False) -> Response:
     """The photo as it is kept, or a small JPEG of it."""
-    row, folder = _found(request, image_id), request.app.state.service.settings.folder
+    row, folder = _found(request, image_id), request.app.state.service.folder
     headers = {"Cache-Control": "private, max-age=86400, immutable", "Content-Disposition": "inline"}
-    path = thumbnail_path(folder, row.sha256) if thumbnail else photo_path(folder, row.sha256, row.format)
-    return Response(read_photo(path), media_type=TYPES["JPEG" if thumbnail else row.format], headers=headers)
+    name = thumbnail_name(row.sha256) if thumbnail else photo_name(row.sha256, row.format)
+    return Response(folder.read(name), media_type=TYPES["JPEG" if thumbnail else row.format], headers=headers)
 
 
 @router.get(
@@ -177,8 +177,8 @@ async def view(request: Request, image_id: ImageId) -> Response:
     if row.prediction is None:
         return Response(status_code=204)
     service = request.app.state.service
-    path = photo_path(service.settings.folder, row.sha256, row.format)
-    content = await service.engine.run(lambda: drawn_view(read_photo(path), as_body(row)))
+    name = photo_name(row.sha256, row.format)
+    content = await service.engine.run(lambda: drawn_view(service.folder.read(name), as_body(row)))
     return Response(content, media_type="image/jpeg")
 
 

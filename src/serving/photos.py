@@ -4,12 +4,11 @@ import hashlib
 import io
 import struct
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image
 
-from src.files import write_whole
 from src.images import UnreadableImage, open_image, read_header
+from src.serving.storage import Folder
 
 TYPES = {"JPEG": "image/jpeg", "PNG": "image/png"}
 THUMBNAIL = 320  # pixels of the longer side
@@ -90,26 +89,26 @@ def digest_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def photo_path(folder: Path, sha256: str, form: str) -> Path:
-    """Return the path of a stored photo below the service's folder."""
-    return folder / "photos" / sha256[:2] / f"{sha256}.{'jpg' if form == 'JPEG' else 'png'}"
+def photo_name(sha256: str, form: str) -> str:
+    """Return the name of a stored photo below the service's folder."""
+    return f"photos/{sha256[:2]}/{sha256}.{'jpg' if form == 'JPEG' else 'png'}"
 
 
-def thumbnail_path(folder: Path, sha256: str) -> Path:
-    """Return the path of a stored photo's thumbnail."""
-    return folder / "thumbnails" / sha256[:2] / f"{sha256}.jpg"
+def thumbnail_name(sha256: str) -> str:
+    """Return the name of a stored photo's thumbnail."""
+    return f"thumbnails/{sha256[:2]}/{sha256}.jpg"
 
 
-def store_photo(folder: Path, photo: Checked) -> bool:
+def store_photo(folder: Folder, photo: Checked) -> bool:
     """Write a photo and its thumbnail, each whole or not at all; return whether it was not there."""
-    path = photo_path(folder, photo.sha256, photo.format)
-    if is_new := not path.is_file():
-        write_whole(thumbnail_path(folder, photo.sha256), photo.thumbnail)
-        write_whole(path, photo.content)
+    name = photo_name(photo.sha256, photo.format)
+    if is_new := not folder.has(name):
+        folder.write(thumbnail_name(photo.sha256), photo.thumbnail)
+        folder.write(name, photo.content)
     return is_new
 
 
-def remove_photo(folder: Path, sha256: str, form: str) -> None:
+def remove_photo(folder: Folder, sha256: str, form: str) -> None:
     """Remove a stored photo and its thumbnail."""
-    photo_path(folder, sha256, form).unlink(missing_ok=True)
-    thumbnail_path(folder, sha256).unlink(missing_ok=True)
+    folder.remove(photo_name(sha256, form))
+    folder.remove(thumbnail_name(sha256))

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from src.images import UnreadableImage
 from src.serving.engine import Busy
+from src.serving.storage import StorageAway
 
 log = logging.getLogger(__name__)
 DISK = (8, 10, 13, 14)  # SQLite's codes: read-only, input or output, full, cannot be opened
@@ -77,6 +78,8 @@ def _refused(request: Request, error: Exception) -> Refused:
             return Refused(_unreadable_status(str(error)), str(error), "unreadable_photo")
         case SQLAlchemyError(orig=OperationalError(sqlite_errorcode=code)) if code & 0xFF in DISK:
             return Refused(507, "the disk takes nothing more, or is gone", "no_space")
+        case StorageAway():
+            return Refused(503, "the storage of photos gives no answer", "no_storage", {"Retry-After": "5"})
         case SQLAlchemyError():
             return Refused(503, "the database gives no answer", "no_database", {"Retry-After": "5"})
         case OSError():

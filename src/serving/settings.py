@@ -1,5 +1,6 @@
 """Settings of the service: from `conf/serve.yaml`, the command line and `CORBEL_*` environment variables."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,6 +10,8 @@ from sqlalchemy import URL
 
 from src.errors import InputError, first_line
 
+Url = Annotated[str, Field(pattern="^[a-z][a-z0-9+.-]*:/{2,3}.+")]
+SECRET = re.compile("(?<=//)[^/@]*@")  # the user and the password in an address
 Key = Annotated[str, Field(pattern="^(sha256:)?[0-9a-fA-F]{64}$")]
 
 
@@ -23,10 +26,14 @@ class Settings(BaseSettings):
     ckpt: str | None = None
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65535)
-    folder: Path = Path("outputs/serve")
-    database_url: str | None = None
+    folder: Url | Path = Path("outputs/serve")
+    database_url: Url | None = None
+    broker_url: Url | None = None
     backend: Literal["auto", "onnx", "torch"] = "auto"
+    device: Literal["cpu", "cuda", "mps"] = "cpu"
     workers: int = Field(1, ge=0, le=64)
+    lease: float = Field(60.0, ge=1)
+    patience: float = Field(30.0, ge=0)
     threads: int | None = Field(None, ge=1, le=256)
     api_keys: list[Key] = []
     max_bytes: int = Field(20 * 2**20, ge=1024)
@@ -42,6 +49,8 @@ class Settings(BaseSettings):
     @property
     def database(self) -> str | URL:
         """The URL of the database: SQLite in the folder, where none is named."""
+        if self.database_url is None and isinstance(self.folder, str):
+            raise InputError(f"folder={self.folder}: needs a database_url: SQLite's file lies in a folder")
         return self.database_url or URL.create("sqlite", database=str((self.folder / "corbel.db").absolute()))
 
     @property
@@ -66,4 +75,6 @@ def read_settings(given: dict[str, object]) -> Settings:
         first = error.errors()[0]
         name = str(first["loc"][0])
         variable = f" (or CORBEL_{name.upper()})" if name not in values else ""
-        raise InputError(f"{name}={first.get('input')!r}{variable}: {first['msg'].lower()}") from error
+        value = SECRET.sub("***@", repr(first.get("input")))
+        told = "needs an address, SCHEME://HOST" if name.endswith("_url") else first["msg"].lower()
+        raise InputError(f"{name}={value}{variable}: {told}") from error

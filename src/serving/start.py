@@ -17,9 +17,12 @@ from src.serving.settings import Settings
 @contextmanager
 def alone(settings: Settings) -> Iterator[None]:
     """Hold the lock of the folder, whose SQLite file one process may use, or raise an `InputError`."""
+    if not settings.is_alone:
+        yield
+        return
     make_folder(settings.folder)
     with file_lock(settings.folder / ".lock") as taken:
-        if not taken and settings.is_alone:
+        if not taken:
             raise InputError(f"folder={settings.folder}: another process serves it; name another folder")
         yield
 

@@ -1,54 +1,110 @@
-"""Photos, predictions, reviews and jobs in a database; SQLite, or later PostgreSQL, through SQLAlchemy."""
+"""Photos, predictions, reviews and jobs in a database, SQLite or PostgreSQL, through SQLAlchemy."""
 
 import json
+import logging
+import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.script.revision import ResolutionError
 from alembic.util.exc import CommandError
 from sqlalchemy import Row, and_, cast, delete, event, func, insert, or_, select, update
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
 from src.errors import InputError, first_line
 from src.serving.bodies import Wanted
 from src.serving.photos import Checked
-from src.serving.tables import Base, ImageRow, JobRow, PredictionRow, ReviewRow
+from src.serving.tables import Base, ImageRow, JobRow, Now, PredictionRow, ReviewRow
 
+log = logging.getLogger(__name__)
 MIGRATIONS = Path(__file__).parent / "migrations"
 WAIT = 15.0  # seconds that a writer waits for another one
 MAX_ATTEMPTS = 3
+MIGRATING = 7_203_114  # the advisory lock of migrations
+PASSING = ("starting up", "shutting down", "recovery mode", "too many")  # refusals that a server takes back
+OPTIONS: dict[str, dict[str, Any]] = {
+    "sqlite": {"connect_args": {"timeout": WAIT}},
+    "postgresql": {
+        "connect_args": {
+            "connect_timeout": 5,
+            "tcp_user_timeout": 10_000,
+            # a host that lost its power in a transaction holds its locks no longer
+            "options": "-c idle_in_transaction_session_timeout=60000",
+        },
+        "pool_pre_ping": True,  # a connection that the server closed is replaced
+        "pool_size": 10,
+        "pool_timeout": WAIT,
+    },
+}
+
+
+def patiently(work: Callable[[], Any], seconds: float, is_passing: Callable[[Exception], bool]) -> Any:
+    """Return what work returns; do it again, for some seconds, while it fails with an error that may pass."""
+    until, pause = time.monotonic() + seconds, 0.5
+    while True:
+        try:
+            return work()
+        except Exception as error:
+            if not is_passing(error) or time.monotonic() + pause > until:
+                raise
+            log.warning("%s: once more in %.1f s", first_line(getattr(error, "orig", None) or error), pause)
+        time.sleep(pause)
+        pause = min(2 * pause, 5.0)
+
+
+def _again(write: Callable[..., Any]) -> Callable[..., Any]:
+    """Call a method once more where another process has just written the same: it finds that row."""
+
+    @wraps(write)
+    def twice(*given: Any, **named: Any) -> Any:
+        try:
+            return write(*given, **named)
+        except IntegrityError:
+            return write(*given, **named)
+
+    return twice
 
 
 class Store:
-    """The database of one service; an `InputError` if it cannot be opened, or is of a later version."""
+    """The database of one service; an `InputError` if it cannot be opened, or is of a later version.
 
-    def __init__(self, url: str | sa.URL):
+    A server that is away, or starts, is waited for with `patience`, in seconds.
+    """
+
+    def __init__(self, url: str | sa.URL, patience: float = 0.0):
         as_json = partial(json.dumps, ensure_ascii=False, allow_nan=False)
-        options = {"connect_args": {"timeout": WAIT}} if str(url).startswith("sqlite") else {}
         try:
+            url = sa.make_url(url)
+            if url.drivername in ("postgres", "postgresql"):
+                url = url.set(drivername="postgresql+psycopg")
+            options = OPTIONS.get(url.get_backend_name(), {})
             self.engine = sa.create_engine(url, json_serializer=as_json, hide_parameters=True, **options)
             if self.engine.dialect.name == "sqlite":
                 event.listen(self.engine, "connect", _prepare_sqlite)
                 event.listen(self.engine, "begin", _begin_sqlite)
-            self._migrate()
+            patiently(self._migrate, patience, _is_passing)
         except (SQLAlchemyError, CommandError, ImportError) as error:  # the last: its driver
             cause = first_line(getattr(error, "orig", None) or error)
+            if isinstance(error.__cause__, ResolutionError):
+                cause = "its tables are of a later version of Corbel: take that one"
             raise InputError(f"database_url={url}: cannot be used ({cause})") from error
 
     def _migrate(self) -> None:
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-        with self.engine.connect() as connection:
+        with self.engine.begin() as connection:
+            if self.engine.dialect.name == "postgresql":  # where several processes may start at once
+                connection.execute(select(func.pg_advisory_xact_lock(MIGRATING)))
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
-            connection.commit()
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
@@ -62,14 +118,15 @@ class Store:
 
     # Photos
 
+    @_again
     def add_image(self, photo: Checked, filename: str, ground_truth: str | None) -> tuple[int, bool]:
         """Return the id of a photo and whether it is new; the same content has one row."""
         values = {"filename": filename, "ground_truth": ground_truth, "bytes": len(photo.content)}
         values |= {name: getattr(photo, name) for name in ("sha256", "format", "width", "height")}
         with self.engine.begin() as db:
-            image_id = db.scalar(select(ImageRow.id).where(ImageRow.sha256 == photo.sha256))
+            image_id = db.scalar(select(ImageRow.id).where(ImageRow.sha256 == photo.sha256).with_for_update())
             if image_id is None:
-                added = db.execute(insert(ImageRow).values(created_at=time.time(), **values))
+                added = db.execute(insert(ImageRow).values(created_at=Now(), **values))
                 return added.inserted_primary_key[0], True
             if ground_truth is not None:
                 db.execute(update(ImageRow).where(ImageRow.id == image_id).values(ground_truth=ground_truth))
@@ -126,7 +183,7 @@ class Store:
         `remove` gets its digest and format before others can write: so no new row of it lacks its file.
         """
         with self.engine.begin() as db:
-            columns = select(ImageRow.sha256, ImageRow.format)
+            columns = select(ImageRow.sha256, ImageRow.format).with_for_update()
             if found := db.execute(columns.where(ImageRow.id == image_id)).first():
                 db.execute(delete(ImageRow).where(ImageRow.id == image_id))
                 remove(*found)
@@ -136,9 +193,9 @@ class Store:
         """Keep an inspector's decision on a photo; return whether the photo is there."""
         photo = ImageRow.id == image_id
         with self.engine.begin() as db:
-            if db.scalar(select(ImageRow.id).where(photo)) is None:
+            if db.scalar(select(ImageRow.id).where(photo).with_for_update()) is None:
                 return False
-            review = insert(ReviewRow).values(image_id=image_id, created_at=time.time(), **values)
+            review = insert(ReviewRow).values(image_id=image_id, created_at=Now(), **values)
             (review_id,) = db.execute(review).inserted_primary_key
             db.execute(update(ImageRow).where(photo).values(review_id=review_id))
         return True
@@ -155,20 +212,23 @@ class Store:
 
     # Jobs
 
-    def add_job(self, image_id: int, key: str | None = None) -> str | None:
+    @_again
+    def add_job(self, image_id: int, key: str | None = None, priority: int = 0) -> str | None:
         """Queue a prediction; return its id, None for an unknown photo.
 
         A second request with a key gets the first one's job; a `KeyError` where that is of another photo.
         """
-        values = {"id": uuid.uuid4().hex, "image_id": image_id, "key": key, "created_at": time.time()}
+        values = {"id": uuid.uuid4().hex, "image_id": image_id, "key": key, "priority": priority}
+        values |= {"status": "PENDING", "attempts": 0, "created_at": Now(), "published_at": Now()}
         with self.engine.begin() as db:
-            if db.scalar(select(ImageRow.id).where(ImageRow.id == image_id)) is None:
+            photo = select(ImageRow.id).where(ImageRow.id == image_id)
+            if db.scalar(photo.with_for_update(read=True, key_share=True)) is None:
                 return None
             before = key and db.execute(select(JobRow).where(JobRow.key == key)).first()
             if before and before.image_id != image_id:
                 raise KeyError(key)
             if not before:
-                db.execute(insert(JobRow).values(status="PENDING", attempts=0, **values))
+                db.execute(insert(JobRow).values(values))
         return before.id if before else values["id"]
 
     def job(self, job_id: str) -> Row | None:
@@ -180,47 +240,110 @@ class Store:
         with self._reading() as db:
             return db.execute(query.where(JobRow.id == job_id)).first()
 
-    def claim(self, worker: str, lease: float) -> Row | None:
-        """Take the oldest job that waits, or whose worker has been silent beyond its lease.
+    def claim(self, worker: str, lease: float, job_id: str | None = None) -> Row | None:
+        """Take a job that waits, or whose worker has been silent beyond its lease: this one, or the next one.
 
         A job that was begun `MAX_ATTEMPTS` times is given up as `DEAD`: it may well be what ends its workers.
         """
-        now = time.time()
-        free = or_(JobRow.status == "PENDING", and_(JobRow.status == "STARTED", JobRow.lease_until < now))
-        oldest = select(JobRow.id).where(free).order_by(JobRow.created_at).limit(1)
-        if self.engine.dialect.name == "postgresql":
-            oldest = oldest.with_for_update(skip_locked=True)
+        lost = select(JobRow.id, JobRow.attempts).where(_silent()).order_by(JobRow.lease_until)
+        waiting = select(JobRow.id, JobRow.attempts).where(JobRow.status == "PENDING")
+        waiting = waiting.order_by(JobRow.priority, JobRow.created_at)
         with self.engine.begin() as db:
-            gone = and_(free, JobRow.attempts >= MAX_ATTEMPTS)
-            why = f"given up after {MAX_ATTEMPTS} attempts, whose workers ended or stood still"
-            db.execute(update(JobRow).where(gone).values(status="DEAD", error=why, finished_at=now))
-            if (job_id := db.scalar(oldest)) is None:
-                return None
-            taken = {"status": "STARTED", "worker": worker, "lease_until": now + lease}
-            taken["attempts"] = JobRow.attempts + 1
-            db.execute(update(JobRow).where(JobRow.id == job_id).values(taken))
-            query = select(JobRow.id, JobRow.image_id, JobRow.attempts, ImageRow.sha256, ImageRow.format)
-            return db.execute(query.join(ImageRow).where(JobRow.id == job_id)).one()
+            for query in (lost, waiting):
+                query = query.limit(1).with_for_update(skip_locked=True)  # without a meaning for SQLite
+                query = query if job_id is None else query.where(JobRow.id == job_id)
+                while found := db.execute(query).first():
+                    if found.attempts < MAX_ATTEMPTS:
+                        return self._taken(db, found.id, worker, lease)
+                    why = f"given up after {MAX_ATTEMPTS} attempts, whose workers ended or stood still"
+                    gone = {"status": "DEAD", "error": why, "finished_at": Now()}
+                    db.execute(update(JobRow).where(JobRow.id == found.id).values(gone))
+        return None
+
+    def _taken(self, db: sa.Connection, job_id: str, worker: str, lease: float) -> Row:
+        taken = {"status": "STARTED", "worker": worker, "lease_until": Now() + lease}
+        taken["attempts"] = JobRow.attempts + 1
+        db.execute(update(JobRow).where(JobRow.id == job_id).values(taken))
+        query = select(JobRow.id, JobRow.image_id, JobRow.attempts, ImageRow.sha256, ImageRow.format)
+        return db.execute(query.join(ImageRow).where(JobRow.id == job_id)).one()
+
+    def keep(self, jobs: Iterable[tuple[str, str]], lease: float) -> None:
+        """Lengthen the leases of jobs at work, each given with its worker."""
+        with self.engine.begin() as db:
+            for job_id, worker in jobs:
+                mine = (JobRow.id == job_id, JobRow.worker == worker, JobRow.status == "STARTED")
+                db.execute(update(JobRow).where(*mine).values(lease_until=Now() + lease))
 
     def finish(self, job: Row, worker: str, prediction: dict | None = None, error: str | None = None) -> bool:
         """End a job with its prediction or error, if it is still this worker's; return whether it was."""
         mine = (JobRow.id == job.id, JobRow.worker == worker, JobRow.attempts == job.attempts)
-        now, status = time.time(), "SUCCESS" if prediction else "FAILURE"
         ended = update(JobRow).where(*mine, JobRow.status == "STARTED")
+        status = "SUCCESS" if prediction else "FAILURE"
+        photo = ImageRow.id == job.image_id
         with self.engine.begin() as db:
-            if db.execute(ended.values(status=status, error=error, finished_at=now)).rowcount != 1:
+            db.execute(
+                select(ImageRow.id).where(photo).with_for_update()
+            )  # before the job, as a deletion does
+            if db.execute(ended.values(status=status, error=error, finished_at=Now())).rowcount != 1:
                 return False
             if prediction:
-                values = {"image_id": job.image_id, "job_id": job.id, "created_at": now, **prediction}
+                values = {"image_id": job.image_id, "job_id": job.id, "created_at": Now(), **prediction}
                 (latest,) = db.execute(insert(PredictionRow).values(values)).inserted_primary_key
-                photo = update(ImageRow).where(ImageRow.id == job.image_id)
-                db.execute(photo.values(prediction_id=latest))
+                db.execute(update(ImageRow).where(photo).values(prediction_id=latest))
         return True
+
+    def give_back(self, job: Row, worker: str) -> None:
+        """Let a job wait again, as if it had not been begun: what it needs is away."""
+        mine = (JobRow.id == job.id, JobRow.worker == worker, JobRow.status == "STARTED")
+        values = {"status": "PENDING", "attempts": job.attempts - 1, "published_at": Now()}
+        with self.engine.begin() as db:
+            db.execute(update(JobRow).where(*mine).values(values))
 
     def release_all(self) -> None:
         """Give back the jobs of workers that ended: for a database that no other process uses."""
         with self.engine.begin() as db:
             db.execute(update(JobRow).where(JobRow.status == "STARTED").values(lease_until=0.0))
+
+    def lost(self, age: float, room: int) -> list[Row]:
+        """Return jobs to publish again, and note that they are.
+
+        Those are of workers that are silent, the first time that this is seen, and at most `room` that wait
+        and were published longer ago than `age`, in seconds.
+        """
+        unheard = or_(JobRow.published_at.is_(None), JobRow.published_at < Now() - age)
+        silent = and_(_silent(), or_(unheard, JobRow.published_at < JobRow.lease_until))
+        waiting = and_(JobRow.status == "PENDING", unheard)
+        found: list[Row] = []
+        with self.engine.begin() as db:
+            for which, most in ((silent, 100), (waiting, room)):
+                query = select(JobRow.id, JobRow.priority, JobRow.attempts).where(which)
+                query = query.order_by(JobRow.priority, JobRow.created_at).limit(max(most, 0))
+                found += db.execute(query.with_for_update(skip_locked=True)).all()
+            if ids := [row.id for row in found]:
+                db.execute(update(JobRow).where(JobRow.id.in_(ids)).values(published_at=Now()))
+        return found
+
+    def unpublished(self, job_id: str) -> None:
+        """Note that the broker did not get a job: it is published at the next look."""
+        with self.engine.begin() as db:
+            db.execute(update(JobRow).where(JobRow.id == job_id).values(published_at=None))
+
+    def waiting(self) -> int:
+        """Return the number of jobs that wait."""
+        with self._reading() as db:
+            return db.scalar(select(func.count()).where(JobRow.status == "PENDING"))
+
+
+def _silent() -> sa.ColumnElement[bool]:
+    return and_(JobRow.status == "STARTED", JobRow.lease_until < Now())
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether a server may be there soon: it does not listen, or starts; not that it refuses us."""
+    if not isinstance(error, OperationalError) or isinstance(error.orig, sqlite3.Error):
+        return False
+    told = str(error.orig)
+    return "FATAL" not in told or any(words in told for words in PASSING)
 
 
 def _joined(reviewed: bool | None = None) -> sa.Select:

@@ -1,15 +1,33 @@
 """The tables of the service: photos, jobs, predictions, reviews."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from sqlalchemy import JSON, Float, ForeignKey, Index, String, Text
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.sql.functions import FunctionElement
 
 
 class Base(DeclarativeBase):
     """Tables; a row takes the rows that refer to it with it."""
 
     type_annotation_map: ClassVar = {str: Text, float: Float}
+
+
+class Now(FunctionElement):
+    """The time of the database, in seconds since 1970: hosts' clocks may differ."""
+
+    type, inherit_cache = Float(), True
+
+
+@compiles(Now, "sqlite")
+def _now_of_sqlite(*_: Any, **__: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(Now)
+def _now(*_: Any, **__: Any) -> str:
+    return "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
 
 
 class ImageRow(Base):
@@ -38,13 +56,18 @@ class JobRow(Base):
     image_id: Mapped[int] = mapped_column(ForeignKey("image.id", ondelete="CASCADE"), index=True)
     status: Mapped[str] = mapped_column(String(8))
     attempts: Mapped[int] = mapped_column(default=0)
+    priority: Mapped[int] = mapped_column(server_default="0")  # the lowest first
     key: Mapped[str | None] = mapped_column(String(256), unique=True)  # of the request
     worker: Mapped[str | None] = mapped_column(String(64))
     lease_until: Mapped[float | None]
     error: Mapped[str | None]
     created_at: Mapped[float]
+    published_at: Mapped[float | None]  # when the broker got it last; null: it did not
     finished_at: Mapped[float | None]
-    __table_args__ = (Index("ix_job_claim", "status", "lease_until", "created_at"),)
+    __table_args__ = (
+        Index("ix_job_claim", "status", "lease_until", "created_at"),
+        Index("ix_job_next", "status", "priority", "created_at"),
+    )
 
 
 class PredictionRow(Base):

@@ -111,6 +111,7 @@ class Decisions:
                 "the backbone has learned from photos": origin.get("backbone_trained"),
                 "the heads began with those of another run": origin.get("initialised"),
                 "weights are averaged": any(isinstance(c, AveragedWeights) for c in trainer.callbacks),
+                "its weights come from validation": self.model.reads == "both",
                 "epochs are cut short": trainer.limit_train_batches not in (None, 1.0),
             }.items():
                 folds, why = (None, reason) if holds else (folds, why)

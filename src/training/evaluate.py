@@ -40,7 +40,7 @@ from src.models.checkpoint import read_checkpoint
 from src.models.classifiers import PhotoClassifier
 from src.overrides import shown, typed
 from src.process import Terminated
-from src.runs import BEST, TEXTS, mean_of, read_run
+from src.runs import BEST, BOTH, TEXTS, mean_of, read_run
 from src.training.decide import Decisions
 from src.training.distributed import ending_on_signals, inference_device
 from src.training.setup import git_commit, versions
@@ -178,7 +178,9 @@ def ms_per_photo(backend: Backend, datamodule: PhotoDataModule) -> float | None:
         begun = time.perf_counter()
         try:
             record = photos[len(times) % len(photos)]
-            predictor.predict(datamodule.root / record.path if backend.reads == "photo" else record.text)
+            photo, note = datamodule.root / record.path, record.text
+            both = {"photo": photo, "note": note}
+            predictor.predict({"photo": photo, "text": note, "both": both}[backend.reads])
         except UnreadableImage:  # replaced or removed since: `warn_replaced`
             break
         times.append(time.perf_counter() - begun)
@@ -290,5 +292,6 @@ def print_figures(run: Path, metrics: Mapping[str, Any]) -> None:
     run = shown(run)
     print(f"run   {run}")
     print(f"read  {run / 'report.html'}")
-    what = "texts=NOTES.csv" if run.parent.name == TEXTS else "images=PHOTOS"
+    both = "images=PHOTOS texts=NOTES.csv"
+    what = {TEXTS: "texts=NOTES.csv", BOTH: both}.get(run.parent.name, "images=PHOTOS")
     print(f"next  python scripts/predict.py {typed('ckpt', run)} {what} output=predictions.csv")

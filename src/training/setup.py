@@ -26,6 +26,7 @@ from src.errors import InputError, did_you_mean
 from src.files import file_lock, write_json, write_whole
 from src.inference.batches import trained_sizes
 from src.inference.features import split_features
+from src.inference.fusion_backend import fusion_features
 from src.inference.text_backend import text_features
 from src.models.checkpoint import init_from, read_checkpoint
 from src.models.classifiers import PhotoClassifier
@@ -248,10 +249,15 @@ def model_and_data(cfg: DictConfig) -> tuple[PhotoClassifier, PhotoDataModule]:
 
 def check_modality(cfg: DictConfig) -> None:
     """Refuse photos for a model of texts, and the reverse."""
-    texts, of_photos = "text" in str(cfg.data._target_), bool(cfg.preprocess)
+    texts, of_photos = ".text." in str(cfg.data._target_), bool(cfg.preprocess)
+    both = "photo_and_note" in str(cfg.data._target_)
+    if both != str(cfg.model._target_).endswith("photo_and_note"):
+        raise InputError(
+            "model=photo_and_note brings its own data, which no other model takes: leave out data="
+        )
     if texts and of_photos:
         raise InputError("data=text needs a model of texts: model=text_tfidf or model=text_transformer")
-    if not (texts or of_photos):
+    if not (texts or of_photos or both):
         raise InputError(f"{cfg.model._target_.rpartition('.')[2]} needs texts: data=text data.csv=notes.csv")
 
 
@@ -266,6 +272,8 @@ def prepare_run(cfg: DictConfig, model: PhotoClassifier, datamodule: PhotoDataMo
     check_batches(cfg, trainer, model, datamodule)
     if model.reads == "text" and model.hparams["freeze_backbone"]:
         datamodule.features = text_features(model, datamodule)
+    elif model.reads == "both":
+        datamodule.features = fusion_features(model, datamodule, inference_device(cfg))
     elif datamodule.cache == "features":
         datamodule.features = split_features(model, datamodule, cfg.trainer.max_epochs, inference_device(cfg))
     if not trainer.is_global_zero:
@@ -303,6 +311,7 @@ def _trained_on(model: PhotoClassifier, datamodule: PhotoDataModule) -> dict[str
     before = model.provenance
     digests = {record.digest for record in datamodule.splits["train"]}
     sizes, earlier = datamodule.sizes(), trained_sizes(before)
+    digests.discard("")
     return {
         "train_digests": sorted(digests.union(before.get("train_digests", ()))),
         "train_sizes": None if sizes is None or earlier is None else sorted(sizes | earlier),

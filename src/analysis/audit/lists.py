@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from omegaconf import DictConfig
 
+from src.analysis.audit.conflicts import NAME, find_conflicts, notes_of
 from src.analysis.audit.evidence import unjudgeable
 from src.analysis.audit.page import TITLES, Audit, audit_page
 from src.analysis.audit.suspects import find_suspects, nearest_labelled
@@ -20,7 +21,7 @@ from src.datamodules.records import Record, label_space
 from src.datamodules.splits import split_folds
 from src.decisions.predictions import kept_from_running
 from src.errors import InputError, listed
-from src.files import write_whole
+from src.files import user_path, write_whole
 from src.inference.features import extract_features
 from src.labels import LabelSpace
 from src.models.checkpoint import load_model
@@ -46,10 +47,14 @@ def find_label_errors(cfg: DictConfig, datamodule: PhotoDataModule) -> Audit:
     targets = np.stack([encode(record.labels) for record in linked.records])
     probabilities = out_of_fold(features, targets, folds, labels, multilabel)
     suspects = find_suspects(linked, labels, multilabel, probabilities)
+    texts = notes_of(user_path(cfg.notes), linked.records, datamodule.root) if cfg.notes else {}
+    if texts:
+        given = texts, labels, datamodule.task, probabilities, targets, folds
+        suspects[NAME] = find_conflicts(linked.records, *given)
     unjudged, nearest = unjudgeable(linked, labels), nearest_labelled(features, linked.groups)
     notes = [*map(str, datamodule.source.findings), *notes]
     bits = datamodule.preprocess.sample_bits
-    return Audit(datamodule.root, linked, labels, suspects, unjudged, nearest, origin, notes, bits)
+    return Audit(datamodule.root, linked, labels, suspects, unjudged, nearest, origin, notes, bits, texts)
 
 
 def judged_labels(records: Sequence[Record], multilabel: bool) -> LabelSpace:

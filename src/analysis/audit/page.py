@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +19,7 @@ TITLES = {
     "wrong_label": "A label may be wrong",
     "unseen_pair": "Labels that meet nowhere else",
     "near_duplicates": "Look-alikes with different labels",
+    "note_disagrees": "Note and picture disagree",
 }
 
 
@@ -29,6 +30,7 @@ class Audit:
     Attributes:
         suspects: the lists, each with the most suspicious first.
         unjudged: `{label: reason why it cannot be judged}`.
+        texts: `{path: note}` of the photos with one.
         nearest: positions of the most similar photos of other groups, int `[records, count]`, -1 for none.
         features: the origin of the features, in words.
         notes: cautions for readers of the lists.
@@ -44,6 +46,7 @@ class Audit:
     features: str = ""
     notes: Sequence[str] = ()
     sample_bits: int | None = None
+    texts: Mapping[str, str] = field(default_factory=dict)
 
 
 def audit_page(audit: Audit, agreements: Sequence[Mapping], top: int, command: str) -> bytes:
@@ -85,6 +88,7 @@ def _card(audit: Audit, suspect: Suspect) -> dict:
         "suspect": suspect,
         "photo": records[suspect.position],
         "other": None if suspect.other is None else records[suspect.other],
+        "note": audit.texts.get(records[suspect.position].path, ""),
         "group": _group_votes(audit, suspect),
         "nearest": [records[i] for i in audit.nearest[suspect.position].tolist() if i >= 0],
     }

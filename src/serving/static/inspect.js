@@ -228,7 +228,7 @@ function start() { // of the list
 }
 
 async function add(files) {
-  const waiting = [...files], faults = [];
+  const waiting = [...files], faults = [], many = waiting.length > 1; // one photo is waited for: it comes first
   let done = 0;
   async function worker() {
     for (let file = waiting.shift(); file; file = waiting.shift()) {
@@ -236,7 +236,7 @@ async function add(files) {
         const form = new FormData();
         form.append("file", file, file.name);
         const photo = await json("/api/upload", { method: "POST", body: form });
-        await call(`/api/predict?id=${photo.id}`, { method: "POST" });
+        await call(`/api/predict?id=${photo.id}&batch=${many}`, { method: "POST" });
         done += 1;
       } catch (error) {
         faults.push(`${file.name}: ${error.message}`);
