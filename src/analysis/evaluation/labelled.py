@@ -40,7 +40,7 @@ class Labelled:
     @property
     def root(self) -> Path | None:
         """The folder of the photos; None for texts."""
-        return None if self.photos[0].text is not None else self.photos[0].root
+        return self.photos[0].root if self.photos[0].path else None
 
 
 def labelled_photos(cfg: DictConfig, predictor: Predictor, checkpoint: Path) -> Labelled:
