@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from src.config_check import check_numbers
 from src.errors import InputError, did_you_mean, first_line, leave
 from src.files import user_path
-from src.overrides import check_paths, config_folder, readable, run_folder, typed
+from src.overrides import check_paths, config_folder, output_of, readable, run_folder, typed
 from src.parallel import allowed_cores, quota
 from src.process import errors_only, exit_code, interruption, is_main, launched, sigterm_raises
 from src.schemas import SCHEMAS, TrainConfig
@@ -42,6 +42,7 @@ DRAW_DEMO = (str(REPOSITORY / "scripts" / "make_demo_data.py"), f"output={DEMO}"
 log = logging.getLogger(__name__)
 
 OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
+OmegaConf.register_new_resolver("output_of", output_of, replace=True)
 OmegaConf.register_new_resolver("config_folder", config_folder, replace=True)
 
 

@@ -142,6 +142,11 @@ def run_folder(resume: str | None, otherwise: str) -> str:
     raise InputError(f"resume={resume}: not a run folder (no .hydra/config.yaml in it){cure}")
 
 
+def output_of(script: str, runs: str) -> str:
+    """Return the folder below `outputs` of a script: that of the `runs` for training, else its own."""
+    return runs if script == "train" else script
+
+
 def config_folder(output_dir: str) -> str | None:
     """Return the subfolder for Hydra's copy of the configuration; None in a run's folder, which has one.
 

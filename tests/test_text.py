@@ -211,6 +211,7 @@ def test_photos_and_texts_are_not_mistaken_for_one_another(runs, run, tmp_path, 
     }
     for words, said in cases.items():
         assert said in refused(monkeypatch, capsys, *words), words
+    assert len([*Path("outputs/text").iterdir()]) == 1 == len([*Path("outputs/audit").iterdir()])
 
 
 @pytest.mark.parametrize(

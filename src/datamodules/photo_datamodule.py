@@ -32,7 +32,9 @@ class PhotoDataModule(RecordDataModule):
 
     def __init__(
         self,
+        task: str,
         preprocess: Mapping,
+        splits: Mapping[str, float],
         near_duplicates: int | None = 4,
         skip_unreadable: bool = False,
         augment: Mapping | None = None,
@@ -41,7 +43,7 @@ class PhotoDataModule(RecordDataModule):
         cache_dir: str | None = None,
         **common: Any,
     ):
-        super().__init__(**common)
+        super().__init__(task, splits, **common)
         check_choice("data.cache", cache, (None, "images", "features"))
         check_least(views=(views, 1))
         if cache and not cache_dir:
