@@ -28,8 +28,9 @@ ENV PATH=/venv/bin:$PATH \
 USER 10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-# the log goes to the container's own; the root file system may be read-only
-CMD ["python", "scripts/serve.py", "serve=cluster", "hydra.run.dir=/tmp", "hydra.output_subdir=null"]
+# the log goes to the container's own alone; the root file system may be read-only
+CMD ["python", "scripts/serve.py", "serve=cluster", "hydra.run.dir=/tmp", "hydra.output_subdir=null", \
+     "hydra.job_logging.root.handlers=[console]"]
 
 FROM service AS cuda
 COPY --from=packages-cuda /venv /venv

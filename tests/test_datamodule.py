@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from src.datamodules import inspection, photo_datamodule
+from src.datamodules import inspection, record_datamodule
 from src.datamodules.dataset import LostPhoto
 from src.datamodules.folders import FolderDataModule
 from src.datamodules.records import Record
@@ -175,8 +175,8 @@ def test_cores_are_shared_out_once(root, monkeypatch, device, allowed, paid, pro
         monkeypatch.setenv("RANK", "0")
         processes = devices
     for name, value in {"allowed_cores": allowed, "quota": paid, "launched": processes, "cores": 12}.items():
-        monkeypatch.setattr(photo_datamodule, name, lambda value=value: value)
-    monkeypatch.setattr(photo_datamodule.os, "cpu_count", lambda: 128)
+        monkeypatch.setattr(record_datamodule, name, lambda value=value: value)
+    monkeypatch.setattr(record_datamodule.os, "cpu_count", lambda: 128)
     data = folders(root, num_workers=None)
     strategy = Mock(root_device=torch.device(device))
     data.trainer = Mock(global_rank=0, world_size=1, num_devices=devices, strategy=strategy)

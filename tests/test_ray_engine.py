@@ -13,6 +13,8 @@ from src.inference import batches, output, ray_engine
 from src.models.classifiers import MultiLabelClassifier
 from tests.made import run_script
 
+pytestmark = pytest.mark.skipif(" " in sys.executable, reason="Ray cannot start from such a path")
+
 LABELS = {"component": ["Bolt", "Bracket"], "defect": ["Leaks", "Loose", "Missing"]}
 COUNT, CHUNK = 43, 2  # 22 chunks
 

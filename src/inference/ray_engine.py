@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -33,6 +34,10 @@ def check_engine(engine: str, shard: str | None) -> None:
         raise InputError(f"shard={shard}: engine=ray shares out the photos itself: leave out one of the two")
     if engine == "ray" and not find_spec("ray"):
         raise InputError('engine=ray needs the extra `ray`: python -m pip install -e ".[ray]"')
+    if engine == "ray" and " " in sys.executable:
+        raise InputError(
+            f"engine=ray: Ray cannot start {sys.executable}, whose path has a space in it: move it"
+        )
 
 
 class Worker:

@@ -6,6 +6,7 @@ A message may be lost, or come twice: rows are claimed once, and those without a
 
 import logging
 import os
+import time
 from typing import Any
 
 import redis
@@ -21,6 +22,7 @@ from src.serving.store import Store, patiently
 
 log = logging.getLogger(__name__)
 QUEUE = "corbel"
+AWAY = 5.0  # seconds after a failure in which nothing is sent
 FIRST, SINGLE, BATCH = 0, 3, 6  # Redis has no priorities: Celery keeps a list for each
 app = Celery(QUEUE, broker=os.environ.get("CORBEL_BROKER_URL"))
 app.conf.update(
@@ -48,6 +50,7 @@ class Broker:
 
     def __init__(self, url: str, patience: float):
         app.conf.broker_url = url
+        self._away_until = 0.0  # on a clock, after a message that could not be sent
         try:
             client = redis.Redis.from_url(url, socket_connect_timeout=5, socket_timeout=5)
             patiently(client.ping, patience, _is_passing)
@@ -55,12 +58,18 @@ class Broker:
             raise InputError(f"broker_url: Redis cannot be used ({first_line(error)})") from error
 
     def publish(self, job_id: str, priority: int, is_late: bool = False) -> bool:
-        """Send a job's id; return whether that worked. A job that lost its worker goes first."""
+        """Send a job's id; return whether that worked. A job that lost its worker goes first.
+
+        For some seconds after a failure nothing is sent, as each try holds a thread: the sweep does it later.
+        """
+        if time.monotonic() < self._away_until:
+            return False
         step = FIRST if is_late else BATCH if priority else SINGLE
         try:
             predict.apply_async((job_id,), priority=step)
         except Exception as error:  # of kombu, redis or the network
             log.warning("job %s: not published (%s)", job_id, first_line(error))
+            self._away_until = time.monotonic() + AWAY
             return False
         return True
 

@@ -80,7 +80,7 @@ async def upload(
         try:
             kept = service.store.add_image(photo, name, ground_truth)
         except Exception:
-            if is_written:
+            if is_written and service.settings.is_alone:  # else another process may have kept it meanwhile
                 remove_photo(folder, photo.sha256, photo.format)
             raise
         store_photo(folder, photo)  # once more if it was deleted just before its row

@@ -104,7 +104,8 @@ class Workers:
                     self.store.keep(at_work, self.lease)
                 if self.broker:
                     for job in self.store.lost(self.lease, FULL - self.broker.length()):
-                        self.broker.publish(job.id, job.priority, is_late=job.attempts > 0)
+                        if not self.broker.publish(job.id, job.priority, is_late=job.attempts > 0):
+                            break  # leases come first; the others are lost still at the next look
             except Exception as error:  # the database or the broker is away: at the next look
                 log.warning("leases: %s", first_line(getattr(error, "orig", None) or error))
 

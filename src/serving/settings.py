@@ -49,8 +49,11 @@ class Settings(BaseSettings):
     @property
     def database(self) -> str | URL:
         """The URL of the database: SQLite in the folder, where none is named."""
-        if self.database_url is None and isinstance(self.folder, str):
-            raise InputError(f"folder={self.folder}: needs a database_url: SQLite's file lies in a folder")
+        sqlite = self.database_url is None or str(self.database_url).startswith("sqlite")
+        if sqlite and isinstance(self.folder, str):
+            raise InputError(
+                f"folder={self.folder}: needs a database_url of PostgreSQL, for several machines"
+            )
         return self.database_url or URL.create("sqlite", database=str((self.folder / "corbel.db").absolute()))
 
     @property

@@ -91,11 +91,12 @@ class Store:
                 event.listen(self.engine, "connect", _prepare_sqlite)
                 event.listen(self.engine, "begin", _begin_sqlite)
             patiently(self._migrate, patience, _is_passing)
-        except (SQLAlchemyError, CommandError, ImportError) as error:  # the last: its driver
+        except (SQLAlchemyError, CommandError, ImportError, ValueError) as error:  # its driver; its port
             cause = first_line(getattr(error, "orig", None) or error)
             if isinstance(error.__cause__, ResolutionError):
                 cause = "its tables are of a later version of Corbel: take that one"
-            raise InputError(f"database_url={url}: cannot be used ({cause})") from error
+            shown = url.set(query={}) if isinstance(url, sa.URL) else "..."  # it may hold a password
+            raise InputError(f"database_url={shown}: cannot be used ({cause})") from error
 
     def _migrate(self) -> None:
         config = Config()
