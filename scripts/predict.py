@@ -19,14 +19,14 @@ def main(cfg: DictConfig) -> None:
     from src.inference.ray_engine import RayResults, check_engine
     from src.overrides import shown
     from src.parallel import ProgressBar
-    from src.runs import find_checkpoint
+    from src.runs import find_checkpoint, run_of
 
     check_engine(cfg.engine, cfg.shard)
     shard = find_shard(cfg.shard)
     output = find_output(cfg.output, cfg.output_dir, cfg.resume, cfg.shard)
-    photos = find_items(cfg.images, cfg.texts, cfg.root)
     threshold = OmegaConf.to_container(cfg.threshold) if OmegaConf.is_config(cfg.threshold) else cfg.threshold
     checkpoint = find_checkpoint(cfg.ckpt, tasks=newest_for(cfg.images, cfg.texts))
+    photos = find_items(cfg.images, cfg.texts, cfg.root, run_of(checkpoint))
     if checkpoint.suffix.lower() != ".onnx":
         from src.models.base import set_full_precision
 

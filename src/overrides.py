@@ -17,7 +17,8 @@ from src.files import user_path, write_whole
 from src.process import is_main
 
 PATHS = {"data.root", "data.csv", "data.images", "data.split_file", "data.cache_dir", "model.weights",
-         "model.init_from", "resume", "ckpt", "images", "root", "output", "apply", "output_dir",
+         "model.init_from", "texts", "notes", "data.notes", "data.photos", "model.photo", "model.note",
+         "text.model", "resume", "ckpt", "images", "root", "output", "apply", "output_dir",
          "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"}  # fmt: skip
 SWEPT = re.compile(r"""(?:\\.|'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,])+""")  # the values of `-m key=a,b`
 RESUMABLE = ("trainer.max_epochs", "data.root", "data.csv", "data.images")

@@ -101,6 +101,22 @@ def test_runs_that_do_not_fit(here, monkeypatch, capsys, given, words):
     assert words in capsys.readouterr().err.strip().splitlines()[-1]
 
 
+def test_notes_are_joined_by_their_ids_alone(here, monkeypatch, capsys, tmp_path):
+    (tmp_path / "rows.csv").write_text("note\nGrout Hole rusted through\n", encoding="utf-8")
+    given = ("images=photos", f"texts={tmp_path / 'rows.csv'}", f"output={tmp_path / 'p.csv'}")
+    assert run_script(monkeypatch, "predict", *given) == 2
+    assert "no column 'ID'" in capsys.readouterr().err
+    (tmp_path / "rows.csv").write_text("ID,note\nelsewhere,rusted through\n", encoding="utf-8")
+    assert run_script(monkeypatch, "predict", *given) == 2
+    assert "none of its 1 IDs" in capsys.readouterr().err
+    photo = next((here / "photos").rglob("*.jpg")).as_posix()
+    (tmp_path / "images.csv").write_text(f"ID,path\nA,{photo}\nB,{photo}\n", encoding="utf-8")
+    (tmp_path / "rows.csv").write_text("ID,note\nA,water dripping\nB,rusted through\n", encoding="utf-8")
+    given = (f"images={tmp_path / 'images.csv'}", *given[1:])
+    assert run_script(monkeypatch, "predict", *given, f"root={here}") == 0
+    assert [row["text"] for row in rows(tmp_path / "p.csv")] == ["water dripping", "rusted through"]
+
+
 def test_notes_that_were_trained_on_are_refused(here, monkeypatch, capsys):
     other = ("model=text_tfidf", "task=dual_head", "data.csv=notes.csv", "seed=3")
     assert run_script(monkeypatch, "train", *other, "hydra.run.dir=other/text/run") == 0

@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 
 from src.datamodules.record_datamodule import RecordDataModule
 from src.datamodules.records import Finding, Record, Source
-from src.datamodules.text_columns import notes_by_path, read_notes
+from src.datamodules.text_columns import notes_by_path, read_notes, reading_of
 from src.errors import InputError, listed
 from src.files import user_path
 from src.labels import SPLITS
@@ -40,8 +40,10 @@ class PhotoNoteDataModule(RecordDataModule):
             raise InputError(f"the photos of {run} lay in {root}, which is gone: name it with data.photos=")
         rows = [row | {"split": s} for s in SPLITS for row in _table(run / f"{s}_metadata.csv")]
         saved = OmegaConf.load(self.runs["note"] / ".hydra" / "config.yaml").data
-        table = self.notes or saved.csv
-        notes = read_notes(user_path(table), "data.notes", None if self.notes else saved.text)
+        table = self.notes or saved.get("csv")
+        if not table or "text" not in saved:
+            raise InputError(f"model.note={self.runs['note']}: no run of texts")
+        notes = read_notes(user_path(table), "data.notes", reading_of(self.runs["note"]))
         note_of = notes_by_path(notes, {row["path"]: row["ID"] for row in rows}, root)
         if not note_of:
             raise InputError(f"data.notes={table}: none of its {len(notes)} IDs names a photo of {run}")
@@ -71,8 +73,9 @@ class PhotoNoteDataModule(RecordDataModule):
     def _refuse_leak(self, rows: list[dict[str, str]], root: Path) -> None:
         """Refuse notes that were trained on, of photos that were not: figures would rest on them."""
         learned = [row["ID"] for row in _table(self.runs["note"] / "train_metadata.csv")]
-        held = {row["path"]: row["ID"] for row in rows if row["split"] != "train"}
-        if seen := notes_by_path(learned, held, root):
+        held = {row["path"] for row in rows if row["split"] != "train"}
+        known = notes_by_path(learned, {row["path"]: row["ID"] for row in rows}, root)
+        if seen := sorted(held.intersection(known)):
             raise InputError(
                 f"model.note was trained on the notes of {len(seen)} photos that model.photo was not trained "
                 f"on ({listed(seen, 2)}): train it with data.split_file={self.runs['photo']}"

@@ -7,9 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
+from omegaconf import OmegaConf
 
 from src.datamodules.csv_table import pick_column, read_csv
 from src.datamodules.records import PhotoIndex
+from src.errors import InputError
+from src.runs import find_checkpoint, run_of
 
 TEXT_COLUMNS = ("text", "note", "notes", "comment", "remark", "description", "sentence")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -46,11 +49,39 @@ def find_text_columns(
     return column, ids
 
 
-def read_notes(path: Path, key: str, column: str | None = None) -> dict[str, str]:
+def reading_of(run: Path | None) -> dict[str, str]:
+    """Return how a run of texts, or the one that a fusion rests on, reads its table.
+
+    Those are the settings `text`, `id`, `encoding` and `delimiter` that are not null.
+    """
+    config = run / ".hydra" / "config.yaml" if run else None
+    data = OmegaConf.load(config).data if config and config.is_file() else {}
+    if data.get("note"):
+        return reading_of(run_of(find_checkpoint(data.note)))
+    return {key: data[key] for key in ("text", "id", "encoding", "delimiter") if data.get(key)}
+
+
+def read_table_of_texts(
+    path: Path, key: str, reading: Mapping[str, str]
+) -> tuple[list[tuple[str, str]], bool]:
+    """Return `(ID, text)` of each row of a table, and whether it has a column of IDs.
+
+    `reading` is from `reading_of`; a column of it that this table lacks does not count.
+    """
+    text, id_ = reading.get("text"), reading.get("id")
+    known = ((text,) if text else ()) + TEXT_COLUMNS
+    frame = read_csv(path, reading.get("delimiter"), reading.get("encoding"), key=key, names=known)
+    text, id_ = (name if name in frame.columns else None for name in (text, id_))
+    column, ids = find_text_columns(frame, path, text, id_, key="")
+    return read_texts(frame, column, ids), ids is not None
+
+
+def read_notes(path: Path, key: str, reading: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return `{ID: text}` of a table with a column of IDs; `key` is the config key that named it."""
-    frame = read_csv(path, key=key, names=(column,) if column else TEXT_COLUMNS)
-    text, _ = find_text_columns(frame, path, column, key="")
-    return texts_by_id(read_texts(frame, text, pick_column(frame, None, ("ID",), path, "")))
+    pairs, has_ids = read_table_of_texts(path, key, reading or {})
+    if not has_ids:
+        raise InputError(f"{key}={path}: no column 'ID', which says whose note each is: add or rename one")
+    return texts_by_id(pairs)
 
 
 def notes_by_path(notes: Iterable[str], id_of: Mapping[str, str], root: Path) -> dict[str, str]:
@@ -58,10 +89,12 @@ def notes_by_path(notes: Iterable[str], id_of: Mapping[str, str], root: Path) ->
 
     An ID means the photo of that ID, else the only one whose path or file name it is.
     """
-    path_of, index = {id_: path for path, id_ in id_of.items()}, PhotoIndex(root, id_of)
-    found: dict[str, str] = {}
-    for id_ in notes:
-        paths = [path_of[id_]] if id_ in path_of else index.find(id_)
+    notes, index = list(notes), PhotoIndex(root, id_of)
+    known = set(notes)
+    found = {path: id_ for path, id_ in id_of.items() if id_ in known}
+    exact = set(found.values())
+    for id_ in (id_ for id_ in notes if id_ not in exact):
+        paths = index.find(id_)
         if len(paths) == 1:
             found.setdefault(paths[0], id_)
     return found

@@ -77,36 +77,44 @@ def find_images(images: str | None, root: str | None = None) -> list[Photo]:
     return _from_csv(source, root)
 
 
-def find_texts(texts: str) -> list[Photo]:
-    """Return the texts of a CSV in its order, each with its ID, or the number of its row."""
-    from src.datamodules.csv_table import read_csv
-    from src.datamodules.text_columns import TEXT_COLUMNS, find_text_columns, read_texts
+def find_texts(texts: str, run: Path | None = None) -> list[Photo]:
+    """Return the texts of a CSV in its order, each with its ID, or the number of its row.
+
+    The columns, the encoding and the delimiter are those that the model's `run` was trained with.
+    """
+    from src.datamodules.text_columns import read_table_of_texts, reading_of  # pandas: only for a table
 
     path = user_path(texts)
-    frame = read_csv(path, key="texts", names=TEXT_COLUMNS)
-    name, id_ = find_text_columns(frame, path, key="")
-    return [Photo(id_, "", path.parent, text) for id_, text in read_texts(frame, name, id_)]
+    pairs, _ = read_table_of_texts(path, "texts", reading_of(run))
+    return [Photo(id_, "", path.parent, text) for id_, text in pairs]
 
 
-def find_items(images: str | None, texts: str | None, root: str | None = None) -> list[Photo]:
+def find_items(
+    images: str | None, texts: str | None, root: str | None = None, run: Path | None = None
+) -> list[Photo]:
     """Return what is to be predicted: photos, or texts, or photos with the notes of their IDs.
 
-    A note without a photo is an item, too.
+    A note without a photo is an item, too. `run` is as for `find_texts`.
     """
     if texts is None:
         return find_images(images, root)
-    notes = find_texts(texts)
     if not images:
-        return notes
-    from src.datamodules.text_columns import notes_by_path, texts_by_id  # pandas: only for a table
+        return find_texts(texts, run)
+    from src.datamodules.text_columns import notes_by_path, read_notes, reading_of
 
-    photos = find_images(images, root)
-    texts_of = texts_by_id([(note.id, note.text) for note in notes])
-    note_of = notes_by_path(texts_of, {photo.path: photo.id for photo in photos}, photos[0].root)
-    alone = [Photo(id_, "", notes[0].root, texts_of[id_]) for id_ in texts_of.keys() - {*note_of.values()}]
-    log.info("%d of %d photos have a note; %d notes have no photo", len(note_of), len(photos), len(alone))
-    found = [replace(p, text=texts_of[note_of[p.path]]) if p.path in note_of else p for p in photos]
-    return found + sorted(alone, key=lambda note: note.id)
+    photos, path = find_images(images, root), user_path(texts)
+    notes = read_notes(path, "texts", reading_of(run))
+    own = {photo.id for photo in photos} & notes.keys()
+    others = {photo.path: photo.id for photo in photos if photo.id not in own}
+    by_path = notes_by_path(notes.keys() - own, others, photos[0].root)
+    if not (own or by_path):
+        raise InputError(f"texts={texts}: none of its {len(notes)} IDs names one of the photos")
+    note_of = [photo.id if photo.id in own else by_path.get(photo.path) for photo in photos]
+    alone = sorted(notes.keys() - {*note_of})
+    told = "%d of %d photos have a note; %d notes have no photo"
+    log.info(told, sum(id_ is not None for id_ in note_of), len(photos), len(alone))
+    noted = [replace(photo, text=notes.get(id_)) for photo, id_ in zip(photos, note_of, strict=True)]
+    return noted + [Photo(id_, "", path.parent, notes[id_]) for id_ in alone]
 
 
 def newest_for(images: str | None, texts: str | None) -> tuple[str, ...]:
@@ -285,8 +293,8 @@ class Backend(ABC):
 
 def mirrored(backend: Backend) -> Backend:
     """Let a backend give each photo the mean of its scores and those of its mirror image."""
-    if backend.reads == "text":
-        raise InputError("tta=true mirrors photos, and this is a model of texts: leave it out")
+    if backend.reads != "photo":
+        raise InputError("tta=true mirrors photos, and this model reads texts: leave it out")
     scores = backend.scores
 
     def mean(pixels: np.ndarray, count: int | None = None) -> np.ndarray:

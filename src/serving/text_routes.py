@@ -1,5 +1,6 @@
 """The call that predicts a text, with any finished run of texts."""
 
+import logging
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -7,12 +8,13 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from src.errors import UnreadableImage
+from src.errors import InputError, UnreadableImage
 from src.files import file_digest, read_json
 from src.runs import BEST, TEXTS, finished_runs
 from src.serving.bodies import PredictedText, TextToPredict
 from src.serving.refusals import Refused, problems
 
+log = logging.getLogger(__name__)
 router = APIRouter()
 KEPT = 4  # models of texts in memory
 
@@ -27,13 +29,13 @@ def _loaded(checkpoint: Path, changed: int) -> tuple[Any, str]:
 
 def _chosen(outputs: Path, wanted: TextToPredict) -> tuple[Path, str]:
     """Return the run of texts that was asked for, the newest by default, and its kind of model."""
-    kinds = {run: (read_json(run / "metrics.json").get("run") or {}).get("model", "")
-             for run in finished_runs(outputs, (TEXTS,))}  # fmt: skip
+    names = {run: run.relative_to(outputs / TEXTS).as_posix() for run in finished_runs(outputs, (TEXTS,))}
+    kinds = {run: (read_json(run / "metrics.json").get("run") or {}).get("model", "") for run in names}
     if not kinds:
         raise Refused(404, "no finished run of texts is here; train one with model=text_tfidf", "no_text_run")
-    runs = [run for run in kinds if wanted.run_id in (None, run.name)]
+    runs = [run for run in kinds if wanted.run_id in (None, names[run])]
     if not runs:
-        there = ", ".join(run.name for run in list(kinds)[:20])
+        there = ", ".join(list(names.values())[:20])
         raise Refused(404, f"no such run of texts; there are {there}", "unknown_run")
     found = [run for run in runs if wanted.model in (None, kinds[run])]
     if not found:
@@ -59,5 +61,10 @@ async def predict_text(request: Request, wanted: TextToPredict) -> PredictedText
         found, digest, run, kind = await service.engine.run(work)
     except UnreadableImage as error:
         raise Refused(422, "the text is empty", "empty_text") from error
+    except InputError as error:
+        log.error("%s", error)
+        raise Refused(409, "this run cannot be loaded; the log of the service says why") from error
     request.state.record = {"model_id": digest, "characters": len(wanted.text), "prediction": found["label"]}
-    return PredictedText(**found, run_id=run.name, model=kind, model_id=digest)
+    return PredictedText(
+        **found, run_id=run.relative_to(service.settings.runs / TEXTS).as_posix(), model=kind, model_id=digest
+    )

@@ -40,7 +40,7 @@ from src.models.checkpoint import read_checkpoint
 from src.models.classifiers import PhotoClassifier
 from src.overrides import shown, typed
 from src.process import Terminated
-from src.runs import BEST, BOTH, TEXTS, mean_of, read_run
+from src.runs import BEST, mean_of, read_run
 from src.training.decide import Decisions
 from src.training.distributed import ending_on_signals, inference_device
 from src.training.setup import git_commit, versions
@@ -73,7 +73,7 @@ def finish_run(
             raise SystemExit(2)
         for logger in trainer.loggers:
             logger.finalize("failed")
-        raise InputError(f"no epoch had a finite validation loss: lower model.lr (now {cfg.model.lr})")
+        raise InputError(f"no epoch had a finite validation loss: lower model.lr (now {cfg.model.get('lr')})")
     best = run / "checkpoints" / BEST
     with ending_on_signals(trainer):
         begun = time.perf_counter()
@@ -293,5 +293,6 @@ def print_figures(run: Path, metrics: Mapping[str, Any]) -> None:
     print(f"run   {run}")
     print(f"read  {run / 'report.html'}")
     both = "images=PHOTOS texts=NOTES.csv"
-    what = {TEXTS: "texts=NOTES.csv", BOTH: both}.get(run.parent.name, "images=PHOTOS")
+    kind = metrics["run"].get("model", "photo")
+    what = both if kind == "photo_and_note" else "texts=NOTES.csv" if kind != "photo" else "images=PHOTOS"
     print(f"next  python scripts/predict.py {typed('ckpt', run)} {what} output=predictions.csv")

@@ -255,6 +255,8 @@ def check_modality(cfg: DictConfig) -> None:
         raise InputError(
             "model=photo_and_note brings its own data, which no other model takes: leave out data="
         )
+    if cfg.data.get("balanced") and str(cfg.model._target_).endswith("text_tfidf"):
+        raise InputError("data.balanced draws batches, and text_tfidf has none: take data.class_weights")
     if texts and of_photos:
         raise InputError("data=text needs a model of texts: model=text_tfidf or model=text_transformer")
     if not (texts or of_photos or both):
