@@ -328,3 +328,30 @@ def test_a_run_goes_on_and_a_sweep_has_a_board(home, runs, tmp_path, monkeypatch
         )
         == 0
     )
+
+
+def test_a_kind_that_lies_in_one_fold(home, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    rows = [
+        (f"N{i}", f"the {rng.choice([*PARTS])}, point {i}", rng.choice([*PARTS]), "", f"S{i // 4}")
+        for i in range(120)
+    ]
+    rows[0], rows[1] = (*rows[0][:3], "Rust", "S0"), (*rows[1][:3], "Leaks", "S0")
+    write(tmp_path / "notes.csv", [("ID", "note", "component", "defect", "asset"), *rows])
+    assert (
+        run_script(monkeypatch, "train", *BASELINE, "task=dual_head", "data.splits={train: 0.9, val: 0.1}")
+        == 0
+    )
+
+
+def test_texts_are_read_as_the_run_reads_them(home, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    rows = list(csv.reader(notes(tmp_path / "one.csv").open(encoding="utf-8")))
+    both = [(row[0], "seen", *row[1:]) for row in rows[1:]]
+    write(tmp_path / "notes.csv", [("ID", "note", "description", "label", "asset"), *both])
+    run = trained(tmp_path, *BASELINE, "data.text=description")
+    given = (f"ckpt={run}", "texts=notes.csv", "output=p.csv")
+    assert run_script(monkeypatch, "predict", *given) == 0
+    with open("p.csv", newline="", encoding="utf-8") as file:
+        assert [row["text"] for row in csv.DictReader(file)] == [row[1] for row in rows[1:]]
