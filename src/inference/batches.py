@@ -250,6 +250,14 @@ class Backend(ABC):
         """The noun for an item, in messages: photo or text."""
         return "text" if self.reads == "text" else "photo"
 
+    def describe(self, model: Any) -> None:
+        """Take the attributes that a model of `load_model` says of itself."""
+        self.task, self.labels = model.task, model.labels
+        self.thresholds = model.thresholds.cpu().numpy().copy() if self.task == "multilabel" else None
+        self.limits = model.limits.cpu().numpy().copy()
+        self.trained_on = frozenset(model.provenance.get("train_digests", ()))
+        self.trained_sizes = trained_sizes(model.provenance)
+
     @abstractmethod
     def scores(self, pixels: np.ndarray, count: int | None = None) -> np.ndarray:
         """Return probabilities float32 `[count, labels]` of the first `count` rows; None: of all.

@@ -9,7 +9,7 @@ import torch
 from src.datamodules.dataset import HeldRows
 from src.datamodules.record_datamodule import RecordDataModule
 from src.errors import InputError, UnreadableImage, listed
-from src.inference.batches import Backend, Photo, run_batches, trained_sizes
+from src.inference.batches import Backend, Photo, run_batches
 from src.inference.text_backend import TextBackend, TextReader
 from src.inference.torch_backend import TorchBackend, threads
 from src.models.photo_and_note import PhotoAndNote
@@ -68,12 +68,8 @@ class FusionBackend(Backend):
     def __init__(self, model: PhotoAndNote, device: str = "auto", raw: bool = False):
         self.photo, self.note = TorchBackend(model.photo, device), TextBackend(model.note, device)
         self.model, self.raw = model.eval(), raw
-        self.task, self.labels = model.task, model.labels
+        self.describe(model)
         self.preprocess = BothReader(self.photo.preprocess)
-        self.thresholds = model.thresholds.cpu().numpy().copy() if self.task == "multilabel" else None
-        self.limits = model.limits.cpu().numpy().copy()
-        self.trained_on = frozenset(model.provenance.get("train_digests", ()))
-        self.trained_sizes = trained_sizes(model.provenance)
         self.arithmetic = self.photo.arithmetic | self.note.arithmetic
 
     def scores(self, pixels: np.ndarray, count: int | None = None) -> np.ndarray:

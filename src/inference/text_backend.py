@@ -13,7 +13,7 @@ from src.datamodules.dataset import HeldRows
 from src.datamodules.record_datamodule import RecordDataModule
 from src.datamodules.text_columns import clean_text
 from src.errors import InputError, UnreadableImage
-from src.inference.batches import Backend, Photo, trained_sizes
+from src.inference.batches import Backend, Photo
 from src.inference.torch_backend import choose_device, threads
 from src.models.text_classifier import TextClassifier, TfidfClassifier
 
@@ -59,11 +59,8 @@ class TextBackend(Backend):
         sparse = isinstance(model, TfidfClassifier)
         self.device = torch.device("cpu") if sparse else choose_device(device)
         self.model = copy.deepcopy(model).eval().to(self.device)
-        self.task, self.labels, self.preprocess = model.task, model.labels, TextReader()
-        self.thresholds = model.thresholds.cpu().numpy().copy() if self.task == "multilabel" else None
-        self.limits = model.limits.cpu().numpy().copy()
-        self.trained_on = frozenset(model.provenance.get("train_digests", ()))
-        self.trained_sizes = trained_sizes(model.provenance)
+        self.describe(model)
+        self.preprocess = TextReader()
         library = "scikit-learn" if sparse else "transformers"
         self.arithmetic = {"torch": torch.__version__, library: version(library)}
 

@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.data import DataLoader
 
 from src.errors import InputError, did_you_mean, first_line
-from src.inference.batches import Backend, Batch, Result, trained_sizes
+from src.inference.batches import Backend, Batch, Result
 from src.models.backbones import builder_version
 from src.models.classifiers import PhotoClassifier
 from src.preprocess import Preprocess
@@ -48,14 +48,10 @@ class TorchBackend(Backend):
         self.device = choose_device(device)
         self._type = check_precision(precision, self.device)
         self.model = copy.deepcopy(model).eval()
-        self.task, self.labels = model.task, model.labels
+        self.describe(model)
         self.preprocess = Preprocess.from_dict(model.hparams["preprocess"])
         self.model.backbone = folded(self.model.backbone, self.preprocess.size)
         self.model.to(self.device)
-        self.thresholds = model.thresholds.cpu().numpy().copy() if self.task == "multilabel" else None
-        self.limits = model.limits.cpu().numpy().copy()
-        self.trained_on = frozenset(model.provenance.get("train_digests", ()))
-        self.trained_sizes = trained_sizes(model.provenance)
         self.arithmetic = {
             "torch": torch.__version__,
             "builder": builder_version(model.hparams["backbone"]),
