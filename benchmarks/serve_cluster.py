@@ -66,7 +66,7 @@ class Cluster:
         """Return the rows of a statement; none while the database is away."""
         return self.postgres.run(statement, self.url.rpartition("/")[2])
 
-    def until(self, holds: Any, seconds: float = 120.0) -> bool:
+    def until(self, holds: Any, seconds: float = 120.0, pause: float = 0.1) -> bool:
         """Wait until something holds; errors of connections count as no."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -75,7 +75,7 @@ class Cluster:
                     return True
             except Exception:
                 pass
-            time.sleep(0.1)
+            time.sleep(pause)
         return False
 
 
@@ -201,6 +201,12 @@ def cpu(processes: list[subprocess.Popen]) -> float:
     return sum(int(of[11]) + int(of[12]) for of in fields) / os.sysconf("SC_CLK_TCK")
 
 
+def signalled(processes: list[subprocess.Popen], signum: int) -> None:
+    """Send a signal to processes."""
+    for process in processes:
+        process.send_signal(signum)
+
+
 def scaled(rounds: int) -> bool:
     """Print jobs per second and CPU per job of one worker and of two, rounds interleaved."""
     content = drawn(640, 480, 8)[0].read_bytes()
@@ -215,11 +221,12 @@ def scaled(rounds: int) -> bool:
                 here.until(lambda here=here: left(here) == 0)  # all are warm
                 time.sleep(2)
                 before, jobs = cpu(workers), BATCH * count
+                signalled(workers, signal.SIGSTOP)  # queueing takes a core, too: it is not measured
                 queue(client, image, jobs)
-                here.until(lambda here=here: left(here) == 0)
-                span = "max(finished_at) - min(created_at)"
-                which = f"(select * from job order by created_at desc limit {jobs}) as last"
-                seconds = here.ask(f"select ({span})::float8 from {which}")[0][0]
+                signalled(workers, signal.SIGCONT)
+                at = time.time()
+                here.until(lambda here=here: left(here) == 0, pause=1.0)  # each look is a new connection
+                seconds = here.ask(f"select (max(finished_at) - {at})::float8 from job")[0][0]
                 results.append((jobs / seconds, 1000 * (cpu(workers) - before) / jobs))
     rows = [
         {"workers": count, "jobs / s": median(r for r, _ in of), "CPU ms / job": median(c for _, c in of)}

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
 from src.errors import InputError
+from src.serving import storage
 from src.serving.app import create_app
 from src.serving.engine import load_served
 from src.serving.photos import Checked
@@ -238,6 +240,18 @@ def test_photos_in_storage_with_the_interface_of_s3(tmp_path, run, photos, s3, m
     monkeypatch.delenv("CORBEL_DATABASE_URL")
     with pytest.raises(InputError, match="needs a database_url"):
         create_app(settings_of(tmp_path, run, folder="s3://photos/x", broker_url=None))
+
+
+def test_storage_that_does_not_answer_is_not_waited_for(monkeypatch, s3):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for name, value in s3.environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr(storage, "ANSWER", 0.5)
+        begun = time.monotonic()
+        with pytest.raises(InputError, match="cannot be written"):
+            storage.open_folder("s3://photos/silent")
+        assert time.monotonic() - begun < 20
 
 
 @pytest.mark.parametrize("script", ["worker", "serve"])

@@ -20,7 +20,10 @@ from src.parallel import MOST, cores
 from src.preprocess import decoder
 from src.process import Terminated
 
-QUEUE, PATIENCE = 2, 60  # chunks that an actor holds; seconds in which actors start, or are left out
+QUEUE, PATIENCE = (
+    2,
+    60,
+)  # chunks that an actor holds; seconds for actors to start, and between looks for losses
 # Ray's own: enough until a lost machine counts as lost; a photo that kills its process ends the job
 RETRIES = {"max_restarts": -1, "max_task_retries": 16}
 LOCAL = {"object_store_memory": 128 * 2**20, "include_dashboard": False}  # a chunk's results take 0.1 MB
@@ -77,10 +80,10 @@ class RayResults:
 
     def __init__(self, model: Path, predictor: Predictor, manifest: Mapping[str, Any], **options: Any):
         self.preprocess, self.ray = predictor.preprocess, _joined(os.environ.get("RAY_ADDRESS", "local"))
-        have, machines = self.ray.cluster_resources(), sum(node["Alive"] for node in self.ray.nodes())
+        have, self.machines = self.ray.cluster_resources(), self._machines()
         gpus = int(have.get("GPU", 0)) if options["device"] in ("auto", "cuda") else 0
         if options["num_workers"] is None:
-            options["num_workers"] = min(MOST, int(have.get("CPU", 0) // (gpus or machines)))
+            options["num_workers"] = min(MOST, int(have.get("CPU", 0) // (gpus or self.machines)))
         cpus = max(1, options["num_workers"])
         wanted = min(
             gpus or int(have.get("CPU", 0) // cpus), -(-manifest["number of photos"] // batches.CHUNK)
@@ -103,7 +106,10 @@ class RayResults:
             return actor.scored.remote(first, [replace(photo, root=photo.root.absolute()) for photo in part])
 
         with _in_words(self.ray):
-            for first, machine, results in self.pool.map_unordered(begin, range(0, len(photos), size)):
+            for first in range(0, len(photos), size):
+                self.pool.submit(begin, first)
+            while self.pool.has_next():
+                first, machine, results = self._next()
                 for photo, error in ((photos[found.index], found.error) for found in results if found.error):
                     here = read_batch([photo], 1, self.preprocess, frozenset(), 0).photos[0].error
                     if error != here:
@@ -113,6 +119,20 @@ class RayResults:
                 while due in done:
                     yield done.pop(due)
                     due += size
+
+    def _next(self) -> tuple[int, str, list[Result]]:
+        """Return a chunk that is done; refuse to wait for one of a machine that is lost."""
+        while True:
+            try:
+                return self.pool.get_next_unordered(PATIENCE)
+            except TimeoutError:
+                if (left := self._machines()) < self.machines:
+                    lost = f"{left} of {self.machines} machines are left"
+                    cure = "the same command with resume=true goes on with them"
+                    raise InputError(f"engine=ray: {lost}: {cure}") from None
+
+    def _machines(self) -> int:
+        return sum(node["Alive"] for node in self.ray.nodes())
 
 
 def _joined(address: str) -> Any:

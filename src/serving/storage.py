@@ -10,6 +10,8 @@ from src.errors import InputError, UnreadableImage, first_line
 from src.files import make_folder, write_whole
 from src.images import read_photo
 
+ANSWER = 10.0  # seconds in which S3 has to begin an answer, at each of two attempts
+
 
 class StorageAway(Exception):
     """The storage gives no answer, or refuses."""
@@ -52,6 +54,9 @@ class Bucket(Folder):
             import fsspec
 
             self.files, self.root = fsspec.core.url_to_fs(url, **_options(url))
+            self.files.retries = (
+                1  # of s3fs, over those of botocore: minutes for storage that does not answer
+            )
         except (ImportError, ValueError) as error:
             cure = 'python -m pip install -e ".[cluster]"'
             raise InputError(f"folder={url}: {first_line(error)}: {cure}") from error
@@ -88,8 +93,10 @@ class Bucket(Folder):
     def remove(self, name: str) -> None:
         """Remove an object, if it is there."""
         with self._asking():
-            if self.files.exists(f"{self.root}/{name}"):
+            try:
                 self.files.rm_file(f"{self.root}/{name}")
+            except FileNotFoundError:
+                return
 
     def check(self) -> None:
         """Write an object and remove it; `StorageAway` where that cannot be."""
@@ -109,5 +116,12 @@ def open_folder(place: str | Path) -> Folder:
 def _options(url: str) -> dict[str, object]:
     if not url.startswith("s3:"):
         return {}
-    patience = {"connect_timeout": 5, "read_timeout": 20, "retries": {"max_attempts": 2}}
-    return {"use_listings_cache": False, "config_kwargs": patience}  # others write, too
+    from aiobotocore.session import get_session
+    from botocore.handlers import add_expect_header
+
+    session = get_session()
+    session.unregister(
+        "before-call.s3", add_expect_header
+    )  # aiohttp waits without limit for what it asks for
+    patience = {"connect_timeout": 5, "read_timeout": ANSWER, "retries": {"total_max_attempts": 2}}
+    return {"session": session, "use_listings_cache": False, "config_kwargs": patience}  # others write, too

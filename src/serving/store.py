@@ -36,6 +36,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "connect_args": {
             "connect_timeout": 5,
             "tcp_user_timeout": 10_000,
+            # while an answer is waited for: a host that lost its power says nothing more
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
             # a host that lost its power in a transaction holds its locks no longer
             "options": "-c idle_in_transaction_session_timeout=60000",
         },
