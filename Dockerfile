@@ -8,8 +8,8 @@ RUN python -m venv /venv \
     && /venv/bin/python -m pip install --no-cache-dir -c constraints.txt -r requirements-cluster.txt
 
 FROM packages AS packages-cuda
-# over the files of onnxruntime: its own metadata names it otherwise. CUDA and cuDNN come as packages, too.
-RUN /venv/bin/python -m pip install --no-cache-dir --force-reinstall --no-deps onnxruntime-gpu==1.31.1 \
+# Both have the same files, so that one of them has to go. CUDA and cuDNN come as packages, too.
+RUN /venv/bin/python -m pip uninstall --yes onnxruntime \
     && /venv/bin/python -m pip install --no-cache-dir -c constraints.txt "onnxruntime-gpu[cuda,cudnn]==1.31.1"
 
 FROM python:3.11.14-slim-bookworm AS service

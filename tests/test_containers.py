@@ -90,6 +90,16 @@ def test_what_is_copied_into_an_image_is_there_and_not_ignored(stages):
                     assert (REPOSITORY / name).exists() and f"!{name.rstrip('/')}" in kept, name
 
 
+def test_gpus_are_asked_for_beside_their_image(stages):
+    services = yaml.safe_load((REPOSITORY / "compose.cuda.yaml").read_text(encoding="utf-8"))["services"]
+    assert {"web", "worker"} == set(services)
+    for service in services.values():
+        assert service["build"]["target"] == "cuda" in stages and service["image"] == "corbel:cuda"
+        (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+        assert device["capabilities"] == ["gpu"]
+    assert "uninstall --yes onnxruntime" in instructions(stages, "packages-cuda", "RUN")[-1]
+
+
 def test_services_are_read_only_healthy_and_apart(compose):
     services = compose["services"]
     assert {"web", "worker", "postgres", "redis", "prometheus"} == set(services)

@@ -23,7 +23,7 @@ from src.process import Terminated
 QUEUE, PATIENCE = (
     2,
     60,
-)  # chunks that an actor holds; seconds for actors to start, and between looks for losses
+)  # chunks that an actor holds; seconds: for actors to start, between looks
 # Ray's own: enough until a lost machine counts as lost; a photo that kills its process ends the job
 RETRIES = {"max_restarts": -1, "max_task_retries": 16}
 LOCAL = {"object_store_memory": 128 * 2**20, "include_dashboard": False}  # a chunk's results take 0.1 MB

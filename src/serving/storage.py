@@ -54,9 +54,7 @@ class Bucket(Folder):
             import fsspec
 
             self.files, self.root = fsspec.core.url_to_fs(url, **_options(url))
-            self.files.retries = (
-                1  # of s3fs, over those of botocore: minutes for storage that does not answer
-            )
+            self.files.retries = 1  # of s3fs, on top of those of botocore
         except (ImportError, ValueError) as error:
             cure = 'python -m pip install -e ".[cluster]"'
             raise InputError(f"folder={url}: {first_line(error)}: {cure}") from error
@@ -120,8 +118,6 @@ def _options(url: str) -> dict[str, object]:
     from botocore.handlers import add_expect_header
 
     session = get_session()
-    session.unregister(
-        "before-call.s3", add_expect_header
-    )  # aiohttp waits without limit for what it asks for
+    session.unregister("before-call.s3", add_expect_header)  # aiohttp waits for its answer for ever
     patience = {"connect_timeout": 5, "read_timeout": ANSWER, "retries": {"total_max_attempts": 2}}
     return {"session": session, "use_listings_cache": False, "config_kwargs": patience}  # others write, too
