@@ -274,9 +274,9 @@ class Store:
 
     def keep(self, jobs: Iterable[tuple[str, str]], lease: float) -> None:
         """Lengthen the leases of jobs at work, each given with its worker."""
-        with self.engine.begin() as db:
-            for job_id, worker in jobs:
-                mine = (JobRow.id == job_id, JobRow.worker == worker, JobRow.status == "STARTED")
+        for job_id, worker in jobs:  # one lock at a time: a deletion takes a photo's jobs in another order
+            mine = (JobRow.id == job_id, JobRow.worker == worker, JobRow.status == "STARTED")
+            with self.engine.begin() as db:
                 db.execute(update(JobRow).where(*mine).values(lease_until=Now() + lease))
 
     def finish(self, job: Row, worker: str, prediction: dict | None = None, error: str | None = None) -> bool:
