@@ -56,7 +56,7 @@ class ImageStats:
         camera: make and model, else empty.
         located: whether the file tells a place.
         bits: of a sample in the file; 8 for less.
-        largest: the largest sample, where they have more than 8 bits; of colour by its upper 8 bits.
+        largest: the largest gray sample, where they have more than 8 bits.
     """
 
     reason: str = ""
@@ -77,7 +77,6 @@ class ImageStats:
     located: bool = False
     bits: int = 8
     largest: int = 0
-    coloured: bool = False
 
 
 def inspect_photos(
@@ -120,7 +119,7 @@ def inspect_photo(path: Path, size: tuple[int, int] = (32, 32), sample_bits: int
         if min(hashed.size) < min(SHORT_SIDE, header.width, header.height):  # decoded at twice this, or more
             photo = open_image(content, (SHORT_SIDE // 2, SHORT_SIDE // 2), sample_bits)
         gray = gray_levels(photo)
-        largest, coloured = largest_sample(content) if header.bits > 8 else (0, False)
+        largest = largest_sample(content) if header.bits > 8 else 0
     except UnreadableImage as error:
         return ImageStats(reason=str(error))
     white = gray >= WHITE
@@ -139,7 +138,6 @@ def inspect_photo(path: Path, size: tuple[int, int] = (32, 32), sample_bits: int
         **_camera(header),
         bits=header.bits,
         largest=largest,
-        coloured=coloured,
     )
 
 
@@ -293,7 +291,7 @@ def sample_range(
 
     def is_odd(look: ImageStats) -> bool:
         used = look.largest.bit_length()
-        return used > sample_bits if sample_bits else 0 < used <= min(look.bits, 16) - SPARE_BITS
+        return used > sample_bits if sample_bits else 0 < used <= look.bits - SPARE_BITS
 
     deep = [(path, look) for path, look in zip(paths, looks, strict=True) if look.bits > 8]
     odd = [(path, look) for path, look in deep if is_odd(look)]
@@ -302,11 +300,11 @@ def sample_range(
     largest, bits = (max(getattr(look, name) for _, look in odd) for name in ("largest", "bits"))
     if sample_bits:
         cure = f"above preprocess.sample_bits={sample_bits} they are clipped"
-    elif any(look.coloured for _, look in odd) or len(odd) < len(deep):  # of colour the upper 8 bits are read
+    elif len(odd) < len(deep):
         cure = "scale these files to 8 bits"
     else:
         cure = f"preprocess.sample_bits={max(8, largest.bit_length() + largest.bit_length() % 2)}"
-    values = f"up to {largest:,} of {2 ** min(bits, 16) - 1:,} ({len(odd)} photos)"
+    values = f"up to {largest:,} of {2**bits - 1:,} ({len(odd)} photos)"
     text = f"{bits}-bit photos {'have' if sample_bits else 'use only'} values {values}"
     return [Finding("sample_range", text, cure, len(odd), tuple(path for path, _ in odd[:EXAMPLES]))]
 
