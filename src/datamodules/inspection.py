@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 import os
-import time
 import zlib
 from collections.abc import Sequence
 from contextlib import closing
@@ -19,13 +18,13 @@ from PIL import Image
 from scipy import ndimage
 
 from src.datamodules.groups import HASHED_SIZE, perceptual_hash
-from src.datamodules.records import EXAMPLES, Finding, Record, Source
+from src.datamodules.records import EXAMPLES, Finding, Source
 from src.errors import InputError, UnreadableImage, listed
 from src.files import write_whole
 from src.images import MAX_PIXELS, Header, content_digest, largest_sample, open_image, read_header, read_photo
 from src.parallel import ProgressBar, bounded_map, cores
 from src.preprocess import Preprocess, decoder
-from src.row_store import checked_folder, clear_stale
+from src.row_store import checked_folder
 
 log = logging.getLogger(__name__)
 SHORT_SIDE = 256  # pixels of a photo whose look is measured; smaller ones as they are
@@ -35,7 +34,6 @@ ROUNDING = 20 / 12  # variance of the Laplacian that whole gray levels alone bri
 WHITE = 250  # gray level from which a pixel counts as blown out
 SPARE_BITS = 2  # that the samples of a photo leave unused, where they use a small part of their range
 AHEAD = 100  # photos that are read while a large one before them still is
-SETTLED = 2 * 10**9  # nanoseconds; a younger file may still change within one tick of its file system's clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,11 +204,10 @@ def _plain(value: object) -> str:
 
 
 class _StatsCache:
-    """The stats of the photos below one folder, on disk; a file that cannot be read or written is left alone.
+    """The stats of the photos below one folder, on disk; a file that cannot be written is left alone.
 
     A photo is known by its path, size, timestamps and inode. A file that is put in its place has another time
-    of change, which no program can set; one that was changed within the last two seconds is not kept, as its
-    timestamps could not tell a second change. Without a `cache_dir` nothing is kept.
+    of change, which no program can set. Without a `cache_dir` nothing is kept.
     """
 
     def __init__(self, cache_dir: str | Path | None, root: Path, sample_bits: int | None = None):
@@ -221,26 +218,20 @@ class _StatsCache:
         names = [field.name for field in fields(ImageStats)]
         about = [3, str(root.absolute()), HASHED_SIZE, sorted(decoder().items()), names]
         about += [SHORT_SIDE, TILE, TILE_CONTRAST, ROUNDING, WHITE, sample_bits]
-        name = hashlib.blake2b(repr(about).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
-        try:
-            self.file = checked_folder(cache_dir) / "inspected" / f"{name}.json.z"
+        name = hashlib.blake2b(repr(about).encode(), digest_size=8).hexdigest()
+        self.file = checked_folder(cache_dir) / "inspected" / f"{name}.json.z"
+        if self.file.is_file():
             rows = json.loads(zlib.decompress(self.file.read_bytes()))
             self.known = {key: ImageStats(*row) for key, row in rows.items()}
-        except FileNotFoundError:
-            return
-        except (OSError, ValueError, TypeError, AttributeError, zlib.error) as error:
-            log.warning("Photos are read anew: %s", error if self.file is None else f"{self.file} is damaged")
 
     def key(self, path: str) -> str | None:
-        """Return the key of a photo, or None for one that is not there or too young."""
+        """Return the key of a photo, or None for one that is not there."""
         try:
             status = os.stat(os.path.join(self.root, path))
-        except (OSError, ValueError):
-            return None
-        if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) < SETTLED:
+        except OSError:
             return None
         text = f"{path}\0{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
-        return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def save(self) -> None:
         """Write the file; where the disk refuses, photos are read again next time."""
@@ -248,7 +239,6 @@ class _StatsCache:
             return
         content = json.dumps({key: astuple(stats) for key, stats in self.known.items()})
         try:
-            clear_stale(self.file.parent)
             write_whole(self.file, zlib.compress(content.encode(), 1))
         except OSError as error:
             said = "%s cannot be written (%s): photos are read again next time"
@@ -307,24 +297,3 @@ def sample_range(
     values = f"up to {largest:,} of {2**bits - 1:,} ({len(odd)} photos)"
     text = f"{bits}-bit photos {'have' if sample_bits else 'use only'} values {values}"
     return [Finding("sample_range", text, cure, len(odd), tuple(path for path, _ in odd[:EXAMPLES]))]
-
-
-def replaced_since(root: Path, records: Sequence[Record], moment: int) -> list[str]:
-    """Return the paths of photos whose content is not that of their records any more.
-
-    Only files that were written or put in their place after a `moment`, nanoseconds since 1970, are read.
-    """
-
-    def is_replaced(record: Record) -> bool:
-        path = root / record.path
-        try:
-            status = path.stat()
-            young = max(status.st_mtime_ns, status.st_ctime_ns) >= moment
-            return bool(record.digest) and young and content_digest(read_photo(path)) != record.digest
-        except UnreadableImage:
-            return True
-        except OSError:
-            return False  # it is gone: its reader has named it
-
-    found = bounded_map(is_replaced, records, cores(), AHEAD)
-    return [record.path for record, replaced in zip(records, found, strict=True) if replaced]

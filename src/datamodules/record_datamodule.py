@@ -174,13 +174,9 @@ class RecordDataModule(L.LightningDataModule):
         self.certificate = certify(linked, self.splits, asked, self.near_duplicates, self.noun)
         self.certificate["findings"] = [asdict(finding) for finding in self.source.findings]
 
-    def replaced_photos(self) -> list[str]:
-        """Return the paths of photos of train and val that others have replaced since `setup` began."""
-        return []
-
-    def sizes(self) -> set[int] | None:
-        """Return the sizes in bytes of what the training records hold; None where they are not known."""
-        return None
+    def sizes(self) -> set[int]:
+        """Return the sizes in bytes of what the training records hold."""
+        raise NotImplementedError
 
     def _label_space(self) -> LabelSpace:
         train = self.splits["train"]

@@ -316,7 +316,7 @@ def _trained_on(model: PhotoClassifier, datamodule: PhotoDataModule) -> dict[str
     digests.discard("")
     return {
         "train_digests": sorted(digests.union(before.get("train_digests", ()))),
-        "train_sizes": None if sizes is None or earlier is None else sorted(sizes | earlier),
+        "train_sizes": None if earlier is None else sorted(sizes | earlier),
         "initialised": model.init_from is not None or bool(before.get("initialised")),
         "backbone_trained": not model.hparams["freeze_backbone"] or bool(before.get("backbone_trained")),
     }
