@@ -12,7 +12,7 @@ from PIL import Image
 
 from src.inference.predictor import Predictor
 from src.models.classifiers import PhotoClassifier
-from tests.made import FAST, make_folders, run_script
+from tests.made import FAST, run_script
 
 
 @pytest.fixture
@@ -113,11 +113,6 @@ def test_formats_of_an_export(refused):
         ("formats=[onxx,int9]", "formats: onxx, int9: did you mean 'onnx'"),
     ):
         assert words in refused("export", "ckpt=run", given)
-
-
-def test_a_folder_named_in_latin_1(refused, tmp_path):
-    make_folders(tmp_path / "Br\udcfccke", each=4)
-    assert "has a name that is not UTF-8: rename it" in refused("train", "data.root=Br\udcfccke", *FAST)
 
 
 def test_label_only_in_the_test_folder(refused, photos, tmp_path):

@@ -104,9 +104,7 @@ def test_a_cache_that_may_only_be_read_serves_what_it_holds(tmp_path, monkeypatc
     made = store(tmp_path)
     made.check_room(len(made.missing([digest(0), digest(2)])))
     assert made.rows([digest(2)])[0].tolist() == [2.0] * 3 and not refused.called
-    with pytest.raises(
-        InputError, match=r"Permission denied; .* make room, or name another .*cache_dir="
-    ):
+    with pytest.raises(InputError, match=r"Permission denied; .* make room, or name another .*cache_dir="):
         made.check_room(1)
     with pytest.raises(InputError, match=r"Permission denied; name another folder with data.cache_dir="):
         store(tmp_path / "elsewhere")

@@ -137,8 +137,6 @@ class RecordDataModule(L.LightningDataModule):
         for record in source.records:
             if (other := paths.setdefault(record.id, record.path)) != record.path:
                 raise InputError(f"ID '{record.id}' names two {self.noun}s: {other} and {record.path}")
-        if not rec.is_unicode(whole := str(source.root.absolute())):
-            raise InputError(f"data.root: the folder {whole!a} has a name that is not UTF-8: rename it")
         self.source, self.root = self._inspected(source), source.root
         if self.multilabel:
             records = rec.without_healthy(self.source.records, self.healthy)

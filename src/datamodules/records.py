@@ -164,10 +164,9 @@ class Listing:
 def list_photos(root: Path) -> Listing:
     """Return all files below `root` with a photo's extension, and what was left out.
 
-    Hidden files and folders are left out. Linked folders are searched too, each folder once.
+    Hidden files and folders are left out. Linked folders are searched too.
     """
     found = Listing(root)
-    seen = {os.path.realpath(root)}
     for folder, subfolders, files in os.walk(root, onerror=_unlisted, followlinks=True):
         relative = Path(folder).relative_to(root).as_posix()
         before = "" if relative == "." else f"{relative}/"
@@ -176,13 +175,9 @@ def list_photos(root: Path) -> Listing:
             subfolders.clear()
             continue
         named = [name for name in sorted(subfolders) if not name.startswith(".")]
+        subfolders[:] = [name for name in named if name.lower() not in SYSTEM_FOLDERS]
         for name in (name for name in named if name.lower() in SYSTEM_FOLDERS):
             found.skipped[name] += _count_photos(os.path.join(folder, name))
-        subfolders[:] = [
-            name
-            for name in named
-            if name.lower() not in SYSTEM_FOLDERS and _is_new(os.path.join(folder, name), seen)
-        ]
         found.folders += [before + name for name in subfolders]
         for name in files:
             extension = os.path.splitext(name)[1].lower()
@@ -192,9 +187,6 @@ def list_photos(root: Path) -> Listing:
                 found.paths.append(before + name)  # no Path for each of many files
             else:
                 found.others[before[:-1], extension] += 1
-    for path in found.paths:
-        if not is_unicode(path) or "\r" in path or "\n" in path:
-            raise InputError(f"{root}: the file name {path!a} is not UTF-8, or holds a line break: rename it")
     found.paths.sort()
     found.skipped = +found.skipped  # only folders with photos
     return found
@@ -220,23 +212,8 @@ def find_photos(root: Path, key: str) -> Listing:
     return listing
 
 
-def is_unicode(name: str) -> bool:
-    """Whether a name from the disk is valid UTF-8, so that it can be written into a file."""
-    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
-
-
 def _unlisted(error: OSError) -> None:
     raise InputError(f"{error.filename}: cannot list this folder ({error.strerror})") from error
-
-
-def _is_new(folder: str, seen: set[str]) -> bool:
-    """Whether a folder has not been met under another name; `seen` takes it in."""
-    real = os.path.realpath(folder)
-    if real in seen:
-        log.warning("Left out the folder %s: it is a link to one that is read anyway", folder)
-        return False
-    seen.add(real)
-    return True
 
 
 class PhotoIndex:
@@ -250,14 +227,10 @@ class PhotoIndex:
         self.root = root
         self.listing = list_photos(root) if paths is None else Listing(root, sorted(paths))
         self.paths = self.listing.paths
-        # nearly every name means one photo: a list for each would be most of the index
-        self._first: list[dict[str, str]] = [{} for _ in range(RANKS)]
-        self._others: dict[tuple[int, str], list[str]] = defaultdict(list)
+        self._named: list[dict[str, list[str]]] = [defaultdict(list) for _ in range(RANKS)]
         for path in self.paths:
             for rank, name in enumerate(self._names(path)):
-                key = tidy(name).casefold()
-                if self._first[rank].setdefault(key, path) is not path:
-                    self._others[rank, key].append(path)
+                self._named[rank][tidy(name).casefold()].append(path)
 
     @staticmethod
     def _names(path: str) -> tuple[str, str, str, str]:
@@ -270,13 +243,9 @@ class PhotoIndex:
             name = tidy(name.removeprefix("./").removeprefix(f"{self.root.as_posix()}/"))
             key = name.casefold()
             for rank in range(RANKS):
-                first = self._first[rank].get(key)
-                if first is None:
-                    continue
-                found = [first, *self._others.get((rank, key), ())]
-                if len(found) > 1:
-                    found = [path for path in found if tidy(self._names(path)[rank]) == name] or found
-                return found
+                if found := self._named[rank].get(key):
+                    same = [path for path in found if tidy(self._names(path)[rank]) == name]
+                    return same if same and len(found) > 1 else found
         return []
 
     def find_by_end(self, cell: str) -> str | None:
@@ -288,9 +257,8 @@ class PhotoIndex:
         for parts in (path_parts(cell), path_parts(unquote(cell))):
             for start in range(len(parts)):
                 key = "/".join(parts[start:]).casefold()
-                for rank in range(2):
-                    if key in self._first[rank]:
-                        return None if (rank, key) in self._others else self._first[rank][key]
+                if found := self._named[0].get(key) or self._named[1].get(key):
+                    return found[0] if len(found) == 1 else None
         return None
 
 
