@@ -20,7 +20,7 @@ RANGES = {
     "from 0 to below 1": "preprocess.overlap model.label_smoothing callbacks.ema.decay",
     "above 0 to 1": "preprocess.std model.layer_decay callbacks.finetuning.lr_factor",
     "above 0": "model.lr model.backbone_lr_factor",
-    "from 0 on": "model.weight_decay model.mixup model.cutmix model.head_weights data.splits "
+    "from 0 on": "seed model.weight_decay model.mixup model.cutmix model.head_weights data.splits "
     "trainer.gradient_clip_val "
     "callbacks.early_stopping.min_delta callbacks.early_stopping.patience trainer.log_every_n_steps",
     "from 1 on": "trainer.accumulate_grad_batches callbacks.figures.every callbacks.figures.samples "

@@ -229,11 +229,6 @@ class EpochSampler(Sampler[tuple[int, int]]):
         # a batch of one has no variance for BatchNorm to normalise by where the feature map is a single pixel
         self.kept = size - last if batch and size > batch and last < max(2, world) else size
 
-    @property
-    def smallest(self) -> int:
-        """The photos of the smallest batch of any process."""
-        return min(self.kept % self.batch or self.batch, self.kept) // self.world
-
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order comes next."""
         self.epoch = epoch
