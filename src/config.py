@@ -61,7 +61,8 @@ def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
             if not is_main():
                 errors_only()
             try:
-                check_root(cfg, SCHEMAS[name])
+                if name in SCHEMAS:
+                    check_root(cfg, SCHEMAS[name])
                 check_paths(cfg, name)
                 check_numbers(cfg)
                 return task(cfg)

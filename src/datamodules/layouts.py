@@ -92,7 +92,7 @@ def refuse_exports(listing: Listing, split_of: Mapping[str, str]) -> None:
     if {top.lower() for top in tops} - PICTURES - ANSWERS:
         return
     names = {name.lower() for folder in listing.folders for name in folder.split("/")}
-    types = listing.types()
+    types = listing.others
     if not tops and not types[".json"] + types[".xml"] + types[".txt"]:
         return
     boxes = types[".json"] + types[".xml"] + types[".yaml"] or 2 * types[".txt"] > len(listing.paths)

@@ -127,14 +127,14 @@ class Listing:
         paths: POSIX paths of the photos, relative to the folder, sorted.
         skipped: photos in folders of systems, tools and earlier runs, by the folder's name; no photo of these
             is in `paths`.
-        others: files of other types, by folder and extension.
+        others: files of other types, by extension.
         folders: all folders that were searched.
     """
 
     root: Path
     paths: list[str] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
-    others: Counter[tuple[str, str]] = field(default_factory=Counter)
+    others: Counter[str] = field(default_factory=Counter)
     folders: list[str] = field(default_factory=list)
 
     def findings(self) -> list[Finding]:
@@ -144,21 +144,13 @@ class Listing:
             shown = counted(dict((+self.skipped).most_common()))
             text = f"Left out {total} photos in folders of systems, tools or runs: {shown}"
             found.append(Finding("files_skipped", text, "rename the folder if they are meant", total))
-        types = self.types()
-        other = {name or "no extension": n for name, n in types.most_common() if name not in BESIDES}
+        types = self.others.most_common()
+        other = {name or "no extension": n for name, n in types if name not in BESIDES}
         if total := sum(other.values()):
             shown = listed((f"{name} {count}" for name, count in other.items()), 8)
             text = f"{total} files left out, which are no photos by their extension: {shown}"
             found.append(Finding("files_of_other_types", text, "convert those that are photos", total))
         return found
-
-    def types(self, below: str = "") -> Counter[str]:
-        """Return the number of files of other types by extension, in all folders or `below` one."""
-        types: Counter[str] = Counter()
-        for (folder, extension), count in self.others.items():
-            if not below or f"{folder}/".startswith(f"{below}/"):
-                types[extension] += count
-        return types
 
 
 def list_photos(root: Path) -> Listing:
@@ -186,7 +178,7 @@ def list_photos(root: Path) -> Listing:
             if extension in EXTENSIONS:
                 found.paths.append(before + name)  # no Path for each of many files
             else:
-                found.others[before[:-1], extension] += 1
+                found.others[extension] += 1
     found.paths.sort()
     found.skipped = +found.skipped  # only folders with photos
     return found
