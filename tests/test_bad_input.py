@@ -53,7 +53,6 @@ def refused(monkeypatch, tmp_path, capsys):
         (["+foo=3"], "unknown key 'foo'"),
         (["+trainer.overfit_batches=1"], "use +trainer.limit_train_batches"),
         (["callbacks.checkpoint.mode=up"], "BestCheckpoint: `mode` can be min, max"),
-        (["+trainer.limit_train_batches=0"], "trainer.limit_train_batches=0"),
         (["trainer.accumulate_grad_batches=0"], "accumulate_grad_batches"),
         (["resume='unbalanced"], "not a run folder"),
         (["model.init_from=~/Brücke (2)"], "Brücke (2): no such file or run folder"),

@@ -4,13 +4,13 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from src.config_check import check_arguments
+from src.config_check import check_arguments, check_number
 from src.datamodules import groups
 from src.datamodules import records as rec
 from src.datamodules.dataset import PhotoDataset, TrainTransform, image_store, store_images
 from src.datamodules.findings import report_findings
 from src.datamodules.inspection import drop_unreadable
-from src.datamodules.record_datamodule import RecordDataModule, check_choice, check_least
+from src.datamodules.record_datamodule import RecordDataModule, check_choice
 from src.errors import InputError
 from src.preprocess import Preprocess
 from src.row_store import checked_folder
@@ -40,16 +40,15 @@ class PhotoDataModule(RecordDataModule):
     ):
         super().__init__(task, splits, **common)
         check_choice("data.cache", cache, (None, "images", "features"))
-        check_least(views=(views, 1))
+        check_number("data.views", views)
+        check_number("data.near_duplicates", near_duplicates or 0)
         if cache and not cache_dir:
             raise InputError(f"data.cache={cache} needs a folder: data.cache_dir=outputs/cache")
         if cache:
             checked_folder(cache_dir)
-        _check_distance(near_duplicates)
-        check_arguments(preprocess, Preprocess, "preprocess")
         check_arguments(augment or {}, TrainTransform, "data.augment")
         self.near_duplicates, self.skip_unreadable = near_duplicates, skip_unreadable
-        self.preprocess = Preprocess(**preprocess)
+        self.preprocess = Preprocess.from_dict(preprocess)
         self.transform = TrainTransform(**augment) if augment else None
         self.views, self.cache, self.cache_dir = views, cache, cache_dir
 
@@ -82,12 +81,4 @@ class PhotoDataModule(RecordDataModule):
         transform = self.transform if split == "train" else None
         return PhotoDataset(
             records, self.root, self.targets(split), self.preprocess, transform, self.seed, images
-        )
-
-
-def _check_distance(near_duplicates: int | None) -> None:
-    if near_duplicates is not None and not 0 <= near_duplicates <= groups.FAITHFUL:
-        raise InputError(
-            f"data.near_duplicates={near_duplicates}: 0 to {groups.FAITHFUL} bits, or null; further apart, "
-            "most photos of one kind of fixture would count as one"
         )

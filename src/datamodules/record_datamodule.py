@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from src.config_check import check_arguments
+from src.config_check import check_arguments, check_number
 from src.datamodules import groups
 from src.datamodules import records as rec
 from src.datamodules import splits as sp
@@ -66,7 +66,8 @@ class RecordDataModule(L.LightningDataModule):
         super().__init__()
         check_choice("task", task, TASKS)
         check_choice("data.multiple", multiple, ("error", "first", "drop"))
-        check_least(batch_size=(batch_size, 1), num_workers=(num_workers or 0, 0))
+        check_number("data.batch_size", batch_size)
+        check_number("data.num_workers", num_workers or 0)
         if balanced and class_weights is not None:
             raise InputError("data.balanced=true instead of data.class_weights: set that to null")
         _check_folds(folds, fold, split_file)
@@ -290,13 +291,6 @@ def check_choice(name: str, value: str | None, choices: Iterable[str | None]) ->
     """Refuse a value that is none of the choices."""
     if value not in choices:
         raise InputError(f"{name}={value}: {did_you_mean(str(value), [str(c or 'null') for c in choices])}")
-
-
-def check_least(**values: tuple[int, int]) -> None:
-    """Refuse values of keys of `data` below their least one: `key=(value, least)`."""
-    for name, (value, least) in values.items():
-        if value < least:
-            raise InputError(f"data.{name}={value}: needs at least {least}")
 
 
 def _check_folds(folds: int | None, fold: int, split_file: str | None) -> None:

@@ -130,7 +130,7 @@ def check_cache(cfg: DictConfig) -> None:
 
 @contextmanager
 def alone_in(run: Path, resuming: bool) -> Iterator[None]:
-    """Hold the lock of a run's folder; remove the temporary files of a killed process.
+    """Hold the lock of a run's folder.
 
     Raises:
         InputError: if it holds another run, or another process has the lock; a resumed run waits for a while,
@@ -147,9 +147,6 @@ def alone_in(run: Path, resuming: bool) -> Iterator[None]:
         if not resuming and any(run.glob("checkpoints/*.ckpt")):
             go_on = typed("resume", run)
             raise InputError(f"{run} already holds a run: start this one again, or continue it with {go_on}")
-        if resuming:
-            for left in (*run.glob(f".*.{'[0-9a-f]' * 32}.tmp"), *(run / "checkpoints").glob(".*.tmp")):
-                left.unlink()
         yield
 
 
@@ -183,9 +180,6 @@ def check_trainer(trainer: L.Trainer, model: PhotoClassifier) -> None:
         monitor = getattr(callback, "monitor", None)
         if monitor and monitor not in known:
             raise InputError(f"{type(callback).__name__}.monitor={monitor}: {did_you_mean(monitor, known)}")
-    for name in ("limit_train_batches", "limit_val_batches", "accumulate_grad_batches"):
-        if not getattr(trainer, name):
-            raise InputError(f"trainer.{name}=0: needs at least one batch")
     for name, (value, reason) in {} if trainer.fast_dev_run else FIXED.items():
         given = getattr(trainer, name)
         if given != value or type(given) is not type(value):  # 1.0 are all batches, 1 is one
