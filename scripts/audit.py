@@ -24,7 +24,6 @@ def main(cfg: DictConfig) -> None:
     base.set_full_precision()
     config.photos_only(cfg, "audit.py")
     check_targets(backbones.fill_defaults(cfg))
-    config.check_seed(cfg.seed)
     if cfg.top < 0:
         raise InputError(f"top={cfg.top}: needs a number from 0 on")
     config.demo_root(cfg)

@@ -20,13 +20,14 @@ RANGES = {
     "from 0 to below 1": "preprocess.overlap model.label_smoothing callbacks.ema.decay",
     "above 0 to 1": "preprocess.std model.layer_decay callbacks.finetuning.lr_factor",
     "above 0": "model.lr model.backbone_lr_factor",
-    "from 0 on": "model.weight_decay model.mixup model.cutmix model.head_weights data.splits "
-    "trainer.gradient_clip_val "
-    "callbacks.early_stopping.min_delta callbacks.early_stopping.patience trainer.log_every_n_steps",
-    "from 1 on": "trainer.accumulate_grad_batches callbacks.figures.every callbacks.figures.samples "
-    "callbacks.thresholds.min_positives callbacks.finetuning.head_epochs callbacks.finetuning.stage_epochs "
-    "resamples",
+    "from 0 on": "seed data.num_workers data.splits model.weight_decay model.mixup model.cutmix "
+    "model.head_weights trainer.gradient_clip_val trainer.log_every_n_steps "
+    "callbacks.early_stopping.min_delta callbacks.early_stopping.patience",
+    "from 1 on": "data.batch_size data.views trainer.accumulate_grad_batches callbacks.figures.every "
+    "callbacks.figures.samples callbacks.thresholds.min_positives callbacks.finetuning.head_epochs "
+    "callbacks.finetuning.stage_epochs resamples",
     "from 2 on": "data.folds",
+    "from 0 to 7": "data.near_duplicates",
     "from 8 to 32": "preprocess.sample_bits",
     "from 0 to 100": "explain",
     "from 0 to 180": "data.augment.rotation",
@@ -159,5 +160,5 @@ def _fits(value: Any, hint: Any) -> bool:
     if issubclass(container, Mapping):
         return isinstance(value, dict) and all(_fits(v, args[1]) for v in value.values() if args)
     if issubclass(container, Sequence):
-        return isinstance(value, list) and all(_fits(v, args[0]) for v in value if args)
+        return isinstance(value, list | tuple) and all(_fits(v, args[0]) for v in value if args)
     return True

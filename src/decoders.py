@@ -1,28 +1,24 @@
-"""Pillow's decoders by the first bytes of a file, with what some of them refuse or mistake set right.
+"""Pillow's decoders by the first bytes of a file, without files whose samples they would mistake.
 
 Pillow's decoders are called by class after a look at the first bytes. `Image.open` would put a limit and
 warnings of its own around the size of a photo, both global to the process.
 """
 
-import io
-import struct
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from typing import BinaryIO
 
 from PIL import ImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile, PngStream
+from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from src.errors import UnreadableImage
 
-PHOTOMETRIC, SAMPLES, BITS, FORMAT, EXTRA = 262, 277, 258, 339, 338  # tags of a TIFF
-PLANES, COMPRESSION = 284, 259
-TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+BITS, PHOTOMETRIC, SAMPLES, PLANES, EXTRA, FORMAT = 258, 262, 277, 284, 338, 339  # tags of a TIFF
+BANDS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # of colours, by the photometric tag
 _ACCEPTED = "JPEG, PNG, WebP, BMP, TIFF"
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _REFUSED = {b"GIF8": "GIF", b"%PDF": "PDF", b"PK\x03\x04": "ZIP archive", b"\0\0\0\x0cjP  ": "JPEG 2000"}
@@ -37,11 +33,11 @@ def find_decoder(head: bytes) -> tuple[str, Callable[[BinaryIO], ImageFile.Image
     if head.startswith(b"\xff\xd8\xff"):
         return "JPEG", JpegImageFile  # also the first photo of an MPO file
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG", _png
+        return "PNG", PngImageFile
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return "WebP", WebPImageFile
     if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-        return "TIFF", _Tiff
+        return "TIFF", _tiff
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
         return "HEIC", _heif_reader()
     if refused := next((name for signature, name in _REFUSED.items() if signature in head[:12]), None):
@@ -64,51 +60,18 @@ def _heif_reader() -> Callable[[BinaryIO], ImageFile.ImageFile]:
     return HeifImageFile
 
 
-def _png(file: io.BytesIO) -> PngImageFile:
-    """Return a decoder of a PNG without the texts and profiles that are larger than Pillow accepts."""
-    content, stream, kept, begun, at = file.getvalue(), PngStream(file), [], 0, 8
-    while len(head := content[at : at + 8]) == 8:
-        length, name = struct.unpack(">I4s", head)
-        start, at = at, at + 12 + length
-        if name in TEXTS:
-            file.seek(start + 8)
-            try:
-                with suppress(SyntaxError, OSError, IndexError):  # broken: the decoder of the photo says so
-                    stream.call(name, start + 8, length)
-            except ValueError:
-                kept.append(content[begun:start])
-                begun = at
-    return PngImageFile(io.BytesIO(b"".join([*kept, content[begun:]])))
-
-
-class _Tiff(TiffImageFile):
-    """Pillow's decoder of a TIFF, with tags that it takes for others, or for none, set right before."""
-
-    def _setup(self) -> None:
-        """Choose how samples are read; refuse what Pillow cannot read."""
-        tags = self.tag_v2
-        photometric, samples, form = tags.get(PHOTOMETRIC), tags.get(SAMPLES, 1), tags.get(FORMAT)
-        bits = max(tags.get(BITS, (1,)))
-        if photometric == 0 and bits > 8:  # white is zero: `_gray_to_8_bit` inverts
-            tags[PHOTOMETRIC] = 1
-        if bits == 32 and form in (None, (1,)):  # unsigned, see `_samples`
-            tags[FORMAT] = (2,)
-        extra = samples - {2: 3, 5: 4, 6: 3, 8: 3}.get(photometric, 1)
-        if 0 < extra <= 3 and EXTRA not in tags:  # Pillow would take the fourth for alpha
-            tags[EXTRA] = (0,) * extra
-        if tags.get(PLANES) == 2 and samples > 1 and tags.get(COMPRESSION, 1) == 1:
-            tags[COMPRESSION] = 5  # libtiff reads it, by the file's own tag; Pillow's 8 bits would be noise
-        try:
-            super()._setup()
-        except SyntaxError:
-            raise UnreadableImage(
-                f"TIFF of {samples} x {bits} bits a pixel, which cannot be read: save it as 8-bit RGB or gray"
-            ) from None
-        if self.use_load_libtiff:  # which gives samples in this machine's byte order
-            swap = {"I;32BS": "I;32NS", "I;32S": "I;32NS", "I;16BS": "I;16NS", "I;16S": "I;16NS"}
-            self.tile = [t._replace(args=(swap.get(t.args[0], t.args[0]), *t.args[1:])) for t in self.tile]
-        for tag, value in ((PHOTOMETRIC, photometric), (FORMAT, form)):
-            if value is not None:
-                tags[tag] = value
-            elif tag in tags:
-                del tags[tag]
+def _tiff(file: BinaryIO) -> TiffImageFile:
+    """Return a decoder of a TIFF; refuse samples that Pillow cannot read, or would take for others."""
+    try:
+        image = TiffImageFile(file)
+    except SyntaxError:
+        raise UnreadableImage("TIFF of a kind that cannot be read: save it as 8-bit RGB or gray") from None
+    tags = image.tag_v2
+    bits, bands, photometric = max(tags.get(BITS, (1,))), tags.get(SAMPLES, 1), tags.get(PHOTOMETRIC)
+    plain = bands == BANDS.get(photometric, 1) or EXTRA in tags
+    deep = photometric in (1, 2) and tags.get(PLANES, 1) == 1 and tags.get(FORMAT, (1,))[0] == 1
+    if not plain or bits > 16 or (bits > 8 and not deep):
+        raise UnreadableImage(
+            f"TIFF of {bands} x {bits} bits a pixel, which is not read: save it as 8-bit RGB or gray"
+        )
+    return image

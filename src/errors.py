@@ -27,11 +27,10 @@ def nearest(name: str, choices: Iterable[str]) -> list[str]:
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """Return `did you mean 'x'? choices: ...`, or only the choices where none is near."""
-    choices = [str(choice) for choice in choices]
-    lowered = [choice.lower() for choice in choices]
-    near = get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
-    hint = f"did you mean '{choices[lowered.index(near[0])]}'? " if near else ""
-    return f"{hint}choices: {listed(nearest(name, choices), 12)}"
+    choices = nearest(name, choices)
+    near = get_close_matches(name.lower(), [choice.lower() for choice in choices[:1]], cutoff=0.6)
+    hint = f"did you mean '{choices[0]}'? " if near else ""
+    return f"{hint}choices: {listed(choices, 12)}"
 
 
 def listed(items: Iterable[object], limit: int = 10) -> str:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import os
 import sys
 import tempfile
@@ -18,7 +17,6 @@ from src.errors import InputError, reason
 if sys.platform != "win32":
     import fcntl
 
-log = logging.getLogger(__name__)
 ARCHIVES = {".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst"}
 
 
@@ -94,48 +92,38 @@ def file_lock(file: Path, patience: float = 0.0) -> Iterator[bool]:
     """Lock a file that is made for it and stays empty; give False where another process has the lock.
 
     It ends with the process, however that ends, and with its forked children. On Windows, and on a disk
-    without locks, which is warned of, every process gets it. `patience` is the seconds to wait for another
-    process.
+    without locks, every process gets it. `patience` is the seconds to wait for another process.
     """
     if sys.platform == "win32":
         yield True
         return
     until = time.monotonic() + patience
     with open(file, "ab") as lock:
-        if not (taken := _lock(lock)) and patience:
-            log.info("Another process has locked %s: waiting up to %d s for it", file, patience)
-        while not taken and time.monotonic() < until:
+        while not (taken := _lock(lock, fcntl.LOCK_EX)) and time.monotonic() < until:
             time.sleep(0.2)
-            taken = _lock(lock)
         try:
             yield taken
         finally:
-            if taken:
-                with suppress(OSError):  # closing is not enough: forked children have it open as well
-                    fcntl.flock(lock, fcntl.LOCK_UN)
+            if taken:  # closing is not enough: forked children have it open as well
+                _lock(lock, fcntl.LOCK_UN)
 
 
-def _lock(file: BinaryIO) -> bool:
-    """Lock an open file; return whether that worked, or cannot work on this disk."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        log.warning("%s cannot be locked (%s): let no second call write there", file.name, error.strerror)
+def _lock(file: BinaryIO, kind: int) -> bool:
+    """Lock an open file, or unlock it; return whether that worked, or cannot work on this disk."""
+    with suppress(OSError):
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
     return True
 
 
 def is_locked(file: Path) -> bool:
     """Whether a process has the lock of a file; never where locks are not known."""
-    if sys.platform == "win32":
+    if sys.platform == "win32" or not file.is_file():
         return False
-    try:
-        with open(file, "rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        return isinstance(error, BlockingIOError)
-    return False
+    with open(file, "rb") as lock:
+        return not _lock(lock, fcntl.LOCK_SH)
 
 
 def make_folder(folder: Path) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from src.decoders import BITS, EXTRA, FORMAT, PHOTOMETRIC, find_decoder
+from src.decoders import BITS, find_decoder
 from src.errors import UnreadableImage
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".heic",
@@ -103,17 +103,10 @@ def read_header(source: str | Path | bytes | BinaryIO, min_size: tuple[int, int]
         return Header(name, *((height, width) if turned else (width, height)), exif, bits)
 
 
-def largest_sample(content: bytes) -> tuple[int, bool]:
-    """Return the largest sample of a photo of more than 8 bits, and whether it is coloured.
-
-    Of colour the upper 8 bits are read, so that the lower ones count as set.
-    """
+def largest_sample(content: bytes) -> int:
+    """Return the largest gray sample of a photo of more than 8 bits; 0 of a coloured one."""
     with _opened(content) as (image, _):
-        image.load()
-        if image.mode.startswith("I"):
-            return int(_samples(image).max()), False
-        bands = zip(image.getbands(), np.reshape(image.getextrema(), (-1, 2)), strict=True)
-        return 256 * max(int(high) for band, (_, high) in bands if band not in "Aa") + 255, True
+        return int(np.asarray(image).max()) if image.mode.startswith("I") else 0
 
 
 @contextmanager
@@ -197,11 +190,6 @@ def _scale(image: ImageFile.ImageFile, name: str, min_size: tuple[int, int] | No
 
 def as_upright_rgb(image: Image.Image, sample_bits: int | None = None) -> Image.Image:
     """Return an opened image as upright RGB without metadata, alpha on white; see `open_image`."""
-    if sample_bits and sample_bits < _bits(image) == 16 and not image.mode.startswith("I"):
-        raise UnreadableImage(
-            f"16-bit colour, of which the upper 8 bits are read: preprocess.sample_bits={sample_bits} is for "
-            "gray; save it with 8 bits"
-        )
     image.load()
     # only now: PNG may hold the tag behind the pixels; Pillow's TIFF reader turns them itself, and forgets it
     orientation = _orientation(image)
@@ -212,7 +200,7 @@ def as_upright_rgb(image: Image.Image, sample_bits: int | None = None) -> Image.
 
 
 def _bits(image: Image.Image) -> int:
-    """Return the bits of a sample of an image that has not been loaded yet; 8 for less."""
+    """Return the bits of a sample of an image; 8 for less, and for colour of 16 bits that has been loaded."""
     if isinstance(image, TiffImageFile):
         return max(8, *image.tag_v2.get(BITS, (1,)))
     deep = image.mode.startswith("I") or (image.format == "PNG" and ";16" in str(image.tile))
@@ -241,15 +229,13 @@ def _exif(image: Image.Image, tag: int) -> object:
 
 def _to_rgb(image: Image.Image, sample_bits: int | None = None) -> Image.Image:
     """Convert any mode to RGB; transparent pixels on white."""
-    if image.mode.startswith("I"):
+    if image.mode.startswith("I;16"):
         return _gray_to_8_bit(image, sample_bits).convert("RGB")
-    if image.mode == "F":
-        raise UnreadableImage("32-bit float samples, which have no range to scale to 8 bit")
+    if image.mode in ("I", "F"):
+        raise UnreadableImage("32-bit samples, which have no range to scale to 8 bit: save 8 or 16 bits")
     if image.has_transparency_data:
         colours = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         alpha = colours.getchannel("A")
-        if isinstance(image, TiffImageFile):
-            _check_alpha(alpha, image.tag_v2.get(EXTRA, ())[:1] == (1,))
         if alpha.getextrema()[1] == 0:
             return colours.convert("RGB")
         white = Image.new("RGB", image.size, "white")
@@ -258,38 +244,9 @@ def _to_rgb(image: Image.Image, sample_bits: int | None = None) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _check_alpha(alpha: Image.Image, multiplied: bool) -> None:
-    """Refuse a TIFF's extra band that is declared as alpha and is none, or hides all `multiplied` colours."""
-    none, *_, full = counts = alpha.histogram()
-    if 2 * (none + full) < sum(counts) or (multiplied and none == sum(counts)):
-        raise UnreadableImage("its extra band is declared as alpha and is no mask: save the photo as RGB")
-
-
-def _samples(image: Image.Image) -> np.ndarray:
-    """Return the gray samples of a file, `[height, width]`, as they are stored."""
-    samples, tags = np.asarray(image), getattr(image, "tag_v2", {})
-    unsigned = 32 in tags.get(BITS, ()) and 2 not in tags.get(FORMAT, ())
-    return samples.view(np.uint32) if unsigned else samples
-
-
 def _gray_to_8_bit(image: Image.Image, sample_bits: int | None) -> Image.Image:
     """Scale gray of more than 8 bits to mode L; Pillow's `convert` would clip at 255: all white."""
-    samples, tags = _samples(image), getattr(image, "tag_v2", {})
-    stored = max(tags.get(BITS, (32 if image.mode == "I" else 16,)))
-    high = int(samples.max())
-    if samples.min() < 0:
-        raise UnreadableImage("negative samples, which have no range to scale to 8 bit")
-    if stored > 16 and not sample_bits and high and not 2**15 <= high < 2**16:
-        raise UnreadableImage(
-            f"32-bit samples up to {high:,}, of no known range: name it with preprocess.sample_bits="
-            f"{max(8, high.bit_length())}, or save 8 or 16 bits"
-        )
-    used = min(sample_bits or min(stored, 16), stored - (2 in tags.get(FORMAT, ())))
-    top = 2**used - 1
-    gray = np.minimum(samples, top).astype(np.uint32 if used <= 16 else np.uint64)
-    if tags.get(PHOTOMETRIC) == 0:
-        gray = top - gray
-    gray *= 510
-    gray += top
-    gray //= 2 * top
-    return Image.fromarray(gray.astype(np.uint8))
+    stored = _bits(image)
+    top = 2 ** min(sample_bits or stored, stored) - 1
+    gray = np.minimum(np.asarray(image), top).astype(np.uint32)
+    return Image.fromarray(((510 * gray + top) // (2 * top)).astype(np.uint8))

@@ -13,18 +13,8 @@ TASKS = ("dual_head", "multiclass", "multilabel")
 SPLITS = ("train", "val", "test")
 MISSING = -1  # class index of a kind that a photo has no label for
 DEFAULT = 0.5  # threshold of a sigmoid score
-MISSES = (
-    0.01,
-    0.02,
-    0.03,
-    0.05,
-    0.07,
-    0.1,
-    0.15,
-    0.2,
-    0.3,
-    0.5,
-)  # rates that `decisions.routing` has limits for
+# rates that `decisions.routing` has limits for
+MISSES = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
 NO_PROMISE = 2.0  # the limit of a label with too few photos: above all scores
 
 

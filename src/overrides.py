@@ -20,7 +20,6 @@ PATHS = {"data.root", "data.csv", "data.images", "data.split_file", "data.cache_
          "model.init_from", "texts", "notes", "data.notes", "data.photos", "model.photo", "model.note",
          "text.model", "resume", "ckpt", "images", "root", "output", "apply", "output_dir",
          "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"}  # fmt: skip
-SWEPT = re.compile(r"""(?:\\.|'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,])+""")  # the values of `-m key=a,b`
 RESUMABLE = ("trainer.max_epochs", "data.root", "data.csv", "data.images")
 HYDRA_FLAGS = "help|hydra|version|cfg|resolve|package|run|multirun|shell|config|experimental|info"
 
@@ -107,12 +106,6 @@ def _readable(arg: str, paths: Collection[str], sweep: bool) -> str:
     key, _, value = arg.partition("=")
     if key.lstrip("+") not in paths:
         return arg
-    if sweep and (choice := re.fullmatch(r"choice\((.*)\)", value)):
-        value = choice[1]
-    parts = SWEPT.findall(value) if sweep else []
-    if len(parts) > 1:
-        read = (_readable(f"{key}={part}", paths, False).partition("=")[2] for part in parts)
-        return f"{key}={','.join(read)}"
     try:
         parsed = OverridesParser.create().parse_override(arg)
     except HydraException:
@@ -178,8 +171,6 @@ def resumed(cfg: DictConfig) -> DictConfig:
                 f"resume= keeps the saved config: '{key}' cannot change (only {', '.join(RESUMABLE)})"
             )
         OmegaConf.update(saved, key, OmegaConf.select(cfg, key))
-    if "thresholds" not in saved:  # a run of an earlier version ends as it began
-        saved.thresholds = OmegaConf.merge(OmegaConf.to_container(cfg.thresholds), {"source": "epoch"})
     for key in {"weights", "init_from"} & {*saved.model}:
         saved.model[key] = None
     if saved.data.split_file:  # it may be gone, and the run holds its split itself

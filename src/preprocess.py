@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from numbers import Integral
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, features
 
-from src.config_check import check_number
+from src.config_check import check_arguments, check_number
 from src.errors import InputError, did_you_mean
 from src.images import OVERSAMPLING, open_image, read_photo
 
@@ -180,10 +180,7 @@ class Preprocess:
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> "Preprocess":
         """Build from a checkpoint's or a config's mapping; an unknown key is an `InputError`."""
-        known = [field.name for field in fields(cls)]
-        for key in values:
-            if key not in known:
-                raise InputError(f"unknown key preprocess.{key}: {did_you_mean(str(key), known)}")
+        check_arguments(values, cls, "preprocess")
         return cls(**values)
 
 

@@ -5,15 +5,12 @@ weights or another size never meet them. Rows lie in files that are written whol
 full disk or a second run leaves nothing half right, at worst two files that hold the same row.
 """
 
-import errno
 import hashlib
 import json
-import logging
 import os
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,14 +19,12 @@ import numpy as np
 from src.errors import InputError, reason
 from src.files import user_path, whole_file, write_whole
 
-log = logging.getLogger(__name__)
 LAYOUT = 3  # of a file: the rows, then the `KEY` of each, the digest of its photo
 KEY = np.dtype("<u8")
 PLACE = np.dtype([("key", KEY), ("file", "<i4"), ("row", "<i4")])
 MARKER = "corbel-cache.json"
 ROWS_A_FILE, BYTES_A_FILE = 2048, 64 * 2**20  # a kill loses no more work than one file's
 OPEN_FILES = 128  # each open map holds a file descriptor
-STALE = 3600  # seconds after which a temporary file belongs to nobody
 
 
 def checked_folder(cache_dir: str | Path) -> Path:
@@ -49,14 +44,6 @@ def checked_folder(cache_dir: str | Path) -> Path:
     except OSError as error:
         raise InputError(f"data.cache_dir={folder}: {reason(error)}; {cure}") from None
     return folder
-
-
-def clear_stale(folder: Path) -> None:
-    """Delete temporary files that killed runs left in a folder."""
-    for path in folder.glob(".*.tmp"):
-        with suppress(OSError):  # its owner has just given it its name, or nobody may write here
-            if time.time() - path.stat().st_mtime > STALE:
-                path.unlink()
 
 
 class RowStore:
@@ -86,25 +73,19 @@ class RowStore:
         self.refresh()
 
     def refresh(self) -> None:
-        """Look at the files that are there now; one that is damaged is named and left out."""
+        """Look at the files that are there now."""
         self.files = sorted(self.folder.glob("*.rows"))
         found = [np.empty(0, PLACE), *(self._places(number) for number in range(len(self.files)))]
         places = np.concatenate(found)
         self._known = places[np.argsort(places["key"], kind="stable")]
 
     def _places(self, number: int) -> np.ndarray:
-        """Return the places of the rows in a file; none where it does not hold whole rows."""
+        """Return the places of the rows in a file."""
         path = self.files[number]
-        try:
-            count, rest = divmod(path.stat().st_size, self.row_bytes + KEY.itemsize)
-            if rest:
-                raise OSError(errno.EINVAL, "not a whole number of rows")
-            keys = np.fromfile(path, KEY, offset=count * self.row_bytes)
-        except OSError as error:
-            log.warning("%s is damaged (%s): its photos are read anew; delete it", path, error.strerror)
-            return np.empty(0, PLACE)
+        count = path.stat().st_size // (self.row_bytes + KEY.itemsize)
         places = np.empty(count, PLACE)
-        places["key"], places["file"], places["row"] = keys, number, np.arange(count)
+        places["key"] = np.fromfile(path, KEY, offset=count * self.row_bytes)
+        places["file"], places["row"] = number, np.arange(count)
         return places
 
     def missing(self, digests: Iterable[str]) -> list[str]:
@@ -161,11 +142,9 @@ class RowStore:
             raise self._refusal(error) from None
 
     def _refusal(self, error: OSError) -> InputError:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        why, cure = ("the disk is full", "make room, or name") if full else (error.strerror, "name")
         return InputError(
-            f"the cache {self.folder} cannot be written: {why}; {len(self._known):,} photos are kept in it: "
-            f"{cure} another folder with data.cache_dir="
+            f"the cache {self.folder} cannot be written: {reason(error)}; {len(self._known):,} photos are "
+            "kept in it: make room, or name another folder with data.cache_dir="
         )
 
     def check_room(self, rows: int) -> None:
@@ -178,7 +157,6 @@ class RowStore:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            clear_stale(self.folder)
             write_whole(self.folder / "about.json", self._about)
             free = shutil.disk_usage(self.folder).free
         except OSError as error:
@@ -213,19 +191,11 @@ class Rows:
         return Rows(self.files, self.places[np.asarray(indices, np.int64)], self.shape, self.dtype)
 
     def take(self, indices: Sequence[int]) -> np.ndarray:
-        """Return the rows `[len(indices), ...]` of several photos.
-
-        Raises:
-            InputError: if a file is gone.
-        """
+        """Return the rows `[len(indices), ...]` of several photos."""
         found = np.empty((len(indices), *self.shape), self.dtype)
         places = self.places[np.asarray(indices, np.int64)].tolist()
         for target, (_, file, row) in zip(found, places, strict=True):
-            path = self.files[file]
-            try:
-                target[...] = _mapped(path, self.shape, self.dtype)[row]
-            except (OSError, ValueError, IndexError) as error:
-                raise InputError(f"the cache file {path} is gone or damaged ({error}): try again") from None
+            target[...] = _mapped(self.files[file], self.shape, self.dtype)[row]
         return found
 
 

@@ -37,49 +37,45 @@ class TrainConfig:
 
 
 @dataclass
-class PredictConfig:
-    """Root keys of `conf/predict.yaml`."""
+class InferenceConfig:
+    """Root keys of what scores photos or texts with a checkpoint."""
 
-    images: str | None = None
-    texts: str | None = None
     ckpt: str | None = None
-    output: str | None = None
-    resume: bool = False
-    shard: str | None = None
-    engine: str = "local"
     root: str | None = None
     threshold: Any = None
-    miss: float | None = 0.05
-    probabilities: bool = False
-    columns: Any = None
-    spreadsheet_safe: bool = False
     batch_size: int = 16
     num_workers: int | None = None
     device: str = "auto"
     backend: str = "auto"
     precision: str = "32"
     tta: bool = False
-    compile: bool = False
     output_dir: str = "???"
 
 
 @dataclass
-class EvaluateConfig:
+class PredictConfig(InferenceConfig):
+    """Root keys of `conf/predict.yaml`."""
+
+    images: str | None = None
+    texts: str | None = None
+    output: str | None = None
+    resume: bool = False
+    shard: str | None = None
+    engine: str = "local"
+    miss: float | None = 0.05
+    probabilities: bool = False
+    columns: Any = None
+    spreadsheet_safe: bool = False
+    compile: bool = False
+
+
+@dataclass
+class EvaluateConfig(InferenceConfig):
     """Root keys of `conf/evaluate.yaml`; the last three are those that `data` refers to."""
 
-    ckpt: str | None = None
-    root: str | None = None
     output: Any = None  # a path, see `check_paths`
-    threshold: Any = None
     resamples: int = 200
     explain: int = 0
-    tta: bool = False
-    batch_size: int = 16
-    num_workers: int | None = None
-    device: str = "auto"
-    backend: str = "auto"
-    precision: str = "32"
-    output_dir: str = "???"
     data: dict[str, Any] = field(default_factory=dict)
     task: str | None = None
     preprocess: Any = None
@@ -141,34 +137,6 @@ class AuditConfig(TrainConfig):
 
 
 @dataclass
-class ServeConfig:
-    """Root keys of `conf/serve.yaml` and `conf/worker.yaml`: the service's settings, null: not given."""
-
-    ckpt: str | None = None
-    host: str | None = None
-    port: int | None = None
-    folder: str | None = None
-    database_url: str | None = None
-    broker_url: str | None = None
-    backend: str | None = None
-    device: str | None = None
-    workers: int | None = None
-    lease: float | None = None
-    patience: float | None = None
-    threads: int | None = None
-    api_keys: Any = None
-    max_bytes: int | None = None
-    max_files: int | None = None
-    miss: float | None = None
-    queue: int | None = None
-    timeout: float | None = None
-    drain: float | None = None
-    rate: float | None = None
-    quota_bytes: int | None = None
-    output_dir: str = "???"
-
-
-@dataclass
 class FindLrConfig(TrainConfig):
     """Root keys of `conf/find_lr.yaml`: those of training, and its own."""
 
@@ -209,8 +177,6 @@ SCHEMAS = {
     "compare": ComparisonConfig,
     "compare_backbones": CompareConfig,
     "find_lr": FindLrConfig,
-    "serve": ServeConfig,
-    "worker": ServeConfig,
     "train": TrainConfig,
     "predict": PredictConfig,
     "evaluate": EvaluateConfig,

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import torch
 from src.callbacks.checkpointing import BestCheckpoint
 from src.inference import features
 from src.models.checkpoint import read_checkpoint
-from src.training import evaluate
 from tests.made import FAST, make_folders, make_table, only_run, run_script, same_predictions
 
 FROZEN = (*FAST, "model.freeze_backbone=true", "trainer.max_epochs=4", "callbacks.early_stopping=null")
@@ -85,37 +83,6 @@ def test_features_train_the_same_heads(train, monkeypatch, task):
     same_predictions(Path("again.csv"), kept / "predictions.csv")
     first, second = (json.loads((run / "metrics.json").read_text())["test"] for run in (plain, kept))
     assert first["exact_match"] == second["exact_match"] and abs(first["loss"] - second["loss"]) < 1e-5
-
-
-@pytest.mark.parametrize("cache", ["null", "images"])
-def test_photos_that_are_replaced_while_it_trains_are_named(
-    train, photos, monkeypatch, tmp_path, capsys, cache
-):
-    """What is cached, or only written again, is what it was."""
-    monkeypatch.setitem(photos, "dual_head", make_folders(tmp_path / "photos"))
-    real, seen, judged = evaluate.write_predictions, [], []
-
-    def replaced(run, datamodule, predictor):
-        splits = {
-            split: sorted(record.path for record in datamodule.splits[split]) for split in ("train", "val")
-        }
-        seen.extend((splits["train"][1], splits["val"][0]))
-        judged.extend(sorted(record.path for record in datamodule.splits["test"])[:2])
-        root = datamodule.root
-        other, same = root / splits["train"][0], root / splits["train"][2]
-        shutil.copy(other, root / seen[0])
-        os.replace(shutil.copy(other, tmp_path / "copy.jpg"), root / seen[1])
-        same.write_bytes(same.read_bytes())
-        (root / judged[0]).unlink()
-        shutil.copy(other, root / judged[1])
-        return real(run, datamodule, predictor)
-
-    monkeypatch.setattr(evaluate, "write_predictions", replaced)
-    run = train("kept", f"data.cache={cache}", "trainer.max_epochs=1")
-    said = "".join(capsys.readouterr())
-    assert re.search(f"2 test photos have been replaced or removed since .*{', '.join(judged)}", said)
-    words = f"2 photos of train and val have been replaced since this run began.*{', '.join(seen)}"
-    assert bool(re.search(words, said)) == (cache == "null") and (run / "predictions.csv").is_file()
 
 
 def test_images_train_the_same_bits(train):

@@ -51,7 +51,6 @@ def table(root, text, task="multilabel", **options):
 
 
 def test_explore_and_training_read_a_photo_once(root, tmp_path, monkeypatch):
-    monkeypatch.setattr(inspection, "SETTLED", -(10**18))  # these files count as old ones
     monkeypatch.chdir(tmp_path)
     cache = f"data.cache_dir={tmp_path / 'cache'}"
     assert run_script(monkeypatch, "explore", f"data.root={root}", cache, "output=seen") == 0
@@ -293,7 +292,7 @@ def test_copies_are_reported_and_stay_together(make_tree, tmp_path, caplog):
     [
         ({"task": "multilable"}, "task=multilable: did you mean 'multilabel'"),
         ({"multiple": "frist"}, "data.multiple=frist: did you mean 'first'"),
-        ({"batch_size": 0}, "data.batch_size=0: needs at least 1"),
+        ({"batch_size": 0}, "data.batch_size=0: needs a number from 1 on"),
         ({"augment": {"rotaton": 3}}, "unknown key 'data.augment.rotaton': did you mean 'rotation'"),
         ({"augment": {"horizontal_flip": 2}}, "data.augment.horizontal_flip=2"),
         ({"class_weights": {"sqr": True}}, "unknown key 'data.class_weights.sqr': did you mean 'sqrt'"),
@@ -301,13 +300,13 @@ def test_copies_are_reported_and_stay_together(make_tree, tmp_path, caplog):
         ({"task": "multiclass", "components": ["A"]}, "model=multiclass has one kind"),
         ({"root": None}, "data.root is not set"),
         ({"separator": ""}, "data.separator is empty"),
-        ({"near_duplicates": 12}, "0 to 7 bits, or null"),
+        ({"near_duplicates": 12}, "needs a number from 0 to 7"),
         ({"fold": 2}, "data.fold=2 needs data.folds"),
         ({"folds": 3, "fold": 3}, "data.fold=3: from 0 to 2"),
         ({"folds": 3, "split_file": "a.csv"}, "leave out data.split_file"),
         ({"cache": "image"}, "did you mean 'images'"),
         ({"cache": "images", "cache_dir": None}, "data.cache=images needs a folder"),
-        ({"views": 0}, "data.views=0: needs at least 1"),
+        ({"views": 0}, "data.views=0: needs a number from 1 on"),
     ],
 )
 def test_bad_options_are_one_line(options, message):

@@ -158,9 +158,7 @@ def test_the_ddp_trainer_is_the_default_one_on_several_devices():
             ("data.cache=features", "data.augment=null", "model.freeze_backbone=true", "trainer.devices=2"),
             "heads on cached features train on one device",
         ),
-        (("trainer.devices=2", "trainer.sync_batchnorm=true"), "needs GPUs"),
         (("trainer.devices=2", "trainer.strategy=ddp_spawn"), "several devices need trainer=ddp"),
-        (("trainer.devices=2", "trainer.use_distributed_sampler=true"), "deals the photos out itself"),
         (("trainer.devices=2", "trainer.num_nodes=2"), "one folder: add hydra.run.dir=FOLDER"),
         (("trainer.devices=7",), "val has 6 photos, fewer than 7 devices"),
     ],
@@ -181,7 +179,7 @@ def test_another_number_of_processes_than_of_devices_is_refused(monkeypatch, dev
         monkeypatch.setenv(name, value)
     trainer = SimpleNamespace(world_size=2, num_devices=devices, num_nodes=nodes)
     with pytest.raises(InputError, match=f"2 processes were started for trainer.devices={devices} on"):
-        check_devices({}, trainer, None, None)
+        check_devices({}, trainer, None)
 
 
 def test_the_processes_that_a_failed_one_has_started_are_ended():

@@ -43,7 +43,6 @@ def read_cells(make_photo, tmp_path):
         (["Crack", "OK", "No defect"], "labels_healthy", "'OK' (1)", "['Intact','None','OK','No defect']"),
         (["Crack", "intact;Crack"], "labels_contradict", "1.png", ""),
         (["Crack", "RiÃŸ"], "labels_garbled", "'RiÃŸ' (1)", "data.encoding="),
-        (["Crack", "=SUM(A1)"], "labels_formula", "'=SUM(A1)' (1)", "data.rename="),
         ([f"IMG {i}" for i in range(21)], "labels_unique", "21 different labels", ""),
     ],
 )

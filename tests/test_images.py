@@ -372,7 +372,7 @@ def test_preprocess_is_built_from_a_mapping():
     [
         ({"resize": "squach"}, "did you mean 'squash'"),
         ({"image_size": 0}, "image_size 0"),
-        ({"image_size": True}, "image_size True"),
+        ({"image_size": True}, "image_size: True"),
         ({"image_size": (1, 2, 3)}, "image_size"),
         ({"mean": (0.5, 0.5)}, "mean"),
         ({"mean": "abc"}, "mean"),

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class LostPhoto(InputError):
-    """A photo, or its row in the cache, that cannot be read any more.
+    """A photo that cannot be read any more.
 
     A loader's worker hands an exception over as the text of its traceback; only the message of it is kept.
     """
@@ -159,8 +159,6 @@ class PhotoDataset(Dataset):
             return self.preprocess(path) if self.images is None else self.images[index]
         except UnreadableImage as error:
             raise LostPhoto(f"{path} cannot be read any more: {error}") from error
-        except InputError as error:
-            raise LostPhoto(str(error)) from error
 
 
 class HeldRows:
@@ -230,11 +228,6 @@ class EpochSampler(Sampler[tuple[int, int]]):
         last = size % self.batch
         # a batch of one has no variance for BatchNorm to normalise by where the feature map is a single pixel
         self.kept = size - last if batch and size > batch and last < max(2, world) else size
-
-    @property
-    def smallest(self) -> int:
-        """The photos of the smallest batch of any process."""
-        return min(self.kept % self.batch or self.batch, self.kept) // self.world
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order comes next."""

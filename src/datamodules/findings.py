@@ -154,7 +154,6 @@ def check_labels(
     missing = [name for name in totals if word(name) in MISSING - named]
     harmless = MISSING | named if multilabel else MISSING - named  # told below, or no label
     alike = [names for names in spellings(totals) if not harmless.issuperset(map(word, names))]
-    odd = _odd_names(totals, {*missing, *(name for names in alike for name in names)})
     found = []
     if alike:
         pairs = [f"{name}={names[0]}" for names in alike for name in names[1:]]
@@ -174,7 +173,10 @@ def check_labels(
         text = "Labels that sound like nothing wrong and count as defects"
         cure = f"use {typed_list('data.healthy', [*healthy, *unnamed])}"
         found.append(finding("labels_healthy", text, cure, unnamed))
-    found += [finding(*row) for row in odd]
+    told = {*missing, *(name for names in alike for name in names)}
+    if garbled := [name for name in totals if MOJIBAKE.search(name) and name not in told]:
+        cure = "name it: data.encoding="
+        found.append(finding("labels_garbled", "Labels in a wrong encoding", cure, garbled))
     return found + _too_many(counts, records) + _contradictions(records, named)
 
 
@@ -203,21 +205,6 @@ def _lists(totals: Mapping[str, int]) -> dict[str, list[str]]:
             found[separator] = names
             taken.update(names)
     return found
-
-
-def _odd_names(totals: Mapping[str, int], told: set[str]) -> list[tuple[str, str, str, list[str]]]:
-    """Return `(kind, text, cure, labels)` of names that break what they are written into."""
-    rest = [name for name in totals if name not in told]
-    unseen = [name for name in rest if not name.isprintable()]
-    garbled = [name for name in rest if MOJIBAKE.search(name)]
-    run = [name for name in rest if re.match(r"[=@]|[+-](?!\d)", name)]
-    rename = "rename them, or use data.rename=['OLD=NEW']"
-    found = (
-        ("labels_invisible", "Labels with letters that cannot be seen", rename, unseen),
-        ("labels_garbled", "Labels in a wrong encoding", "name it: data.encoding=", garbled),
-        ("labels_formula", "Labels that a spreadsheet takes for a formula", rename, run),
-    )
-    return [row for row in found if row[-1]]
 
 
 def _too_many(counts: Mapping[tuple[str, str], int], records: Sequence[Record]) -> list[Finding]:

@@ -60,8 +60,7 @@ def _empty_folders(listing: Listing, split_of: Mapping[str, str], used: set[str]
         at_level = above in split_of and above.lower() != name.lower() if split_of else not above
         skipped = any(place.startswith(folder) for place in listing.skipped)
         if at_level and not skipped and tidy(name) not in used:
-            files = listed(f"{end or 'no extension'} {n}" for end, n in listing.types(folder).items())
-            found.append(folder + (f" (files: {files})" if files else ""))
+            found.append(folder)
     return found
 
 

@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 NO_PAIRS = np.empty((0, 2), np.int64)
 HASHED_SIZE = (64, 64)  # photos are decoded for it at no less, whatever size a model takes
 BITS = 64
-FAITHFUL = 7  # `near_pairs` finds every pair up to this distance
 MANY, PER_PHOTO = 100_000, 4  # near pairs that are all kept, whichever is more
 BLOCK = 256  # hashes that are compared with all others at once
 MIN_CONTRAST = 1.0  # gray levels of standard deviation in the low frequencies; below, the bits are noise

@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 import os
-import time
 import zlib
 from collections.abc import Sequence
 from contextlib import closing
@@ -19,13 +18,13 @@ from PIL import Image
 from scipy import ndimage
 
 from src.datamodules.groups import HASHED_SIZE, perceptual_hash
-from src.datamodules.records import EXAMPLES, Finding, Record, Source
+from src.datamodules.records import EXAMPLES, Finding, Source
 from src.errors import InputError, UnreadableImage, listed
 from src.files import write_whole
 from src.images import MAX_PIXELS, Header, content_digest, largest_sample, open_image, read_header, read_photo
 from src.parallel import ProgressBar, bounded_map, cores
 from src.preprocess import Preprocess, decoder
-from src.row_store import checked_folder, clear_stale
+from src.row_store import checked_folder
 
 log = logging.getLogger(__name__)
 SHORT_SIDE = 256  # pixels of a photo whose look is measured; smaller ones as they are
@@ -35,7 +34,6 @@ ROUNDING = 20 / 12  # variance of the Laplacian that whole gray levels alone bri
 WHITE = 250  # gray level from which a pixel counts as blown out
 SPARE_BITS = 2  # that the samples of a photo leave unused, where they use a small part of their range
 AHEAD = 100  # photos that are read while a large one before them still is
-SETTLED = 2 * 10**9  # nanoseconds; a younger file may still change within one tick of its file system's clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +54,7 @@ class ImageStats:
         camera: make and model, else empty.
         located: whether the file tells a place.
         bits: of a sample in the file; 8 for less.
-        largest: the largest sample, where they have more than 8 bits; of colour by its upper 8 bits.
+        largest: the largest gray sample, where they have more than 8 bits.
     """
 
     reason: str = ""
@@ -77,7 +75,6 @@ class ImageStats:
     located: bool = False
     bits: int = 8
     largest: int = 0
-    coloured: bool = False
 
 
 def inspect_photos(
@@ -120,7 +117,7 @@ def inspect_photo(path: Path, size: tuple[int, int] = (32, 32), sample_bits: int
         if min(hashed.size) < min(SHORT_SIDE, header.width, header.height):  # decoded at twice this, or more
             photo = open_image(content, (SHORT_SIDE // 2, SHORT_SIDE // 2), sample_bits)
         gray = gray_levels(photo)
-        largest, coloured = largest_sample(content) if header.bits > 8 else (0, False)
+        largest = largest_sample(content) if header.bits > 8 else 0
     except UnreadableImage as error:
         return ImageStats(reason=str(error))
     white = gray >= WHITE
@@ -139,7 +136,6 @@ def inspect_photo(path: Path, size: tuple[int, int] = (32, 32), sample_bits: int
         **_camera(header),
         bits=header.bits,
         largest=largest,
-        coloured=coloured,
     )
 
 
@@ -208,11 +204,10 @@ def _plain(value: object) -> str:
 
 
 class _StatsCache:
-    """The stats of the photos below one folder, on disk; a file that cannot be read or written is left alone.
+    """The stats of the photos below one folder, on disk; a file that cannot be written is left alone.
 
     A photo is known by its path, size, timestamps and inode. A file that is put in its place has another time
-    of change, which no program can set; one that was changed within the last two seconds is not kept, as its
-    timestamps could not tell a second change. Without a `cache_dir` nothing is kept.
+    of change, which no program can set. Without a `cache_dir` nothing is kept.
     """
 
     def __init__(self, cache_dir: str | Path | None, root: Path, sample_bits: int | None = None):
@@ -223,26 +218,20 @@ class _StatsCache:
         names = [field.name for field in fields(ImageStats)]
         about = [3, str(root.absolute()), HASHED_SIZE, sorted(decoder().items()), names]
         about += [SHORT_SIDE, TILE, TILE_CONTRAST, ROUNDING, WHITE, sample_bits]
-        name = hashlib.blake2b(repr(about).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
-        try:
-            self.file = checked_folder(cache_dir) / "inspected" / f"{name}.json.z"
+        name = hashlib.blake2b(repr(about).encode(), digest_size=8).hexdigest()
+        self.file = checked_folder(cache_dir) / "inspected" / f"{name}.json.z"
+        if self.file.is_file():
             rows = json.loads(zlib.decompress(self.file.read_bytes()))
             self.known = {key: ImageStats(*row) for key, row in rows.items()}
-        except FileNotFoundError:
-            return
-        except (OSError, ValueError, TypeError, AttributeError, zlib.error) as error:
-            log.warning("Photos are read anew: %s", error if self.file is None else f"{self.file} is damaged")
 
     def key(self, path: str) -> str | None:
-        """Return the key of a photo, or None for one that is not there or too young."""
+        """Return the key of a photo, or None for one that is not there."""
         try:
             status = os.stat(os.path.join(self.root, path))
-        except (OSError, ValueError):
-            return None
-        if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) < SETTLED:
+        except OSError:
             return None
         text = f"{path}\0{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
-        return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def save(self) -> None:
         """Write the file; where the disk refuses, photos are read again next time."""
@@ -250,7 +239,6 @@ class _StatsCache:
             return
         content = json.dumps({key: astuple(stats) for key, stats in self.known.items()})
         try:
-            clear_stale(self.file.parent)
             write_whole(self.file, zlib.compress(content.encode(), 1))
         except OSError as error:
             said = "%s cannot be written (%s): photos are read again next time"
@@ -293,7 +281,7 @@ def sample_range(
 
     def is_odd(look: ImageStats) -> bool:
         used = look.largest.bit_length()
-        return used > sample_bits if sample_bits else 0 < used <= min(look.bits, 16) - SPARE_BITS
+        return used > sample_bits if sample_bits else 0 < used <= look.bits - SPARE_BITS
 
     deep = [(path, look) for path, look in zip(paths, looks, strict=True) if look.bits > 8]
     odd = [(path, look) for path, look in deep if is_odd(look)]
@@ -302,31 +290,10 @@ def sample_range(
     largest, bits = (max(getattr(look, name) for _, look in odd) for name in ("largest", "bits"))
     if sample_bits:
         cure = f"above preprocess.sample_bits={sample_bits} they are clipped"
-    elif any(look.coloured for _, look in odd) or len(odd) < len(deep):  # of colour the upper 8 bits are read
+    elif len(odd) < len(deep):
         cure = "scale these files to 8 bits"
     else:
         cure = f"preprocess.sample_bits={max(8, largest.bit_length() + largest.bit_length() % 2)}"
-    values = f"up to {largest:,} of {2 ** min(bits, 16) - 1:,} ({len(odd)} photos)"
+    values = f"up to {largest:,} of {2**bits - 1:,} ({len(odd)} photos)"
     text = f"{bits}-bit photos {'have' if sample_bits else 'use only'} values {values}"
     return [Finding("sample_range", text, cure, len(odd), tuple(path for path, _ in odd[:EXAMPLES]))]
-
-
-def replaced_since(root: Path, records: Sequence[Record], moment: int) -> list[str]:
-    """Return the paths of photos whose content is not that of their records any more.
-
-    Only files that were written or put in their place after a `moment`, nanoseconds since 1970, are read.
-    """
-
-    def is_replaced(record: Record) -> bool:
-        path = root / record.path
-        try:
-            status = path.stat()
-            young = max(status.st_mtime_ns, status.st_ctime_ns) >= moment
-            return bool(record.digest) and young and content_digest(read_photo(path)) != record.digest
-        except UnreadableImage:
-            return True
-        except OSError:
-            return False  # it is gone: its reader has named it
-
-    found = bounded_map(is_replaced, records, cores(), AHEAD)
-    return [record.path for record, replaced in zip(records, found, strict=True) if replaced]

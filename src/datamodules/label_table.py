@@ -19,8 +19,6 @@ from src.errors import InputError, counted, did_you_mean, listed
 from src.files import user_path
 
 log = logging.getLogger(__name__)
-TAKEN = ("ID", "path", "group", "text", "loss", "exact_match", "f1_macro", "per_class", "labels_evaluated",
-         "labels_total")  # fmt: skip
 LETTER = re.compile(r"[^\W\d_]")
 LABEL_COLUMNS = ("label", "labels", "class", "category")
 
@@ -92,6 +90,14 @@ def annotated(
     for path, row in rows:
         annotations[path].append(labels[row])
     return annotations
+
+
+def united(annotations: Mapping[str, list[dict[str, list[str]]]]) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Return `{path: labels by kind}`, those of all rows of a path in their order, each once."""
+    return {
+        path: {kind: tuple(dict.fromkeys(name for row in rows for name in row[kind])) for kind in rows[0]}
+        for path, rows in annotations.items()
+    }
 
 
 def refuse_unknown(csv_path: Path, reader: TableReader) -> None:
@@ -175,11 +181,6 @@ class LabelTable(RecordDataModule):
 
     def _column_names(self, frame: pd.DataFrame) -> dict[str, tuple[str, ...]]:
         if self.columns:
-            if taken := [kind for kind in self.columns if kind in TAKEN]:
-                raise InputError(
-                    f"data.columns.{taken[0]}: metrics.json or the tables of a run have that name already; "
-                    f"call the kind of labels otherwise, as data.columns={{{taken[0]}_kind: COLUMN}}"
-                )
             if self.task == "multiclass" and list(self.columns) != ["label"]:
                 raise InputError(
                     f"data.columns names {listed(self.columns)}: model=multiclass has the one kind 'label', "

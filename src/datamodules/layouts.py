@@ -92,7 +92,7 @@ def refuse_exports(listing: Listing, split_of: Mapping[str, str]) -> None:
     if {top.lower() for top in tops} - PICTURES - ANSWERS:
         return
     names = {name.lower() for folder in listing.folders for name in folder.split("/")}
-    types = listing.types()
+    types = listing.others
     if not tops and not types[".json"] + types[".xml"] + types[".txt"]:
         return
     boxes = types[".json"] + types[".xml"] + types[".yaml"] or 2 * types[".txt"] > len(listing.paths)
@@ -132,11 +132,6 @@ def check_level(
     tops, common = sorted(below), Counter(name for names in below.values() for name in names)
     if len(tops) == 1 and not direct and not split_of:
         _refuse_high_root(listing)
-    if any({"train", "test", "ground_truth"} <= {*map(str.lower, names)} for names in below.values()):
-        deeper = typed("data.root", (listing.root / tops[0]).as_posix())
-        raise InputError(
-            f"data.root={listing.root}: a set per product, as MVTec AD: name one of them, {deeper}"
-        )
     shared = sorted(name for name, count in common.items() if count > 1)
     often = [name for name in shared if 2 * common[name] > len(below)]
     places = len(tops) + len(split_of) > 1 and all(map(_is_place, tops)) and not all(map(_is_place, common))

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from src.config_check import check_arguments
+from src.config_check import check_arguments, check_number
 from src.datamodules import groups
 from src.datamodules import records as rec
 from src.datamodules import splits as sp
@@ -66,7 +66,8 @@ class RecordDataModule(L.LightningDataModule):
         super().__init__()
         check_choice("task", task, TASKS)
         check_choice("data.multiple", multiple, ("error", "first", "drop"))
-        check_least(batch_size=(batch_size, 1), num_workers=(num_workers or 0, 0))
+        check_number("data.batch_size", batch_size)
+        check_number("data.num_workers", num_workers or 0)
         if balanced and class_weights is not None:
             raise InputError("data.balanced=true instead of data.class_weights: set that to null")
         _check_folds(folds, fold, split_file)
@@ -137,8 +138,6 @@ class RecordDataModule(L.LightningDataModule):
         for record in source.records:
             if (other := paths.setdefault(record.id, record.path)) != record.path:
                 raise InputError(f"ID '{record.id}' names two {self.noun}s: {other} and {record.path}")
-        if not rec.is_unicode(whole := str(source.root.absolute())):
-            raise InputError(f"data.root: the folder {whole!a} has a name that is not UTF-8: rename it")
         self.source, self.root = self._inspected(source), source.root
         if self.multilabel:
             records = rec.without_healthy(self.source.records, self.healthy)
@@ -174,13 +173,9 @@ class RecordDataModule(L.LightningDataModule):
         self.certificate = certify(linked, self.splits, asked, self.near_duplicates, self.noun)
         self.certificate["findings"] = [asdict(finding) for finding in self.source.findings]
 
-    def replaced_photos(self) -> list[str]:
-        """Return the paths of photos of train and val that others have replaced since `setup` began."""
-        return []
-
-    def sizes(self) -> set[int] | None:
-        """Return the sizes in bytes of what the training records hold; None where they are not known."""
-        return None
+    def sizes(self) -> set[int]:
+        """Return the sizes in bytes of what the training records hold."""
+        raise NotImplementedError
 
     def _label_space(self) -> LabelSpace:
         train = self.splits["train"]
@@ -296,13 +291,6 @@ def check_choice(name: str, value: str | None, choices: Iterable[str | None]) ->
     """Refuse a value that is none of the choices."""
     if value not in choices:
         raise InputError(f"{name}={value}: {did_you_mean(str(value), [str(c or 'null') for c in choices])}")
-
-
-def check_least(**values: tuple[int, int]) -> None:
-    """Refuse values of keys of `data` below their least one: `key=(value, least)`."""
-    for name, (value, least) in values.items():
-        if value < least:
-            raise InputError(f"data.{name}={value}: needs at least {least}")
 
 
 def _check_folds(folds: int | None, fold: int, split_file: str | None) -> None:

@@ -127,14 +127,14 @@ class Listing:
         paths: POSIX paths of the photos, relative to the folder, sorted.
         skipped: photos in folders of systems, tools and earlier runs, by the folder's name; no photo of these
             is in `paths`.
-        others: files of other types, by folder and extension.
+        others: files of other types, by extension.
         folders: all folders that were searched.
     """
 
     root: Path
     paths: list[str] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
-    others: Counter[tuple[str, str]] = field(default_factory=Counter)
+    others: Counter[str] = field(default_factory=Counter)
     folders: list[str] = field(default_factory=list)
 
     def findings(self) -> list[Finding]:
@@ -144,30 +144,21 @@ class Listing:
             shown = counted(dict((+self.skipped).most_common()))
             text = f"Left out {total} photos in folders of systems, tools or runs: {shown}"
             found.append(Finding("files_skipped", text, "rename the folder if they are meant", total))
-        types = self.types()
-        other = {name or "no extension": n for name, n in types.most_common() if name not in BESIDES}
+        types = self.others.most_common()
+        other = {name or "no extension": n for name, n in types if name not in BESIDES}
         if total := sum(other.values()):
             shown = listed((f"{name} {count}" for name, count in other.items()), 8)
             text = f"{total} files left out, which are no photos by their extension: {shown}"
             found.append(Finding("files_of_other_types", text, "convert those that are photos", total))
         return found
 
-    def types(self, below: str = "") -> Counter[str]:
-        """Return the number of files of other types by extension, in all folders or `below` one."""
-        types: Counter[str] = Counter()
-        for (folder, extension), count in self.others.items():
-            if not below or f"{folder}/".startswith(f"{below}/"):
-                types[extension] += count
-        return types
-
 
 def list_photos(root: Path) -> Listing:
     """Return all files below `root` with a photo's extension, and what was left out.
 
-    Hidden files and folders are left out. Linked folders are searched too, each folder once.
+    Hidden files and folders are left out. Linked folders are searched too.
     """
     found = Listing(root)
-    seen = {os.path.realpath(root)}
     for folder, subfolders, files in os.walk(root, onerror=_unlisted, followlinks=True):
         relative = Path(folder).relative_to(root).as_posix()
         before = "" if relative == "." else f"{relative}/"
@@ -176,13 +167,9 @@ def list_photos(root: Path) -> Listing:
             subfolders.clear()
             continue
         named = [name for name in sorted(subfolders) if not name.startswith(".")]
+        subfolders[:] = [name for name in named if name.lower() not in SYSTEM_FOLDERS]
         for name in (name for name in named if name.lower() in SYSTEM_FOLDERS):
             found.skipped[name] += _count_photos(os.path.join(folder, name))
-        subfolders[:] = [
-            name
-            for name in named
-            if name.lower() not in SYSTEM_FOLDERS and _is_new(os.path.join(folder, name), seen)
-        ]
         found.folders += [before + name for name in subfolders]
         for name in files:
             extension = os.path.splitext(name)[1].lower()
@@ -191,10 +178,7 @@ def list_photos(root: Path) -> Listing:
             if extension in EXTENSIONS:
                 found.paths.append(before + name)  # no Path for each of many files
             else:
-                found.others[before[:-1], extension] += 1
-    for path in found.paths:
-        if not is_unicode(path) or "\r" in path or "\n" in path:
-            raise InputError(f"{root}: the file name {path!a} is not UTF-8, or holds a line break: rename it")
+                found.others[extension] += 1
     found.paths.sort()
     found.skipped = +found.skipped  # only folders with photos
     return found
@@ -220,23 +204,8 @@ def find_photos(root: Path, key: str) -> Listing:
     return listing
 
 
-def is_unicode(name: str) -> bool:
-    """Whether a name from the disk is valid UTF-8, so that it can be written into a file."""
-    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
-
-
 def _unlisted(error: OSError) -> None:
     raise InputError(f"{error.filename}: cannot list this folder ({error.strerror})") from error
-
-
-def _is_new(folder: str, seen: set[str]) -> bool:
-    """Whether a folder has not been met under another name; `seen` takes it in."""
-    real = os.path.realpath(folder)
-    if real in seen:
-        log.warning("Left out the folder %s: it is a link to one that is read anyway", folder)
-        return False
-    seen.add(real)
-    return True
 
 
 class PhotoIndex:
@@ -250,14 +219,10 @@ class PhotoIndex:
         self.root = root
         self.listing = list_photos(root) if paths is None else Listing(root, sorted(paths))
         self.paths = self.listing.paths
-        # nearly every name means one photo: a list for each would be most of the index
-        self._first: list[dict[str, str]] = [{} for _ in range(RANKS)]
-        self._others: dict[tuple[int, str], list[str]] = defaultdict(list)
+        self._named: list[dict[str, list[str]]] = [defaultdict(list) for _ in range(RANKS)]
         for path in self.paths:
             for rank, name in enumerate(self._names(path)):
-                key = tidy(name).casefold()
-                if self._first[rank].setdefault(key, path) is not path:
-                    self._others[rank, key].append(path)
+                self._named[rank][tidy(name).casefold()].append(path)
 
     @staticmethod
     def _names(path: str) -> tuple[str, str, str, str]:
@@ -270,13 +235,9 @@ class PhotoIndex:
             name = tidy(name.removeprefix("./").removeprefix(f"{self.root.as_posix()}/"))
             key = name.casefold()
             for rank in range(RANKS):
-                first = self._first[rank].get(key)
-                if first is None:
-                    continue
-                found = [first, *self._others.get((rank, key), ())]
-                if len(found) > 1:
-                    found = [path for path in found if tidy(self._names(path)[rank]) == name] or found
-                return found
+                if found := self._named[rank].get(key):
+                    same = [path for path in found if tidy(self._names(path)[rank]) == name]
+                    return same if same and len(found) > 1 else found
         return []
 
     def find_by_end(self, cell: str) -> str | None:
@@ -288,9 +249,8 @@ class PhotoIndex:
         for parts in (path_parts(cell), path_parts(unquote(cell))):
             for start in range(len(parts)):
                 key = "/".join(parts[start:]).casefold()
-                for rank in range(2):
-                    if key in self._first[rank]:
-                        return None if (rank, key) in self._others else self._first[rank][key]
+                if found := self._named[0].get(key) or self._named[1].get(key):
+                    return found[0] if len(found) == 1 else None
         return None
 
 

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from src.datamodules.csv_table import ID_COLUMNS
-from src.datamodules.label_table import LabelTable, TableReader, annotated, check_columns, refuse_unknown
+from src.datamodules.label_table import (
+    LabelTable,
+    TableReader,
+    annotated,
+    check_columns,
+    refuse_unknown,
+    united,
+)
 from src.datamodules.photo_datamodule import PhotoDataModule
 from src.datamodules.records import EXAMPLES, Finding, PhotoIndex, Record, Source, find_photos
 from src.datamodules.table_checks import find_all, photo_column
@@ -99,13 +106,7 @@ class TableDataModule(LabelTable, PhotoDataModule):
         paths = [None if id_ in lost else found[id_][0] for id_ in ids]
         id_of = dict(reversed([(path, id_) for path, id_ in zip(paths, ids, strict=True) if path]))
         annotations = annotated(frame, paths, reader)
-        labels = {
-            path: {
-                kind: tuple(dict.fromkeys(name for row in rows for name in row[kind]))
-                for kind in reader.kinds
-            }
-            for path, rows in annotations.items()
-        }
+        labels = united(annotations)
         findings = _check_ids(self.csv, index, lost, ids, findings)
         refuse_unknown(self.csv, reader)
         findings += _check_rows(index, reader, labels)

@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from src.datamodules.csv_table import FILE_NAME, pick_column
-from src.datamodules.records import EXAMPLES, Finding, PhotoIndex, path_parts
-from src.errors import InputError, listed
+from src.datamodules.records import Finding, PhotoIndex, path_parts
+from src.errors import listed
 
 log = logging.getLogger(__name__)
 TEXT = "format the column as text and take the IDs from their source again"
@@ -18,11 +18,8 @@ CHANGES = {  # by a spreadsheet
     "ids_zeros": "lost their leading zeros",
     "ids_decimal": "became decimal numbers",
     "ids_exponent": "became numbers with an exponent",
-    "ids_dates": "became dates",
 }
 NUMBER, EXPONENT = re.compile(r"(\d+)(?:[.,]0+)?"), re.compile(r"\d(?:[.,]\d+)?e\+?(\d+)")
-DATE_NAME = re.compile(r"\d{1,4}([-_/. ]\d{1,4}){1,2}")  # of a photo that a spreadsheet reads as a date
-DATE = re.compile(r"(\d{1,4}|[^\W\d_]{3,})\.?([-/. ](\d{1,4}|[^\W\d_]{3,})\.?){1,2}( 0?0:00(:00)?)?")
 
 
 def photo_column(
@@ -35,12 +32,12 @@ def photo_column(
 ) -> str:
     """Return the column that names the photos: `wanted`, or the best of `candidates` and of file names.
 
-    Where several are there and name different photos, it is the only one whose cells are names of files; if
-    its own name is no candidate's, only next to numbers. Without a `key`, that is the way to name a column,
-    the only column of file names needs no candidate's name.
+    Where several are there and name different photos, it is the only one whose cells are names of files, or
+    else the one that names the most photos. Without a `key`, that is the way to name a column, the only
+    column of file names needs no candidate's name.
 
     Raises:
-        InputError: no such column, or several that name different photos.
+        InputError: no such column.
     """
     known = {name.casefold() for name in candidates}
     named = [name for name in frame.columns if name.casefold() in known]
@@ -60,13 +57,6 @@ def photo_column(
     count = {name: sum(path is not None for path in paths) for name, paths in found.items()}
     best = max(there, key=lambda name: (count[name], name in files and not count[name]))
     files = [name for name in files if count[name]]
-    sure = len(files) == 1 and (files[0] in named or all(map(str.isdecimal, frame[first].str.strip())))
-    for row, *paths in zip(frame.index, *found.values(), strict=True):
-        if len(set(paths) - {None}) > 1 and not sure:
-            both = [(name, path) for name, path in zip(there, paths, strict=True) if path]
-            shown = " and ".join(f"{path} by column '{name}'" for name, path in both)
-            cure = f"name the right column with {key}=" if key else "remove the wrong column"
-            raise InputError(f"{csv_path}, row {row}: names {shown}; {cure}")
     if len(files) == 1 and any(a and a != b for a, b in zip(found[files[0]], found[first], strict=True)):
         best = files[0]
     if best != first:
@@ -103,14 +93,9 @@ def find_all(ids: Sequence[str], index: PhotoIndex, where: str) -> tuple[dict[st
     if clear:
         shown = listed((f"{id_} as {path}" for id_, path in clear.items()), 1)
         log.info("%s: %d IDs are paths of another place, read by their ends: %s", where, len(clear), shown)
-    findings = []
-    if doubtful := {id_: path for id_, path in ends.items() if id_ not in clear}:
-        shown = listed((f"{id_} for {path}" for id_, path in doubtful.items()), EXAMPLES)
-        text = f"{len(doubtful)} IDs end with a photo's path that another ID names, too: {shown}"
-        findings.append(Finding("ids_doubtful", text, "give paths below the folder of photos", len(doubtful)))
     found |= {id_: [path] for id_, path in clear.items()}
     lost = {id_: count for id_, count in rows.items() if not found[id_]}
-    return found, findings + (_changed(lost, index.paths) if lost else [])
+    return found, _changed(lost, index.paths) if lost else []
 
 
 def _changed(lost: Mapping[str, int], paths: Sequence[str]) -> list[Finding]:
@@ -118,7 +103,6 @@ def _changed(lost: Mapping[str, int], paths: Sequence[str]) -> list[Finding]:
     stems = {PurePosixPath(path).stem: path for path in reversed(paths)}
     numbers = {stem.lstrip("0") or "0": path for stem, path in stems.items() if stem.isdecimal()}
     lengths = {len(stem) for stem in stems if stem.isdecimal()}
-    dates = any(map(DATE_NAME.fullmatch, stems))
     found: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for id_ in lost:
         text = id_.strip().casefold()
@@ -127,8 +111,6 @@ def _changed(lost: Mapping[str, int], paths: Sequence[str]) -> list[Finding]:
             found["ids_zeros" if name[0] == "0" else "ids_decimal"].append((id_, f"{id_} for {name}"))
         elif (match := EXPONENT.fullmatch(text)) and int(match[1]) + 1 in lengths:
             found["ids_exponent"].append((id_, id_))
-        elif dates and DATE.fullmatch(text):
-            found["ids_dates"].append((id_, id_))
     findings = []
     for kind, words in CHANGES.items():
         if pairs := found[kind]:

@@ -1,7 +1,7 @@
 """A table of texts with their labels."""
 
 import logging
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +9,8 @@ import torch
 from torch.utils.data import Dataset
 
 from src.datamodules.csv_table import read_csv
-from src.datamodules.label_table import LabelTable, TableReader, annotated, refuse_unknown
+from src.datamodules.groups import identical_sets
+from src.datamodules.label_table import LabelTable, TableReader, annotated, refuse_unknown, united
 from src.datamodules.records import Finding, Record, Source
 from src.datamodules.text_columns import TEXT_COLUMNS, find_text_columns, read_texts, texts_by_id
 from src.errors import InputError, listed
@@ -60,10 +61,7 @@ class TextDataModule(LabelTable):
         reader = TableReader(columns, self.separator, self)
         annotations = annotated(labelled, [id_ if id_ in texts else None for id_, _ in pairs], reader)
         refuse_unknown(self.csv, reader)
-        labels = {
-            id_: {kind: tuple(dict.fromkeys(n for row in rows for n in row[kind])) for kind in reader.kinds}
-            for id_, rows in annotations.items()
-        }
+        labels = united(annotations)
         records = [
             Record(id_, id_, found, digest=content_digest(texts[id_].encode()), text=texts[id_])
             for id_, found in labels.items()
@@ -112,15 +110,11 @@ def _findings(
     if several := sorted(id_ for id_, count in times.items() if count > 1):
         text = f"{len(several)} IDs have several texts, which are joined: {listed(several, 5)}"
         found.append(Finding("texts_joined", text, "", len(several)))
-    same = Counter(record.digest for record in records)
-    if copies := sum(count - 1 for count in same.values()):
+    same = identical_sets(records)
+    if copies := sum(len(records) - 1 for records in same):
         text = f"{copies} texts are the same as others; they stay in one split"
         found.append(Finding("texts_same", text, "", copies))
-    by_digest: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        by_digest[record.digest].append(record)
-    differing = [rs for rs in by_digest.values() if any(r.labels != rs[0].labels for r in rs)]
-    if differing:
+    if differing := [rs for rs in same if any(r.labels != rs[0].labels for r in rs)]:
         shown = listed((" = ".join(r.id for r in rs[:3]) for rs in differing), 3)
         count = sum(map(len, differing))
         text = f"{count} texts are the same as others and have other labels: {shown}"

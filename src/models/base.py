@@ -63,7 +63,7 @@ class Classifier(L.LightningModule, ABC):
         first_stage: of the backbone that learns now, an index of `learning.stages_of`.
     """
 
-    kind, reads, needs_two = "photo", "photo", False  # key of the registry, content and least of a batch
+    kind, reads = "photo", "photo"  # key of the registry, and content of a batch
     tasks: tuple[str, ...]
     losses: tuple[str, ...]
     uncalibrated: tuple[float, float, float]  # the row of `calibration` that changes nothing

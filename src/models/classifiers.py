@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from src.config_check import check_number
 from src.errors import InputError, did_you_mean, first_line, listed
@@ -194,9 +193,6 @@ class PhotoClassifier(Classifier):
         schedule: of the learning rate, see `learning.schedule_factor`; `plateau`: a tenth after three epochs
             without a lower `val/loss`.
         seed: of the dropout masks.
-
-    Attributes:
-        needs_two: whether a BatchNorm sees one pixel of a photo, so that a batch needs two photos.
     """
 
     def __init__(
@@ -239,8 +235,6 @@ class PhotoClassifier(Classifier):
     def _count_features(self, size: tuple[int, int]) -> int:
         """Return the number of features; refuse an image size that the backbone cannot take."""
         self.backbone.eval()
-        norms = [part for part in self.backbone.modules() if isinstance(part, _BatchNorm)]
-        hooks = [norm.register_forward_pre_hook(self._see_pixels) for norm in norms]
         try:
             with torch.inference_mode():
                 found = self.backbone(torch.zeros(1, 3, *size))
@@ -251,17 +245,10 @@ class PhotoClassifier(Classifier):
                 f"preprocess.image_size={list(size)} does not fit {name} ({first_line(error)}): "
                 f"its own size is {own}"
             ) from error
-        finally:
-            for hook in hooks:
-                hook.remove()
         self.train()
         if not isinstance(found, Tensor) or found.ndim != 2:
             raise InputError(f"model.backbone={self.hparams['backbone']}: gives no features [photos, number]")
         return found.shape[1]
-
-    def _see_pixels(self, norm: _BatchNorm, given: tuple[Tensor, ...]) -> None:
-        """Note a BatchNorm that gets a single value of a channel from a photo, and cannot train on one."""
-        self.needs_two |= given[0].numel() == given[0].shape[1]
 
     def normalised(self, image: Tensor) -> Tensor:
         """Return what the backbone takes, float32 `[B, 3, H, W]`, of a uint8 batch of that shape."""

@@ -1,6 +1,5 @@
 """Several devices as one run: checks, equal data in all processes; the end of training by error or signal."""
 
-import copy
 import logging
 import signal
 from collections.abc import Iterator
@@ -19,7 +18,6 @@ from omegaconf import DictConfig
 
 from src.datamodules.photo_datamodule import PhotoDataModule
 from src.errors import InputError
-from src.models.classifiers import PhotoClassifier
 from src.overrides import typed
 from src.process import exit_code, interruption, launched, sigterm_raises
 from src.runs import LAST
@@ -27,9 +25,7 @@ from src.runs import LAST
 log = logging.getLogger(__name__)
 
 
-def check_devices(
-    cfg: DictConfig, trainer: L.Trainer, model: PhotoClassifier, datamodule: PhotoDataModule
-) -> None:
+def check_devices(cfg: DictConfig, trainer: L.Trainer, datamodule: PhotoDataModule) -> None:
     """Refuse settings that several devices cannot train with as one run."""
     world, started = trainer.world_size, launched()
     # Lightning takes the number of processes that a launcher started, not `trainer.devices`
@@ -49,35 +45,11 @@ def check_devices(
         trainer.strategy.launcher, _SubprocessScriptLauncher
     ):
         raise InputError(f"trainer.strategy={cfg.trainer.get('strategy')}: several devices need trainer=ddp")
-    if cfg.trainer.get("use_distributed_sampler", True):
-        raise InputError("trainer.use_distributed_sampler=true: Corbel deals the photos out itself; leave it")
-    if cfg.trainer.get("sync_batchnorm") and trainer.strategy.root_device.type != "cuda":
-        raise InputError("trainer.sync_batchnorm=true needs GPUs")
     if trainer.num_nodes > 1 and not cfg.resume and not any("run.dir=" in o for o in hydra.overrides.hydra):
         raise InputError(f"{trainer.num_nodes} machines need one folder: add hydra.run.dir=FOLDER")
     for split, records in datamodule.splits.items():
         if 0 < len(records) < world:
             raise InputError(f"{split} has {len(records)} photos, fewer than {world} devices")
-    last = len(datamodule.splits["train"]) % (world * datamodule.batch_size)
-    alone = datamodule.batch_size == 1 or max(2, world) <= last < 2 * world
-    if alone and not cfg.trainer.get("sync_batchnorm") and not _normalises_one(model, datamodule):
-        raise InputError(
-            f"data.batch_size={datamodule.batch_size} leaves a device one photo in a step, whose feature "
-            "map of one pixel BatchNorm cannot normalise: another one, or larger photos"
-        )
-
-
-def _normalises_one(model: PhotoClassifier, datamodule: PhotoDataModule) -> bool:
-    """Whether the backbone can be trained, or need not be, on a batch of one photo."""
-    if model.hparams["freeze_backbone"]:
-        return True
-    backbone = copy.deepcopy(model.backbone).train()  # a copy, as its running statistics change
-    try:
-        with torch.inference_mode():
-            backbone(torch.zeros(1, 3, *datamodule.preprocess.size))
-    except ValueError:
-        return False
-    return True
 
 
 def inference_device(cfg: DictConfig) -> str:

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,7 +30,7 @@ from src.callbacks.checkpointing import epochs_done
 from src.callbacks.history import scored_split
 from src.datamodules.photo_datamodule import PhotoDataModule
 from src.datamodules.split_figures import label_table
-from src.errors import InputError, UnreadableImage, listed
+from src.errors import InputError
 from src.files import write_json, write_whole
 from src.inference.batches import Backend, Photo, run_batches
 from src.inference.features import results_from_features
@@ -84,13 +84,12 @@ def finish_run(
             predicting = time.perf_counter()
             device, workers = inference_device(cfg), datamodule.num_workers
             predictor = Predictor.load(best, device=device, num_workers=workers)
-            replaced = write_predictions(run, datamodule, predictor)
+            write_predictions(run, datamodule, predictor)
             durations = {"fit": seconds, "evaluate": predicting - begun}
             durations["predict"] = time.perf_counter() - predicting
             metrics["run"] = run_facts(cfg, model, datamodule, best, trainer, durations)
             metrics["run"]["ms_per_photo"] = ms_per_photo(predictor.backend, datamodule)
             write_results(run, cfg, trainer, metrics, decisions)
-            warn_replaced(datamodule, replaced)
     return float(metrics["val"]["f1_macro"] or 0)
 
 
@@ -171,56 +170,35 @@ def run_facts(
 
 
 def ms_per_photo(backend: Backend, datamodule: PhotoDataModule) -> float | None:
-    """Return the median time from a photo's file to its labels, one by one; None where none can be read."""
+    """Return the median time from a photo's file to its labels, one by one."""
     predictor, times = Predictor(backend, batch_size=1), []
     photos = datamodule.splits["test"] or datamodule.splits["val"]
     while photos and len(times) < TIMED and sum(times) < 1:
         begun = time.perf_counter()
-        try:
-            record = photos[len(times) % len(photos)]
-            photo, note = datamodule.root / record.path, record.text
-            both = {"photo": photo, "note": note}
-            predictor.predict({"photo": photo, "text": note, "both": both}[backend.reads])
-        except UnreadableImage:  # replaced or removed since: `warn_replaced`
-            break
+        record = photos[len(times) % len(photos)]
+        photo, note = datamodule.root / record.path, record.text
+        both = {"photo": photo, "note": note}
+        predictor.predict({"photo": photo, "text": note, "both": both}[backend.reads])
         times.append(time.perf_counter() - begun)
     return round(1e3 * median(times[1:] or times), 1) if times else None
 
 
-def write_predictions(run: Path, datamodule: PhotoDataModule, predictor: Predictor) -> list[str]:
+def write_predictions(run: Path, datamodule: PhotoDataModule, predictor: Predictor) -> None:
     """Write the test split's predictions with the same `Predictor` that `predict.py` uses.
 
     Photos that are decoded go through the batches of `predict.py` on `test_metadata.csv`: the same bytes.
     Where their features are kept, only the heads run again, and scores agree to 1e-6.
-
-    Returns:
-        paths of photos whose content is not that of their records any more.
     """
     test = datamodule.splits["test"]
     order = sorted(range(len(test)), key=lambda i: test[i].path)
     photos = [Photo(test[i].id, test[i].path, datamodule.root, test[i].text) for i in order]
-    digests = [test[i].digest for i in order]
     if datamodule.features and test and predictor.backend.reads == "photo":
         rows = datamodule.features["test"][0].select(order)
+        digests = [test[i].digest for i in order]
         results = results_from_features(predictor.backend, rows, digests, predictor.batch_size)
     else:
         results = run_batches(predictor.backend, photos, predictor.batch_size, predictor.num_workers)
-    results = list(results)
     write_rows(run / "predictions.csv", predictor.columns(), predictor.rows(photos, results=results))
-    found = (result for batch in results for result in batch)
-    return [photos[r.index].path for r in found if digests[r.index] not in ("", r.digest)]
-
-
-def warn_replaced(datamodule: PhotoDataModule, predicted: Sequence[str]) -> None:
-    """Name the photos that are others by now: of the test split those that `write_predictions` met."""
-    predicted_from = "its figures and predictions.csv may come from different photos"
-    learned_from = "it may have learned from others than its tables name"
-    for paths, fault, consequence in (
-        (predicted, "test photos have been replaced or removed", predicted_from),
-        (datamodule.replaced_photos(), "photos of train and val have been replaced", learned_from),
-    ):
-        if paths:
-            log.warning("%d %s since this run began: %s (%s)", len(paths), fault, consequence, listed(paths))
 
 
 def copy_up(run: Path, name: str) -> None:

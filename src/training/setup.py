@@ -4,7 +4,6 @@ import logging
 import platform
 import re
 import subprocess
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,9 +17,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 from omegaconf import DictConfig, OmegaConf
 
 from src.callbacks.checkpointing import AtomicCheckpointIO, BestCheckpoint, epochs_done
-from src.callbacks.history import History
-from src.config import REPOSITORY, build, check_seed, demo_root
-from src.datamodules.dataset import EpochSampler
+from src.config import REPOSITORY, build, demo_root
 from src.datamodules.photo_datamodule import PhotoDataModule
 from src.errors import InputError, did_you_mean
 from src.files import file_lock, write_json, write_whole
@@ -32,7 +29,7 @@ from src.models.checkpoint import init_from, read_checkpoint
 from src.models.classifiers import PhotoClassifier
 from src.overrides import save_config, typed
 from src.process import is_main, launched
-from src.runs import BEST, LAST, LOCK
+from src.runs import LAST, LOCK
 from src.training.decide import check_thresholds
 from src.training.distributed import OneRun, check_devices, inference_device
 from src.training.trackers import MLflowRun, check_store, logger_nodes
@@ -49,7 +46,6 @@ FIXED = {
 }
 PATIENCE = 15.0  # seconds that the loader workers of a killed process need to end
 PACKAGES = ("torch", "torchvision", "timm", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow")
-EXCEPTHOOK = threading.excepthook
 
 
 class NoAdverts(logging.Filter):
@@ -66,16 +62,8 @@ class NoAdverts(logging.Filter):
         return not (record.name.startswith("lightning") and self.PHRASES.search(record.getMessage()))
 
 
-def _print_unless_reported(failed: threading.ExceptHookArgs) -> None:
-    """Print the error of a thread, except a full disk under TensorBoard's writer, which raises it itself."""
-    reported = type(failed.thread).__name__ == "_AsyncWriterThread" and issubclass(failed.exc_type, OSError)
-    if not reported:
-        EXCEPTHOOK(failed)
-
-
 def quiet_lightning() -> None:
     """Let Lightning's messages pass through the script's own handlers once, without adverts."""
-    threading.excepthook = _print_unless_reported
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
@@ -93,7 +81,6 @@ def quiet_lightning() -> None:
 
 def check_plan(cfg: DictConfig) -> None:
     """Refuse settings that cannot work, before photos are read."""
-    check_seed(cfg.seed)
     hydra = HydraConfig.get()
     sweep, multirun = hydra.runtime.choices.get("sweep"), hydra.mode == RunMode.MULTIRUN
     if sweep and not multirun:  # Hydra would ignore the search space
@@ -143,7 +130,7 @@ def check_cache(cfg: DictConfig) -> None:
 
 @contextmanager
 def alone_in(run: Path, resuming: bool) -> Iterator[None]:
-    """Hold the lock of a run's folder; remove the temporary files of a killed process.
+    """Hold the lock of a run's folder.
 
     Raises:
         InputError: if it holds another run, or another process has the lock; a resumed run waits for a while,
@@ -160,9 +147,6 @@ def alone_in(run: Path, resuming: bool) -> Iterator[None]:
         if not resuming and any(run.glob("checkpoints/*.ckpt")):
             go_on = typed("resume", run)
             raise InputError(f"{run} already holds a run: start this one again, or continue it with {go_on}")
-        if resuming:
-            for left in (*run.glob(f".*.{'[0-9a-f]' * 32}.tmp"), *(run / "checkpoints").glob(".*.tmp")):
-                left.unlink()
         yield
 
 
@@ -184,7 +168,6 @@ def make_trainer(cfg: DictConfig, model: PhotoClassifier, since: int | None) -> 
     if cfg.trainer.get("precision") == "16-mixed" and trainer.strategy.root_device.type == "cpu":
         raise InputError("trainer.precision=16-mixed needs a GPU: take bf16-mixed, or 32-true")
     check_trainer(trainer, model)
-    check_places(trainer, Path(cfg.output_dir))
     return trainer
 
 
@@ -197,38 +180,10 @@ def check_trainer(trainer: L.Trainer, model: PhotoClassifier) -> None:
         monitor = getattr(callback, "monitor", None)
         if monitor and monitor not in known:
             raise InputError(f"{type(callback).__name__}.monitor={monitor}: {did_you_mean(monitor, known)}")
-    for name in ("limit_train_batches", "limit_val_batches", "accumulate_grad_batches"):
-        if not getattr(trainer, name):
-            raise InputError(f"trainer.{name}=0: needs at least one batch")
     for name, (value, reason) in {} if trainer.fast_dev_run else FIXED.items():
         given = getattr(trainer, name)
         if given != value or type(given) is not type(value):  # 1.0 are all batches, 1 is one
             raise InputError(f"trainer.{name}={given}: {reason}")
-
-
-def check_batches(
-    cfg: DictConfig, trainer: L.Trainer, model: PhotoClassifier, datamodule: PhotoDataModule
-) -> None:
-    """Refuse a batch of one photo where a BatchNorm that is trained would see a single pixel of it."""
-    photos, world = len(datamodule.splits["train"]), trainer.world_size
-    smallest = EpochSampler(photos, 0, True, batch=datamodule.batch_size * world, world=world).smallest
-    given = model.hparams
-    apart = not given["freeze_backbone"] and given["train_bn"] and not cfg.trainer.get("sync_batchnorm")
-    if model.needs_two and smallest < 2 and apart:
-        raise InputError(
-            f"data.batch_size={datamodule.batch_size}: one of {photos} training photos would be a batch of "
-            f"its own, and at preprocess.image_size={datamodule.preprocess.image_size} the BatchNorm of "
-            f"{model.hparams['backbone']} needs two: take another batch size, or a larger image size"
-        )
-
-
-def check_places(trainer: L.Trainer, run: Path) -> None:
-    """Refuse other places for what a run's report, its resuming and `predict.py` look for in its folder."""
-    fixed = ((BestCheckpoint, "dirpath", run / "checkpoints"), (History, "path", run / "history.csv"))
-    for kind, key, place in fixed:
-        for given in (getattr(c, key) for c in trainer.callbacks if isinstance(c, kind)):
-            if Path(given).absolute() != place.absolute():
-                raise InputError(f"{kind.__name__}.{key}={given}: it has to be {place}; leave it alone")
 
 
 def model_and_data(cfg: DictConfig) -> tuple[PhotoClassifier, PhotoDataModule]:
@@ -270,8 +225,7 @@ def prepare_run(cfg: DictConfig, model: PhotoClassifier, datamodule: PhotoDataMo
         since = resume_point(run, model, datamodule, cfg.trainer.max_epochs)
     check_thresholds(cfg, model, datamodule)
     trainer = make_trainer(cfg, model, since)
-    check_devices(cfg, trainer, model, datamodule)
-    check_batches(cfg, trainer, model, datamodule)
+    check_devices(cfg, trainer, datamodule)
     if model.reads == "text" and model.hparams["freeze_backbone"]:
         datamodule.features = text_features(model, datamodule)
     elif model.reads == "both":
@@ -316,7 +270,7 @@ def _trained_on(model: PhotoClassifier, datamodule: PhotoDataModule) -> dict[str
     digests.discard("")
     return {
         "train_digests": sorted(digests.union(before.get("train_digests", ()))),
-        "train_sizes": None if sizes is None or earlier is None else sorted(sizes | earlier),
+        "train_sizes": None if earlier is None else sorted(sizes | earlier),
         "initialised": model.init_from is not None or bool(before.get("initialised")),
         "backbone_trained": not model.hparams["freeze_backbone"] or bool(before.get("backbone_trained")),
     }
@@ -326,11 +280,9 @@ def resume_point(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule,
     """Give the model the weights of `last.ckpt`, the datamodule its epochs; return the step to go on from.
 
     Raises:
-        InputError: if there is none, or photos, labels or split have changed.
+        InputError: if photos, labels or split have changed.
     """
     last = run / "checkpoints" / LAST
-    if not last.is_file():
-        raise InputError(f"resume={run}: it holds no checkpoints/last.ckpt; start a new run instead")
     content = read_checkpoint(last)
     for name in ("split_hash", "data_hash"):
         if content["provenance"].get(name) != getattr(datamodule, name):
@@ -341,9 +293,6 @@ def resume_point(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule,
     done = epochs_done(content)
     if done > max_epochs:
         raise InputError(f"resume={run}: {done} epochs are trained already, trainer.max_epochs={max_epochs}")
-    if done and not last.with_name(BEST).is_file():
-        anew = f"{typed('model.init_from', last)} {typed('data.split_file', run)}"
-        raise InputError(f"resume={run}: its checkpoints/best.ckpt is gone; start a new run with {anew}")
     model.on_load_checkpoint(content)
     model.load_state_dict(content["state_dict"])  # what features are computed with
     model.provenance = content["provenance"]

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from hydra.core.utils import JobReturn
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -110,7 +111,7 @@ class MLflowRun(MLFlowLogger):
             if known:
                 self._mlflow_client.update_run(run_id, status="RUNNING")
             else:
-                self.log_hyperparams({FORBIDDEN.sub("_", key): v for key, v in flattened(parameters)})
+                self.log_hyperparams({FORBIDDEN.sub("_", k): v for k, v in _flat(parameters, ".").items()})
         write_json(self.folder / NOTE, {"tracking_uri": self._tracking_uri, "run_id": run_id})
 
     @rank_zero_only
@@ -129,8 +130,8 @@ class MLflowRun(MLFlowLogger):
     @rank_zero_only
     def finish(self, figures: Mapping[str, Any]) -> None:
         """Send the final figures and the folder's files, and end the run."""
-        numbers = {FORBIDDEN.sub("_", key.replace(".", "/")): v for key, v in flattened(figures)}
-        numbers = {key: float(v) for key, v in numbers.items() if isinstance(v, int | float)}
+        flat = {FORBIDDEN.sub("_", key): value for key, value in _flat(figures, "/").items()}
+        numbers = {key: float(value) for key, value in flat.items() if isinstance(value, int | float)}
         self._waiting.append(partial(super().log_metrics, numbers))
         for file in _files(self.folder, self.checkpoint):
             part = file.parent.relative_to(self.folder).as_posix()
@@ -170,13 +171,9 @@ def _files(folder: Path, checkpoint: bool) -> list[Path]:
     ]
 
 
-def flattened(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the values of nested mappings with dotted keys."""
-    for key, value in node.items():
-        if isinstance(value, Mapping) and value:
-            yield from flattened(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def _flat(node: Mapping[str, Any], mark: str) -> dict[str, Any]:
+    """Return the values of nested mappings, with their keys joined by a `mark`."""
+    return pd.json_normalize(dict(node), sep=mark).to_dict("records")[0]
 
 
 def tracked(loggers: DictConfig | None, folder: Path) -> list[MLflowRun]:
