@@ -14,7 +14,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
-from src.analysis import drawing, figures, fonts
+from src.analysis import drawing, figures
 from src.analysis.evaluation.mistakes import compared
 from src.analysis.explore import photo_figures
 from src.analysis.pages import thumbnail
@@ -565,9 +565,9 @@ SCRIPTS = ("裂缝", "شرخ", "दरार", "🔥" + "\ufe0f", "𞤀")
 @pytest.fixture
 def bundled(monkeypatch):
     """A machine with no other fonts than matplotlib's own, where no label was drawn yet."""
-    entries = [entry for entry in fonts.fontManager.ttflist if "mpl-data" in entry.fname]
-    monkeypatch.setattr(fonts.fontManager, "ttflist", entries)
-    for cached in (fonts._family, fonts._warn):
+    entries = [entry for entry in drawing.fontManager.ttflist if "mpl-data" in entry.fname]
+    monkeypatch.setattr(drawing.fontManager, "ttflist", entries)
+    for cached in (drawing._family, drawing._warn):
         cached.cache_clear()
 
 
@@ -582,7 +582,7 @@ def test_letters_that_no_font_draws_are_named(tmp_path, caplog, bundled, recwarn
 
 def test_a_font_that_has_the_letters_is_used(bundled):
     figure = figures.label_f1_figure({name: {"f1": 0.5, "support": 9} for name in ("Plain", "\U0001d49c")})
-    fonts.fit_letters(figure)
+    drawing.fit_letters(figure)
     plain, script = figure.axes[0].get_yticklabels()
     assert plain.get_fontfamily() == ["sans-serif"]
     assert script.get_fontfamily() == ["sans-serif", "STIXGeneral"]
