@@ -16,7 +16,7 @@ from src.analysis.evaluation.scored import Scored, co_predictions, confusion_mat
 from src.analysis.explore.photo_figures import photo_grid_figure
 from src.analysis.pages import make_output, thumbnail
 from src.errors import listed
-from src.files import write_json, write_whole
+from src.files import write_csv, write_json, write_whole
 from src.images import open_image
 
 FOLDER = "evaluation"  # of a run
@@ -85,11 +85,6 @@ def write_tables(found: Evaluation, folder: Path) -> None:
     write_whole(folder / f"{CONFUSIONS}.txt", text.encode())
     write_csv(folder / PAIRS, confused_pairs(scored))
     write_json(folder / REPORT, classification_report(found))
-
-
-def write_csv(path: Path, table: pd.DataFrame) -> None:
-    """Write a table, numbers with six decimals."""
-    write_whole(path, table.to_csv(index=False, float_format="%.6f", lineterminator="\n").encode())
 
 
 def write_pictures(
