@@ -422,7 +422,7 @@ def test_sections_vanish_with_their_files(heads, tmp_path):
     (run / ".hydra" / "config.yaml").unlink()
     page = read(write_report(run))
     shown = [title for title in titles if title in page.words]
-    assert shown == ["What was trained on what", "Scores", "Each label"]
+    assert shown == ["What was trained on what", "Scores"]
     assert "img" not in page.tags and "Photos that could not be read" in page.words
     (tmp_path / "metrics.json").write_text('{"run": {"task": "multiclass"}}')
     (tmp_path / "predictions.csv").write_text("ID,label,confidence,path,status,error\n")
@@ -496,19 +496,17 @@ def test_calibration_and_workload_are_drawn_from_their_tables(tmp_path):
 def test_loss_curve_marks_the_best_epoch_and_leaves_out_columns_that_were_not_logged():
     columns = {"train_loss": [3, 2, 1], "val_loss": [3, 1, 2], "val_f1": [0.1, None, 0.4], "train_f1": np.nan}
     history = pd.DataFrame({"epoch": [0, 1, 2], **columns})
-    left, right = figures.loss_curve_figure(history).axes
+    left, right = figures.loss_curve_figure(history, 1).axes
     lines = {line.get_label(): line for line in left.lines}
     assert list(lines["val"].get_ydata()) == [3, 1, 2]
     assert list(lines["best epoch (1)"].get_xdata()) == [1, 1]
     assert [line.get_label() for line in right.lines] == ["val F1", "best epoch (1)"]
     assert list(right.lines[0].get_xdata()) == [0, 2]
-    marked = figures.loss_curve_figure(history, best_epoch=2).axes[0]
-    assert "best epoch (2)" in [line.get_label() for line in marked.lines]
-    empty = figures.loss_curve_figure(pd.DataFrame(columns=["epoch", "val_loss"]))
+    empty = figures.loss_curve_figure(pd.DataFrame(columns=["epoch", "val_loss"]), 1)
     assert texts(empty.axes[0]) == ["nothing logged"]
     for lowest, scale in ((0.9, "log"), (0, "linear")):
         far = pd.DataFrame({"epoch": [1, 2, 3], "train_loss": [3, 1, lowest], "val_loss": [67, 1.2, 1.1]})
-        assert figures.loss_curve_figure(far).axes[0].get_yscale() == scale
+        assert figures.loss_curve_figure(far, 1).axes[0].get_yscale() == scale
 
 
 def test_saved_pictures_are_the_same_bytes_without_metadata(tmp_path):
