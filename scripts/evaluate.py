@@ -14,9 +14,9 @@ from src import config
 def main(cfg: DictConfig) -> None:
     """Score labelled photos, the run's own test split by default, and write the figures and the errors."""
     from src.analysis.evaluation import evaluation_folder as files
+    from src.analysis.evaluation.calibrated import noisy_labels_of_run
     from src.analysis.evaluation.labelled import labelled_photos, scored_photos
     from src.analysis.evaluation.measures import evaluate
-    from src.analysis.evaluation.noisy import noisy_labels_of_run
     from src.analysis.evaluation.telling import telling_words
     from src.files import user_path
     from src.inference.predictor import Predictor

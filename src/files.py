@@ -9,11 +9,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 from uuid import uuid4
 
 from src.errors import InputError, reason
 
+if TYPE_CHECKING:  # a prediction without tables does without pandas
+    import pandas as pd
 if sys.platform != "win32":
     import fcntl
 
@@ -60,6 +62,14 @@ def write_whole(path: str | Path, content: bytes | memoryview) -> None:
     """Write a file whole or not at all."""
     with whole_file(Path(path)) as file:
         file.write(content)
+
+
+def write_csv(
+    path: Path, table: "pd.DataFrame", float_format: str | None = "%.6f", encoding: str = "utf-8"
+) -> None:
+    """Write a table whole or not at all, by default numbers with six decimals."""
+    text = table.to_csv(index=False, float_format=float_format, lineterminator="\n")
+    write_whole(path, text.encode(encoding))
 
 
 def write_json(path: Path, content: Any) -> None:

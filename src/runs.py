@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from src.errors import InputError
-from src.files import file_lock, is_locked, read_json, user_path, write_whole
+from src.files import file_lock, is_locked, read_json, user_path, write_csv
 from src.labels import SPLITS, TASKS
 from src.process import is_main
 
@@ -293,7 +293,7 @@ class Leaderboard(Callback):
         rows[job] = {**row, "job": job, "overrides": given}
         ranked = sorted(rows.values(), key=lambda row: (-float(row["score"] or -math.inf), row["job"]))
         table = pd.DataFrame(ranked, columns=list(LEADERBOARD))
-        write_whole(folder / "leaderboard.csv", table.to_csv(index=False, lineterminator="\n").encode())
+        write_csv(folder / "leaderboard.csv", table)
 
     @staticmethod
     def rows(folder: Path) -> list[dict[str, str]]:

@@ -14,7 +14,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
-from src.analysis import drawing, figures, fonts
+from src.analysis import drawing, figures
 from src.analysis.evaluation.mistakes import compared
 from src.analysis.explore import photo_figures
 from src.analysis.pages import thumbnail
@@ -422,7 +422,7 @@ def test_sections_vanish_with_their_files(heads, tmp_path):
     (run / ".hydra" / "config.yaml").unlink()
     page = read(write_report(run))
     shown = [title for title in titles if title in page.words]
-    assert shown == ["What was trained on what", "Scores", "Each label"]
+    assert shown == ["What was trained on what", "Scores"]
     assert "img" not in page.tags and "Photos that could not be read" in page.words
     (tmp_path / "metrics.json").write_text('{"run": {"task": "multiclass"}}')
     (tmp_path / "predictions.csv").write_text("ID,label,confidence,path,status,error\n")
@@ -496,19 +496,17 @@ def test_calibration_and_workload_are_drawn_from_their_tables(tmp_path):
 def test_loss_curve_marks_the_best_epoch_and_leaves_out_columns_that_were_not_logged():
     columns = {"train_loss": [3, 2, 1], "val_loss": [3, 1, 2], "val_f1": [0.1, None, 0.4], "train_f1": np.nan}
     history = pd.DataFrame({"epoch": [0, 1, 2], **columns})
-    left, right = figures.loss_curve_figure(history).axes
+    left, right = figures.loss_curve_figure(history, 1).axes
     lines = {line.get_label(): line for line in left.lines}
     assert list(lines["val"].get_ydata()) == [3, 1, 2]
     assert list(lines["best epoch (1)"].get_xdata()) == [1, 1]
     assert [line.get_label() for line in right.lines] == ["val F1", "best epoch (1)"]
     assert list(right.lines[0].get_xdata()) == [0, 2]
-    marked = figures.loss_curve_figure(history, best_epoch=2).axes[0]
-    assert "best epoch (2)" in [line.get_label() for line in marked.lines]
-    empty = figures.loss_curve_figure(pd.DataFrame(columns=["epoch", "val_loss"]))
+    empty = figures.loss_curve_figure(pd.DataFrame(columns=["epoch", "val_loss"]), 1)
     assert texts(empty.axes[0]) == ["nothing logged"]
     for lowest, scale in ((0.9, "log"), (0, "linear")):
         far = pd.DataFrame({"epoch": [1, 2, 3], "train_loss": [3, 1, lowest], "val_loss": [67, 1.2, 1.1]})
-        assert figures.loss_curve_figure(far).axes[0].get_yscale() == scale
+        assert figures.loss_curve_figure(far, 1).axes[0].get_yscale() == scale
 
 
 def test_saved_pictures_are_the_same_bytes_without_metadata(tmp_path):
@@ -565,9 +563,9 @@ SCRIPTS = ("裂缝", "شرخ", "दरार", "🔥" + "\ufe0f", "𞤀")
 @pytest.fixture
 def bundled(monkeypatch):
     """A machine with no other fonts than matplotlib's own, where no label was drawn yet."""
-    entries = [entry for entry in fonts.fontManager.ttflist if "mpl-data" in entry.fname]
-    monkeypatch.setattr(fonts.fontManager, "ttflist", entries)
-    for cached in (fonts._family, fonts._warn):
+    entries = [entry for entry in drawing.fontManager.ttflist if "mpl-data" in entry.fname]
+    monkeypatch.setattr(drawing.fontManager, "ttflist", entries)
+    for cached in (drawing._family, drawing._warn):
         cached.cache_clear()
 
 
@@ -582,7 +580,7 @@ def test_letters_that_no_font_draws_are_named(tmp_path, caplog, bundled, recwarn
 
 def test_a_font_that_has_the_letters_is_used(bundled):
     figure = figures.label_f1_figure({name: {"f1": 0.5, "support": 9} for name in ("Plain", "\U0001d49c")})
-    fonts.fit_letters(figure)
+    drawing.fit_letters(figure)
     plain, script = figure.axes[0].get_yticklabels()
     assert plain.get_fontfamily() == ["sans-serif"]
     assert script.get_fontfamily() == ["sans-serif", "STIXGeneral"]

@@ -15,8 +15,14 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from src.analysis.audit.apply import apply_audit
-from src.analysis.audit.lists import agreement, agreement_csv, audit_csv, judged_labels
-from src.analysis.audit.page import Audit, audit_page
+from src.analysis.audit.lists import (
+    Audit,
+    agreement,
+    agreement_csv,
+    audit_csv,
+    audit_page,
+    judged_labels,
+)
 from src.analysis.audit.suspects import Suspect
 from src.config import CONF, build
 from src.datamodules.folders import FolderDataModule

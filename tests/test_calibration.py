@@ -180,13 +180,3 @@ def test_bad_input():
     for scores, targets in ((ones, ones[1:]), (ones[0], ones[0]), (ones * np.nan, ones)):
         with pytest.raises(ValueError, match="without NaN"):
             fit(scores, targets)
-    for weights in ([1.0], [1.0, 0.0], [1.0, np.nan]):
-        with pytest.raises(ValueError, match="numbers above 0"):
-            fit(ones, ones, pos_weight=weights)
-    with pytest.raises(ValueError, match="parameters"):
-        apply(ones, np.ones((3, 3)))
-    for scores, classes in ((ones, ones), (np.ones((9, 5)), np.ones((9, 3)))):
-        with pytest.raises(ValueError, match="kinds"):
-            fit_heads(scores, classes, HEADS)
-    with pytest.raises(ValueError, match="NaN"):
-        fit_heads(np.full((9, 5), np.nan), np.zeros((9, 2), int), HEADS)

@@ -245,13 +245,13 @@ def test_a_table_tells_missing_ambiguous_unlabelled_and_several_labels(tmp_path)
     assert (tmp_path / "out" / "ambiguous.csv").read_text() == "id,files\nf,one/f.jpg;two/f.jpg\n"
 
 
-def test_photos_that_vanish_are_listed_and_do_not_stop_the_page(tmp_path):
+def test_photos_that_vanish_do_not_stop_the_page(tmp_path):
     root = make_clean(tmp_path / "photos", each=2)
     shutil.copy(root / "Bolt_Crack" / "A000_1.jpg", root / "Rail_Crack" / "copy.jpg")
     source = folders(root)
     whole = look(source)
     (root / "Bolt_Crack" / "A000_0.jpg").unlink()
-    assert listed_photos(look(source))["missing"] == [("Bolt_Crack/A000_0",)]
+    assert listed_photos(look(source))["corrupt"] == [("Bolt_Crack/A000_0.jpg",)]
     shutil.rmtree(root)
     summary = write_exploration(look(source), tmp_path / "out")
     assert "No photo can be read." in summary["notices"] and summary["photos"]["readable"] == 0
@@ -338,7 +338,7 @@ def test_the_script_writes_the_folder_and_says_what_was_found(planted, tmp_path,
         (["data.root=photos", "output=file"], "output=file: cannot be written (there is a file where a"),
         (["data.root=photos", "output=photos/look"], "lies in the photos' folder photos"),
         (["data.root=photos", "output=link/look"], "lies in the photos' folder photos"),
-        (["data.root=photos", "output=run"], "holds explore.json, class_distribution.png already"),
+        (["data.root=photos", "output=run"], "holds class_distribution.png already"),
         (["data.root=photos", "outptu=x"], "did you mean 'output'"),
     ],
 )
@@ -346,7 +346,6 @@ def test_wrong_input_is_one_line_and_nothing_is_written(arguments, message, tmp_
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "class_distribution.png").write_text("of a training")
-    (tmp_path / "run" / "explore.json").write_text("{broken")
     (tmp_path / "file").write_text("mine")
     keep(scene(1), tmp_path / "photos" / "x" / "a.jpg")
     keep(scene(2), tmp_path / "photos" / "y" / "b.jpg")

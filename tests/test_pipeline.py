@@ -129,7 +129,9 @@ def test_an_interrupted_training_goes_on_and_errors_are_listed(photos, monkeypat
         assert sorted(listed["true_label"]) == sorted(wrong[f"{kind}_true"])
     sure = pd.read_csv(tmp_path / "p" / "errors" / "high_confidence_errors.csv")
     assert len(sure) == (pd.to_numeric(errors["confidence"]) > 0.8).sum()
-    assert "low_confidence_errors" in write_errors(compared(run)[0], tmp_path)
+    write_errors(compared(run)[0], tmp_path)
+    names = ("misclassified_samples", "high_confidence_errors", "low_confidence_errors")
+    assert [pd.read_csv(tmp_path / f"{name}.csv").shape[1] for name in names] == [5, 5, 5]
     _check_runs(store, tmp_path / "p")
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from src.analysis.evaluation.measures import over_labels
 from src.decisions.bootstrap import group_weights
 from src.errors import InputError, listed
-from src.files import user_path, write_whole
+from src.files import user_path, write_csv
 from src.labels import LabelSpace
 from src.overrides import typed
 from src.runs import RunFolder, read_run
@@ -103,7 +104,10 @@ def _common_labels(a: RunFolder, b: RunFolder) -> LabelSpace:
 
 def _same_photos(a: RunFolder, b: RunFolder) -> list[dict[tuple, tuple[dict, dict]]]:
     """Return each test photo's rows of the split's table and of the predictions, for both runs."""
-    tests = [run.splits.get("test", pd.DataFrame()) for run in (a, b)]
+    for run in (a, b):
+        if run.splits.get("test", pd.DataFrame()).empty:
+            raise InputError(f"{run.path / 'test_metadata.csv'}: no test photos, so nothing to compare")
+    tests = [run.splits["test"].sort_values("path") for run in (a, b)]
     keys = ("digest", "text")  # a text may be of another row
     by = next((key for key in keys if all(key in test and test[key].all() for test in tests)), "path")
     found = [_photos(run, test, by) for run, test in zip((a, b), tests, strict=True)]
@@ -120,25 +124,9 @@ def _same_photos(a: RunFolder, b: RunFolder) -> list[dict[tuple, tuple[dict, dic
 
 def _photos(run: RunFolder, test: pd.DataFrame, by: str) -> dict[tuple, tuple[dict, dict]]:
     """Return the rows of a run's test photos by path or content; copies of a photo are numbered."""
-    file, columns = run.path / "predictions.csv", [_columns(run.task, kind)[0] for kind in run.classes]
-    predictions = run.predictions
-    if run.noun == "text":  # found by its ID
-        predictions = predictions.assign(path=predictions["ID"])
-    if test.empty:
-        raise InputError(f"{run.path / 'test_metadata.csv'}: no test photos, so nothing to compare")
-    for path, table, needed in ((run.path / "test_metadata.csv", test, run.classes),
-                                (file, predictions, [*columns, "status"])):  # fmt: skip
-        if lacking := [name for name in ("path", *needed) if name not in table]:
-            raise InputError(f"{path}: no column '{lacking[0]}'")
-    predicted = {row["path"]: row for row in predictions.to_dict("records")}
-    rows = test.sort_values("path").to_dict("records")
-    if lost := [row["path"] for row in rows if row["path"] not in predicted]:
-        raise InputError(f"{file}: it lacks {len(lost)} of {len(rows)} test photos ({listed(lost, 3)})")
-    copies, found = Counter(), {}
-    for row in rows:
-        copies[row[by]] += 1
-        found[row[by], copies[row[by]]] = row, predicted[row["path"]]
-    return found
+    predicted = {row["ID"]: {"path": row["ID"], **row} for row in run.predictions.to_dict("records")}
+    keys = zip(test[by], test.groupby(by).cumcount(), strict=True)
+    return {key: (row, predicted[row["ID"]]) for key, row in zip(keys, test.to_dict("records"), strict=True)}
 
 
 def _columns(task: str, kind: str) -> tuple[str, str]:
@@ -150,11 +138,8 @@ def _columns(task: str, kind: str) -> tuple[str, str]:
 
 def _said(run: RunFolder, labels: LabelSpace, row: dict) -> np.ndarray:
     """Return the predicted labels of a photo, bool `[L]`."""
-    cells = {kind: row[_columns(run.task, kind)[0]].split(";") for kind in labels.kinds}
-    try:
-        return labels.encode({kind: filter(None, names) for kind, names in cells.items()}) > 0
-    except InputError as error:
-        raise InputError(f"{run.path / 'predictions.csv'}, {row['path']}: {error}") from error
+    cells = {kind: row[_columns(run.task, kind)[0]] for kind in labels.kinds}
+    return labels.encode({kind: run.labels(cells, kind) for kind in labels.kinds}) > 0
 
 
 def group_sums(pair: Pair) -> list[dict[str, np.ndarray]]:
@@ -190,20 +175,14 @@ def figures(pair: Pair, sums: Mapping[str, np.ndarray], weights: np.ndarray) -> 
         found = {("", "accuracy"): right.sum(1) / decided.sum(1)}
         found["", "exact_match"] = (total["exact"] / total["complete"])[:, 0]
         accuracy = right / decided
-    means = {kind: _mean(per_label[2][:, part]) for kind, part in pair.labels.slices.items()}
+    means = {kind: over_labels(per_label[2][:, part]) for kind, part in pair.labels.slices.items()}
     heads = pair.task != "multilabel"
-    found["", "f1_macro"] = _mean(np.stack([*means.values()], 1) if heads else per_label[2])
+    found["", "f1_macro"] = over_labels(np.stack([*means.values()], 1) if heads else per_label[2])
     for i, kind in enumerate(means if len(means) > 1 else ()):
         found |= {(kind, "accuracy"): accuracy[:, i], (kind, "f1_macro"): means[kind]}
     for i, name in enumerate(pair.labels.names):
         found |= {(name, metric): value[:, i] for metric, value in zip(OF_LABEL, per_label, strict=True)}
     return found
-
-
-def _mean(values: np.ndarray) -> np.ndarray:
-    """Return the mean of each row's numbers; NaN where it has none."""
-    held = np.isfinite(values)
-    return np.where(held.any(1), np.where(held, values, 0).sum(1) / held.sum(1).clip(1), np.nan)
 
 
 def compare(pair: Pair) -> list[dict[str, Any]]:
@@ -256,10 +235,7 @@ def flips(pair: Pair) -> list[dict[str, str]]:
 def write_tables(folder: Path, *tables: list[dict]) -> None:
     """Write the files of `FILES`; a cell without a value is empty."""
     for (name, columns), rows in zip(FILES.items(), tables, strict=False):
-        table = pd.DataFrame(rows, columns=columns.split())
-        write_whole(
-            folder / name, table.to_csv(index=False, lineterminator="\n", float_format="%.6f").encode()
-        )
+        write_csv(folder / name, pd.DataFrame(rows, columns=columns.split()))
 
 
 def summary_text(pair: Pair, rows: Sequence[dict], flipped: Sequence[dict]) -> str:

@@ -1,10 +1,13 @@
-"""The look of all figures: palette, text, axes, layouts, and one way to write a PNG."""
+"""The look of all figures: palette, fonts, text, axes, layouts, and one way to write a PNG."""
 
 import io
+import logging
 import textwrap
+import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,16 +15,20 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, fontManager
+from matplotlib.ft2font import FT2Font
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
-from src.analysis.fonts import fit_letters
 from src.files import write_whole
 
+log = logging.getLogger(__name__)
 Row = TypeVar("Row")
 DPI = 110
 FIRST, LAST = 40, 20  # rows of a panel that has more labels than both together
 INK, MUTED, FAINT, PAPER = "#1f2933", "#66727f", "#d9dee4", "#ffffff"
 BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#9aa5b1"  # Okabe and Ito, 2008
+PLACEHOLDER = "Last Resort"  # matplotlib's font with a box for every letter
 SMALL = {"fontsize": 8, "color": MUTED}
 NOTE = {**SMALL, "loc": "left"}
 BAR_LABEL = {**SMALL, "va": "center"}
@@ -181,3 +188,48 @@ def plain_axes(axes: Axes, grid: str | None = None) -> None:
 def set_title(axes: Axes, text: str) -> None:
     """Set a panel's title."""
     axes.set_title(text, fontsize=11, color=INK, loc="left", fontweight="bold", parse_math=False)
+
+
+def fit_letters(figure: Figure) -> None:
+    """Add to each text of a figure the fonts that its letters need; warn of letters that no font has."""
+    for text in figure.findobj(Text):
+        text.set_usetex(False)  # a user's setting would read labels as LaTeX
+        fonts = _fonts(text.get_text())
+        text.set_fontfamily(list(dict.fromkeys([*text.get_fontfamily(), *filter(None, fonts.values())])))
+        if lacking := "".join(letter for letter, family in fonts.items() if not family):
+            _warn(lacking)
+
+
+def font_file(letters: str) -> str:
+    """Return the file of a font for a text; of several that its letters need, the first one's."""
+    return findfont(FontProperties(family=next(filter(None, _fonts(letters).values()), None)))
+
+
+def _fonts(letters: str) -> dict[str, str]:
+    """Return `{letter: font family}` of the letters that the default font lacks."""
+    visible = [c for c in letters if not c.isascii() and unicodedata.category(c)[0] not in "CZ"]
+    return {c: _family(c) for c in visible if c not in _letters(findfont(FontProperties()))}
+
+
+@cache
+def _family(letter: str) -> str:
+    """Return the family of an installed font that draws a letter, those without serifs first, or nothing."""
+    fonts = sorted(fontManager.ttflist, key=lambda font: ("Sans" not in font.name, font.fname))
+    return next((font.name for font in fonts if letter in _letters(font.fname)), "")
+
+
+@cache
+def _letters(path: str) -> frozenset[str]:
+    """Return the letters that a font draws; none for a broken file, bitmaps and the placeholder."""
+    try:
+        font = FT2Font(path)
+    except (RuntimeError, OSError, ValueError):
+        return frozenset()
+    drawn = font.scalable and not font.family_name.startswith(PLACEHOLDER)
+    return frozenset(map(chr, font.get_charmap())) if drawn else frozenset()
+
+
+@cache
+def _warn(letters: str) -> None:
+    """Warn once of letters that no font has."""
+    log.warning("no installed font draws '%s': install one that does, such as Noto Sans", letters)

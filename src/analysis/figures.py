@@ -229,18 +229,15 @@ def cost_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def loss_curve_figure(history: pd.DataFrame, best_epoch: int | None = None) -> Figure:
+def loss_curve_figure(history: pd.DataFrame, best_epoch: int) -> Figure:
     """Draw the loss (left) and F1 and accuracy (right) of each epoch, train and val.
 
-    Columns of `history.csv` that are missing or empty are left out. The best epoch is marked, by default the
-    one with the lowest `val_loss`. The loss has a logarithmic axis where its highest value is more than ten
-    times the median.
+    Columns of `history.csv` that are missing or empty are left out. The loss has a logarithmic axis where its
+    highest value is more than ten times the median.
     """
     figure = draw.new_figure(10, 3.8)
     left, right = figure.subplots(1, 2)
     columns = set(history.columns[history.notna().any()])
-    if best_epoch is None and "val_loss" in columns:
-        best_epoch = int(history.loc[history["val_loss"].idxmin(), "epoch"])
     lines = (left, "loss", "", "-"), (right, "f1", " F1", "-"), (right, "accuracy", " accuracy", ":")
     for axes, score, name, style in lines:
         for split, colour in (("train", BLUE), ("val", RED)):
@@ -256,9 +253,8 @@ def loss_curve_figure(history: pd.DataFrame, best_epoch: int | None = None) -> F
         if not axes.lines:
             axes.text(0.5, 0.5, "nothing logged", transform=axes.transAxes, ha="center", color=MUTED)
             continue
-        if best_epoch is not None:
-            label = f"best epoch ({best_epoch})"
-            axes.axvline(best_epoch, color=GREY, linewidth=1.2, linestyle="--", label=label)
+        look = {"color": GREY, "linewidth": 1.2, "linestyle": "--"}
+        axes.axvline(best_epoch, label=f"best epoch ({best_epoch})", **look)
         axes.legend(fontsize=8, frameon=True, framealpha=0.85, edgecolor="none", labelcolor=INK)
     losses = history.filter(regex="^(train|val)_loss$").to_numpy(float)
     losses = losses[np.isfinite(losses)]

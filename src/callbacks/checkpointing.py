@@ -2,7 +2,6 @@
 
 import io
 import logging
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,59 +70,29 @@ class BestCheckpoint(ModelCheckpoint):
             self._save_last(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write `best.ckpt` where the epoch improved, and `last.ckpt` unless that has just been done."""
-        before = self.best_model_score
+        """Write `best.ckpt` where the epoch improved, and `last.ckpt` unless that was done just before."""
         super().on_train_epoch_end(trainer, pl_module)
-        improved = self.best_model_score is not before
         last_one = trainer.should_stop or trainer.current_epoch + 1 >= trainer.max_epochs
         early = WRITING * (time.perf_counter() - self._written) < self._took
-        wanted = improved or last_one or trainer.received_sigterm or not early
-        if trainer.strategy.broadcast(wanted):
-            self._save_last(trainer, improved)
+        if trainer.strategy.broadcast(last_one or trainer.received_sigterm or not early):
+            self._save_last(trainer)
 
-    def _save_last(self, trainer: L.Trainer, improved: bool = False) -> None:
-        """Write the state of now, from all processes, unless the fit only tries the loops.
-
-        Where `best.ckpt` holds it already, `last.ckpt` is a second name of that file: both are only ever
-        replaced, never written into.
-        """
-        if trainer.fast_dev_run:
-            return
-        last = Path(self.dirpath) / LAST
-        begun = time.perf_counter()
-        linked = improved and trainer.is_global_zero and _link(last.with_name(BEST), last)
-        if not trainer.strategy.broadcast(linked):
-            trainer.save_checkpoint(last)
-            self._took = time.perf_counter() - begun
-        self._written = time.perf_counter()
+    def _save_last(self, trainer: L.Trainer) -> None:
+        """Write the state of now, from all processes, unless the fit only tries the loops."""
+        if not trainer.fast_dev_run:
+            begun = time.perf_counter()
+            trainer.save_checkpoint(Path(self.dirpath) / LAST)
+            self._written = time.perf_counter()
+            self._took = self._written - begun
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best score, with paths in today's folder."""
         best = str(Path(self.dirpath) / BEST)
         scores = list(state_dict["best_k_models"].values())
         kept = {best: scores[-1]} if scores else {}
-        paths = {
-            "dirpath": self.dirpath,
-            "best_model_path": best if kept else "",
-            "kth_best_model_path": best if kept else "",
-            "last_model_path": "",
-            "best_k_models": kept,
-        }
+        paths = dict.fromkeys(("best_model_path", "kth_best_model_path"), best if kept else "")
+        paths |= {"dirpath": self.dirpath, "last_model_path": "", "best_k_models": kept}
         super().load_state_dict({**state_dict, **paths})
-
-
-def _link(source: Path, target: Path) -> bool:
-    """Give a file a second name in the place of another one; False where the disk knows no such thing."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        temporary.unlink(missing_ok=True)
-        os.link(source, temporary)
-        os.replace(temporary, target)
-    except OSError:
-        return False
-    finally:
-        temporary.unlink(missing_ok=True)
-    return True
 
 
 class StopEarly(EarlyStopping):

@@ -70,19 +70,16 @@ class FinetuningPhases(L.Callback):
     def _row(module: L.LightningModule, phase: Phase) -> dict[str, Any]:
         """Return a phase as the file lists it."""
         names = {id(part): name for name, part in module.backbone.named_modules()}
-        stages = [[names[id(part)] for part in stage] for stage in module.stages]
-        frozen = sum(
-            p.numel()
-            for stage in module.stages[: phase.first_stage]
-            for part in stage
-            for p in part.parameters()
+        frozen, learning = (
+            [part for stage in stages for part in stage]
+            for stages in (module.stages[: phase.first_stage], module.stages[phase.first_stage :])
         )
         return {
             "first_epoch": phase.epoch + 1,
             "lr_factor": phase.lr_factor,
-            "learns": ["heads", *(name for stage in stages[phase.first_stage :] for name in stage)],
-            "frozen": [name for stage in stages[: phase.first_stage] for name in stage],
-            "frozen_parameters": frozen,
+            "learns": ["heads", *(names[id(part)] for part in learning)],
+            "frozen": [names[id(part)] for part in frozen],
+            "frozen_parameters": sum(p.numel() for part in frozen for p in part.parameters()),
         }
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -46,10 +46,7 @@ class History(L.Callback):
         by_epoch = {}
         if trainer.ckpt_path is not None and self.path.is_file():
             with open(self.path, newline="", encoding="utf-8") as file:
-                try:
-                    by_epoch = {int(row["epoch"]): row for row in csv.DictReader(file)}
-                except (KeyError, ValueError, TypeError, csv.Error):
-                    raise InputError(f"{self.path}: damaged; mend or delete it, then resume again") from None
+                by_epoch = {int(row["epoch"]): row for row in csv.DictReader(file)}
         text = io.StringIO()
         writer = csv.DictWriter(text, ["epoch", *COLUMNS, "lr", "seconds"], lineterminator="\n")
         writer.writeheader()

@@ -36,17 +36,12 @@ class TuneThresholds(L.Callback):
         if method not in METHODS:
             raise InputError(f"callbacks.thresholds.method={method}: {did_you_mean(method, METHODS)}")
         if min_positives < 1:
-            raise InputError(
-                f"callbacks.thresholds.min_positives={min_positives}: needs a whole number from 1 on"
-            )
+            key = f"callbacks.thresholds.min_positives={min_positives}"
+            raise InputError(f"{key}: needs a whole number from 1 on")
         check_number("callbacks.thresholds.clamp_above", 0 if clamp_above is None else clamp_above)
         check_number("callbacks.thresholds.clamp_to", clamp_to)
-        self.options = {
-            "method": method,
-            "min_positives": min_positives,
-            "clamp_above": clamp_above,
-            "clamp_to": clamp_to,
-        }
+        self.options = {"method": method, "min_positives": min_positives}
+        self.options |= {"clamp_above": clamp_above, "clamp_to": clamp_to}
         self._named = False
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

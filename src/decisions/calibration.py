@@ -37,15 +37,8 @@ def apply(scores: np.ndarray, parameters: np.ndarray, heads: Iterable[slice] = (
         scores: Probabilities of shape `[..., labels]`.
         parameters: a, b and c of each label, shape `[labels, 3]`.
         heads: The labels of each softmax (`LabelSpace.slices.values()`); none for sigmoids.
-
-    Raises:
-        ValueError: for shapes that do not fit.
     """
     scores, parameters = np.asarray(scores, np.float64), np.asarray(parameters, np.float64)
-    if (*scores.shape[-1:], 3) != parameters.shape:
-        raise ValueError(
-            f"scores {scores.shape}, parameters {parameters.shape}: not [..., labels], [labels, 3]"
-        )
     cut = np.clip(scores, TINY, 1 - TINY)
     logits = parameters[:, 0] * np.log(cut) - parameters[:, 1] * np.log1p(-cut) + parameters[:, 2]
     if not (heads := list(heads)):
@@ -73,13 +66,14 @@ def fit(
 
     Raises:
         InputError: for an unknown method.
-        ValueError: for shapes that do not fit, NaN, or a weight that is not above 0.
+        ValueError: for shapes that do not fit, or NaN.
     """
     if method not in METHODS:
         raise InputError(f"unknown calibration method '{method}': {did_you_mean(str(method), METHODS)}")
     scores, positive = checked(scores, targets)
     parameters = np.tile([1.0, 1.0, 0.0], (scores.shape[1], 1))
-    parameters[:, 2] -= _log_weights(pos_weight, scores.shape[1])
+    if pos_weight is not None:
+        parameters[:, 2] -= np.log(np.asarray(pos_weight, np.float64))
     unfitted = []
     for label, (own_scores, own_positive) in enumerate(zip(scores.T, positive.T, strict=True)):
         found, why = None, "method none"
@@ -117,17 +111,8 @@ def fit_heads(scores: np.ndarray, classes: np.ndarray, labels: LabelSpace) -> Ca
 
     Returns:
         Parameters with `b = 0`, for `apply(..., heads=labels.slices.values())`; a reason for each head.
-
-    Raises:
-        ValueError: for shapes that do not fit, or NaN.
     """
     scores, classes = np.asarray(scores, np.float64), np.asarray(classes)
-    if scores.shape != (len(classes), len(labels)) or classes.shape[1:] != (len(labels.kinds),):
-        raise ValueError(
-            f"scores {scores.shape}, classes {classes.shape}: not [photos, labels], [photos, kinds]"
-        )
-    if np.isnan(scores).any():
-        raise ValueError("NaN among the scores")
     parameters, unfitted = np.zeros((len(labels), 3)), []
     for head, own in zip(labels.slices.values(), classes.T, strict=True):
         known = own >= 0
@@ -233,11 +218,3 @@ def _logarithms(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return log s and -log(1 - s)."""
     cut = np.clip(np.asarray(scores, np.float64), TINY, 1 - TINY)
     return np.log(cut), -np.log1p(-cut)
-
-
-def _log_weights(weights: np.ndarray | None, count: int) -> np.ndarray:
-    """Return the logarithms of weights `[labels]`, 0 for None."""
-    weights = np.ones(count) if weights is None else np.asarray(weights, np.float64)
-    if weights.shape != (count,) or not (weights > 0).all():
-        raise ValueError(f"weights {weights.shape}: not [{count}] numbers above 0")
-    return np.log(weights)

@@ -14,13 +14,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from src.decisions.routing import asked, reason
-from src.errors import InputError, did_you_mean
-from src.labels import NO_PROMISE, TASKS, LabelSpace, apply_thresholds
+from src.errors import InputError
+from src.labels import NO_PROMISE, LabelSpace, apply_thresholds
 
 RUN = re.compile(r"'*[=+\-@\t\r]")  # the begin of a cell that a spreadsheet runs, or that was kept from it
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-
-
 PLACES = {"photo": ("path",), "text": ("text",), "both": ("path", "text")}  # columns, by what is predicted
 
 
@@ -37,10 +35,8 @@ def columns(
         reads: A key of `PLACES`: what the model predicts.
 
     Raises:
-        InputError: for an unknown task, several kinds in `multiclass`, or a kind whose name makes two columns
-            alike.
+        InputError: for a kind whose name makes two columns alike.
     """
-    _check(task, labels)
     if task == "multilabel":
         names = [f"{kind}s" for kind in labels.kinds] + [f"{kind}s_confidence" for kind in labels.kinds]
         names += [f"avg_{kind}_confidence" for kind in labels.kinds] + ["overall_avg_confidence"]
@@ -49,16 +45,8 @@ def columns(
         names += ["average_confidence", "prediction", "pair_confidence"]
     else:
         names = ["label", "confidence"]
-    names = [
-        "ID",
-        *names,
-        *PLACES[reads],
-        "status",
-        "error",
-        "review",
-        "review_reason",
-        *(["tiles"] if tiles else []),
-    ]
+    names = ["ID", *names, *PLACES[reads], "status", "error", "review", "review_reason"]
+    names += ["tiles"] if tiles else []
     if twice := [name for name in names if names.count(name) > 1]:
         raise InputError(
             f"two columns of predictions.csv would be named '{twice[0]}': rename that kind of labels"
@@ -91,15 +79,8 @@ def decide(
         labels: The label space.
         scores: Probabilities of shape `[labels]`.
         thresholds: Shape `[labels]`, for `multilabel`.
-
-    Raises:
-        InputError: for an unknown task.
-        ValueError: for shapes that do not fit.
     """
-    _check(task, labels)
     scores = np.asarray(scores, np.float32)
-    if scores.shape != (len(labels),):
-        raise ValueError(f"scores {scores.shape} of a photo must be [{len(labels)}], one for each label")
     if task == "multilabel":
         return labels.decode(apply_thresholds(scores, thresholds))
     return {kind: [names[scores[labels.slices[kind]].argmax()]] for kind, names in labels.kinds.items()}
@@ -195,14 +176,6 @@ def _multiclass(chosen: dict[str, list[str]], confidence: dict[str, list[float]]
     """Return the one label and its confidence."""
     (names,), (values,) = chosen.values(), confidence.values()
     return {"label": names[0], "confidence": f"{values[0]:.4f}"}
-
-
-def _check(task: str, labels: LabelSpace) -> None:
-    """Refuse an unknown task, and `multiclass` with several kinds."""
-    if task not in TASKS:
-        raise InputError(f"unknown task '{task}': {did_you_mean(str(task), TASKS)}")
-    if task == "multiclass" and len(labels.kinds) != 1:
-        raise InputError(f"multiclass has one kind of labels, not {len(labels.kinds)}: use dual_head")
 
 
 def kept_from_running(cell: object) -> object:

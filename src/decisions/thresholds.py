@@ -225,15 +225,10 @@ def evidence(
         now: Thresholds `[labels]` that the model was trained for; of labels with other objectives ignored.
 
     Raises:
-        InputError: for fewer than 1 resample.
         ValueError: for shapes that do not fit, or NaN among the scores.
     """
-    if resamples < 1:
-        raise InputError(f"resamples={resamples}: needs a whole number from 1 on")
     scores, positive = checked(scores, targets)
     groups = np.arange(len(scores)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    if groups.shape != scores.shape[:1]:
-        raise ValueError(f"{len(groups)} groups for scores {scores.shape}")
     objectives, priors = _each(objective, scores.shape[1]), prior_thresholds(scores, objective)
     count = groups.max(initial=-1) + 1
     carriers = np.array([len(np.unique(groups[own])) for own in positive.T], int)
@@ -349,10 +344,7 @@ def _logit(values: np.ndarray) -> np.ndarray:
 
 def _each(objective: Objective | Sequence[Objective], count: int) -> list[Objective]:
     """Return one objective for each label."""
-    objectives = [objective] * count if isinstance(objective, Objective) else list(objective)
-    if len(objectives) != count:
-        raise ValueError(f"{len(objectives)} objectives for {count} labels")
-    return objectives
+    return [objective] * count if isinstance(objective, Objective) else list(objective)
 
 
 def with_room(thresholds: np.ndarray, scores: np.ndarray) -> np.ndarray:

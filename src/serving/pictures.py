@@ -66,7 +66,7 @@ def drawn_view(content: bytes, row: ImageBody) -> bytes:
 def _font(letters: str) -> Callable[[int], ImageFont.FreeTypeFont]:
     """Return the font of a size: Pillow's; beyond Latin letters an installed one that matplotlib finds."""
     if max(letters) > "\u00ff" and find_spec("matplotlib"):
-        from src.analysis.fonts import font_file
+        from src.analysis.drawing import font_file
 
         return partial(ImageFont.truetype, font_file(letters))
     return ImageFont.load_default

@@ -11,7 +11,6 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from src.analysis.evaluation import calibrated as tables
-from src.analysis.evaluation.noisy import noisy_labels
 from src.analysis.evaluation.scored import Scored
 from src.callbacks.checkpointing import AtomicCheckpointIO, epochs_done
 from src.callbacks.finetuning import AveragedWeights
@@ -176,7 +175,7 @@ class Decisions:
             "held_out": tables.held_out_table(self.held, self.source),
             "calibration": tables.calibration_table(self.before, after, self.unfitted),
             "reliability": tables.reliability_table(self.before, after),
-            "suspected_noisy_labels": noisy_labels(self.held),
+            "suspected_noisy_labels": tables.noisy_labels(self.held),
         }
         limits = self.model.limits.cpu().numpy()
         rows = routing.workload(limits, after.scores, after.truth, after.labels, after.thresholds)

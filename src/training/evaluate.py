@@ -31,7 +31,7 @@ from src.callbacks.history import scored_split
 from src.datamodules.photo_datamodule import PhotoDataModule
 from src.datamodules.split_figures import label_table
 from src.errors import InputError
-from src.files import write_json, write_whole
+from src.files import write_csv, write_json, write_whole
 from src.inference.batches import Backend, Photo, run_batches
 from src.inference.features import results_from_features
 from src.inference.output import write_rows
@@ -117,10 +117,10 @@ def write_results(
     if cfg.task == "multilabel":
         values = zip(model.labels.names, model.thresholds.tolist(), strict=True)
         write_json(run / "thresholds.json", dict(values))
-        files.write_csv(run / "thresholds.csv", decisions.thresholds)
+        write_csv(run / "thresholds.csv", decisions.thresholds)
     tables = decisions.tables
     for name, table in tables.items():
-        files.write_csv(run / files.FOLDER / f"{name}.csv", table)
+        write_csv(run / files.FOLDER / f"{name}.csv", table)
     split = "test" if metrics["test"] else "val"
     found = evaluate(scored_split(model, datamodule, split), split=split)
     files.write_tables(found, run / files.FOLDER)

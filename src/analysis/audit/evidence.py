@@ -8,10 +8,10 @@ photos, and how often labels go together, add little or nothing.
 from functools import cached_property
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from src.datamodules.groups import Linked
+from src.decisions.calibration import fit_logistic
 from src.labels import LabelSpace
 
 MIN_POSITIVES = 3  # photos, and groups, that a label needs to be judged
@@ -55,8 +55,6 @@ class Evidence:
     def __init__(self, linked: Linked, labels: LabelSpace, multilabel: bool, probabilities: np.ndarray):
         self.linked, self.labels, self.multilabel = linked, labels, multilabel
         self.given, self.probabilities = _given(linked, labels), np.asarray(probabilities, float)
-        if self.probabilities.shape != self.given.shape or np.isnan(self.probabilities).any():
-            raise ValueError(f"probabilities {self.probabilities.shape}, NaN or not {self.given.shape}")
         few = unjudgeable(linked, labels)
         self.judged = np.array([name not in few for name in labels.names], bool)
         self.seen = logit(np.clip(self.probabilities, CLIP, 1 - CLIP))
@@ -116,14 +114,5 @@ def _agreement(seen: np.ndarray, votes: np.ndarray, given: np.ndarray) -> np.nda
     A logistic regression over all labels of a kind. Its penalty pulls towards the photo alone, (1, 0, 0):
     groups that mean nothing for a kind of labels get no say.
     """
-    columns = np.stack([seen.ravel(), votes.ravel(), np.ones(seen.size)])
-    sign = np.where(given.ravel(), -1.0, 1.0)
-    alone = np.array([1.0, 0.0, 0.0])
-
-    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        margin = sign * (weights @ columns)
-        away = weights - alone
-        pull = PULL * (away**2).sum()
-        return np.logaddexp(0, margin).sum() + pull, columns @ (sign * expit(margin)) + 2 * PULL * away
-
-    return minimize(loss, alone, jac=True, method="L-BFGS-B").x
+    columns = np.stack([seen.ravel(), votes.ravel(), np.ones(seen.size)], 1)
+    return fit_logistic(columns, given.ravel(), np.array([1.0, 0.0, 0.0]), np.full(3, 2 * PULL))

@@ -47,9 +47,8 @@ class Suspect:
     @property
     def suggestion(self) -> str:
         """The change as text, such as `remove Drummy; add Leaks`; labels hold no semicolon."""
-        return "; ".join(
-            [f"remove {label}" for label in self.remove] + [f"add {label}" for label in self.add]
-        )
+        changes = [f"remove {label}" for label in self.remove] + [f"add {label}" for label in self.add]
+        return "; ".join(changes)
 
 
 def find_suspects(

@@ -13,11 +13,10 @@ from src.analysis.drawing import save
 from src.analysis.evaluation import mistakes
 from src.analysis.evaluation.measures import Evaluation
 from src.analysis.evaluation.scored import Scored, co_predictions, confusion_matrices, label_outcomes
-from src.analysis.explore.photo_figures import photo_grid_figure
+from src.analysis.explore.photo_figures import thumbnail_grid_figure
 from src.analysis.pages import make_output, thumbnail
 from src.errors import listed
-from src.files import write_json, write_whole
-from src.images import open_image
+from src.files import write_csv, write_json, write_whole
 
 FOLDER = "evaluation"  # of a run
 FIGURES, LABELS, REPORT = "evaluation.json", "per_label.csv", "classification_report.json"
@@ -87,11 +86,6 @@ def write_tables(found: Evaluation, folder: Path) -> None:
     write_json(folder / REPORT, classification_report(found))
 
 
-def write_csv(path: Path, table: pd.DataFrame) -> None:
-    """Write a table, numbers with six decimals."""
-    write_whole(path, table.to_csv(index=False, float_format="%.6f", lineterminator="\n").encode())
-
-
 def write_pictures(
     found: Evaluation, folder: Path, root: Path | None = None, sample_bits: int | None = None
 ) -> None:
@@ -110,14 +104,10 @@ def write_pictures(
 
 
 def _grid(rows: Sequence[mistakes.Row], root: Path, sample_bits: int | None) -> Figure:
-    photos, empty = [], "no error"
-    for path, true, said, sure, _ in rows:
-        content, reason = thumbnail(root, path, sample_bits=sample_bits)
-        empty = f"no photo to show: {reason}"
-        if content:
-            words = f"{true or 'nothing'}, said {said or 'nothing'} {sure:.2f}"
-            photos.append((np.asarray(open_image(content)), words))
-    return photo_grid_figure(photos, 5, empty)
+    words = [f"{true or 'nothing'}, said {said or 'nothing'} {sure:.2f}" for _, true, said, sure, _ in rows]
+    shown = [thumbnail(root, row[0], sample_bits=sample_bits) for row in rows]
+    empty = f"no photo to show: {shown[-1][1]}" if shown else "no error"
+    return thumbnail_grid_figure(list(zip(shown, words, strict=True)), empty)
 
 
 def confusion_figure(scored: Scored) -> Figure:

@@ -111,10 +111,10 @@ def _measured(scored: Scored, weights: np.ndarray) -> Weighted:
         macros = []
         for kind, part in scored.labels.slices.items():
             found[f"{kind}/accuracy"] = _ratio(hits[:, part].sum(1), support[:, part].sum(1))
-            macros.append(_over_labels(f1[:, part]))
+            macros.append(over_labels(f1[:, part]))
             found[f"{kind}/f1_macro"] = macros[-1]
             found[f"{kind}/f1_weighted"] = _weighted(f1[:, part], support[:, part])
-        return labels | found | {"f1_macro": _over_labels(np.stack(macros, 1))}
+        return labels | found | {"f1_macro": over_labels(np.stack(macros, 1))}
     half = apply_thresholds(scored.scores, np.full(len(scored.labels), DEFAULT))
     half_hits, half_said = (weights @ part.astype(dtype) for part in (half & truth, half))
     return {
@@ -122,10 +122,10 @@ def _measured(scored: Scored, weights: np.ndarray) -> Weighted:
         "hamming_loss": _mean(weights, (truth != decided).mean(1)),
         **found,
         "f1_micro": _ratio(2 * hits.sum(1), said.sum(1) + support.sum(1)),
-        "f1_macro": _over_labels(f1),
+        "f1_macro": over_labels(f1),
         "f1_weighted": _weighted(f1, support),
-        "f1_macro_at_0.5": _over_labels(2 * half_hits / (half_said + held)),
-        "map": _over_labels(ap),
+        "f1_macro_at_0.5": over_labels(2 * half_hits / (half_said + held)),
+        "map": over_labels(ap),
     }
 
 
@@ -183,7 +183,7 @@ def _weighted(f1: np.ndarray, support: np.ndarray) -> np.ndarray:
     return _ratio(np.nansum(f1 * support, 1), support.sum(1))
 
 
-def _over_labels(values: np.ndarray) -> np.ndarray:
+def over_labels(values: np.ndarray) -> np.ndarray:
     """Return the means `[R]` over the labels of `[R, labels]` with a figure; NaN where none has one."""
     return _ratio(np.nansum(values, 1), (~np.isnan(values)).sum(1))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from src.analysis.evaluation.scored import Scored
-from src.files import write_whole
+from src.files import write_csv
 from src.runs import RunFolder
 
 SURE = 0.8  # a wrong decision above it is a sure one
@@ -147,14 +147,10 @@ def error_rows(mistakes: Sequence[Mistake]) -> dict[str, list[Row]]:
     return dict(zip(TABLES, (rows, sure, unsure), strict=True))
 
 
-def write_errors(mistakes: Sequence[Mistake], folder: Path) -> dict[str, int]:
-    """Write the wrong decisions as tables, worst photos first; return their lengths."""
-    tables = error_rows(mistakes)
-    for name, rows in tables.items():
-        table = pd.DataFrame(rows, columns=list(COLUMNS))
-        text = table.to_csv(index=False, float_format="%.4f", lineterminator="\n")
-        write_whole(folder / f"{name}.csv", text.encode())
-    return {name: len(rows) for name, rows in tables.items()}
+def write_errors(mistakes: Sequence[Mistake], folder: Path) -> None:
+    """Write the wrong decisions as tables, worst photos first."""
+    for name, rows in error_rows(mistakes).items():
+        write_csv(folder / f"{name}.csv", pd.DataFrame(rows, columns=list(COLUMNS)), "%.4f")
 
 
 def _rows(mistake: Mistake) -> Iterator[Row]:

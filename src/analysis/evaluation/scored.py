@@ -21,9 +21,6 @@ class Scored:
         targets: multi-hot `[N, labels]` (`multilabel`; below 0 where nobody has looked, which counts as
             absent) or class indices `[N, kinds]`, `MISSING` where a photo has no label of a kind.
         thresholds: `[labels]` for `multilabel`, else None.
-
-    Raises:
-        ValueError: for shapes that do not fit.
     """
 
     task: str
@@ -34,13 +31,6 @@ class Scored:
     scores: np.ndarray
     targets: np.ndarray
     thresholds: np.ndarray | None = None
-
-    def __post_init__(self):
-        photos, width = len(self.ids), len(self.labels if self.multilabel else self.labels.kinds)
-        lengths = {photos, len(self.paths), len(self.groups)}
-        shapes = self.scores.shape, self.targets.shape
-        if len(lengths) > 1 or shapes != ((photos, len(self.labels)), (photos, width)):
-            raise ValueError(f"{lengths} photos, scores and targets {shapes}: they do not fit")
 
     @property
     def multilabel(self) -> bool:

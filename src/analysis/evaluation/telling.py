@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from src.analysis.evaluation.evaluation_folder import TELLING, WORDS, write_csv
+from src.analysis.evaluation.evaluation_folder import TELLING, WORDS
 from src.analysis.evaluation.mistakes import TABLES, Mistake, error_rows
+from src.files import write_csv
 from src.runs import read_table
 
 if TYPE_CHECKING:  # a page is written without torch

@@ -7,19 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from src.analysis.drawing import save
 from src.analysis.explore import photo_figures as fig
 from src.analysis.explore.exploration import MEASURED, Exploration
-from src.analysis.explore.photo_rules import UNUSUAL
-from src.analysis.explore.problems import LISTS, Row, find_problems
-from src.analysis.explore.summary import EVALUABLE, MADE_BY, RARE, pair_counts, summarise
+from src.analysis.explore.problems import LISTS, UNUSUAL, Row, find_problems
+from src.analysis.explore.summary import EVALUABLE, RARE, pair_counts, summarise
 from src.analysis.pages import ABOUT_TASK, Thumbnail, make_output, render, thumbnail
 from src.datamodules.groups import identical_sets
-from src.files import write_whole
-from src.images import open_image
+from src.files import write_csv, write_whole
 
 PAGE, FIGURES, ARCHIVE = "explore.html", "explore.json", "dataset_exploration.zip"
 PNGS = ("class_distribution.png", "image_dimensions.png", "aspect_ratios.png", "brightness_boxplot.png",
@@ -35,9 +32,7 @@ Problems = Mapping[str, Sequence[Row]]
 
 def check_folder(folder: Path, photos: Iterable[Path]) -> None:
     """Make the output folder; files of an earlier exploration are written over, no others."""
-    figures = folder / FIGURES
-    ours = figures.is_file() and f'"made_by": "{MADE_BY}"' in figures.read_text("utf-8", errors="replace")
-    make_output(folder, photos, () if ours else FILES)
+    make_output(folder, photos, () if (folder / FIGURES).is_file() else FILES)
 
 
 def write_exploration(data: Exploration, folder: Path) -> dict:
@@ -75,8 +70,7 @@ def _samples(data: Exploration, count: int = 10) -> list[str]:
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping]) -> None:
-    table = pd.DataFrame(list(rows), columns=list(columns), dtype=object)
-    write_whole(path, table.to_csv(index=False, lineterminator="\n").encode("utf-8"))
+    write_csv(path, pd.DataFrame(list(rows), columns=list(columns), dtype=object), None)
 
 
 def _write_tables(data: Exploration, problems: Problems, summary: dict, folder: Path) -> None:
@@ -121,20 +115,15 @@ def _write_pictures(
     labels = {path: text.replace(";", ", ") for path, text in data.photos[["path", "all_labels"]].to_numpy()}
     sizes = data.readable[["width", "height"]].to_numpy(int)
 
-    def grid(words: Mapping[str, str], empty: str) -> fig.Figure:
-        shown = [(thumbnails[path][0], text) for path, text in words.items()]
-        photos = [(np.asarray(open_image(content)), text) for content, text in shown if content]
-        return fig.photo_grid_figure(photos, 5, empty)
-
-    outliers = problems["brightness_outliers"][:20]
-    odd = {row["file"]: f"{row['brightness']:.0f}: {labels[row['file']]}" for row in outliers}
+    outliers = [(row["file"], row["brightness"]) for row in problems["brightness_outliers"][:20]]
+    odd = [(thumbnails[path], f"{level:.0f}: {labels[path]}") for path, level in outliers]
     figures = (
         fig.counts_figure(data.kinds, RARE),
         fig.dimensions_figure(sizes),
         fig.aspect_ratios_figure(sizes),
         fig.brightness_figure(data.brightness),
-        grid(odd, "no photo whose brightness is unlike its label's"),
-        grid({path: labels[path] for path in samples}, "no photo can be read"),
+        fig.thumbnail_grid_figure(odd, "no photo whose brightness is unlike its label's"),
+        fig.thumbnail_grid_figure([(thumbnails[p], labels[p]) for p in samples], "no photo can be read"),
     )
     for name, figure in zip(PNGS, figures, strict=True):
         save(figure, folder / name)

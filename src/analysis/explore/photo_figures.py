@@ -8,6 +8,8 @@ from matplotlib.ticker import MaxNLocator
 
 from src.analysis import drawing as draw
 from src.analysis.drawing import BAR_LABEL, BLUE, INK, NOTE, ORANGE, SMALL
+from src.analysis.pages import Thumbnail
+from src.images import open_image
 
 COMMON_RATIOS = {"9:16": 9 / 16, "3:4": 3 / 4, "1:1": 1.0, "4:3": 4 / 3, "3:2": 3 / 2, "16:9": 16 / 9}
 BOX = {
@@ -77,6 +79,12 @@ def brightness_figure(brightness: Mapping[str, Mapping[str, Sequence[float]]]) -
         axes.set_xlim(0, 255)
     panels[-1].set_xlabel("mean gray level of a photo, 0 to 255", **NOTE)
     return figure
+
+
+def thumbnail_grid_figure(photos: Sequence[tuple[Thumbnail, str]], empty: str) -> Figure:
+    """Draw the thumbnails that there are, with words below; `empty` where there is none."""
+    pixels = [(np.asarray(open_image(content)), words) for (content, _), words in photos if content]
+    return photo_grid_figure(pixels, 5, empty)
 
 
 def photo_grid_figure(photos: Sequence[tuple[np.ndarray, str]], columns: int, empty: str) -> Figure:

@@ -13,7 +13,6 @@ from src.analysis.explore.problems import LISTS, Row, near_pairs_of, rule_of
 from src.analysis.pages import LISTED, folder_name
 from src.errors import listed
 
-MADE_BY = "scripts/explore.py"
 RARE = 25  # photos; below, a threshold or a score of the label says little
 EVALUABLE = 3  # groups; below, a label cannot stand in train, val and test
 SHOWN = 60  # rows of a list that the page shows; its CSV has all
@@ -27,7 +26,7 @@ def summarise(data: Exploration, problems: Mapping[str, Sequence[Row]]) -> dict:
     """Return all figures, ready for JSON; the page needs nothing else but pictures."""
     labels, groups, photos = _labels(data), _groups(data), data.readable
     return {
-        "made_by": MADE_BY,
+        "made_by": "scripts/explore.py",
         "data": folder_name(data.source.root.resolve(), ("images", "photos", "train")),
         "task": data.task,
         "totals": {

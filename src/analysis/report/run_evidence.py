@@ -1,23 +1,28 @@
-"""What the figures of a run rest on: thresholds, calibration, promises and confusions, from its tables.
+"""What a run's figures rest on, from its tables, and what changed since the run before on the same photos.
 
 A table that is missing leaves its part empty: runs of earlier versions have none of them.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
 import pandas as pd
+from omegaconf import OmegaConf
 
+from src.analysis.comparison import compare, flips, read_pair
 from src.analysis.evaluation.calibrated import ALL
 from src.analysis.evaluation.evaluation_folder import FOLDER, LABELS, PAIRS
 from src.analysis.evaluation.mistakes import TABLES, Mistake
 from src.analysis.evaluation.telling import excerpt, read_weights
 from src.analysis.pages import label_names
 from src.decisions.routing import needed
-from src.runs import RunFolder, read_table
+from src.errors import InputError
+from src.files import read_json
+from src.runs import RunFolder, finished_runs, read_run, read_table
 
+OWN = ("output_dir", "resume")  # settings that every run has its own of
 MISS = 0.05  # the rate of misses that the pages speak of
 PAIRS_SHOWN = 10
 WORDS = ("label", "kind", "objective", "state", "source", "promise", "unfitted", "true_label",
@@ -79,3 +84,52 @@ def _false_alarms(run: RunFolder, mistakes: Sequence[Mistake]) -> list[dict]:
         count.update(product(true, said))
     names = ("true_label", "predicted_label", "photos")
     return [dict(zip(names, (*pair, n), strict=True)) for pair, n in count.most_common(PAIRS_SHOWN)]
+
+
+def run_before(run: RunFolder) -> RunFolder | None:
+    """Return the newest run of the same task and data that had finished before this one; None without one."""
+    own = run.path.resolve()
+    outputs = next((folder.parent for folder in own.parents if folder.name == run.task), None)
+    written = (own / "metrics.json").stat().st_mtime_ns
+    for folder in finished_runs(outputs) if outputs and run.facts.get("data_hash") else ():
+        if folder == own or (folder / "metrics.json").stat().st_mtime_ns >= written:
+            continue
+        try:
+            facts = read_json(folder / "metrics.json").get("run") or {}
+            if all(facts.get(key) == run.facts.get(key) for key in ("task", "data_hash")):
+                return read_run(folder)
+        except InputError:  # a broken run is not this one's fault
+            continue
+    return None
+
+
+def changes(before: RunFolder, run: RunFolder) -> dict:
+    """Return what differs: `settings` (name, before, now), and figures of the same test photos.
+
+    `differences` are rows of `compare`, empty where `refused` says why the test photos do not allow it.
+    """
+    old, new = _settings(before), _settings(run)
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    found = {"settings": [(name, old.get(name), new.get(name)) for name in names], "refused": ""}
+    try:
+        pair = read_pair([str(before.path), str(run.path.resolve())])
+    except InputError as error:
+        return found | {"differences": [], "refused": str(error)}
+    rows = [row for row in compare(pair) if not row["label"] and "difference" in row]
+    return found | {"differences": rows, "flips": len(flips(pair)), "same": len(pair.truth)}
+
+
+def _settings(run: RunFolder) -> dict[str, object]:
+    """Return the settings of a run, and its code and packages, by dotted name."""
+    config = OmegaConf.to_container(run.config) if OmegaConf.is_dict(run.config) else {}
+    code = {"code": run.facts.get("git"), "version": run.facts.get("versions")}
+    return {name: value for name, value in _flat({**config, **code}) if name not in OWN}
+
+
+def _flat(node: object, name: str = "") -> Iterator[tuple[str, object]]:
+    """Yield the leaves of nested settings with their dotted names."""
+    if not isinstance(node, dict) or not node:
+        yield name, node
+        return
+    for key, value in node.items():
+        yield from _flat(value, f"{name}.{key}" if name else str(key))

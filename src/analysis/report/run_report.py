@@ -1,6 +1,6 @@
 """The report of a run, one HTML page that is complete in itself, and its model card from the same numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path, PurePath
@@ -8,9 +8,8 @@ from pathlib import Path, PurePath
 from src.analysis.evaluation.evaluation_folder import FOLDER, HISTOGRAM
 from src.analysis.evaluation.mistakes import Mistake, compared
 from src.analysis.evaluation.telling import ERRORS, marked, read_telling
-from src.analysis.pages import ABOUT_TASK, LISTED, folder_name, is_number, render, thumbnail
-from src.analysis.report.run_before import changes, run_before
-from src.analysis.report.run_evidence import evidence_of
+from src.analysis.pages import ABOUT_TASK, LISTED, Thumbnail, folder_name, is_number, render, thumbnail
+from src.analysis.report.run_evidence import changes, evidence_of, run_before
 from src.errors import listed
 from src.files import write_whole
 from src.overrides import shown, typed
@@ -70,8 +69,8 @@ def write_report(run: Path, images_root: Path | None = None) -> Path:
         min_positives=folder.setting("callbacks.thresholds.min_positives"),
         kinds=list(folder.classes),
         classes=folder.classes,
-        facts=folder.facts,
         split_names=SPLIT_NAMES,
+        facts=folder.facts,
         **_splits(folder),
         certificate=folder.certificate,
         closest=[(photo, show(root, photo["path"])) for photo in closest.get("photos", ())],
@@ -85,7 +84,7 @@ def write_report(run: Path, images_root: Path | None = None) -> Path:
         figures={file.name: file.read_bytes() for file in figures},
         compared=count,
         wrong=len(mistakes),
-        mistakes=_worst(folder, mistakes[:ERRORS], root),
+        mistakes=_worst(folder, mistakes[:ERRORS], partial(show, root)),
         noun=noun,
         unreadable=_unreadable(folder),
         command=f"python scripts/predict.py {ckpt} {GIVEN[noun]} output=predictions.csv",
@@ -96,13 +95,12 @@ def write_report(run: Path, images_root: Path | None = None) -> Path:
     return folder.path / name
 
 
-def _worst(run: RunFolder, mistakes: Sequence[Mistake], root: Path | None) -> list[tuple]:
+def _worst(run: RunFolder, mistakes: Sequence[Mistake], show: Callable[[str], Thumbnail]) -> list[tuple]:
     """Return `(mistake, words of each wrong label, thumbnail)`, of a text its marked words."""
     if run.noun == "text":
         told = read_telling(run.path / FOLDER)
         return [(m, told.get(m.photo, []), marked(m.path, told.get(m.photo))) for m in mistakes]
-    bits = run.setting("preprocess.sample_bits")
-    return [(m, [], thumbnail(root, m.path, sample_bits=bits)) for m in mistakes]
+    return [(m, [], show(m.path)) for m in mistakes]
 
 
 def _headline(run: RunFolder) -> list[tuple[str, object]]:
@@ -241,11 +239,8 @@ def _labels(run: RunFolder, measured: Mapping[str, dict]) -> dict:
 def _per_class(run: RunFolder, split: str) -> dict[str, dict[str, Mapping]]:
     """Return the scores of one split as `{kind: {label: scores}}`."""
     scores = run.metrics.get(split) or {}
-    kinds = {kind: dict(part.get("per_class") or {}) for kind, part in kind_scores(scores).items()}
-    rest = dict(scores.get("per_class") or {})
-    for kind, labels in run.classes.items():
-        kinds.setdefault(kind, {}).update({label: rest.pop(label) for label in labels if label in rest})
-    return {kind: labels for kind, labels in {**kinds, "labels": rest}.items() if labels}
+    parts = {kind: kind_scores(scores).get(kind, scores).get("per_class") or {} for kind in run.classes}
+    return {kind: {n: own[n] for n in run.classes[kind] if n in own} for kind, own in parts.items() if own}
 
 
 def _unreadable(run: RunFolder) -> list[dict]:
