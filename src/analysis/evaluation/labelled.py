@@ -15,10 +15,10 @@ from src.config_check import check_targets
 from src.errors import InputError, listed, nearest
 from src.inference.batches import Photo, find_images, find_texts, run_batches
 from src.inference.predictor import Predictor
-from src.labels import LabelSpace
+from src.labels import TASKS, LabelSpace
 from src.overrides import shown
 from src.parallel import ProgressBar
-from src.runs import read_table, run_of
+from src.runs import TEXTS, read_table, run_of
 
 log = logging.getLogger(__name__)
 TABLE_KEYS = {"csv", "images", "id", "columns", "delimiter", "encoding"}
@@ -43,6 +43,11 @@ class Labelled:
         return self.photos[0].root if self.photos[0].path else None
 
 
+def newest_for(data: DictConfig) -> tuple[str, ...]:
+    """Return the folders of `outputs` with the runs that can be evaluated on what `data` names."""
+    return (TEXTS,) if "text" in str(data.get("_target_")) or "text" in data else TASKS
+
+
 def labelled_photos(cfg: DictConfig, predictor: Predictor, checkpoint: Path) -> Labelled:
     """Return the photos that `data.*` names, without these keys the test split of the checkpoint's run.
 
@@ -52,7 +57,7 @@ def labelled_photos(cfg: DictConfig, predictor: Predictor, checkpoint: Path) -> 
     if (cfg.data or cfg.explain) and predictor.backend.reads == "both":
         raise InputError("photos with notes are evaluated on their run's own split: no data.*, no explain=")
     texts = predictor.backend.reads == "text"
-    of_texts = "text" in str(cfg.data.get("_target_")) or "text" in cfg.data
+    of_texts = newest_for(cfg.data) == (TEXTS,)
     if texts and (cfg.root or {"root", "images"} & {*cfg.data} or ("_target_" in cfg.data and not of_texts)):
         raise InputError("this is a model of texts: name labelled texts, data=text data.csv=notes.csv")
     if of_texts and not texts:
