@@ -310,24 +310,32 @@ def test_cut_off_texts_are_counted_and_bounded(runs, home, monkeypatch, capsys):
     )
 
 
-def test_a_run_goes_on_and_a_sweep_has_a_board(home, runs, tmp_path, monkeypatch):
-    run = runs("full")
+@pytest.mark.parametrize("name", ["frozen", "full"])
+def test_a_run_goes_on_without_its_encoder(name, home, runs, tmp_path, monkeypatch):
+    run = runs(name)
     kept = tmp_path / "outputs" / "text" / run.name
     shutil.copytree(run, kept)
-    monkeypatch.chdir(home / "full")
+    monkeypatch.chdir(home / name)
     before = (kept / "predictions.csv").read_bytes()
-    assert run_script(monkeypatch, "train", f"resume={kept}") == 0
-    assert (kept / "predictions.csv").read_bytes() == before
+    shutil.move(home / "encoder", home / "away")
+    try:
+        assert run_script(monkeypatch, "train", f"resume={kept}") == 0
+        assert (kept / "predictions.csv").read_bytes() == before
+        assert run_script(monkeypatch, "train", f"resume={kept}", "trainer.max_epochs=3") == 0
+    finally:
+        shutil.move(home / "away", home / "encoder")
+    assert len(pd.read_csv(kept / "history.csv")) == 3
+
+
+def test_a_sweep_has_a_board(home, runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(runs("full").parents[2])
     words = ("-m", *BASELINE, "model.C=1,3", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert run_script(monkeypatch, "train", *words) == 0
     board = pd.read_csv(tmp_path / "sweep" / "leaderboard.csv")
     assert list(board["status"]) == ["done", "done"]
-    assert (
-        run_script(
-            monkeypatch, "find_lr", *TRANSFORMER[:-1], "text.length=64", "steps=12", "data.batch_size=8"
-        )
-        == 0
-    )
+    words = (*TRANSFORMER[:-1], "text.length=64", "steps=12", "data.batch_size=8")
+    assert run_script(monkeypatch, "find_lr", *words) == 0
+    assert "Loading weights" not in capsys.readouterr().err
 
 
 def test_a_kind_that_lies_in_one_fold(home, monkeypatch, tmp_path):

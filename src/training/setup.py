@@ -28,7 +28,7 @@ from src.inference.batches import trained_sizes
 from src.inference.features import split_features
 from src.inference.fusion_backend import fusion_features
 from src.inference.text_backend import text_features
-from src.models.checkpoint import init_from, read_checkpoint
+from src.models.checkpoint import init_from, load_model, read_checkpoint
 from src.models.classifiers import PhotoClassifier
 from src.overrides import save_config, typed
 from src.process import is_main, launched
@@ -238,7 +238,11 @@ def model_and_data(cfg: DictConfig) -> tuple[PhotoClassifier, PhotoDataModule]:
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule = build(cfg.data)
     datamodule.setup()
-    model = build(cfg.model, labels=datamodule.labels.as_dict(), class_weights=datamodule.class_weights())
+    last = Path(cfg.output_dir) / "checkpoints" / LAST
+    if cfg.resume and cfg.model.get("encoder") and last.is_file():  # which may be gone
+        model = load_model(last).train()
+    else:
+        model = build(cfg.model, labels=datamodule.labels.as_dict(), class_weights=datamodule.class_weights())
     datamodule.partial = model.partial
     if model.reads == "text":
         model.learn_vocabulary([record.text for record in datamodule.splits["train"]])
