@@ -163,7 +163,7 @@ def test_evaluation_of_a_run_and_of_other_texts(runs, name, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     assert run_script(monkeypatch, "evaluate", f"ckpt={run}", "output=own", "explain=2") == 0
     assert read_json(Path("own") / read)["figures"] == read_json(run / "evaluation" / read)["figures"]
-    assert "photo" not in (said := capsys.readouterr().out).replace("held-out photos", "") and "texts" in said
+    assert "photo" not in (said := capsys.readouterr().out) and "texts" in said
     mine, of_run = (pd.read_csv(f / "telling_words.csv") for f in (Path("own"), run / "evaluation"))
     pd.testing.assert_frame_equal(mine, of_run[: len(mine)])
     rows = [("text", "label"), ("brown stains on a joint", "Rust"), ("all good here", "Intact")]
@@ -230,7 +230,7 @@ def test_tables_that_nothing_can_be_learned_from(rows, said, tmp_path, monkeypat
     assert said in refused(monkeypatch, capsys, "train", *words)
 
 
-def test_empty_same_and_contradicting_texts_are_named(tmp_path, monkeypatch):
+def test_empty_same_and_contradicting_texts_are_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     rows = list(csv.reader(notes(Path("notes.csv"), count=60).open(encoding="utf-8")))
     rows += [("N900", "", "Rust", "A900"), ("N901", "late note", "", "A901")]
@@ -239,6 +239,13 @@ def test_empty_same_and_contradicting_texts_are_named(tmp_path, monkeypatch):
     write(Path("notes.csv"), rows)
     run = trained(tmp_path, *BASELINE)
     found = {one["key"] if "key" in one else one["name"]: one for one in _findings(run)}
+    assert "photo" not in (run / "train.log").read_text(encoding="utf-8")
+    given = [(f"N{i:03}", ("train", "train", "val")[i % 3]) for i in range(0, 57, 2)]
+    write(Path("split.csv"), [("ID", "split"), *given, ("gone", "test")])
+    words = (*BASELINE, "data.split_file=split.csv", "data.group='ID:^(N0[0-3])'")
+    assert run_script(monkeypatch, "train", *words) == 0
+    said = capsys.readouterr().err
+    assert "1 rows of the split file have no text now: gone" in said and "photo" not in said
     assert {"texts_empty", "texts_unlabelled", "texts_same", "texts_contradict", "texts_joined"} <= set(found)
     assert "N902 = N903" in prose(run / "report.html")
     tables = [pd.read_csv(run / f"{split}_metadata.csv") for split in ("train", "val", "test")]

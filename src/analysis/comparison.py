@@ -125,7 +125,7 @@ def _photos(run: RunFolder, test: pd.DataFrame, by: str) -> dict[tuple, tuple[di
     if run.noun == "text":  # found by its ID
         predictions = predictions.assign(path=predictions["ID"])
     if test.empty:
-        raise InputError(f"{run.path / 'test_metadata.csv'}: no test photos, so nothing to compare")
+        raise InputError(f"{run.path / 'test_metadata.csv'}: no test {run.noun}s, so nothing to compare")
     for path, table, needed in ((run.path / "test_metadata.csv", test, run.classes),
                                 (file, predictions, [*columns, "status"])):  # fmt: skip
         if lacking := [name for name in ("path", *needed) if name not in table]:
@@ -133,7 +133,7 @@ def _photos(run: RunFolder, test: pd.DataFrame, by: str) -> dict[tuple, tuple[di
     predicted = {row["path"]: row for row in predictions.to_dict("records")}
     rows = test.sort_values("path").to_dict("records")
     if lost := [row["path"] for row in rows if row["path"] not in predicted]:
-        raise InputError(f"{file}: it lacks {len(lost)} of {len(rows)} test photos ({listed(lost, 3)})")
+        raise InputError(f"{file}: it lacks {len(lost)} of {len(rows)} test {run.noun}s ({listed(lost, 3)})")
     copies, found = Counter(), {}
     for row in rows:
         copies[row[by]] += 1

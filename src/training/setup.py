@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")  # with weights in float32, as what predicts
 WHOLE = "validation runs once after each epoch; leave it alone"
 FIXED = {
-    "limit_test_batches": (1.0, "a run is tested on all photos of its test split; leave it alone"),
+    "limit_test_batches": (1.0, "a run is tested on its whole test split; leave it alone"),
     "overfit_batches": (0.0, "it would not shuffle; use +trainer.limit_train_batches"),
     "max_steps": (-1, "a run is counted in whole epochs; use trainer.max_epochs"),
     "check_val_every_n_epoch": (1, WHOLE),
@@ -336,11 +336,12 @@ def resume_point(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule,
     if not last.is_file():
         raise InputError(f"resume={run}: it holds no checkpoints/last.ckpt; start a new run instead")
     content = read_checkpoint(last)
+    anew = f" with {typed('model.init_from', run)}" if model.reads == "photo" else ""
     for name in ("split_hash", "data_hash"):
         if content["provenance"].get(name) != getattr(datamodule, name):
             raise InputError(
-                f"resume={run}: photos, labels or how they are split have changed ({name} differs), so it "
-                f"cannot go on as it was; start a new run with {typed('model.init_from', run)}"
+                f"resume={run}: {datamodule.noun}s, labels or their split have changed ({name} differs), so "
+                f"it cannot go on as it was; start a new run{anew}"
             )
     done = epochs_done(content)
     if done > max_epochs:
