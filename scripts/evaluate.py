@@ -15,7 +15,7 @@ def main(cfg: DictConfig) -> None:
     """Score labelled photos, the run's own test split by default, and write the figures and the errors."""
     from src.analysis.evaluation import evaluation_folder as files
     from src.analysis.evaluation.calibrated import noisy_labels_of_run
-    from src.analysis.evaluation.labelled import labelled_photos, scored_photos
+    from src.analysis.evaluation.labelled import labelled_photos, newest_for, scored_photos
     from src.analysis.evaluation.measures import evaluate
     from src.analysis.evaluation.telling import telling_words
     from src.files import user_path
@@ -23,7 +23,8 @@ def main(cfg: DictConfig) -> None:
     from src.overrides import shown
     from src.runs import find_checkpoint, run_of
 
-    folder, checkpoint = user_path(cfg.output or cfg.output_dir), find_checkpoint(cfg.ckpt)
+    folder = user_path(cfg.output or cfg.output_dir)
+    checkpoint = find_checkpoint(cfg.ckpt, tasks=newest_for(cfg.data))
     if checkpoint.suffix.lower() == ".ckpt":
         from src.models.base import set_full_precision
 

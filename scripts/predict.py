@@ -35,7 +35,7 @@ def main(cfg: DictConfig) -> None:
     settings = {"threshold": threshold, **{key: cfg[key] for key in given}}
     options = {**settings, **{key: cfg[key] for key in ("device", "backend", "num_workers", "tta")}}
     predictor = Predictor.load(checkpoint, **options)
-    predictor.backend.check_items(cfg.images, cfg.texts)
+    predictor.backend.check_items(cfg.images, cfg.texts, photos)
     refuse_to_overwrite(output, photos, cfg.images, cfg.texts, cfg.ckpt)
     if cfg.spreadsheet_safe:  # else left out: jobs before this key go on
         settings["spreadsheet_safe"] = True

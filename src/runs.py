@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 LOCK = ".lock"  # locked by a training until its last file is written
 BEST, LAST = "best.ckpt", "last.ckpt"
 TEXTS, BOTH = "text", "photo_and_note"  # folders of runs of texts, and of photos with notes
+PHOTOS_ALONE = ("only models of photos alone are exported and served; the service of one takes texts, too: "
+                "POST /predict_text, from the runs below outputs/text (docs/service.md)")  # fmt: skip
 PATIENCE = 30.0  # seconds that another job may take to write its row
 LEADERBOARD = ("score", "job", "overrides", "status", "reason", "labels")  # its columns
 
@@ -53,8 +55,9 @@ def find_checkpoint(
         no_run = "a folder without checkpoints/best.ckpt, so not a finished training run"
         raise InputError(f"ckpt={ckpt}: {no_run if path.is_dir() else 'no such file or run folder'}")
     if (run := next(finished_runs(outputs, tasks), None)) is None:
+        where = outputs if len(tasks) > 1 else outputs / tasks[0]
         raise InputError(
-            f"no finished training run below {outputs}/: train one, or name one with ckpt=RUN_OR_FILE"
+            f"no finished training run below {where}/: train one, or name one with ckpt=RUN_OR_FILE"
         )
     log.info("ckpt= not given: the newest finished training run, %s", run)
     return run / "checkpoints" / BEST

@@ -143,7 +143,7 @@ def test_temperature_of_each_head():
     assert found.parameters[:, 0] == pytest.approx([0.5] * 2 + [2] * 3, rel=0.05)
     assert np.abs(apply(off, found.parameters, slices) - truth).max() < 0.03
     few = fit_heads(off[:20], np.where(np.arange(20)[:, None] < [20, 3], classes[:20], -1), HEADS)
-    assert few.unfitted[0] == "" and few.unfitted[1] in ("2 photos", "3 photos")
+    assert few.unfitted[0] == "" and few.unfitted[1] in ("2 labelled", "3 labelled")
     assert few.parameters[2:].tolist() == [[1, 0, 0]] * 3
 
 

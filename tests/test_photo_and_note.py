@@ -1,11 +1,14 @@
 """Photos with notes: the fusion of two runs, the audit's conflicts, and texts over HTTP."""
 
 import csv
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
 
+from src.errors import InputError
 from src.inference.predictor import Predictor
 from src.serving.app import create_app
 from src.serving.settings import Settings
@@ -63,6 +66,18 @@ def test_the_run_predicts_photos_with_and_without_a_note(here, monkeypatch, tmp_
     assert {row["text"] == "" for path, row in found.items() if path.endswith("_7.jpg")} == {True}
 
 
+def test_photos_or_notes_alone_are_counted(here, monkeypatch, capsys, tmp_path):
+    for given, told in {
+        "images=photos": "0 with photo and note, 72 with the photo alone, 0 with the note alone",
+        "images=photos texts=notes.csv": "63 with photo and note, 9 with the photo alone, 1 with the note",
+        "texts=notes.csv": "0 with photo and note, 0 with the photo alone, 64 with the note alone",
+    }.items():
+        words = ("ckpt=outputs/photo_and_note/both", f"output={tmp_path / 'p.csv'}", *given.split())
+        assert run_script(monkeypatch, "predict", *words) == 0
+        assert told in capsys.readouterr().err
+    assert {row["path"] for row in rows(tmp_path / "p.csv")} == {""}
+
+
 def test_a_photo_or_a_note_alone_counts_as_it_does_in_its_own_model(here):
     both = Predictor.load("outputs/photo_and_note/both", num_workers=0)
     parts = both.backend.model.photo, both.backend.model.note
@@ -81,6 +96,15 @@ def test_the_audit_lists_notes_that_disagree(here, monkeypatch, tmp_path):
     listed = [row for row in rows(tmp_path / "audit.csv") if row["list"] == "note_disagrees"]
     assert "A000_1" in [Path(row["path"]).stem for row in listed]
     assert "rusted through" in (tmp_path / "audit.html").read_text(encoding="utf-8")
+
+
+def test_the_newest_run_of_texts_is_evaluated_on_texts(here, monkeypatch, capsys, tmp_path):
+    given = ("data=text", "data.csv=notes.csv", f"output={tmp_path}")
+    assert run_script(monkeypatch, "evaluate", *given) == 2
+    assert "the newest finished training run, outputs/text/note" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    assert run_script(monkeypatch, "evaluate", *given) == 2
+    assert "no finished training run below outputs/text/" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -117,12 +141,35 @@ def test_notes_are_joined_by_their_ids_alone(here, monkeypatch, capsys, tmp_path
     assert [row["text"] for row in rows(tmp_path / "p.csv")] == ["water dripping", "rusted through"]
 
 
-def test_notes_that_were_trained_on_are_refused(here, monkeypatch, capsys):
+def test_runs_that_were_split_apart_are_refused(here, monkeypatch, capsys, tmp_path):
     other = ("model=text_tfidf", "task=dual_head", "data.csv=notes.csv", "seed=3")
     assert run_script(monkeypatch, "train", *other, "hydra.run.dir=other/text/run") == 0
-    runs = ("model.photo=outputs/dual_head/photo", "model.note=other/text/run")
-    assert run_script(monkeypatch, "train", "model=photo_and_note", *runs) == 2
-    assert "train it with data.split_file=" in capsys.readouterr().err
+    runs = ("model=photo_and_note", "model.photo=outputs/dual_head/photo", "model.note=other/text/run")
+    assert run_script(monkeypatch, "train", *runs) == 2
+    said = capsys.readouterr().err
+    assert "was trained on the notes" in said and "train it with data.split_file=" in said
+    shutil.copytree("outputs/text/note", tmp_path / "tuned")  # its validation has notes of test photos
+    (tmp_path / "tuned/test_metadata.csv").replace(tmp_path / "tuned/val_metadata.csv")
+    assert run_script(monkeypatch, "train", *runs[:2], f"model.note={tmp_path / 'tuned'}") == 2
+    assert "was tuned on the notes" in capsys.readouterr().err
+
+
+def test_notes_that_read_like_training_texts_of_other_ids_are_counted(here, monkeypatch, capsys, tmp_path):
+    table = Path("notes.csv").read_text(encoding="utf-8")
+    (tmp_path / "own.csv").write_text(re.sub(r"(?m)^A", "B", table), encoding="utf-8")
+    other = ("model=text_tfidf", "task=dual_head", f"data.csv={tmp_path / 'own.csv'}")
+    assert run_script(monkeypatch, "train", *other, f"hydra.run.dir={tmp_path / 'run'}") == 0
+    runs = ("model=photo_and_note", "model.photo=outputs/dual_head/photo", f"model.note={tmp_path / 'run'}")
+    folder = f"hydra.run.dir={tmp_path / 'both'}"
+    assert run_script(monkeypatch, "train", *runs, "data.notes=notes.csv", folder) == 0
+    assert "held-out notes read like training texts of model.note" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("backend", ["onnx", "torch"])
+@pytest.mark.parametrize("ckpt", ["outputs/text/note", "outputs/photo_and_note/both"])
+def test_a_service_takes_a_model_of_photos(here, tmp_path, ckpt, backend):
+    with pytest.raises(InputError, match="POST /predict_text"):
+        create_app(Settings(folder=tmp_path, ckpt=ckpt, runs=here / "outputs", backend=backend))
 
 
 def test_texts_over_http(here, tmp_path):

@@ -163,7 +163,7 @@ def test_evaluation_of_a_run_and_of_other_texts(runs, name, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     assert run_script(monkeypatch, "evaluate", f"ckpt={run}", "output=own", "explain=2") == 0
     assert read_json(Path("own") / read)["figures"] == read_json(run / "evaluation" / read)["figures"]
-    assert "photo" not in (said := capsys.readouterr().out).replace("held-out photos", "") and "texts" in said
+    assert "photo" not in (said := capsys.readouterr().out) and "texts" in said
     mine, of_run = (pd.read_csv(f / "telling_words.csv") for f in (Path("own"), run / "evaluation"))
     pd.testing.assert_frame_equal(mine, of_run[: len(mine)])
     rows = [("text", "label"), ("brown stains on a joint", "Rust"), ("all good here", "Intact")]
@@ -202,7 +202,7 @@ def test_photos_and_texts_are_not_mistaken_for_one_another(runs, run, tmp_path, 
         ("evaluate", f"ckpt={run}", "data=text", f"data.csv={table}"): "a model of photos",
         ("train", "data=text", f"data.csv={table}"): "model=text_tfidf",
         ("train", "model=text_tfidf", "data=folders"): "data=text",
-        ("export", texts): "no model of photos alone",
+        ("export", texts): "only models of photos alone",
         ("explore", "data=text", f"data.csv={table}"): "explore.py looks at photos",
         ("audit", *BASELINE): "audit.py looks at photos",
         ("pipeline", *BASELINE): "pipeline.py looks at photos",
@@ -230,7 +230,7 @@ def test_tables_that_nothing_can_be_learned_from(rows, said, tmp_path, monkeypat
     assert said in refused(monkeypatch, capsys, "train", *words)
 
 
-def test_empty_same_and_contradicting_texts_are_named(tmp_path, monkeypatch):
+def test_empty_same_and_contradicting_texts_are_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     rows = list(csv.reader(notes(Path("notes.csv"), count=60).open(encoding="utf-8")))
     rows += [("N900", "", "Rust", "A900"), ("N901", "late note", "", "A901")]
@@ -239,6 +239,13 @@ def test_empty_same_and_contradicting_texts_are_named(tmp_path, monkeypatch):
     write(Path("notes.csv"), rows)
     run = trained(tmp_path, *BASELINE)
     found = {one["key"] if "key" in one else one["name"]: one for one in _findings(run)}
+    assert "photo" not in (run / "train.log").read_text(encoding="utf-8")
+    given = [(f"N{i:03}", ("train", "train", "val")[i % 3]) for i in range(0, 57, 2)]
+    write(Path("split.csv"), [("ID", "split"), *given, ("gone", "test")])
+    words = (*BASELINE, "data.split_file=split.csv", "data.group='ID:^(N0[0-3])'")
+    assert run_script(monkeypatch, "train", *words) == 0
+    said = capsys.readouterr().err
+    assert "1 rows of the split file have no text now: gone" in said and "photo" not in said
     assert {"texts_empty", "texts_unlabelled", "texts_same", "texts_contradict", "texts_joined"} <= set(found)
     assert "N902 = N903" in prose(run / "report.html")
     tables = [pd.read_csv(run / f"{split}_metadata.csv") for split in ("train", "val", "test")]
@@ -310,24 +317,32 @@ def test_cut_off_texts_are_counted_and_bounded(runs, home, monkeypatch, capsys):
     )
 
 
-def test_a_run_goes_on_and_a_sweep_has_a_board(home, runs, tmp_path, monkeypatch):
-    run = runs("full")
+@pytest.mark.parametrize("name", ["frozen", "full"])
+def test_a_run_goes_on_without_its_encoder(name, home, runs, tmp_path, monkeypatch):
+    run = runs(name)
     kept = tmp_path / "outputs" / "text" / run.name
     shutil.copytree(run, kept)
-    monkeypatch.chdir(home / "full")
+    monkeypatch.chdir(home / name)
     before = (kept / "predictions.csv").read_bytes()
-    assert run_script(monkeypatch, "train", f"resume={kept}") == 0
-    assert (kept / "predictions.csv").read_bytes() == before
+    shutil.move(home / "encoder", home / "away")
+    try:
+        assert run_script(monkeypatch, "train", f"resume={kept}") == 0
+        assert (kept / "predictions.csv").read_bytes() == before
+        assert run_script(monkeypatch, "train", f"resume={kept}", "trainer.max_epochs=3") == 0
+    finally:
+        shutil.move(home / "away", home / "encoder")
+    assert len(pd.read_csv(kept / "history.csv")) == 3
+
+
+def test_a_sweep_has_a_board(home, runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(runs("full").parents[2])
     words = ("-m", *BASELINE, "model.C=1,3", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert run_script(monkeypatch, "train", *words) == 0
     board = pd.read_csv(tmp_path / "sweep" / "leaderboard.csv")
     assert list(board["status"]) == ["done", "done"]
-    assert (
-        run_script(
-            monkeypatch, "find_lr", *TRANSFORMER[:-1], "text.length=64", "steps=12", "data.batch_size=8"
-        )
-        == 0
-    )
+    words = (*TRANSFORMER[:-1], "text.length=64", "steps=12", "data.batch_size=8")
+    assert run_script(monkeypatch, "find_lr", *words) == 0
+    assert "Loading weights" not in capsys.readouterr().err
 
 
 def test_a_kind_that_lies_in_one_fold(home, monkeypatch, tmp_path):

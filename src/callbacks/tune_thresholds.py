@@ -60,7 +60,5 @@ class TuneThresholds(L.Callback):
         least = self.options["min_positives"]
         few = [f"{name} ({count:g})" for name, count in zip(names, positives, strict=True) if count < least]
         if few and not self._named:
-            log.info(
-                "Threshold 0.5, for fewer than %d positive validation photos: %s", least, listed(few, 30)
-            )
+            log.info("Threshold 0.5, for fewer than %d positives in validation: %s", least, listed(few, 30))
         self._named = True

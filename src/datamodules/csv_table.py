@@ -189,7 +189,7 @@ def _decode(content: bytes, encoding: str | None, where: str) -> str:
             log.info("%s is not UTF-8: read as Windows-1252", where)
         if MARKUP.match(begin := text.lstrip()):
             kind = "XML or HTML" if begin[0] == "<" else "JSON"
-            raise InputError(f"{where}: not a table: this is {kind}: write a CSV, a row per photo")
+            raise InputError(f"{where}: not a table: this is {kind}: write a CSV")
         return text
     raise InputError(f"{where}: not text in {' or '.join(candidates)}; {cure}")
 

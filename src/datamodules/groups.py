@@ -138,8 +138,8 @@ def assign_groups(source: Source, group: str | None) -> list[Record]:
     found = _joined_groups(group, named)
     if missed := sum(record.id not in found for record in source.records):
         count = len(source.records)
-        line = "data.group=%s names a group for %d of %d photos; the others are groups of their own"
-        log.warning(line, group, count - missed, count)
+        line = "data.group=%s names a group for %d of %d %ss; the others are groups of their own"
+        log.warning(line, group, count - missed, count, source.records[0].noun)
     source.findings += _alike(group, found)
     return [replace(record, group=found.get(record.id, record.id)) for record in source.records]
 
@@ -151,7 +151,7 @@ def _alike(group: str, group_of: Mapping[str, str]) -> list[Finding]:
         return []
     count = sum(photos[name] for names in alike for name in names)
     shown = listed((" = ".join(map(visible, names)) for names in alike), EXAMPLES)
-    text = f"data.group={group}: {len(alike)} groups in several spellings ({count} photos): {shown}"
+    text = f"data.group={group}: {len(alike)} groups in several spellings ({count} times): {shown}"
     return [Finding("groups_alike", text, "write each in one way, or splits may share an asset", count)]
 
 
@@ -163,7 +163,7 @@ def _joined_groups(group: str, named: Sequence[tuple[str, str]]) -> dict[str, st
     for number, value in zip(numbers, values, strict=True):
         names[number][value] = None
     if joined := [" + ".join(several) for several in names.values() if len(several) > 1]:
-        line = "data.group=%s: photos with several values join their groups into one: %s"
+        line = "data.group=%s: IDs with several values join their groups into one: %s"
         log.warning(line, group, listed(joined, 5))
     return {id_: next(iter(names[number])) for id_, number in zip(ids, numbers, strict=True)}
 

@@ -47,7 +47,6 @@ class PhotoNoteDataModule(RecordDataModule):
         note_of = notes_by_path(notes, {row["path"]: row["ID"] for row in rows}, root)
         if not note_of:
             raise InputError(f"data.notes={table}: none of its {len(notes)} IDs names a photo of {run}")
-        self._refuse_leak(rows, root)
         kinds = [name for name in rows[0] if name not in ("ID", "path", "group", "split", "text")]
         several = self.multilabel
         records = [
@@ -59,6 +58,8 @@ class PhotoNoteDataModule(RecordDataModule):
             )
             for row in rows
         ]
+        split_of = {row["ID"]: row["split"] for row in rows}
+        leaks = self._refuse_leak(records, split_of, root)
         without = sum(record.text is None for record in records)
         told = f"{len(records) - without} of {len(records)} photos have a note; {without} have none"
         return Source(
@@ -66,20 +67,30 @@ class PhotoNoteDataModule(RecordDataModule):
             records,
             rows=[row["ID"] for row in rows],
             columns={"group": [row["group"] for row in rows]},
-            given={row["ID"]: row["split"] for row in rows},
-            findings=[Finding("notes_matched", told, "", without)],
+            given=split_of,
+            findings=[Finding("notes_matched", told, "", without), *leaks],
         )
 
-    def _refuse_leak(self, rows: list[dict[str, str]], root: Path) -> None:
-        """Refuse notes that were trained on, of photos that were not: figures would rest on them."""
-        learned = [row["ID"] for row in _table(self.runs["note"] / "train_metadata.csv")]
-        held = {row["path"] for row in rows if row["split"] != "train"}
-        known = notes_by_path(learned, {row["path"]: row["ID"] for row in rows}, root)
-        if seen := sorted(held.intersection(known)):
-            raise InputError(
-                f"model.note was trained on the notes of {len(seen)} photos that model.photo was not trained "
-                f"on ({listed(seen, 2)}): train it with data.split_file={self.runs['photo']}"
-            )
+    def _refuse_leak(self, records: list[Record], split_of: dict[str, str], root: Path) -> list[Finding]:
+        """Refuse notes that model.note learned from or was tuned on, of photos held out from that.
+
+        Where its IDs name none of the photos, return how many held-out notes read like its training texts.
+        """
+        tables = [_table(self.runs["note"] / f"{split}_metadata.csv") for split in SPLITS[:2]]
+        id_of = {record.path: record.id for record in records}
+        known = [notes_by_path([row["ID"] for row in table], id_of, root) for table in tables]
+        for i, paths in enumerate(known):
+            held = {record.path for record in records if SPLITS.index(split_of[record.id]) > i}
+            if seen := sorted(held.intersection(paths)):
+                raise InputError(
+                    f"model.note was {('trained', 'tuned')[i]} on the notes of {len(seen)} photos that "
+                    f"model.photo was not ({listed(seen, 2)}), so figures would be too good: train it with "
+                    f"data.split_file={self.runs['photo']}"
+                )
+        texts = set() if any(known) else {row["text"] for row in tables[0]}
+        alike = sum(record.text in texts for record in records if split_of[record.id] != "train")
+        told = f"{alike} held-out notes read like training texts of model.note, whose IDs name no photo here"
+        return [Finding("notes_seen", told, "the figures may be too good", alike)] if alike else []
 
     def sizes(self) -> set[int]:
         """Return no sizes of its own: those of the two models are kept."""

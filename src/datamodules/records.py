@@ -273,15 +273,16 @@ def one_label_per_kind(records: list[Record], multiple: str) -> list[Record]:
     several = [r for r in records if any(len(names) > 1 for names in r.labels.values())]
     if not several:
         return records
+    which = f"{len(several)} {several[0].noun}s"
     if multiple == "first":
-        log.warning("%d photos have several labels of a kind: the first one is kept", len(several))
+        log.warning("%s have several labels of a kind: the first one is kept", which)
         return [replace(r, labels={kind: names[:1] for kind, names in r.labels.items()}) for r in records]
     if multiple == "drop":
-        log.warning("Left out %d photos with several labels of a kind", len(several))
+        log.warning("Left out %s with several labels of a kind", which)
         return [r for r in records if all(len(names) < 2 for names in r.labels.values())]
     shown = (f"{r.id} ({'; '.join('+'.join(n) for n in r.labels.values() if len(n) > 1)})" for r in several)
     raise InputError(
-        f"{len(several)} photos have several labels of a kind, which a softmax head cannot learn: "
+        f"{which} have several labels of a kind, which a softmax head cannot learn: "
         f"{listed(shown, 5)}; use model=multilabel, or data.multiple=first or data.multiple=drop"
     )
 

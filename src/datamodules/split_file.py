@@ -42,12 +42,14 @@ def split_by_file(
         why = "".join(f"; {finding}" for finding in findings)
         raise InputError(
             f"{KEY}={path}: none of its {len(named)} IDs (as {listed(named, 3)}) "
-            f"is among the photos (as {listed(by_id, 3)}){why}"
+            f"is among the {records[0].noun}s (as {listed(by_id, 3)}){why}"
         )
     if left := [id_ for id_ in by_id if id_ not in given]:
-        log.warning("Left out %d photos that the split file does not name: %s", len(left), listed(left, 5))
+        told = "Left out %d %ss that the split file does not name: %s"
+        log.warning(told, len(left), records[0].noun, listed(left, 5))
     if lost:
-        log.warning("%d rows of the split file have no photo now: %s", len(lost), listed(sorted(lost), 5))
+        told = "%d rows of the split file have no %s now: %s"
+        log.warning(told, len(lost), records[0].noun, listed(sorted(lost), 5))
     for finding in findings:
         log.warning("%s=%s: %s", KEY, path, finding)
     return [r for r in records if r.id in given], {id_: split for id_, (split, _) in given.items()}

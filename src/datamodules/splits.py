@@ -36,6 +36,7 @@ def split_records(
     records = linked.records
     if not records:
         raise InputError("no photo is left to split")
+    noun = records[0].noun
     _report_giant(linked)
     if fold is not None:
         chosen = _folded(linked, fold, shares, seed)
@@ -45,17 +46,17 @@ def split_records(
         chosen = np.array([given[r.id] for r in records], object)
         lacking = [name for name, w in zip(SPLITS, weights, strict=True) if w > 0 and name not in chosen]
         if lacking and frozen:
-            log.warning("The split file names no photo for %s", " and ".join(lacking))
+            log.warning("The split file names no %s for %s", noun, " and ".join(lacking))
         elif lacking:
             chosen = _carve(linked, chosen, lacking, weights, seed)
         _report_crossing(linked, chosen)
     splits = {name: [r for r, split in zip(records, chosen, strict=True) if split == name] for name in SPLITS}
-    few = f"{len(records)} photos in {len(np.unique(linked.groups))} group(s) are too few"
+    few = f"{len(records)} {noun}s in {len(np.unique(linked.groups))} group(s) are too few"
     for name in ("train", "val"):
         if not splits[name]:
-            raise InputError(f"no photo is left for {name}: {few}")
+            raise InputError(f"no {noun} is left for {name}: {few}")
     if not splits["test"] and (weights[2] > 0 or fold is not None):
-        log.warning("No photo is left for test: %s", few)
+        log.warning("No %s is left for test: %s", noun, few)
     return splits
 
 
@@ -66,9 +67,9 @@ def _report_giant(linked: Linked) -> None:
     if sizes[largest] * 2 > len(linked.records) and len(sizes) > 1:
         names = dict.fromkeys(linked.records[i].group for i in np.flatnonzero(linked.groups == largest))
         log.warning(
-            "One group holds %d of %d photos (%s) and stays in one split, so the shares cannot be as asked; "
+            "One group holds %d of %d %ss (%s) and stays in one split, so the shares cannot be as asked; "
             "see data.group and data.near_duplicates",
-            *(sizes[largest], len(linked.records), listed(names, 3)),
+            *(sizes[largest], len(linked.records), linked.records[0].noun, listed(names, 3)),
         )
 
 
@@ -76,7 +77,7 @@ def split_folds(linked: Linked, folds: int, seed: int, key: str = "folds") -> np
     """Return the number of a fold per record: whole groups, stratified as `split_groups` does it."""
     count = int(linked.groups.max(initial=-1)) + 1
     if count < 2:
-        raise InputError(f"{key}={folds}: all photos are one group, which cannot be divided; see data.group")
+        raise InputError(f"{key}={folds}: all is one group, which cannot be divided; see data.group")
     if not 2 <= folds <= count:
         raise InputError(f"{key}={folds}: needs a number from 2 to {count}, the number of groups")
     (_, targets), (_, pairs) = label_matrix(linked.records), pair_matrix(linked.records)
@@ -156,8 +157,9 @@ def _carve(
 ) -> np.ndarray:
     train = chosen == "train"
     if not train.any():
-        raise InputError("the given split has no train photos")
-    log.warning("The given split has no %s: taken from its train photos", " and no ".join(lacking))
+        raise InputError(f"the given split has no train {linked.records[0].noun}s")
+    told = "The given split has no %s: taken from its train %ss"
+    log.warning(told, " and no ".join(lacking), linked.records[0].noun)
     asked = {"train", *lacking}
     weights = [w if name in asked else 0.0 for name, w in zip(SPLITS, weights, strict=True)]
     _, groups = np.unique(linked.groups[train], return_inverse=True)

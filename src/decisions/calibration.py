@@ -116,7 +116,7 @@ def fit_heads(scores: np.ndarray, classes: np.ndarray, labels: LabelSpace) -> Ca
     parameters, unfitted = np.zeros((len(labels), 3)), []
     for head, own in zip(labels.slices.values(), classes.T, strict=True):
         known = own >= 0
-        unfitted.append("" if known.sum() >= LEAST else f"{known.sum()} photos")
+        unfitted.append("" if known.sum() >= LEAST else f"{known.sum()} labelled")
         logs = np.log(np.clip(scores[known, head], TINY, 1))
         parameters[head, 0] = 1 if unfitted[-1] else _inverse_temperature(logs, own[known])
     return Calibration(parameters, tuple(unfitted))

@@ -111,8 +111,6 @@ def find_items(
         raise InputError(f"texts={texts}: none of its {len(notes)} IDs names one of the photos")
     note_of = [photo.id if photo.id in own else by_path.get(photo.path) for photo in photos]
     alone = sorted(notes.keys() - {*note_of})
-    told = "%d of %d photos have a note; %d notes have no photo"
-    log.info(told, sum(id_ is not None for id_ in note_of), len(photos), len(alone))
     noted = [replace(photo, text=notes.get(id_)) for photo, id_ in zip(photos, note_of, strict=True)]
     return noted + [Photo(id_, "", path.parent, notes[id_]) for id_ in alone]
 
@@ -278,12 +276,10 @@ class Backend(ABC):
         """
         return self.scores(pixels), None
 
-    def check_items(self, images: str | None, texts: str | None) -> None:
-        """Refuse photos for a model of texts, and the reverse."""
+    def check_items(self, images: str | None, texts: str | None, items: Sequence[Photo]) -> None:
+        """Refuse photos for a model of texts, and the reverse; `items` are what these name."""
         if self.reads == "text" and (images or not texts):
             raise InputError("this is a model of texts: name a CSV of them with texts=, and no images=")
-        if self.reads == "both" and not images:
-            raise InputError("this is a model of photos with notes: images=PHOTOS texts=NOTES.csv")
         if self.reads == "photo" and texts:
             raise InputError("this is a model of photos: name them with images=, and no texts=")
 

@@ -35,7 +35,7 @@ from src.inference.torch_backend import TorchBackend
 from src.models.checkpoint import load_model
 from src.models.classifiers import PhotoClassifier
 from src.overrides import shown
-from src.runs import run_of
+from src.runs import PHOTOS_ALONE, run_of
 
 log = logging.getLogger(__name__)
 FILES = {"onnx": "model.onnx", "int8": "model_int8.onnx"}
@@ -83,7 +83,7 @@ class Exporter:
         self.checkpoint, self.folder, self.root = checkpoint, folder, root
         self.model = load_model(checkpoint)
         if self.model.reads != "photo":
-            raise InputError(f"{checkpoint}: it is no model of photos alone: neither exported nor served")
+            raise InputError(f"{checkpoint}: {PHOTOS_ALONE}")
         self.backend = TorchBackend(self.model, "cpu")
         self.run = run_of(checkpoint)
         found = split_photos(self.run, "val", CHECKED, root, self.model) if self.run else None

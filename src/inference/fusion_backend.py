@@ -1,5 +1,8 @@
 """Photos with notes, run by the two models of a fusion."""
 
+import logging
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -15,6 +18,7 @@ from src.inference.torch_backend import TorchBackend, threads
 from src.models.photo_and_note import PhotoAndNote
 from src.preprocess import Preprocess
 
+log = logging.getLogger(__name__)
 BATCH = 16
 
 
@@ -97,6 +101,13 @@ class FusionBackend(Backend):
             found[notes, labels:-2] = self.model.with_prior(self.note.scores(texts))
         found[photos, -2], found[notes, -1] = 1, 1
         return found
+
+    def check_items(self, images: str | None, texts: str | None, items: Sequence[Photo]) -> None:
+        """Say how many items have a photo, a note, or both."""
+        there = Counter((bool(item.path), bool(item.text)) for item in items)
+        both, photos, notes = there[True, True], there[True, False], there[False, True]
+        told = "%d with photo and note, %d with the photo alone, %d with the note alone"
+        log.log(logging.WARNING if photos or notes else logging.INFO, told, both, photos, notes)
 
     def report(self) -> None:
         """Say how many notes were longer than the model reads."""

@@ -30,6 +30,9 @@ FIXED = {
 class TextClassifier(Classifier):
     """A classifier of texts: `{"text": [B strings], ...}` in place of photos.
 
+    Args:
+        given: all arguments of the function that builds it, `text_tfidf` or `text_transformer`.
+
     Attributes:
         truncated: how many texts were longer than the model takes since this was set to 0.
     """
@@ -37,8 +40,8 @@ class TextClassifier(Classifier):
     reads = "text"
     truncated = 0
 
-    def __init__(self, hyperparameters: Mapping[str, Any]):
-        self.given = {**hyperparameters, "labels": {k: list(n) for k, n in hyperparameters["labels"].items()}}
+    def __init__(self, **given: Any):
+        self.given = {**given, "labels": {kind: list(names) for kind, names in given["labels"].items()}}
         super().__init__(FIXED | self.given)
 
     def learn_vocabulary(self, texts: Sequence[str]) -> None:
@@ -90,36 +93,14 @@ class TfidfClassifier(TextClassifier):
 
     The vocabulary (JSON in UTF-8, uint8 `[bytes]`), the inverse document frequencies (float32 `[F]`) and the
     coefficients (the heads' weights) are tensors of the checkpoint.
-
-    Args:
-        task: `dual_head`, `multiclass` or `multilabel`.
-        labels: `{kind: [labels]}`.
-        class_weights: `{kind: [weights]}` of the loss, or null.
-        words: n-grams of up to so many words.
-        letters: shortest and longest n-gram of letters within words; null: none.
-        min_texts: an n-gram in fewer training texts is left out.
-        C: inverse strength of the L2 penalty.
-        freeze_backbone: true, there is no backbone that could learn.
-        seed: of the run.
     """
 
     kind = "text_tfidf"
 
-    def __init__(
-        self,
-        task: str,
-        labels: Mapping[str, list[str]],
-        class_weights: Mapping[str, list[float]] | None,
-        words: int,
-        letters: list[int] | None,
-        min_texts: int,
-        C: float,
-        freeze_backbone: bool,
-        seed: int,
-    ):
-        given = locals()
-        super().__init__({n: v for n, v in given.items() if n not in ("self", "__class__")})
-        if not freeze_backbone:
+    def __init__(self, **given: Any):
+        super().__init__(**given)
+        words, letters, min_texts, C = (given[name] for name in ("words", "letters", "min_texts", "C"))
+        if not given["freeze_backbone"]:
             raise InputError("model=text_tfidf has no backbone that could learn: finetune=frozen")
         if words < 1 or min_texts < 1 or not C > 0:
             raise InputError(f"model.words={words}, min_texts={min_texts}, C={C:g}: each has to be above 0")
@@ -294,6 +275,18 @@ def text_tfidf(
     freeze_backbone: bool = True,
     seed: int = 42,
 ) -> TfidfClassifier:
-    """Return the baseline for a task; `TfidfClassifier` describes the arguments."""
+    """Return the baseline for a task.
+
+    Args:
+        task: `dual_head`, `multiclass` or `multilabel`.
+        labels: `{kind: [labels]}`.
+        class_weights: `{kind: [weights]}` of the loss, or null.
+        words: n-grams of up to so many words.
+        letters: shortest and longest n-gram of letters within words; null: none.
+        min_texts: an n-gram in fewer training texts is left out.
+        C: inverse strength of the L2 penalty.
+        freeze_backbone: true, there is no backbone that could learn.
+        seed: of the run.
+    """
     given = locals()
     return (TfidfLabels if task == "multilabel" else TfidfHeads)(**given)

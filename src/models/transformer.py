@@ -50,38 +50,15 @@ class TransformerClassifier(TextClassifier):
     """Heads on a transformer encoder, whose tokenizer is kept with it: loading needs no network.
 
     Args:
-        task: `dual_head`, `multiclass` or `multilabel`.
-        labels: `{kind: [labels]}`.
-        config: of the encoder, as Hugging Face writes it.
-        tokenizer: the tokenizer's JSON.
-        length: tokens of a text that are read; the rest is cut off.
-        train_bn: of no effect, there is no BatchNorm; the other arguments are those of `PhotoClassifier`.
+        given: those of `text_transformer`, with its `config`, as Hugging Face writes it, and the JSON of its
+            `tokenizer` in place of the encoder.
     """
 
     kind = "text_transformer"
 
-    def __init__(
-        self,
-        task: str,
-        labels: Mapping[str, list[str]],
-        config: Mapping[str, Any],
-        tokenizer: str,
-        class_weights: Mapping[str, list[float]] | None = None,
-        length: int = 256,
-        loss: str | None = None,
-        freeze_backbone: bool = False,
-        train_bn: bool = True,
-        label_smoothing: float = 0.0,
-        lr: float = 5e-4,
-        backbone_lr_factor: float = 0.1,
-        layer_decay: float = 1.0,
-        optimizer: str = "adamw",
-        weight_decay: float = 0.01,
-        schedule: str = "cosine",
-        seed: int = 42,
-    ):
-        given = locals()
-        super().__init__({n: v for n, v in given.items() if n not in ("self", "__class__")})
+    def __init__(self, **given: Any):
+        super().__init__(**given)
+        config, length = given["config"], given["length"]
         if find_spec("transformers") is None:
             raise InputError(f"a transformer needs the extra `text`: {EXTRA}")
         from tokenizers import Tokenizer
@@ -94,11 +71,11 @@ class TransformerClassifier(TextClassifier):
         layers = max((m for m in encoder.modules() if isinstance(m, nn.ModuleList)), key=len, default=())
         before = [part for part in encoder.encoder.children() if layers not in list(part.modules())]
         self.stages = [before, *([layer] for layer in layers)]
-        self.first_stage = len(self.stages) if freeze_backbone else 0
+        self.first_stage = len(self.stages) if given["freeze_backbone"] else 0
         self.phases = (Phase(0, self.first_stage),)
         self.add_heads(config.get("hidden_size") or config["dim"])
         try:
-            self.tokenizer = Tokenizer.from_str(tokenizer)
+            self.tokenizer = Tokenizer.from_str(given["tokenizer"])
         except Exception as error:  # the library has no type of its own
             raise ValueError(f"its tokenizer is damaged ({error})") from error
 
@@ -150,8 +127,8 @@ def text_transformer(
 ) -> Classifier:
     """Return a classifier that starts from the weights of an encoder.
 
-    `encoder` is a name of Hugging Face's hub, a local folder, or `minilm` of the pip package; the class
-    describes the other arguments.
+    `encoder` is a name of Hugging Face's hub, a local folder, or `minilm` of the pip package; `length` is the
+    number of tokens of a text that are read. The other arguments are those of `PhotoClassifier`.
 
     Raises:
         InputError: if the encoder cannot be had, or has no fast tokenizer.
@@ -183,15 +160,22 @@ def _pretrained(name: str) -> tuple[Any, Any]:
     if find_spec("transformers") is None:
         raise InputError(f"model=text_transformer needs the extra `text`: {EXTRA}")
     from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging as messages
 
     where, local = _place(name)
+    quiet = local and messages.is_progress_bar_enabled()  # a download shows its own
     try:
+        if quiet:
+            messages.disable_progress_bar()
         tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=local)
         encoder = AutoModel.from_pretrained(where, local_files_only=local)
     except (OSError, ValueError, ImportError) as error:
         raise InputError(
             f"text.model={name}: no encoder to be had ({first_line(error)[:160]}): {OFFLINE}"
         ) from error
+    finally:
+        if quiet:
+            messages.enable_progress_bar()
     if not getattr(tokenizer, "is_fast", False):
         raise InputError(f"text.model={name}: its tokenizer has no tokenizer.json; take another encoder")
     return encoder.float(), tokenizer.backend_tokenizer

@@ -19,7 +19,7 @@ from src.errors import InputError
 from src.files import file_digest, file_lock
 from src.inference.predictor import Prediction, Predictor
 from src.parallel import cores
-from src.runs import find_checkpoint
+from src.runs import PHOTOS_ALONE, find_checkpoint
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -84,6 +84,8 @@ def load_served(
         else:
             log.warning("ONNX Runtime is not installed: the model runs with torch, which is slower")
     predictor = Predictor.load(path, device=device, batch_size=1, num_workers=0, miss=miss)
+    if predictor.backend.reads != "photo":
+        raise InputError(f"{path}: {PHOTOS_ALONE}")
     predictor.predict(Image.new("RGB", (64, 64), "gray"))
     recorded = getattr(predictor.backend, "metadata", {}).get("checkpoint", {}).get("sha256")
     digest = recorded or file_digest(path)

@@ -107,7 +107,7 @@ class Decisions:
             for reason, holds in {
                 "there are several processes": trainer.world_size > 1,
                 "a plateau needs validation": self.cfg.model.get("schedule") == "plateau",
-                "the backbone has learned from photos": origin.get("backbone_trained"),
+                "the backbone has learned, too": origin.get("backbone_trained"),
                 "the heads began with those of another run": origin.get("initialised"),
                 "weights are averaged": any(isinstance(c, AveragedWeights) for c in trainer.callbacks),
                 "its weights come from validation": self.model.reads == "both",

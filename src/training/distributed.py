@@ -49,7 +49,7 @@ def check_devices(cfg: DictConfig, trainer: L.Trainer, datamodule: PhotoDataModu
         raise InputError(f"{trainer.num_nodes} machines need one folder: add hydra.run.dir=FOLDER")
     for split, records in datamodule.splits.items():
         if 0 < len(records) < world:
-            raise InputError(f"{split} has {len(records)} photos, fewer than {world} devices")
+            raise InputError(f"{split} has {len(records)} {datamodule.noun}s, fewer than {world} devices")
 
 
 def inference_device(cfg: DictConfig) -> str:
@@ -75,7 +75,7 @@ class OneRun(L.Callback):
         if others and not trainer.is_global_zero:
             raise SystemExit(2)
         if others:
-            raise InputError(f"the photos or labels that process {others[0]} sees are others than here")
+            raise InputError(f"the data or labels that process {others[0]} sees are others than here")
         world = trainer.world_size
         log.info("Training on %d devices, %d photos a step", world, world * data.batch_size)
 

@@ -77,10 +77,13 @@ def scores_of_folds(
     scores = np.zeros((len(records), len(model.labels)), np.float32)
     if model.kind == "text_tfidf":
         return _scores_of_fitted(model, datamodule, folds, targets)
-    untrained = OmegaConf.merge(cfg.model, {"weights": None} if model.reads == "photo" else {})
     with torch.random.fork_rng(devices=[]), threads(1):
         torch.default_generator.manual_seed(cfg.seed)
-        fresh = build(untrained, labels=model.labels.as_dict(), class_weights=datamodule.class_weights())
+        if model.reads == "text":  # its encoder may be gone
+            fresh = type(model)(**model.given)
+        else:
+            given = {"labels": model.labels.as_dict(), "class_weights": datamodule.class_weights()}
+            fresh = build(OmegaConf.merge(cfg.model, {"weights": None}), **given)
         heads = {n: v.clone() for n, v in fresh.state_dict().items() if not n.startswith("backbone.")}
         for fold in np.unique(folds):
             kept, own = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)

@@ -25,7 +25,7 @@ from src.inference.batches import trained_sizes
 from src.inference.features import split_features
 from src.inference.fusion_backend import fusion_features
 from src.inference.text_backend import text_features
-from src.models.checkpoint import init_from, read_checkpoint
+from src.models.checkpoint import init_from, load_model, read_checkpoint
 from src.models.classifiers import PhotoClassifier
 from src.overrides import save_config, typed
 from src.process import is_main, launched
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")  # with weights in float32, as what predicts
 WHOLE = "validation runs once after each epoch; leave it alone"
 FIXED = {
-    "limit_test_batches": (1.0, "a run is tested on all photos of its test split; leave it alone"),
+    "limit_test_batches": (1.0, "a run is tested on its whole test split; leave it alone"),
     "overfit_batches": (0.0, "it would not shuffle; use +trainer.limit_train_batches"),
     "max_steps": (-1, "a run is counted in whole epochs; use trainer.max_epochs"),
     "check_val_every_n_epoch": (1, WHOLE),
@@ -193,7 +193,11 @@ def model_and_data(cfg: DictConfig) -> tuple[PhotoClassifier, PhotoDataModule]:
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule = build(cfg.data)
     datamodule.setup()
-    model = build(cfg.model, labels=datamodule.labels.as_dict(), class_weights=datamodule.class_weights())
+    last = Path(cfg.output_dir) / "checkpoints" / LAST
+    if cfg.resume and cfg.model.get("encoder") and last.is_file():  # which may be gone
+        model = load_model(last).train()
+    else:
+        model = build(cfg.model, labels=datamodule.labels.as_dict(), class_weights=datamodule.class_weights())
     datamodule.partial = model.partial
     if model.reads == "text":
         model.learn_vocabulary([record.text for record in datamodule.splits["train"]])
@@ -284,11 +288,12 @@ def resume_point(run: Path, model: PhotoClassifier, datamodule: PhotoDataModule,
     """
     last = run / "checkpoints" / LAST
     content = read_checkpoint(last)
+    anew = f" with {typed('model.init_from', run)}" if model.reads == "photo" else ""
     for name in ("split_hash", "data_hash"):
         if content["provenance"].get(name) != getattr(datamodule, name):
             raise InputError(
-                f"resume={run}: photos, labels or how they are split have changed ({name} differs), so it "
-                f"cannot go on as it was; start a new run with {typed('model.init_from', run)}"
+                f"resume={run}: {datamodule.noun}s, labels or their split have changed ({name} differs), so "
+                f"it cannot go on as it was; start a new run{anew}"
             )
     done = epochs_done(content)
     if done > max_epochs:

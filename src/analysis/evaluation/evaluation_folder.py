@@ -51,7 +51,7 @@ def write_extras(
     lines = [f"no {NOISY}: it takes a run with held-out scores"]
     if noisy is not None:
         write_csv(folder / NOISY, noisy)
-        lines = [f"labels that may be wrong among the run's held-out photos: {len(noisy)}, in {NOISY}"]
+        lines = [f"labels that may be wrong among those the run held out: {len(noisy)}, in {NOISY}"]
     if worst is not None:
         write_csv(folder / f"{WORST}.csv", worst[0])
         save(worst[1], folder / f"{WORST}.png")

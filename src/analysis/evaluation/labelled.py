@@ -15,10 +15,10 @@ from src.config_check import check_targets
 from src.errors import InputError, listed, nearest
 from src.inference.batches import Photo, find_images, find_texts, run_batches
 from src.inference.predictor import Predictor
-from src.labels import LabelSpace
+from src.labels import TASKS, LabelSpace
 from src.overrides import shown
 from src.parallel import ProgressBar
-from src.runs import read_table, run_of
+from src.runs import TEXTS, read_table, run_of
 
 log = logging.getLogger(__name__)
 TABLE_KEYS = {"csv", "images", "id", "columns", "delimiter", "encoding"}
@@ -43,6 +43,11 @@ class Labelled:
         return self.photos[0].root if self.photos[0].path else None
 
 
+def newest_for(data: DictConfig) -> tuple[str, ...]:
+    """Return the folders of `outputs` with the runs that can be evaluated on what `data` names."""
+    return (TEXTS,) if "text" in str(data.get("_target_")) or "text" in data else TASKS
+
+
 def labelled_photos(cfg: DictConfig, predictor: Predictor, checkpoint: Path) -> Labelled:
     """Return the photos that `data.*` names, without these keys the test split of the checkpoint's run.
 
@@ -52,7 +57,7 @@ def labelled_photos(cfg: DictConfig, predictor: Predictor, checkpoint: Path) -> 
     if (cfg.data or cfg.explain) and predictor.backend.reads == "both":
         raise InputError("photos with notes are evaluated on their run's own split: no data.*, no explain=")
     texts = predictor.backend.reads == "text"
-    of_texts = "text" in str(cfg.data.get("_target_")) or "text" in cfg.data
+    of_texts = newest_for(cfg.data) == (TEXTS,)
     if texts and (cfg.root or {"root", "images"} & {*cfg.data} or ("_target_" in cfg.data and not of_texts)):
         raise InputError("this is a model of texts: name labelled texts, data=text data.csv=notes.csv")
     if of_texts and not texts:
@@ -68,7 +73,7 @@ def scored_photos(predictor: Predictor, found: Labelled) -> Scored:
     """Score the photos; refuse unreadable ones."""
     photos, labels, results = found.photos, predictor.labels, []
     given = predictor.backend, photos, predictor.batch_size, predictor.num_workers, frozenset()
-    with ProgressBar("Scoring", len(photos), "photos") as bar:
+    with ProgressBar("Scoring", len(photos), f"{predictor.backend.noun}s") as bar:
         for batch in run_batches(*given):
             results += batch
             bar.update(len(batch))
@@ -93,11 +98,11 @@ def targets_of(found: Sequence[Labels], labels: LabelSpace, task: str) -> np.nda
 def _of_run(predictor: Predictor, checkpoint: Path, root: str | None) -> Labelled:
     """Return the test split of a run; the validation split where the run has no other."""
     if (run := run_of(checkpoint)) is None:
-        raise InputError(f"{checkpoint}: no run is around it: name labelled photos, data.root= or data.csv=")
+        raise InputError(f"{checkpoint}: no run is around it: name labelled ones, data.root= or data.csv=")
     split, table = "test", read_table(run / "test_metadata.csv")
     if table is None or not len(table):
         split = "val"
-        log.warning("%s has no test photos: on its validation photos, which flatters", run)
+        log.warning("%s has no test split: on its validation split, which flatters", run)
     return photos_of_split(run, split, predictor, root)
 
 
@@ -134,7 +139,7 @@ def _of_source(cfg: DictConfig, predictor: Predictor, checkpoint: Path) -> Label
     datamodule, trained_on = build(data), predictor.backend.trained_on
     noun = predictor.backend.noun
     records = sorted(datamodule.collect().records, key=lambda record: record.path)
-    refuse_strangers([record.labels for record in records], predictor.labels, predictor.task)
+    refuse_strangers([record.labels for record in records], predictor.labels, predictor.task, noun)
     if seen := [record.path for record in records if record.digest in trained_on]:
         raise InputError(
             f"{len(seen)} of {len(records)} {noun}s were in the model's training split, and figures on them "
@@ -174,18 +179,18 @@ def source_config(given: DictConfig, predictor: Predictor, run: Path | None) -> 
     return OmegaConf.merge(whole, {"data": OmegaConf.to_container(given, resolve=False) | fixed}).data
 
 
-def refuse_strangers(found: Sequence[Labels], labels: LabelSpace, task: str) -> None:
+def refuse_strangers(found: Sequence[Labels], labels: LabelSpace, task: str, noun: str = "photo") -> None:
     """Refuse labels that the model lacks, and photos that say nothing of its kinds."""
     count = Counter((kind, name) for names in found for kind, own in names.items() for name in own)
     kinds = dict.fromkeys(kind for kind, _ in count)
     if kinds and not kinds.keys() & labels.kinds.keys():
-        fit = f"the photos have labels of kind {listed(kinds)}, the model those of {listed(labels.kinds)}"
+        fit = f"the {noun}s have labels of kind {listed(kinds)}, the model those of {listed(labels.kinds)}"
         raise InputError(f"{fit}: they do not fit its task, {task}")
     words = []
     for (kind, name), photos in sorted(count.items()):
         if name not in (known := labels.kinds.get(kind, ())):
             near = nearest(name, known or labels.names)[0]
-            words.append(f"'{name}' ({kind}, {photos} photos; nearest: '{near}')")
+            words.append(f"'{name}' ({kind}, {photos} {noun}s; nearest: '{near}')")
     if words:
         cure = "read them as others with data.rename=[OLD=NEW], or as none with data.missing=[OLD]"
         raise InputError(f"labels that the model lacks: {listed(words, 5)}; {cure}")

@@ -61,7 +61,7 @@ def evaluate(scored: Scored, resamples: int = 200, seed: int = 0, **about: Any) 
         InputError: no photo, or scores that are not finite.
     """
     if not len(scored.ids):
-        raise InputError("there is no labelled photo to evaluate on")
+        raise InputError("nothing labelled to evaluate on")
     scored.check_finite()
     values = _measured(scored, np.ones((1, len(scored.ids))))
     drawn = _measured(scored, group_weights(scored.groups, resamples, seed))
