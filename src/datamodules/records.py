@@ -179,6 +179,9 @@ def list_photos(root: Path) -> Listing:
                 found.paths.append(before + name)  # no Path for each of many files
             else:
                 found.others[extension] += 1
+    for path in found.paths:
+        if not path.isascii() and any("\ud800" <= letter <= "\udfff" for letter in path):
+            raise InputError(f"{root}: the file name {path!a} is not UTF-8: rename it")
     found.paths.sort()
     found.skipped = +found.skipped  # only folders with photos
     return found
