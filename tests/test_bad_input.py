@@ -1,5 +1,6 @@
 """Each wrong input is one clear line and exit code 2."""
 
+import os
 import pickle
 import shutil
 from unittest.mock import Mock
@@ -111,6 +112,12 @@ def test_formats_of_an_export(refused):
         ("formats=[onxx,int9]", "formats: onxx, int9: did you mean 'onnx'"),
     ):
         assert words in refused("export", "ckpt=run", given)
+
+
+def test_name_of_a_photo_that_is_no_utf8(refused, photos, tmp_path):
+    root = shutil.copytree(photos, tmp_path / "photos")
+    next(root.rglob("*.jpg")).rename(os.fsdecode(os.fsencode(root / "Grout Hole_Leaks") + b"/Br\xfccke.jpg"))
+    assert "Br\\udcfccke.jpg' is not UTF-8: rename it" in refused("train", f"data.root={root}", *FAST)
 
 
 def test_label_only_in_the_test_folder(refused, photos, tmp_path):
