@@ -40,7 +40,7 @@ def refused(monkeypatch, tmp_path, capsys):
         (["data.image_size=96"], "unknown key 'data.image_size': did you mean 'preprocess.image_size'"),
         (["seed=abc"], "seed"),
         (["trainer.max_epochs=many"], "trainer.max_epochs=many: needs a number of epochs, or auto"),
-        (["data.batch_size=0.5"], "data.batch_size: 0.5 is not of type int"),
+        (["data.batch_size=1.5"], "data.batch_size: 1.5 is not of type int"),
         (["+trainer.max_epoch=3"], "did you mean 'max_epochs'"),
         (["model.backbone=resnet81"], "did you mean 'resnet18'"),
         (["sweep=lr"], "needs -m"),
