@@ -177,7 +177,7 @@ def test_checkpoints(refused, run, photos, tmp_path, capsys):
     (tmp_path / "half.ckpt").write_bytes(whole[: len(whole) // 2])
     torch.save({"weights": torch.zeros(99)}, tmp_path / "legacy.ckpt", _use_new_zipfile_serialization=False)
     whole = (tmp_path / "legacy.ckpt").read_bytes()
-    for cut in (11, 30, 200, len(whole) - 8):
+    for cut in (30, len(whole) - 8):
         (tmp_path / f"cut{cut}.ckpt").write_bytes(whole[:cut])
     for path in sorted(tmp_path.glob("*.ckpt")):
         line = refused("predict", f"ckpt={path.name}", f"images={photos}")
@@ -226,11 +226,15 @@ def test_paths_that_nobody_can_have(refused, run, photos):
         ("audit", f"data.root={photos}", "output={}"),
         ("explore", f"data.root={photos}", "output={}"),
     ):
-        for path in ("~nobody-here/x", "x" * 300):
-            line = refused(name, *(argument.format(path) for argument in arguments))
-            assert path in line and ("no user 'nobody-here' is known here" in line or path[0] == "x"), (
-                arguments
-            )
+        line = refused(name, *(argument.format("x" * 300) for argument in arguments))
+        assert "x" * 300 in line, arguments
+    for name, *arguments in (
+        ("train", *FAST, "data.root={}"),
+        ("predict", f"ckpt={run}", "images={}"),
+        ("export", f"ckpt={run}", "output={}"),
+    ):
+        line = refused(name, *(argument.format("~nobody-here/x") for argument in arguments))
+        assert "~nobody-here/x" in line and "no user 'nobody-here' is known here" in line, arguments
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from src.serving.settings import Settings, read_settings
 from tests.made import FAST, REPOSITORY, make_folders, only_run, run_script
 
 pytestmark = pytest.mark.usefixtures("profile")  # with SQLite, and with PostgreSQL and Redis
+ALONE = pytest.mark.parametrize("profile", ["alone"], indirect=True)  # what no database or broker changes
 BROKEN = b"\xff\xd8\xff" + bytes(60)
 
 
@@ -72,6 +73,7 @@ def test_what_a_person_should_look_at(client, photo):
     assert client.get(f"/api/images/{image['id']}").json()["data"]["look_at"] == wanted
 
 
+@ALONE
 def test_the_rate_of_misses_is_a_setting(monkeypatch, tmp_path, run):
     assert read_settings({}).miss == 0.05
     assert create_app(settings_of(tmp_path, run, miss=0.1)).state.service.engine.model.predictor.miss == 0.1
@@ -106,6 +108,7 @@ def test_calls_at_once_have_the_originals_shapes(client, photo, run):
     )
 
 
+@ALONE
 def test_a_batch_has_a_result_or_an_error_for_each_file(client, photos):
     paths = sorted(photos.rglob("*.jpg"))[:3]
     packed = io.BytesIO()
@@ -120,6 +123,7 @@ def test_a_batch_has_a_result_or_an_error_for_each_file(client, photos):
     assert broken.status_code == 422 and broken.json()["code"] == "broken_archive"
 
 
+@ALONE
 def test_a_fault_in_an_archive_is_one_files(tmp_path, run, photo):
     content, packed = photo.read_bytes(), io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -308,6 +312,7 @@ def test_lists_find_names_and_labels_and_page_by_photo(tmp_path, run, photos):
             assert paged == whole and len(paged) == 4
 
 
+@ALONE
 def test_a_view_draws_all_letters_and_the_percent(tmp_path, run, photo):
     with TestClient(create_app(settings_of(tmp_path, run, workers=0))) as client:
         image = client.post("/api/upload", files=sent(photo)).json()["id"]
@@ -341,6 +346,7 @@ def test_a_heat_map_without_an_area_says_so_and_every_inference_is_logged(client
         assert record["model_id"] == model_id and len(record["probabilities"]) == 2
 
 
+@ALONE
 def test_deep_gray_is_stored_as_the_model_sees_it(client):
     model = client.app.state.service.engine.model
     file = io.BytesIO()
@@ -354,6 +360,7 @@ def test_deep_gray_is_stored_as_the_model_sees_it(client):
     assert later["task_result"]["probabilities"] == at_once["raw"]["probabilities"]
 
 
+@ALONE
 def test_the_digest_of_a_preprocessing_is_of_the_options_that_are_set(client, photo):
     preprocess = client.app.state.service.engine.model.predictor.preprocess
     assert preprocess.sample_bits is None
@@ -362,7 +369,11 @@ def test_the_digest_of_a_preprocessing_is_of_the_options_that_are_set(client, ph
     assert client.post("/predict", files=sent(photo)).json()["preprocessing"] == digest
 
 
-@pytest.mark.parametrize(("backend", "apart"), [("torch", 1e-6), ("onnx", 1e-4)])
+@pytest.mark.parametrize(
+    ("profile", "backend", "apart"),
+    [("alone", "torch", 1e-6), ("cluster", "onnx", 1e-4)],
+    indirect=["profile"],
+)
 def test_the_same_predictions_as_predict_py(photos, run, tmp_path, monkeypatch, thorough, backend, apart):
     if thorough:
         photos = make_folders(tmp_path / "many", each=23)
@@ -385,6 +396,7 @@ def test_the_same_predictions_as_predict_py(photos, run, tmp_path, monkeypatch, 
     assert furthest <= apart
 
 
+@ALONE
 def test_metadata_is_not_stored(client, make_photo, tmp_path):
     path = make_photo(tmp_path / "gps.jpg", size=(40, 20))
     exif = Image.Exif()
@@ -399,38 +411,32 @@ def test_metadata_is_not_stored(client, make_photo, tmp_path):
     assert dict(Image.open(io.BytesIO(stored)).getexif()) == {0x0112: 6}
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "given", "status", "code"),
-    [
-        ("POST", "/predict", {}, 422, "invalid"),
-        ("POST", "/predict", {"files": {"file": ("a.jpg", b"")}}, 422, "unreadable_photo"),
-        ("POST", "/predict", {"files": {"file": ("a.jpg", b"hello")}}, 415, "unreadable_photo"),
-        (
-            "POST",
-            "/predict",
-            {"files": {"file": ("a.jpg", b"\xff\xd8\xff" + bytes(60))}},
-            422,
-            "unreadable_photo",
-        ),
-        ("POST", "/predict", {"files": {"file": ("a.jpg", bytes(200_000))}}, 413, "too_large"),
-        ("GET", "/api/images/7", {}, 404, "not_found"),
-        ("GET", "/api/images/x", {}, 422, "invalid"),
-        ("POST", "/api/predict?id=7", {}, 404, "not_found"),
-        ("GET", "/api/tasks/" + "0" * 32, {}, 404, "not_found"),
-        ("GET", "/api/images?limit=100000", {}, 422, "invalid"),
-        ("PATCH", "/api/images/7", {"json": {"decision": "confirm"}}, 404, "not_found"),
-        ("POST", "/api/models/activate", {"json": {"run": "../../etc"}}, 404, "not_found"),
-        ("GET", "/nothing", {}, 404, "not_found"),
-        ("PUT", "/predict", {}, 405, "method_not_allowed"),
-    ],
+REFUSED = (
+    ("POST", "/predict", {}, 422, "invalid"),
+    ("POST", "/predict", {"files": {"file": ("a.jpg", b"")}}, 422, "unreadable_photo"),
+    ("POST", "/predict", {"files": {"file": ("a.jpg", b"hello")}}, 415, "unreadable_photo"),
+    ("POST", "/predict", {"files": {"file": ("a.jpg", BROKEN)}}, 422, "unreadable_photo"),
+    ("POST", "/predict", {"files": {"file": ("a.jpg", bytes(200_000))}}, 413, "too_large"),
+    ("GET", "/api/images/7", {}, 404, "not_found"),
+    ("GET", "/api/images/x", {}, 422, "invalid"),
+    ("POST", "/api/predict?id=7", {}, 404, "not_found"),
+    ("GET", "/api/tasks/" + "0" * 32, {}, 404, "not_found"),
+    ("GET", "/api/images?limit=100000", {}, 422, "invalid"),
+    ("PATCH", "/api/images/7", {"json": {"decision": "confirm"}}, 404, "not_found"),
+    ("POST", "/api/models/activate", {"json": {"run": "../../etc"}}, 404, "not_found"),
+    ("GET", "/nothing", {}, 404, "not_found"),
+    ("PUT", "/predict", {}, 405, "method_not_allowed"),
 )
-def test_refusals_are_problem_json(tmp_path, run, method, path, given, status, code):
+
+
+def test_refusals_are_problem_json(tmp_path, run):
     with TestClient(create_app(settings_of(tmp_path, run, max_bytes=100_000))) as client:
-        answer = client.request(method, path, **given)
-    problem = answer.json()
-    assert (answer.status_code, problem["code"]) == (status, code)
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert problem["request_id"] == answer.headers["x-request-id"] and "Traceback" not in answer.text
+        for method, path, given, status, code in REFUSED:
+            answer = client.request(method, path, **given)
+            problem = answer.json()
+            assert (answer.status_code, problem["code"]) == (status, code), (method, path)
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert problem["request_id"] == answer.headers["x-request-id"] and "Traceback" not in answer.text
 
 
 def test_corrections_are_held_to_the_model(client, photo):
@@ -487,6 +493,7 @@ def test_long_idempotency_keys_are_told_apart(client, photo):
     assert tasks[0]["data"]["task_id"] != tasks[1]["data"]["task_id"]
 
 
+@ALONE
 def test_keys_from_the_environment(monkeypatch):
     digest = hashlib.sha256(b"open sesame").hexdigest()
     monkeypatch.setenv("CORBEL_API_KEYS", json.dumps([digest]))
@@ -497,21 +504,20 @@ def test_keys_from_the_environment(monkeypatch):
             read_settings({})
 
 
-@pytest.mark.parametrize(
-    ("method", "headers", "status"),
-    [
+@ALONE
+def test_pages_of_other_sites_are_refused(client):
+    for method, headers, status in (
         ("GET", {"Host": "rebound.example.com"}, 403),
         ("POST", {"Sec-Fetch-Site": "cross-site"}, 403),
         ("GET", {"Host": "127.0.0.1:8000", "Sec-Fetch-Site": "cross-site"}, 405),
         ("POST", {"Host": "[::1]:8000", "Sec-Fetch-Site": "same-origin"}, 422),
         ("POST", {"Host": "localhost:8000"}, 422),
         ("POST", {"Host": "[broken"}, 422),
-    ],
-)
-def test_pages_of_other_sites_are_refused(client, method, headers, status):
-    assert client.request(method, "/api/upload", headers=headers).status_code == status
+    ):
+        assert client.request(method, "/api/upload", headers=headers).status_code == status, headers
 
 
+@ALONE
 def test_serving_an_exported_model_needs_no_torch(tmp_path, run, photo):
     create_app(settings_of(tmp_path, run))  # exports it
     code = (

@@ -33,10 +33,9 @@ from src.serving.engine import Busy, Engine, load_served
 from src.serving.photos import Checked, without_metadata
 from src.serving.store import MIGRATIONS, Store
 from tests.made import REPOSITORY, run_script
-from tests.test_service import sent, settings_of, settled
+from tests.test_service import ALONE, sent, settings_of, settled
 
 pytestmark = pytest.mark.usefixtures("profile")  # with SQLite, and with PostgreSQL and Redis
-ALONE = pytest.mark.parametrize("profile", ["alone"], indirect=True)  # what only SQLite has
 
 
 class Server:
@@ -96,10 +95,10 @@ def kept_predictions(url):
     return tuple(counts)
 
 
-def test_a_killed_service_loses_and_doubles_nothing(server, photos, tmp_path, profile):
+def test_a_killed_service_loses_and_doubles_nothing(server, photos, tmp_path, profile, thorough):
     paths, tasks = sorted(photos.rglob("*.jpg"))[:8], []
     images = [server.client.post("/api/upload", files=sent(path)).json()["id"] for path in paths]
-    for turn in range(3):
+    for turn in range(3 if thorough else 2):
         for image in images * 3:
             tasks.append(server.client.post(f"/api/predict?id={image}").json()["data"]["task_id"])
         time.sleep(0.02 * turn)
@@ -112,6 +111,7 @@ def test_a_killed_service_loses_and_doubles_nothing(server, photos, tmp_path, pr
             assert database.execute("pragma integrity_check").fetchone() == ("ok",)
 
 
+@ALONE
 def test_a_service_that_is_told_to_end_answers_what_it_took(server, photos, thorough):
     path, rounds = sorted(photos.rglob("*.jpg"))[0], 10 if thorough else 1
     counts, ended = Counter(), threading.Event()
@@ -173,6 +173,7 @@ def pictures():
             yield f"{orientation}.{form}", saved(photo, form, exif=exif), 200
 
 
+@ALONE
 def test_hostile_pictures_get_the_status_they_deserve(tmp_path, run, thorough):
     chance, counts = random.Random(0), Counter()
     with TestClient(create_app(settings_of(tmp_path, run))) as client:
@@ -186,7 +187,7 @@ def test_hostile_pictures_get_the_status_they_deserve(tmp_path, run, thorough):
                 image = answer.json()
                 width, height = image["width"], image["height"]
                 assert width == height or (width < height) == (name[0] in "5678")
-        for _ in range(5000 if thorough else 300):
+        for _ in range(5000 if thorough else 200):
             content = bytearray(chance.choice(accepted))
             for _ in range(chance.randint(1, 8)):
                 content[chance.randrange(len(content))] = chance.randrange(256)
@@ -196,6 +197,7 @@ def test_hostile_pictures_get_the_status_they_deserve(tmp_path, run, thorough):
     print(f"{sum(counts.values())} mutants: {dict(counts)}")
 
 
+@ALONE
 def test_metadata_of_progressive_photos_and_second_pictures_are_cut():
     photo = Image.effect_noise((300, 200), 80).convert("RGB")
     for options in ({"progressive": True}, {"progressive": False, "restart_marker_blocks": 5}):
@@ -208,6 +210,7 @@ def test_metadata_of_progressive_photos_and_second_pictures_are_cut():
         assert np.array_equal(*both)
 
 
+@ALONE
 def test_a_full_queue_is_said_and_the_engine_drains(tmp_path, run):
     engine = Engine(load_served(run, "auto"), threads=1, queue=2, timeout=5)
 
@@ -223,6 +226,7 @@ def test_a_full_queue_is_said_and_the_engine_drains(tmp_path, run):
         engine.refuse_if_full()
 
 
+@ALONE
 def test_a_batch_takes_every_thread_and_no_more_and_is_not_refused_half_way(tmp_path, run, photos):
     settings, at_work, most = settings_of(tmp_path, run, threads=2, queue=2), [], []
     paths = sorted(photos.rglob("*.jpg"))[:8]
