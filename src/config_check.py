@@ -20,7 +20,8 @@ RANGES = {
     "from 0 to below 1": "preprocess.overlap model.label_smoothing callbacks.ema.decay",
     "above 0 to 1": "preprocess.std model.layer_decay callbacks.finetuning.lr_factor",
     "above 0": "model.lr model.backbone_lr_factor",
-    "from 0 on": "seed data.num_workers data.splits model.weight_decay model.mixup model.cutmix "
+    "from 0 to 4294967295": "seed",
+    "from 0 on": "data.num_workers data.splits model.weight_decay model.mixup model.cutmix "
     "model.head_weights trainer.gradient_clip_val trainer.log_every_n_steps "
     "callbacks.early_stopping.min_delta callbacks.early_stopping.patience",
     "from 1 on": "data.batch_size data.views trainer.accumulate_grad_batches callbacks.figures.every "

@@ -103,10 +103,17 @@ def read_header(source: str | Path | bytes | BinaryIO, min_size: tuple[int, int]
         return Header(name, *((height, width) if turned else (width, height)), exif, bits)
 
 
-def largest_sample(content: bytes) -> int:
-    """Return the largest gray sample of a photo of more than 8 bits; 0 of a coloured one."""
+def largest_sample(content: bytes) -> tuple[int, bool]:
+    """Return the largest sample of a photo of more than 8 bits, and whether it is coloured.
+
+    Of colour the upper 8 bits are read, so that the lower ones count as set.
+    """
     with _opened(content) as (image, _):
-        return int(np.asarray(image).max()) if image.mode.startswith("I") else 0
+        image.load()
+        if image.mode.startswith("I"):
+            return int(np.asarray(image).max()), False
+        bands = zip(image.getbands(), np.reshape(image.getextrema(), (-1, 2)), strict=True)
+        return 256 * max(int(high) for band, (_, high) in bands if band not in "Aa") + 255, True
 
 
 @contextmanager
@@ -190,6 +197,11 @@ def _scale(image: ImageFile.ImageFile, name: str, min_size: tuple[int, int] | No
 
 def as_upright_rgb(image: Image.Image, sample_bits: int | None = None) -> Image.Image:
     """Return an opened image as upright RGB without metadata, alpha on white; see `open_image`."""
+    if sample_bits and sample_bits < _bits(image) == 16 and not image.mode.startswith("I"):
+        raise UnreadableImage(
+            f"16-bit colour, of which the upper 8 bits are read: preprocess.sample_bits={sample_bits} is for "
+            "gray; save it with 8 bits"
+        )
     image.load()
     # only now: PNG may hold the tag behind the pixels; Pillow's TIFF reader turns them itself, and forgets it
     orientation = _orientation(image)
@@ -236,6 +248,9 @@ def _to_rgb(image: Image.Image, sample_bits: int | None = None) -> Image.Image:
     if image.has_transparency_data:
         colours = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         alpha = colours.getchannel("A")
+        none, *_, full = counts = alpha.histogram()
+        if isinstance(image, TiffImageFile) and 2 * (none + full) < sum(counts):
+            raise UnreadableImage("its extra band is declared as alpha and is no mask: save the photo as RGB")
         if alpha.getextrema()[1] == 0:
             return colours.convert("RGB")
         white = Image.new("RGB", image.size, "white")

@@ -7,6 +7,7 @@ full disk or a second run leaves nothing half right, at worst two files that hol
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
@@ -18,6 +19,8 @@ import numpy as np
 
 from src.errors import InputError, reason
 from src.files import user_path, whole_file, write_whole
+
+log = logging.getLogger(__name__)
 
 LAYOUT = 3  # of a file: the rows, then the `KEY` of each, the digest of its photo
 KEY = np.dtype("<u8")
@@ -80,9 +83,12 @@ class RowStore:
         self._known = places[np.argsort(places["key"], kind="stable")]
 
     def _places(self, number: int) -> np.ndarray:
-        """Return the places of the rows in a file."""
+        """Return the places of the rows in a file; none where it does not hold whole rows."""
         path = self.files[number]
-        count = path.stat().st_size // (self.row_bytes + KEY.itemsize)
+        count, rest = divmod(path.stat().st_size, self.row_bytes + KEY.itemsize)
+        if rest:
+            log.warning("%s is damaged: its photos are read anew; delete it", path)
+            return np.empty(0, PLACE)
         places = np.empty(count, PLACE)
         places["key"] = np.fromfile(path, KEY, offset=count * self.row_bytes)
         places["file"], places["row"] = number, np.arange(count)

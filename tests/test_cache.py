@@ -67,6 +67,14 @@ def test_rows_come_back_in_the_order_asked_for(tmp_path):
         found.rows([digest(9), digest(0)])
 
 
+def test_a_damaged_file_is_named_and_not_used(tmp_path, caplog):
+    filled(tmp_path, range(3))
+    path = min(tmp_path.glob("features/*/*.rows"))
+    path.write_bytes(path.read_bytes()[:-1])
+    assert store(tmp_path).missing([digest(0)]) == [digest(0)]
+    assert f"{path} is damaged" in caplog.text and "delete it" in caplog.text
+
+
 def test_rows_lie_in_several_files_and_survive_pickling(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "ROWS_A_FILE", 2)
     rows = filled(tmp_path, range(9)).rows([digest(n) for n in range(9)])

@@ -215,7 +215,11 @@ def test_runs_that_cannot_be_compared_are_refused_in_a_line(in_tmp, monkeypatch,
     write_run(in_tmp / "more", truth, truth, classes={**CLASSES, "defect": ["Leaks", "Loose", "Mould"]})
     write_run(in_tmp / "all_broken", truth, np.full((4, 5), np.nan))
     write_run(in_tmp / "empty", truth[:0], truth[:0])
+    write_run(in_tmp / "lost", truth, truth)
+    lines = (in_tmp / "lost" / "predictions.csv").read_text().splitlines(keepends=True)
+    (in_tmp / "lost" / "predictions.csv").write_text("".join(lines[:-1]))
     for other, words in {
+        "lost": "lacks 1 of 4 test photos (",
         "short": "the test splits differ: 1 of 4 photos are in A's alone, 0 of 3 photos are in short's "
         "alone; train again with data.split_file=A",
         "heads": "runs of different tasks: A is multilabel, heads is dual_head",

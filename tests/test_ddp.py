@@ -159,6 +159,7 @@ def test_the_ddp_trainer_is_the_default_one_on_several_devices():
             "heads on cached features train on one device",
         ),
         (("trainer.devices=2", "trainer.strategy=ddp_spawn"), "several devices need trainer=ddp"),
+        (("trainer.devices=2", "trainer.use_distributed_sampler=true"), "deals the photos out itself"),
         (("trainer.devices=2", "trainer.num_nodes=2"), "one folder: add hydra.run.dir=FOLDER"),
         (("trainer.devices=7",), "val has 6 photos, fewer than 7 devices"),
     ],

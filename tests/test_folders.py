@@ -153,10 +153,11 @@ def test_the_order_does_not_depend_on_the_file_system(make_tree, tmp_path, monke
     assert read(root).records == straight.records
 
 
-def test_linked_folders_are_read(make_tree, tmp_path):
+def test_linked_folders_are_read_once(make_tree, tmp_path):
     store = make_tree(tmp_path / "store", "1.jpg")
     root = make_tree(tmp_path / "p", "A_B/1.jpg")
     (root / "C_D").symlink_to(store)
+    (root / "A_B" / "up").symlink_to(root)
     assert list_photos(root).paths == ["A_B/1.jpg", "C_D/1.jpg"]
 
 

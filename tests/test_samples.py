@@ -107,6 +107,9 @@ def test_other_bands_are_read_or_named():
     infrared = np.random.default_rng(0).integers(0, 256, (8, 8, 1))
     two = np.concatenate([RAMP[..., None], infrared], 2)
     assert np.array_equal(gray(tiff(two, 8, 1, t338=(0,))), RAMP)
+    for declared in (1, 2):
+        four = tiff(np.concatenate([COLOURS, infrared], 2), 8, 2, t338=(declared,))
+        assert "declared as alpha and is no mask: save" in reason(four)
     many = np.repeat(RAMP[..., None], 9, 2)
     for content in (tiff(two, 8, 1), tiff(many, 8, 2), tiff(two, 16, 1), tiff(RAMP, 64, 1)):
         assert "save it as 8-bit RGB or gray" in reason(content)
@@ -153,6 +156,11 @@ def test_sample_bits(tmp_path):
     assert found.text == "16-bit photos use only values up to 4,080 of 65,535 (2 photos)"
     assert not sample_range(paths, looks, 12) and "clipped" in str(sample_range(paths, looks, 8))
     assert not sample_range(paths[2:], looks[2:])
+    colour = tiff(COLOURS * 16, 16, 2)
+    (tmp_path / "d.tif").write_bytes(colour)
+    found = str(sample_range(["d.tif"], inspect_photos(tmp_path, ["d.tif"])))
+    assert "up to 4,095" in found and "scale these files to 8 bits" in found
+    assert "16-bit colour" in reason(colour, sample_bits=12)
     for wrong in (7, 33, "12", True):
         with pytest.raises(InputError, match="sample_bits"):
             Preprocess(8, sample_bits=wrong)

@@ -241,3 +241,9 @@ def test_root_alone_names_table_and_photos(make_tree, tmp_path):
         TableDataModule(root="x", components=["Bolt"], defects=["Bolt"], **common)
     with pytest.raises(InputError, match=r"data.separator is empty"):
         TableDataModule(root="x", separator="", **common)
+
+
+def test_a_kind_of_labels_is_not_called_as_a_figure_or_a_column(table):
+    for kind in ("loss", "path"):
+        with pytest.raises(InputError, match=rf"data.columns.{kind}: .*data.columns=\{{{kind}_kind: COLUMN"):
+            table("ID,x\na,1\nb,2\n", columns={kind: "x"})

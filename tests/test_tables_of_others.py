@@ -72,6 +72,11 @@ def test_of_an_id_and_a_file_the_one_with_an_extension_decides(read, tmp_path, c
         assert paths(source) == {"2.jpg": ["x"], "0.jpg": ["y"], "1.jpg": ["z"]}
     (tmp_path / "images" / "l.csv").write_text(rows.replace("filename", "image_path"))
     assert [(p.id, p.path) for p in find_images(str(tmp_path / "images" / "l.csv"))][:1] == [("1", "0.jpg")]
+    with pytest.raises(InputError, match=r"row 2: names a.jpg by column 'ID' and 1.jpg .*'img'; .*data.id="):
+        read("ID,img,label\na,1.jpg,x\n1,a.jpg,y\n", "a.jpg", "1.jpg")
+    both = "ID,file,label\n0,0,x\n1,2,y\n"
+    with pytest.raises(InputError, match=r"row 3: names 1.jpg by column 'ID' and 2.jpg .*data.id="):
+        read(both)
     source = read("ID,file,label\n0,0.jpg,x\n1,1.jpg,y\n")  # they agree
     assert [r.id for r in source.records] == ["0", "1"]
 

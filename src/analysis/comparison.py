@@ -125,6 +125,9 @@ def _same_photos(a: RunFolder, b: RunFolder) -> list[dict[tuple, tuple[dict, dic
 def _photos(run: RunFolder, test: pd.DataFrame, by: str) -> dict[tuple, tuple[dict, dict]]:
     """Return the rows of a run's test photos by path or content; copies of a photo are numbered."""
     predicted = {row["ID"]: {"path": row["ID"], **row} for row in run.predictions.to_dict("records")}
+    if lost := [id_ for id_ in test["ID"] if id_ not in predicted]:
+        file = run.path / "predictions.csv"
+        raise InputError(f"{file}: it lacks {len(lost)} of {len(test)} test {run.noun}s ({listed(lost, 3)})")
     keys = zip(test[by], test.groupby(by).cumcount(), strict=True)
     return {key: (row, predicted[row["ID"]]) for key, row in zip(keys, test.to_dict("records"), strict=True)}
 

@@ -140,18 +140,18 @@ def assign_groups(source: Source, group: str | None) -> list[Record]:
         count = len(source.records)
         line = "data.group=%s names a group for %d of %d %ss; the others are groups of their own"
         log.warning(line, group, count - missed, count, source.records[0].noun)
-    source.findings += _alike(group, found)
+    source.findings += _alike(group, found, source.records[0].noun)
     return [replace(record, group=found.get(record.id, record.id)) for record in source.records]
 
 
-def _alike(group: str, group_of: Mapping[str, str]) -> list[Finding]:
+def _alike(group: str, group_of: Mapping[str, str], noun: str) -> list[Finding]:
     """Return a finding of groups that a reader takes for one: they may put one asset into two splits."""
     photos = Counter(group_of.values())
     if not (alike := spellings(photos)):
         return []
     count = sum(photos[name] for names in alike for name in names)
     shown = listed((" = ".join(map(visible, names)) for names in alike), EXAMPLES)
-    text = f"data.group={group}: {len(alike)} groups in several spellings ({count} times): {shown}"
+    text = f"data.group={group}: {len(alike)} groups in several spellings ({count} {noun}s): {shown}"
     return [Finding("groups_alike", text, "write each in one way, or splits may share an asset", count)]
 
 

@@ -54,7 +54,7 @@ class ImageStats:
         camera: make and model, else empty.
         located: whether the file tells a place.
         bits: of a sample in the file; 8 for less.
-        largest: the largest gray sample, where they have more than 8 bits.
+        largest: the largest sample, where they have more than 8 bits; of colour by its upper 8 bits.
     """
 
     reason: str = ""
@@ -75,6 +75,7 @@ class ImageStats:
     located: bool = False
     bits: int = 8
     largest: int = 0
+    coloured: bool = False
 
 
 def inspect_photos(
@@ -117,7 +118,7 @@ def inspect_photo(path: Path, size: tuple[int, int] = (32, 32), sample_bits: int
         if min(hashed.size) < min(SHORT_SIDE, header.width, header.height):  # decoded at twice this, or more
             photo = open_image(content, (SHORT_SIDE // 2, SHORT_SIDE // 2), sample_bits)
         gray = gray_levels(photo)
-        largest = largest_sample(content) if header.bits > 8 else 0
+        largest, coloured = largest_sample(content) if header.bits > 8 else (0, False)
     except UnreadableImage as error:
         return ImageStats(reason=str(error))
     white = gray >= WHITE
@@ -136,6 +137,7 @@ def inspect_photo(path: Path, size: tuple[int, int] = (32, 32), sample_bits: int
         **_camera(header),
         bits=header.bits,
         largest=largest,
+        coloured=coloured,
     )
 
 
@@ -220,9 +222,13 @@ class _StatsCache:
         about += [SHORT_SIDE, TILE, TILE_CONTRAST, ROUNDING, WHITE, sample_bits]
         name = hashlib.blake2b(repr(about).encode(), digest_size=8).hexdigest()
         self.file = checked_folder(cache_dir) / "inspected" / f"{name}.json.z"
-        if self.file.is_file():
+        try:
             rows = json.loads(zlib.decompress(self.file.read_bytes()))
             self.known = {key: ImageStats(*row) for key, row in rows.items()}
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, zlib.error) as error:
+            log.warning("Photos are read anew: %s cannot be read (%s)", self.file, error)
 
     def key(self, path: str) -> str | None:
         """Return the key of a photo, or None for one that is not there."""
@@ -290,7 +296,7 @@ def sample_range(
     largest, bits = (max(getattr(look, name) for _, look in odd) for name in ("largest", "bits"))
     if sample_bits:
         cure = f"above preprocess.sample_bits={sample_bits} they are clipped"
-    elif len(odd) < len(deep):
+    elif any(look.coloured for _, look in odd) or len(odd) < len(deep):  # of colour the upper 8 bits are read
         cure = "scale these files to 8 bits"
     else:
         cure = f"preprocess.sample_bits={max(8, largest.bit_length() + largest.bit_length() % 2)}"

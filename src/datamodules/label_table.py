@@ -19,6 +19,8 @@ from src.errors import InputError, counted, did_you_mean, listed
 from src.files import user_path
 
 log = logging.getLogger(__name__)
+TAKEN = ("ID", "path", "group", "text", "loss", "exact_match", "f1_macro", "per_class", "labels_evaluated",
+         "labels_total")  # fmt: skip
 LETTER = re.compile(r"[^\W\d_]")
 LABEL_COLUMNS = ("label", "labels", "class", "category")
 
@@ -181,6 +183,11 @@ class LabelTable(RecordDataModule):
 
     def _column_names(self, frame: pd.DataFrame) -> dict[str, tuple[str, ...]]:
         if self.columns:
+            if taken := [kind for kind in self.columns if kind in TAKEN]:
+                raise InputError(
+                    f"data.columns.{taken[0]}: metrics.json or the tables of a run have that name already; "
+                    f"call the kind of labels otherwise, as data.columns={{{taken[0]}_kind: COLUMN}}"
+                )
             if self.task == "multiclass" and list(self.columns) != ["label"]:
                 raise InputError(
                     f"data.columns names {listed(self.columns)}: model=multiclass has the one kind 'label', "

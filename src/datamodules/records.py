@@ -156,9 +156,10 @@ class Listing:
 def list_photos(root: Path) -> Listing:
     """Return all files below `root` with a photo's extension, and what was left out.
 
-    Hidden files and folders are left out. Linked folders are searched too.
+    Hidden files and folders are left out. Linked folders are searched too, each folder once.
     """
     found = Listing(root)
+    seen = {os.path.realpath(root)}
     for folder, subfolders, files in os.walk(root, onerror=_unlisted, followlinks=True):
         relative = Path(folder).relative_to(root).as_posix()
         before = "" if relative == "." else f"{relative}/"
@@ -167,9 +168,10 @@ def list_photos(root: Path) -> Listing:
             subfolders.clear()
             continue
         named = [name for name in sorted(subfolders) if not name.startswith(".")]
-        subfolders[:] = [name for name in named if name.lower() not in SYSTEM_FOLDERS]
         for name in (name for name in named if name.lower() in SYSTEM_FOLDERS):
             found.skipped[name] += _count_photos(os.path.join(folder, name))
+        named = [name for name in named if name.lower() not in SYSTEM_FOLDERS]
+        subfolders[:] = [name for name in named if _is_new(os.path.join(folder, name), seen)]
         found.folders += [before + name for name in subfolders]
         for name in files:
             extension = os.path.splitext(name)[1].lower()
@@ -209,6 +211,16 @@ def find_photos(root: Path, key: str) -> Listing:
 
 def _unlisted(error: OSError) -> None:
     raise InputError(f"{error.filename}: cannot list this folder ({error.strerror})") from error
+
+
+def _is_new(folder: str, seen: set[str]) -> bool:
+    """Whether a folder has not been met under another name; `seen` takes it in."""
+    real = os.path.realpath(folder)
+    if is_new := real not in seen:
+        seen.add(real)
+    else:
+        log.warning("Left out the folder %s: it is a link to one that is read anyway", folder)
+    return is_new
 
 
 class PhotoIndex:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from src.datamodules.csv_table import FILE_NAME, pick_column
 from src.datamodules.records import Finding, PhotoIndex, path_parts
-from src.errors import listed
+from src.errors import InputError, listed
 
 log = logging.getLogger(__name__)
 TEXT = "format the column as text and take the IDs from their source again"
@@ -32,12 +32,12 @@ def photo_column(
 ) -> str:
     """Return the column that names the photos: `wanted`, or the best of `candidates` and of file names.
 
-    Where several are there and name different photos, it is the only one whose cells are names of files, or
-    else the one that names the most photos. Without a `key`, that is the way to name a column, the only
-    column of file names needs no candidate's name.
+    Where several are there and name different photos, it is the only one whose cells are names of files; if
+    its own name is no candidate's, only next to numbers. Without a `key`, that is the way to name a column,
+    the only column of file names needs no candidate's name.
 
     Raises:
-        InputError: no such column.
+        InputError: no such column, or several that name different photos.
     """
     known = {name.casefold() for name in candidates}
     named = [name for name in frame.columns if name.casefold() in known]
@@ -57,6 +57,13 @@ def photo_column(
     count = {name: sum(path is not None for path in paths) for name, paths in found.items()}
     best = max(there, key=lambda name: (count[name], name in files and not count[name]))
     files = [name for name in files if count[name]]
+    sure = len(files) == 1 and (files[0] in named or all(map(str.isdecimal, frame[first].str.strip())))
+    for row, *paths in zip(frame.index, *found.values(), strict=True):
+        if len(set(paths) - {None}) > 1 and not sure:
+            both = [(name, path) for name, path in zip(there, paths, strict=True) if path]
+            shown = " and ".join(f"{path} by column '{name}'" for name, path in both)
+            cure = f"name the right column with {key}=" if key else "remove the wrong column"
+            raise InputError(f"{csv_path}, row {row}: names {shown}; {cure}")
     if len(files) == 1 and any(a and a != b for a, b in zip(found[files[0]], found[first], strict=True)):
         best = files[0]
     if best != first:

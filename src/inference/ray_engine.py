@@ -20,10 +20,8 @@ from src.parallel import MOST, cores
 from src.preprocess import decoder
 from src.process import Terminated
 
-QUEUE, PATIENCE = (
-    2,
-    60,
-)  # chunks that an actor holds; seconds: for actors to start, between looks
+QUEUE = 2  # chunks that an actor holds
+PATIENCE, SILENCE = 60, 600  # seconds: for actors to start; without a chunk until machines are counted
 # Ray's own: enough until a lost machine counts as lost; a photo that kills its process ends the job
 RETRIES = {"max_restarts": -1, "max_task_retries": 16}
 LOCAL = {"object_store_memory": 128 * 2**20, "include_dashboard": False}  # a chunk's results take 0.1 MB
@@ -124,7 +122,7 @@ class RayResults:
         """Return a chunk that is done; refuse to wait for one of a machine that is lost."""
         while True:
             try:
-                return self.pool.get_next_unordered(PATIENCE)
+                return self.pool.get_next_unordered(SILENCE)
             except TimeoutError:
                 if (left := self._machines()) < self.machines:
                     lost = f"{left} of {self.machines} machines are left"

@@ -45,6 +45,8 @@ def check_devices(cfg: DictConfig, trainer: L.Trainer, datamodule: PhotoDataModu
         trainer.strategy.launcher, _SubprocessScriptLauncher
     ):
         raise InputError(f"trainer.strategy={cfg.trainer.get('strategy')}: several devices need trainer=ddp")
+    if cfg.trainer.get("use_distributed_sampler", True):
+        raise InputError("trainer.use_distributed_sampler=true: Corbel deals the photos out itself; leave it")
     if trainer.num_nodes > 1 and not cfg.resume and not any("run.dir=" in o for o in hydra.overrides.hydra):
         raise InputError(f"{trainer.num_nodes} machines need one folder: add hydra.run.dir=FOLDER")
     for split, records in datamodule.splits.items():

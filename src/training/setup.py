@@ -147,6 +147,8 @@ def alone_in(run: Path, resuming: bool) -> Iterator[None]:
         if not resuming and any(run.glob("checkpoints/*.ckpt")):
             go_on = typed("resume", run)
             raise InputError(f"{run} already holds a run: start this one again, or continue it with {go_on}")
+        for left in (*run.glob(f".*.{'[0-9a-f]' * 32}.tmp"), *(run / "checkpoints").glob(".*.tmp")):
+            left.unlink()  # of a killed process
         yield
 
 
@@ -180,6 +182,9 @@ def check_trainer(trainer: L.Trainer, model: PhotoClassifier) -> None:
         monitor = getattr(callback, "monitor", None)
         if monitor and monitor not in known:
             raise InputError(f"{type(callback).__name__}.monitor={monitor}: {did_you_mean(monitor, known)}")
+    for name in ("limit_train_batches", "limit_val_batches"):
+        if not getattr(trainer, name):
+            raise InputError(f"trainer.{name}=0: needs at least one batch")
     for name, (value, reason) in {} if trainer.fast_dev_run else FIXED.items():
         given = getattr(trainer, name)
         if given != value or type(given) is not type(value):  # 1.0 are all batches, 1 is one
