@@ -37,7 +37,7 @@ demo: setup ## draw the demo set, train on it, predict, and say where everything
 	echo "predictions  $$predictions/predictions.csv"
 
 test: setup ## run the tests
-	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup ## check style and formatting
 	$(PY) -m ruff check .

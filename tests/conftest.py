@@ -11,9 +11,20 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hydra._internal.hydra import Hydra
 from PIL import Image
 
 from tests.made import FAST, make_folders, make_table, trained
+
+SLOW = ("ray_engine", "service_faults", "benchmark", "train", "service_cluster", "bad_input", "service",
+        "text", "ddp", "notebook", "service_schema", "comparison", "audit", "finetuning", "tracking",
+        "sweeps", "experiments", "explore", "export", "evaluation", "tiles")  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest: one of them last would leave the other process idle."""
+    places = {f"test_{name}.py": place for place, name in enumerate(SLOW)}
+    items.sort(key=lambda item: places.get(item.path.name, len(SLOW)))
 
 
 @pytest.fixture(scope="session")
@@ -95,8 +106,16 @@ def profile(request, monkeypatch) -> Iterator[str]:
         yield "cluster"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def composed_once() -> Iterator[None]:
+    """Compose a call's settings once: Hydra does it twice, to learn of `hydra.mode`, which nobody sets."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(Hydra, "get_mode", lambda *_, **options: None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch) -> None:
-    """Leave out a run's PNG files, a third of its time; the runs of shared fixtures have them."""
+    """Leave out a run's PNG files, most of its time; `trained` of a shared fixture can have them."""
     if evaluate := sys.modules.get("src.training.evaluate"):
         monkeypatch.setattr(evaluate, "write_figures", lambda *_: None, raising=False)

@@ -5,10 +5,9 @@ import importlib.util
 import io
 import re
 import sys
-import time
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -122,8 +121,10 @@ def load_script(name: str) -> ModuleType:
 def run_script(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str) -> int:
     """Call a script as the command line would; return its exit code."""
     monkeypatch.setattr(sys, "argv", [f"scripts/{name}.py", *arguments])
-    while any(Path("outputs").glob(f"*/{datetime.now():%Y-%m-%d_%H-%M-%S}")):
-        time.sleep(0.05)  # a run's folder is named after the second it started in
+    second = datetime.now()
+    while any(Path("outputs").glob(f"*/{second:%Y-%m-%d_%H-%M-%S}*")):
+        second += timedelta(seconds=1)  # a run's folder is named after the second it starts in
+    monkeypatch.setattr("hydra.core.utils.datetime", SimpleNamespace(now=lambda: second))
     try:
         load_script(name).main()
     except SystemExit as leave:
@@ -131,10 +132,14 @@ def run_script(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str) -> i
     return 0
 
 
-def trained(home: Path, *arguments: str) -> Path:
-    """Train in a folder that holds no run yet; return the run."""
+def trained(home: Path, *arguments: str, figures: bool = False) -> Path:
+    """Train in a folder that holds no run yet; return the run. Its PNG files take most of the time."""
+    from src.training import evaluate
+
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(home)
+        if not figures:
+            monkeypatch.setattr(evaluate, "write_figures", lambda *_: None)
         assert run_script(monkeypatch, "train", *arguments) == 0
     return only_run(home)
 

@@ -249,7 +249,6 @@ def test_figures_of_the_runs_test_split_are_those_of_its_metrics(runs, task, mon
                 wanted = (metrics[kind] if kind else metrics).get(name, figure["value"])
                 assert figure["value"] == pytest.approx(wanted, abs=1e-6), (kind, name)
                 assert figure["low"] <= figure["value"] <= figure["high"]
-    assert (run / "confusion_matrix.png").is_file()
     for name in ("per_label.csv", "misclassified_samples.csv"):  # one function, from the scores of two paths
         ours, theirs = (pd.read_csv(folder / name) for folder in (Path("e"), run / "evaluation"))
         pd.testing.assert_frame_equal(ours, theirs, atol=2e-4, rtol=0)

@@ -20,8 +20,9 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     copy = shutil.copy(path, tmp_path)
     notebook = nbformat.read(copy, as_version=4)
-    small = {'"count=200", "width=320", "height=240"': '"count=90", "width=96", "height=72"',
-             '"data.num_workers=0"': '"data.num_workers=0", "preprocess.image_size=96"'}  # fmt: skip
+    quick = '"data.num_workers=0", "preprocess.image_size=64", "trainer.max_epochs=2"'
+    small = {'"count=200", "width=320", "height=240"': '"count=60", "width=64", "height=64"',
+             '"data.num_workers=0"': quick}  # fmt: skip
     for cell in notebook.cells:
         for given, less in small.items():
             cell.source = cell.source.replace(given, less)

@@ -190,10 +190,10 @@ def test_the_baseline_against_a_transformer(runs, tmp_path, monkeypatch, capsys)
     assert set(changed["path"]) <= set(pd.read_csv(runs("full") / "test_metadata.csv")["ID"])
 
 
-def test_photos_and_texts_are_not_mistaken_for_one_another(runs, run, tmp_path, monkeypatch, capsys):
+def test_photos_and_texts_are_not_mistaken_for_one_another(runs, run, photos, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     table, texts = notes(Path("notes.csv")), f"ckpt={runs('baseline')}"
-    some = run / "confusion_matrix.png"
+    some = next(photos.rglob("*.jpg"))
     cases = {
         ("predict", texts, f"images={some}", "output=p.csv"): "a model of texts",
         ("predict", f"ckpt={run}", f"texts={table}", "output=p.csv"): "a model of photos",

@@ -42,7 +42,8 @@ def finished(tmp_path_factory):
     for task, make, group in sources:
         home = tmp_path_factory.mktemp(task)
         data = make(home / "my photos")
-        runs[task] = trained(home, f"model={task}", f"data.root='{data}'", *FAST, *TWELVE, group), data
+        given = f"model={task}", f"data.root='{data}'", *FAST, *TWELVE, group
+        runs[task] = trained(home, *given, figures=True), data
     return runs
 
 
