@@ -260,12 +260,15 @@ def test_bad_addresses_are_one_line(script, monkeypatch, tmp_path, run, servers,
     away = "postgresql://corbel:secret@127.0.0.1:9/x"
     for variable, value, told in (
         ("DATABASE", "nonsense", "needs an address"),
+        ("DATABASE", "corbel:secret@127.0.0.1/x", "needs an address"),
+        ("DATABASE", "postgresql://corbel:of@secret@127.0.0.1/x", "percent-encoded"),
         ("DATABASE", away, "Connection refused"),
         ("DATABASE", url(password="secret"), "password authentication failed"),
         ("DATABASE", url("nowhere"), "does not exist"),
         ("BROKER", "redis://127.0.0.1:9/0", "broker_url: Redis cannot be used (Error 111"),
         ("BROKER", f"redis://:secret@127.0.0.1:{servers.redis.port}/0", "broker_url: Redis cannot be used"),
         ("BROKER", "amqp://127.0.0.1", "broker_url: Redis cannot be used"),
+        ("BROKER", "redis://:secret/@127.0.0.1/0", "percent-encoded"),
     ):
         with monkeypatch.context() as here:
             here.setenv(f"CORBEL_{variable}_URL", value)
@@ -274,6 +277,27 @@ def test_bad_addresses_are_one_line(script, monkeypatch, tmp_path, run, servers,
             assert run_script(here, script, *given) == 2, (variable, value)
         said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
         assert len(said) == 1 and told in said[0] and "secret" not in said[0], said
+
+
+def test_a_worker_with_another_folder_than_the_web_process_does_not_begin(
+    monkeypatch, tmp_path, run, database, capsys
+):
+    for folder, told in (
+        ("elsewhere", "no web process of Corbel keeps photos here"),
+        ('"s3://x"', "s3://bucket"),
+    ):
+        monkeypatch.setenv("CORBEL_FOLDER", folder)
+        assert (
+            run_script(monkeypatch, "worker", f"ckpt={run}", "patience=1", f"hydra.run.dir={tmp_path}") == 2
+        )
+        assert told in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_database_of_another_encoding_is_refused(servers):
+    servers.postgres.run("create database old encoding 'SQL_ASCII' locale 'C' template template0")
+    with pytest.raises(InputError, match="its encoding is SQL_ASCII"):
+        Store(servers.postgres.url("old"))
+    servers.postgres.run("drop database old with (force)")
 
 
 def test_tables_of_a_later_version_are_left_alone(database):

@@ -28,7 +28,7 @@ from src.serving.engine import Engine, ServedModel, load_served
 from src.serving.jobs import Workers
 from src.serving.refusals import Refused, answer_to, problems
 from src.serving.settings import Settings
-from src.serving.storage import Folder, open_folder
+from src.serving.storage import MARK, Folder, open_folder
 from src.serving.store import Store
 from src.serving.tables import PredictionRow, ReviewRow
 
@@ -54,6 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
     """Return the application with its model loaded and its database ready, or raise an `InputError`."""
     database = settings.database
     folder = open_folder(settings.folder)  # before the database: SQLite's file lies there
+    folder.write(MARK, b"")
     store = Store(database, settings.patience)
     model = load_served(settings.ckpt, settings.backend, settings.runs, settings.miss, settings.device)
     engine = Engine(model, settings.threads, settings.queue, settings.timeout)

@@ -17,7 +17,7 @@ from src.errors import InputError, first_line, leave
 from src.serving.engine import Engine, load_served
 from src.serving.jobs import Workers
 from src.serving.settings import Settings, read_settings
-from src.serving.storage import open_folder
+from src.serving.storage import StorageAway, open_folder
 from src.serving.store import Store, patiently
 
 log = logging.getLogger(__name__)
@@ -123,6 +123,10 @@ def workers_of(settings: Settings) -> Workers:
     folder, store = open_folder(settings.folder), Store(settings.database, settings.patience)
     broker = Broker(settings.broker_url, settings.patience)
     model = load_served(settings.ckpt, settings.backend, settings.runs, settings.miss, settings.device)
+    try:
+        patiently(folder.expect_mark, settings.patience, lambda error: isinstance(error, StorageAway))
+    except StorageAway as error:
+        raise InputError(f"folder={settings.folder}: {error}") from error
     log.info("working with %s", model.path)
     engine = Engine(model, settings.threads, settings.queue, settings.timeout)
     return Workers(store, engine, folder, settings, lambda _: None, broker)

@@ -1,17 +1,16 @@
 """Settings of the service: from `conf/serve.yaml`, the command line and `CORBEL_*` environment variables."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from sqlalchemy import URL
 
 from src.errors import InputError, first_line
 
 Url = Annotated[str, Field(pattern="^[a-z][a-z0-9+.-]*:/{2,3}.+")]
-SECRET = re.compile("(?<=//)[^/@]*@")  # the user and the password in an address
 Key = Annotated[str, Field(pattern="^(sha256:)?[0-9a-fA-F]{64}$")]
 
 
@@ -46,6 +45,21 @@ class Settings(BaseSettings):
     quota_bytes: int | None = Field(None, ge=1)
     runs: Path = Path("outputs")
 
+    @field_validator("folder")
+    @classmethod
+    def _is_place(cls, place: str | Path) -> str | Path:
+        if isinstance(place, Path) and ":/" in place.as_posix()[2:]:  # C:/ is a drive
+            raise ValueError("an address is written s3://bucket/folder, in small letters, without quotes")
+        return place
+
+    @field_validator("database_url", "broker_url")
+    @classmethod
+    def _is_address(cls, url: str | None) -> str | None:
+        parts = urlsplit(url or "")
+        if parts.port == 0 or parts.netloc.count("@") > 1:  # a port that is no number raises, too
+            raise ValueError
+        return url
+
     @property
     def database(self) -> str | URL:
         """The URL of the database: SQLite in the folder, where none is named."""
@@ -78,6 +92,8 @@ def read_settings(given: dict[str, object]) -> Settings:
         first = error.errors()[0]
         name = str(first["loc"][0])
         variable = f" (or CORBEL_{name.upper()})" if name not in values else ""
-        value = SECRET.sub("***@", repr(first.get("input")))
-        told = "needs an address, SCHEME://HOST" if name.endswith("_url") else first["msg"].lower()
+        value = "..." if name == "api_keys" or name.endswith("_url") else repr(first.get("input"))
+        told = first["msg"].lower().removeprefix("value error, ")
+        if name.endswith("_url"):
+            told = "needs an address, SCHEME://USER:PASSWORD@HOST:PORT/NAME, signs percent-encoded"
         raise InputError(f"{name}={value}{variable}: {told}") from error

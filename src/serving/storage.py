@@ -12,6 +12,8 @@ from src.images import read_photo
 
 ANSWER = 10.0  # seconds in which S3 has to begin an answer, at each of two attempts
 
+MARK = ".corbel"  # an empty file that web processes leave
+
 
 class StorageAway(Exception):
     """The storage gives no answer, or refuses."""
@@ -45,6 +47,11 @@ class Folder:
         with TemporaryFile(dir=self.path):
             pass
 
+    def expect_mark(self) -> None:
+        """Raise `StorageAway` where no web process keeps photos: without them each job would fail."""
+        if not self.has(MARK):
+            raise StorageAway("no web process of Corbel keeps photos here: workers need the same folder")
+
 
 class Bucket(Folder):
     """The same below an address of fsspec, `s3://bucket/folder`; one write makes an object, whole."""
@@ -55,7 +62,7 @@ class Bucket(Folder):
 
             self.files, self.root = fsspec.core.url_to_fs(url, **_options(url))
             self.files.retries = 1  # of s3fs, on top of those of botocore
-        except (ImportError, ValueError) as error:
+        except (ImportError, ValueError, OSError) as error:
             cure = 'python -m pip install -e ".[cluster]"'
             raise InputError(f"folder={url}: {first_line(error)}: {cure}") from error
         try:

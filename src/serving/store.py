@@ -35,13 +35,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "postgresql": {
         "connect_args": {
             "connect_timeout": 5,
+            "client_encoding": "utf8",
             "tcp_user_timeout": 10_000,
             # while an answer is waited for: a host that lost its power says nothing more
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 3,
             # a host that lost its power in a transaction holds its locks no longer
-            "options": "-c idle_in_transaction_session_timeout=60000",
+            "options": "-c idle_in_transaction_session_timeout=60000 -c statement_timeout=20000 "
+            "-c lock_timeout=10000",
         },
         "pool_pre_ping": True,  # a connection that the server closed is replaced
         "pool_size": 10,
@@ -108,6 +110,9 @@ class Store:
         with self.engine.begin() as connection:
             if self.engine.dialect.name == "postgresql":  # where several processes may start at once
                 connection.execute(select(func.pg_advisory_xact_lock(MIGRATING)))
+                connection.execute(sa.text("set local statement_timeout = 0"))
+                if (encoding := connection.scalar(sa.text("show server_encoding"))) != "UTF8":
+                    raise ValueError(f"its encoding is {encoding}: make it with encoding 'UTF8'")
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
 
