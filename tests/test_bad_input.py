@@ -72,7 +72,7 @@ def refused(monkeypatch, tmp_path, capsys):
         (["model.backbone=timm/vit_tiny_patch16_224", "preprocess.image_size=96"], "image_size"),
         (["task=multilabel"], "choose with model="),
         (["model.head_weights={defect: -2}"], "needs a number from 0 on"),
-        (["seed=-1"], "needs a number from 0 on"),
+        (["seed=-1"], "needs a number from 0 to 4294967295"),
         (["trainer.accelerator=gppu"], "gppu"),
         (["trainer.max_epochs=0"], "needs at least one epoch"),
         (["data.separator='${nope}'"], "nope"),

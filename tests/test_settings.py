@@ -58,7 +58,7 @@ NUMBERS = {
     "data.num_workers": ("-1",),
     "data.views": ("0",),
     "data.near_duplicates": ("-1", "50"),
-    "seed": ("-1",),
+    "seed": ("-1", "4294967296"),
     "preprocess.image_size": ("0", "-5", "abc"),
     "callbacks.figures.every": ("0",),
 }
