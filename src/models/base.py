@@ -98,8 +98,7 @@ class Classifier(L.LightningModule, ABC):
             if given[name] not in known:
                 nearest = did_you_mean(given[name], [choice or "null" for choice in known])
                 raise InputError(f"model.{name}={given[name]}: {nearest}")
-        for name in ("label_smoothing", "lr", "weight_decay", "backbone_lr_factor", "layer_decay",
-                     "mixup", "cutmix"):  # fmt: skip
+        for name in "label_smoothing lr weight_decay backbone_lr_factor layer_decay mixup cutmix".split():
             check_number(f"model.{name}", given[name])
         if given["loss"] in HARD and given["label_smoothing"]:
             raise InputError(f"model.loss={given['loss']} takes hard labels: model.label_smoothing=0")
@@ -396,8 +395,6 @@ class Classifier(L.LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what makes the file describe itself; hyperparameters are those that rebuild the model."""
-        checkpoint["schema"] = SCHEMA
-        checkpoint["task"], checkpoint["model"] = self.task, self.kind
-        checkpoint["provenance"] = self.provenance
+        checkpoint.update(schema=SCHEMA, task=self.task, model=self.kind, provenance=self.provenance)
         if self.given is not None:
             checkpoint["hyper_parameters"] = self.given
