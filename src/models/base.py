@@ -98,13 +98,15 @@ class Classifier(L.LightningModule, ABC):
             if given[name] not in known:
                 nearest = did_you_mean(given[name], [choice or "null" for choice in known])
                 raise InputError(f"model.{name}={given[name]}: {nearest}")
-        for name in "label_smoothing lr weight_decay backbone_lr_factor layer_decay mixup cutmix".split():
+        for name in ("label_smoothing", "lr", "weight_decay", "backbone_lr_factor", "layer_decay",
+                     "mixup", "cutmix"):  # fmt: skip
             check_number(f"model.{name}", given[name])
         if given["loss"] in HARD and given["label_smoothing"]:
             raise InputError(f"model.loss={given['loss']} takes hard labels: model.label_smoothing=0")
         if given["task"] not in self.tasks:
+            cure = "choose with model="
             raise InputError(
-                f"task={given['task']}: {type(self).__name__} is for {listed(self.tasks)}; choose with model="
+                f"task={given['task']}: {type(self).__name__} is for {listed(self.tasks)}; {cure}"
             )
 
     def add_backbone(self, backbone: nn.Module) -> None:
