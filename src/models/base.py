@@ -104,10 +104,8 @@ class Classifier(L.LightningModule, ABC):
         if given["loss"] in HARD and given["label_smoothing"]:
             raise InputError(f"model.loss={given['loss']} takes hard labels: model.label_smoothing=0")
         if given["task"] not in self.tasks:
-            cure = "choose with model="
-            raise InputError(
-                f"task={given['task']}: {type(self).__name__} is for {listed(self.tasks)}; {cure}"
-            )
+            name, tasks = type(self).__name__, listed(self.tasks)
+            raise InputError(f"task={given['task']}: {name} is for {tasks}; choose with model=")
 
     def add_backbone(self, backbone: nn.Module) -> None:
         """Add the backbone, frozen or not, and find its stages."""
