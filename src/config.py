@@ -300,8 +300,8 @@ def check_data(cfg: DictConfig) -> None:
 def photos_only(cfg: DictConfig, script: str) -> None:
     """Refuse texts for a script that only looks at photos."""
     if any("text" in str(node and node.get("_target_")) for node in (cfg.data, cfg.model)):
-        others = "train.py, evaluate.py, compare.py and predict.py take texts"
-        raise InputError(f"{script} looks at photos: {others}")
+        others = "train.py reports what is wrong in the table, evaluate.py the labels that may be wrong"
+        raise InputError(f"{script} looks at photos; of texts, {others}, and predict.py takes them")
 
 
 def demo_root(cfg: DictConfig) -> None:

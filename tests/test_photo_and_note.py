@@ -185,4 +185,7 @@ def test_texts_over_http(here, tmp_path):
         for wrong, names in (("run_id", "note"), ("model", "text_tfidf")):
             refused = client.post("/predict_text", json=named | {wrong: "../other"})
             assert refused.status_code == 404 and refused.json()["detail"].endswith(f"there are {names}")
-        assert client.post("/predict_text", json={"text": " \x01 "}).status_code == 422
+        for wrong in ({"text": " \x01 "}, {"text": 3}, {"text": None}, {}, [], named | {"run_id": 5}):
+            refused = client.post("/predict_text", json=wrong)
+            assert refused.status_code == 422
+            assert refused.headers["content-type"] == "application/problem+json"

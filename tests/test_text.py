@@ -162,6 +162,7 @@ def test_evaluation_of_a_run_and_of_other_texts(runs, name, tmp_path, monkeypatc
     run, read = runs(name), "evaluation.json"
     monkeypatch.chdir(tmp_path)
     assert run_script(monkeypatch, "evaluate", f"ckpt={run}", "output=own", "explain=2") == 0
+    assert Path("own/suspected_noisy_labels.csv").is_file()
     assert read_json(Path("own") / read)["figures"] == read_json(run / "evaluation" / read)["figures"]
     assert "photo" not in (said := capsys.readouterr().out) and "texts" in said
     mine, of_run = (pd.read_csv(f / "telling_words.csv") for f in (Path("own"), run / "evaluation"))

@@ -182,7 +182,7 @@ class LabelTable(RecordDataModule):
                 )
             if self.task == "multiclass" and list(self.columns) != ["label"]:
                 raise InputError(
-                    f"data.columns names {listed(self.columns)}: model=multiclass has the one kind 'label', "
+                    f"data.columns names {listed(self.columns)}: multiclass has the one kind 'label', "
                     "as data.columns={label: COLUMN}"
                 )
             return {kind: (column or kind,) for kind, column in self.columns.items()}

@@ -314,6 +314,7 @@ def one_label_per_kind(records: list[Record], multiple: str) -> list[Record]:
     if not several:
         return records
     which = f"{len(several)} {several[0].noun}s"
+    key = "task" if several[0].noun == "text" else "model"
     if multiple == "first":
         log.warning("%s have several labels of a kind: the first one is kept", which)
         return [replace(r, labels={kind: names[:1] for kind, names in r.labels.items()}) for r in records]
@@ -323,7 +324,7 @@ def one_label_per_kind(records: list[Record], multiple: str) -> list[Record]:
     shown = (f"{r.id} ({'; '.join('+'.join(n) for n in r.labels.values() if len(n) > 1)})" for r in several)
     raise InputError(
         f"{which} have several labels of a kind, which a softmax head cannot learn: "
-        f"{listed(shown, 5)}; use model=multilabel, or data.multiple=first or data.multiple=drop"
+        f"{listed(shown, 5)}; use {key}=multilabel, or data.multiple=first or data.multiple=drop"
     )
 
 

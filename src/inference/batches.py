@@ -59,7 +59,7 @@ def find_images(images: str | None, root: str | None = None) -> list[Photo]:
     start from `root`, else from the data root of the run whose folder holds it, else from its own folder.
     """
     if not images:
-        raise InputError("images= is not set: name a photo, a folder or a CSV of paths")
+        raise InputError("images= is not set: name a photo, a folder or a CSV of paths; or a CSV with texts=")
     source = user_path(images)
     refuse_archive("images", source)
     if source.is_dir():

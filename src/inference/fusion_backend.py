@@ -3,7 +3,6 @@
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from src.datamodules.record_datamodule import RecordDataModule
 from src.errors import InputError, UnreadableImage, listed
 from src.inference.batches import Backend, Photo, run_batches
 from src.inference.text_backend import TextBackend, TextReader
-from src.inference.torch_backend import TorchBackend, threads
+from src.inference.torch_backend import TorchBackend
 from src.models.photo_and_note import PhotoAndNote
 from src.preprocess import Preprocess
 
@@ -75,6 +74,7 @@ class FusionBackend(Backend):
         self.describe(model)
         self.preprocess = BothReader(self.photo.preprocess)
         self.arithmetic = self.photo.arithmetic | self.note.arithmetic
+        self.report, self.one_thread = self.note.report, self.note.one_thread
 
     def scores(self, pixels: np.ndarray, count: int | None = None) -> np.ndarray:
         """Return probabilities float32 `[count, labels]` of pairs, object `[B]`; see `Backend`."""
@@ -108,14 +108,6 @@ class FusionBackend(Backend):
         both, photos, notes = there[True, True], there[True, False], there[False, True]
         told = "%d with photo and note, %d with the photo alone, %d with the note alone"
         log.log(logging.WARNING if photos or notes else logging.INFO, told, both, photos, notes)
-
-    def report(self) -> None:
-        """Say how many notes were longer than the model reads."""
-        self.note.report()
-
-    def one_thread(self) -> AbstractContextManager[None]:
-        """Hold forward passes of the calling thread to one core."""
-        return threads(1)
 
 
 def fusion_features(

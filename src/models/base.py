@@ -70,6 +70,7 @@ class Classifier(L.LightningModule, ABC):
     views = 1  # of a photo, each seen by the backbone by itself
     partial = False  # whether labels that nobody has looked for stay out of the loss
     backbone: nn.Module
+    given: dict[str, Any] | None = None  # what rebuilds it, where that is not `hparams`
 
     def __init__(self, hyperparameters: Mapping[str, Any], init_from: str | None = None):
         super().__init__()
@@ -394,7 +395,9 @@ class Classifier(L.LightningModule, ABC):
             checkpoint["state_dict"].setdefault(name, getattr(self, name))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what makes the file describe itself."""
+        """Add what makes the file describe itself; hyperparameters are those that rebuild the model."""
         checkpoint["schema"] = SCHEMA
         checkpoint["task"], checkpoint["model"] = self.task, self.kind
         checkpoint["provenance"] = self.provenance
+        if self.given is not None:
+            checkpoint["hyper_parameters"] = self.given

@@ -131,11 +131,6 @@ class PhotoAndNote(Classifier):
         own = {name.removeprefix("note."): value for name, value in state if name.startswith("note.")}
         self.note.on_load_checkpoint({"state_dict": own})
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what makes the file describe itself; hyperparameters are those that rebuild the model."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["hyper_parameters"] = self.given
-
 
 class FusedHeads(SoftmaxHeads, PhotoAndNote):
     """The fusion for `dual_head` and `multiclass`."""

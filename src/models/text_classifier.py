@@ -75,11 +75,6 @@ class TextClassifier(Classifier):
         drops = dict(zip(words, (scores[0] - scores[1:]).tolist(), strict=True))
         return sorted(drops.items(), key=lambda pair: -abs(pair[1]))[:most]
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what makes the file describe itself; hyperparameters are those that rebuild the model."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["hyper_parameters"] = self.given
-
 
 WORDS, LETTERS = 64, 10_000  # of a text: the most different words, and letters, that `telling` looks at
 
@@ -179,11 +174,8 @@ class TfidfClassifier(TextClassifier):
         """
         column = 0
         for k, (kind, names) in enumerate(self.labels.kinds.items()):
-            head, weights = (
-                self.get_submodule(f"head_{kind}"),
-                (self.hparams["class_weights"] or {}).get(kind),
-            )
-            weights = weights or [1.0] * len(names)
+            head, given = self.get_submodule(f"head_{kind}"), self.hparams["class_weights"] or {}
+            weights = given.get(kind) or [1.0] * len(names)
             if self.task == "multilabel":
                 rows = [
                     self._fitted(matrix, targets[:, column + i] > 0, {True: weight})
