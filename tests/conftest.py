@@ -27,6 +27,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places.get(item.path.name, len(SLOW)))
 
 
+@pytest.fixture(autouse=True)
+def no_address_of_mlflow(monkeypatch) -> None:
+    """Take back the address that MLflow sets for the whole process once a run was logged."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+
+
 @pytest.fixture(scope="session")
 def make_photo() -> Callable[..., Path]:
     """Return a function that writes a small noisy photo; another seed gives other bytes."""

@@ -105,8 +105,6 @@ def test_an_interrupted_training_goes_on_and_errors_are_listed(photos, monkeypat
     stop = "+callbacks.interrupt._target_=tests.test_pipeline.Interrupt"
     monkeypatch.setattr(Interrupt, "on", True)
     mlflow = pytest.importorskip("mlflow", reason="needs the extra mlflow")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # so that what MLflow sets is taken back
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
     store_at = f"logger.mlflow.tracking_uri='sqlite:///{tmp_path}/store.db'"
     given = (f"data.root={photos}", *SHORT[:-1], "logger=mlflow", store_at, stop, "output=p")
     assert run_script(monkeypatch, "pipeline", *given) == 130

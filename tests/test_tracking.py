@@ -111,8 +111,6 @@ def test_a_sweep_is_the_parent_of_its_jobs(photos, server, monkeypatch, tmp_path
 
 
 def test_the_local_store_needs_no_server(photos, monkeypatch, tmp_path):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # so that what MLflow sets is taken back
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
     run = trained(tmp_path, f"data.root={photos}", *SHORT, "logger=mlflow")
     found = client(f"sqlite:///{tmp_path}/outputs/mlflow.db").get_run(note(run))
     assert found.info.status == "FINISHED" and not (tmp_path / "mlruns").exists()
