@@ -105,7 +105,7 @@ class Workers:
                 if self.broker:
                     for job in self.store.lost(self.lease, FULL - self.broker.length()):
                         if not self.broker.publish(job.id, job.priority, is_late=job.attempts > 0):
-                            break  # leases come first; the others are lost still at the next look
+                            break  # leases come first; the others follow a lease later
             except Exception as error:  # the database or the broker is away: at the next look
                 log.warning("leases: %s", first_line(getattr(error, "orig", None) or error))
 

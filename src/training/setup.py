@@ -130,7 +130,7 @@ def check_cache(cfg: DictConfig) -> None:
 
 @contextmanager
 def alone_in(run: Path, resuming: bool) -> Iterator[None]:
-    """Hold the lock of a run's folder.
+    """Hold the lock of a run's folder; remove the temporary files of a killed process.
 
     Raises:
         InputError: if it holds another run, or another process has the lock; a resumed run waits for a while,
@@ -147,8 +147,9 @@ def alone_in(run: Path, resuming: bool) -> Iterator[None]:
         if not resuming and any(run.glob("checkpoints/*.ckpt")):
             go_on = typed("resume", run)
             raise InputError(f"{run} already holds a run: start this one again, or continue it with {go_on}")
-        for left in (*run.glob(f".*.{'[0-9a-f]' * 32}.tmp"), *(run / "checkpoints").glob(".*.tmp")):
-            left.unlink()  # of a killed process
+        if resuming:
+            for left in (*run.glob(f".*.{'[0-9a-f]' * 32}.tmp"), *(run / "checkpoints").glob(".*.tmp")):
+                left.unlink()
         yield
 
 
