@@ -143,7 +143,7 @@ def _notes(run: RunFolder) -> list[str]:
 def _settings(run: RunFolder) -> list[tuple[str, str]]:
     setting = run.setting
     photos = run.noun == "photo"
-    weights = setting("model.weights") or ("none (random start)" if photos and setting("model") else None)
+    weights = setting("model.weights") or ("none (random start)" if setting("model.backbone") else None)
     size = setting("preprocess.image_size")
     sides = size if isinstance(size, list) else [size, size]
     rows = [
